@@ -1,0 +1,120 @@
+# One way to do each thing. Every target sets up what it needs: a virtual environment, made once
+# and brought up to date when pyproject.toml changes. Needs Python 3.10 or later, and make.
+#
+#   make test PYTHON=python3.12     another Python (in a .venv-3.12 of its own)
+#   make test ARGS="-k resume -x"   one pytest run with these arguments
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+
+# python3 where that is new enough, else the newest one found.
+DEFAULT_PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo "$$p" && exit; \
+	done; echo python3)
+PYTHON ?= $(DEFAULT_PYTHON)
+
+version_of = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+DEFAULT_VERSION := $(call version_of,$(DEFAULT_PYTHON))
+VERSION := $(call version_of,$(PYTHON))
+VENV ?= .venv$(if $(filter-out $(DEFAULT_VERSION),$(VERSION)),-$(VERSION))
+BIN := $(VENV)/bin
+
+# What a venv holds: RUN the package (editable) as its users have it, DEV all that the work needs.
+RUN := $(VENV)/.run-$(VERSION)
+DEV := $(VENV)/.dev-$(VERSION)
+
+ONLY ?=
+PEERS ?=
+ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tail, live
+	@$(BIN)/python examples/demo.py
+
+.PHONY: test
+test: $(DEV) ## the test suite, on plain asyncio where the loop matters, then all of it on uvloop
+ifeq ($(strip $(ARGS)),)
+	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -q -m "loop and not slow"
+	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest
+else
+	$(BIN)/python -m pytest $(ARGS)
+endif
+
+.PHONY: test-all
+test-all: ## the test suite on every Python 3.10 to 3.13 found, on the PATH or among pyenv's
+	@set -e; ran=; for v in 3.10 3.11 3.12 3.13; do \
+		found=; for p in python$$v "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$v.*/bin/python; do \
+			if "$$p" -c '' 2>/dev/null; then found=$$p; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then echo "== Python $$v: not found, skipped"; continue; fi; \
+		echo "== Python $$v: $$found"; $(MAKE) test PYTHON="$$found"; ran="$$ran $$v"; \
+	done; echo "== passed on:$$ran"
+
+.PHONY: lint
+lint: $(DEV) ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: fmt
+fmt: $(DEV) ## let ruff repair what it can
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+.PHONY: types
+types: $(DEV) ## mypy --strict over pubsub/, coordinator/, cli/ and tests/
+	@$(BIN)/python .ci/check_types.py
+
+.PHONY: bench
+bench: $(DEV) ## the benchmarks (ONLY=name, PEERS=name,... narrow them)
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only "$(ONLY)") $(if $(PEERS),--peers "$(PEERS)")
+
+.PHONY: dist
+dist: $(DEV) ## the sdist, and from it the wheel, in dist/
+	@rm -rf dist build/lib build/bdist.*
+	@$(BIN)/python -m build
+
+.PHONY: wheel
+wheel: dist ## build the wheel, look into it, install it elsewhere and use it
+	@$(BIN)/python .ci/check_wheel.py dist/*.whl
+
+.PHONY: clean
+clean: ## remove what the targets made, except the virtual environments
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find pubsub coordinator cli tests benchmarks examples .ci -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## remove the virtual environments too
+	rm -rf .venv .venv-3.*
+
+# A venv is made again only for another Python; for a new pyproject.toml, pip brings it up to date.
+# Some systems split ensurepip off from Python: there, the system's pip fills the venv.
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	echo "pubsubd needs Python 3.10 or later, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1)." >&2; \
+	echo "Name another one: make $(or $(MAKECMDGOALS),help) PYTHON=/path/to/python3.12" >&2; \
+	exit 1; }
+@echo "Setting up $(VENV) (Python $(VERSION)) ..."
+@$(BIN)/python -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(VERSION)")' 2>/dev/null \
+	&& $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	|| if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+		$(PYTHON) -m venv --clear $(VENV); \
+	else \
+		$(PYTHON) -m venv --clear --without-pip $(VENV) \
+		&& $(PYTHON) -m pip --python $(BIN)/python install -q pip; \
+	fi
+@$(BIN)/python -m pip install -q --disable-pip-version-check -e '$(1)'
+endef
+
+$(RUN): pyproject.toml pubsub/_version.py
+	$(call install,.)
+	@touch $(RUN)
+
+$(DEV): pyproject.toml pubsub/_version.py
+	$(call install,.[dev])
+	@touch $(RUN) $(DEV)

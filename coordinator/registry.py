@@ -1,0 +1,384 @@
+"""What a coordinator knows, and whom it tells what: peers, their Pubs and Subs, who matches whom.
+
+Pure: every call takes the time, where it matters, and returns the messages to send. All state is
+soft; peers bring it back after a restart. How it stays true:
+
+- A registration is *current* when its peer is connected and has registered it on this very
+  connection. Only for current ones are messages sent, so the first that a peer gets for a Pub or
+  Sub on a connection is the whole answer to its REGISTER, and from then on each change.
+- A registration whose peer is away, or is back and has not registered it again yet, still counts
+  for all others: they are told of it, and that it is gone only when its time is up. A peer that
+  was cut off for a moment thereby keeps its revisions, and nobody else hears of it.
+- A revision orders all changes. Those of a Sub and a Pub say which was there first, and so
+  whether the Sub is due the Pub's first message.
+
+Work and messages of a call grow with the matches of what it changes, not with what is known.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from operator import attrgetter
+from typing import Any, TypeAlias
+
+from pubsub.config import Address
+from pubsub.core.messages import Expect, ExpectedSub, Match, MatchedPub, Register
+from pubsub.core.topics import PatternIndex, TopicIndex, check_pattern, check_topic, is_pattern
+from pubsub.errors import ProtocolError, TopicError
+
+__all__ = ["GRACE", "MAX_REGISTRATIONS", "ROWS_PER_FRAME", "Push", "Registry"]
+
+GRACE = 5.0
+"""Seconds that the registrations of a peer outlive its connection."""
+MAX_REGISTRATIONS = 200_000
+"""Pubs and Subs that one peer may have."""
+ROWS_PER_FRAME = 500
+"""Rows that one MATCH or EXPECT may have, so that no long answer holds up the others."""
+
+Push: TypeAlias = tuple[str, Match | Expect]
+"""The peer to send to, and the message."""
+
+
+class _Peer:
+    __slots__ = (
+        "address",
+        "connected",
+        "hostname",
+        "moved",
+        "name",
+        "peer_id",
+        "pid",
+        "pubs",
+        "registrations",
+        "session",
+        "stale",
+    )
+
+    def __init__(self, peer_id: str) -> None:
+        self.peer_id = peer_id
+        self.address = Address("", 0)
+        self.connected = False
+        self.session = 0
+        """Counts its connections."""
+        self.moved = 0
+        """The session in which its address last changed."""
+        self.registrations: dict[int, _Registration] = {}
+        self.pubs = 0
+        """How many of the registrations are Pubs."""
+        self.stale = 0
+        """How many of them were not registered in this session."""
+        self.name = self.hostname = ""
+        self.pid = 0
+
+    def describe(self, info: dict[str, Any]) -> None:
+        name, hostname, pid = info.get("name"), info.get("hostname"), info.get("pid")
+        self.name = name if isinstance(name, str) else ""
+        self.hostname = hostname if isinstance(hostname, str) else ""
+        self.pid = pid if isinstance(pid, int) else 0
+
+
+class _Registration:
+    __slots__ = ("id", "is_pub", "observer", "peer", "renewed", "revision", "session", "topic")
+
+    def __init__(self, peer: _Peer, message: Register, topic: str, revision: int) -> None:
+        self.peer = peer
+        self.id = message.id
+        self.is_pub = message.role == "pub"
+        self.topic = sys.intern(topic)  # often the topic of many
+        self.renewed = message.renewed
+        self.observer = message.observer
+        self.revision = revision
+        self.session = peer.session
+        """The session of its peer in which it was last registered."""
+
+    def is_current(self) -> bool:
+        return self.peer.connected and self.session == self.peer.session
+
+    def is_same(self, message: Register) -> bool:
+        # `renewed` is left out: what counts is how this coordinator first heard of it.
+        return (self.topic, self.is_pub, self.observer) == (
+            message.topic,
+            message.role == "pub",
+            message.observer,
+        )
+
+
+_by_revision = attrgetter("revision")
+
+
+class Registry:
+    """The peers, Pubs and Subs that a coordinator knows of.
+
+    Every call that may change what others should know returns the messages to send, in order.
+
+    Args:
+        grace: seconds that a peer's registrations are kept after its connection broke, and, once
+            it is back, until it has registered them again (counted from the last one it did).
+        max_registrations: Pubs and Subs that one peer may have.
+    """
+
+    def __init__(self, grace: float = GRACE, max_registrations: int = MAX_REGISTRATIONS) -> None:
+        self._grace = grace
+        self._max_registrations = max_registrations
+        self._revision = 0
+        self._peers: dict[str, _Peer] = {}
+        self._pubs: TopicIndex[_Registration] = TopicIndex()
+        self._subs: PatternIndex[_Registration] = PatternIndex()
+        self._due: OrderedDict[_Peer, float] = OrderedDict()
+        """When each peer with something to lose loses it: the earliest first, because time never
+        goes back and each is put last when it is set."""
+
+    # --- connections --------------------------------------------------------------------
+
+    def connect(
+        self, peer_id: str, host: str, port: int, info: dict[str, Any], now: float
+    ) -> list[Push]:
+        """A peer has connected: a new one, one that was away, or one whose old connection this
+        one replaces. What it had registered is kept until it should have come again.
+        """
+        peer = self._peers.get(peer_id)
+        if peer is None:
+            peer = self._peers[peer_id] = _Peer(peer_id)
+        peer.connected = True
+        peer.session += 1
+        peer.stale = len(peer.registrations)
+        peer.describe(info)
+        address = Address(host, port)
+        if peer.address != address:
+            peer.address = address
+            peer.moved = peer.session
+        self._set_due(peer, now)
+        return []
+
+    def lose(self, peer_id: str, now: float) -> list[Push]:
+        """A connection broke without a goodbye: the peer may be back within the grace.
+
+        Not to be called for a connection that another one of the same peer has replaced.
+        """
+        peer = self._peers.get(peer_id)
+        if peer is not None and peer.connected:
+            peer.connected = False
+            self._set_due(peer, now)
+        return []
+
+    def leave(self, peer_id: str) -> list[Push]:
+        """A peer has said goodbye: all it had is gone at once."""
+        peer = self._peers.get(peer_id)
+        return [] if peer is None else self._forget([peer])
+
+    def expire(self, now: float) -> list[Push]:
+        """Drop what did not come back in time; to be called at `next_expiry` or later."""
+        away: list[_Peer] = []
+        stale: list[_Registration] = []
+        while self._due:
+            peer, due = next(iter(self._due.items()))
+            if due > now:
+                break
+            del self._due[peer]
+            if peer.connected:
+                stale += [r for r in peer.registrations.values() if r.session != peer.session]
+            else:
+                away.append(peer)
+        return self._forget(away, stale)
+
+    def next_expiry(self) -> float | None:
+        """When `expire` has something to do, unless it is seen to before; None: nothing waits."""
+        return next(iter(self._due.values()), None)
+
+    # --- registrations ------------------------------------------------------------------
+
+    def register(self, peer_id: str, message: Register, now: float) -> list[Push]:
+        """A connected peer has a Pub or Sub. It is told its matches, and these are told of it.
+
+        The same one may come again: it is answered, and on a new connection is current again.
+        Another topic, role or observer flag under the same id replaces what was there.
+
+        Raises:
+            ProtocolError: the topic or pattern is not valid, the peer has too many, or it is not
+                connected. Nothing has changed then.
+        """
+        peer = self._peers.get(peer_id)
+        if peer is None or not peer.connected:
+            raise ProtocolError(f"peer {peer_id!r} registers and is not connected")
+        known = peer.registrations.get(message.id)
+        if known is not None and known.is_same(message):
+            return self._renew(known, now)
+        try:
+            check = check_topic if message.role == "pub" else check_pattern
+            topic = check(message.topic)
+        except TopicError as error:
+            raise ProtocolError(f"{message.role} {message.id}: {error.problem}") from None
+        if known is None and len(peer.registrations) >= self._max_registrations:
+            raise ProtocolError(
+                f"{message.role} {message.id} on {topic[:60]!r} would be one more than the "
+                f"{self._max_registrations:,} Pubs and Subs that one peer may register",
+                code="limit",
+            )
+        pushes = [] if known is None else self._remove([known])
+        self._revision += 1
+        new = _Registration(peer, message, topic, self._revision)
+        peer.registrations[new.id] = new
+        peer.pubs += new.is_pub
+        if new.is_pub:
+            self._pubs.add(new.topic, new)
+        else:
+            self._subs.add(new.topic, new)
+        matching = self._matching(new)
+        pushes += self._answer(new, matching)
+        pushes += self._announce(new, matching)
+        return pushes
+
+    def unregister(self, peer_id: str, id: int) -> list[Push]:
+        """A Pub or Sub was closed. One that is not known is no mistake: it may have expired."""
+        peer = self._peers.get(peer_id)
+        known = peer.registrations.get(id) if peer is not None else None
+        return [] if known is None else self._remove([known])
+
+    def _renew(self, known: _Registration, now: float) -> list[Push]:
+        peer = known.peer
+        matching = self._matching(known)
+        pushes = self._answer(known, matching)
+        if known.session != peer.session:
+            moved = known.session < peer.moved
+            known.session = peer.session
+            peer.stale -= 1
+            self._set_due(peer, now)
+            if moved and known.is_pub:
+                pushes += self._announce(known, matching)
+        return pushes
+
+    def _remove(self, gone: Iterable[_Registration]) -> list[Push]:
+        """Take registrations away and tell those who matched, each once for all of them."""
+        lost: dict[_Registration, list[tuple[str, int]]] = {}
+        for registration in gone:
+            peer = registration.peer
+            del peer.registrations[registration.id]
+            peer.pubs -= registration.is_pub
+            if registration.session != peer.session:
+                peer.stale -= 1
+                if peer.connected and not peer.stale:
+                    self._due.pop(peer, None)
+            if registration.is_pub:
+                self._pubs.discard(registration.topic, registration)
+            else:
+                self._subs.discard(registration.topic, registration)
+            self._revision += 1
+            for other in self._matching(registration):
+                if other.is_current():
+                    lost.setdefault(other, []).append((peer.peer_id, registration.id))
+        return [
+            push
+            for other, rows in lost.items()
+            for part in _parts(rows)
+            for push in [self._push(other, True, (), part)]
+        ]
+
+    def _forget(self, peers: Iterable[_Peer], stale: Iterable[_Registration] = ()) -> list[Push]:
+        """Take away peers with all they had, and registrations of peers that stay."""
+        gone = list(stale)
+        for peer in peers:
+            peer.connected = False
+            self._due.pop(peer, None)
+            del self._peers[peer.peer_id]
+            gone += peer.registrations.values()
+        return self._remove(gone)
+
+    def _set_due(self, peer: _Peer, now: float) -> None:
+        if peer.connected and not peer.stale:
+            self._due.pop(peer, None)
+        else:
+            self._due[peer] = now + self._grace
+            self._due.move_to_end(peer)
+
+    # --- messages -----------------------------------------------------------------------
+
+    def _matching(self, registration: _Registration) -> list[_Registration]:
+        """The matching registrations of the other role, the oldest first: sets have no order that
+        would be the same in another run.
+        """
+        topic = registration.topic
+        found = self._subs.match(topic) if registration.is_pub else self._pubs.match(topic)
+        return sorted(found, key=_by_revision)
+
+    def _answer(self, to: _Registration, matching: list[_Registration]) -> list[Push]:
+        """All its matches for one registration."""
+        parts = _parts([_row(other, to) for other in matching]) or [()]
+        last = len(parts) - 1
+        return [self._push(to, part == last, rows, ()) for part, rows in enumerate(parts)]
+
+    def _announce(self, new: _Registration, matching: list[_Registration]) -> list[Push]:
+        """One registration for all its matches."""
+        return [
+            self._push(other, True, (_row(new, other),), ())
+            for other in matching
+            if other.is_current()
+        ]
+
+    def _push(
+        self, to: _Registration, complete: bool, added: Any, removed: tuple[tuple[str, int], ...]
+    ) -> Push:
+        message = Expect if to.is_pub else Match
+        return to.peer.peer_id, message(to.id, self._revision, complete, added, removed)
+
+    # --- what people ask ----------------------------------------------------------------
+
+    def topics(self) -> Iterator[dict[str, Any]]:
+        """A row for each topic and pattern, sorted: ``topic``, ``publishers``, ``subscribers``.
+
+        Subscribers of a topic are counted with those whose pattern matches it; the publishers of
+        a pattern are those that match it, its subscribers only its own.
+
+        Each row is made when it is asked for: a coordinator with many topics can serve others in
+        between, and gets the rows as they are then.
+        """
+        for topic in sorted({*self._pubs, *self._subs}):
+            if not self._pubs.count(topic) and not self._subs.count(topic):
+                continue  # it went while we waited
+            pattern = is_pattern(topic)
+            yield {
+                "topic": topic,
+                "publishers": len(self._pubs.match(topic)),
+                "subscribers": self._subs.count(topic) if pattern else len(self._subs.match(topic)),
+            }
+
+    def peers(self) -> Iterator[dict[str, Any]]:
+        """A row for each peer, sorted by name and id, each made when it is asked for:
+        ``peer_id``, ``address`` (empty: it cannot be dialled), ``name``, ``pid``, ``hostname``,
+        ``pubs``, ``subs`` and ``state``, which is ``connected`` or ``away``.
+        """
+        for peer in sorted(self._peers.values(), key=attrgetter("name", "peer_id")):
+            yield {
+                "peer_id": peer.peer_id,
+                "address": str(peer.address) if peer.address.host else "",
+                "name": peer.name,
+                "pid": peer.pid,
+                "hostname": peer.hostname,
+                "pubs": peer.pubs,
+                "subs": len(peer.registrations) - peer.pubs,
+                "state": "connected" if peer.connected else "away",
+            }
+
+
+def _row(of: _Registration, to: _Registration) -> MatchedPub | ExpectedSub:
+    """What is told of one registration to another that it matches."""
+    peer = of.peer
+    if of.is_pub:
+        return MatchedPub(peer.peer_id, peer.address.host, peer.address.port, of.id, of.topic)
+    return ExpectedSub(peer.peer_id, of.id, _is_before(of, to), of.observer)
+
+
+def _is_before(sub: _Registration, pub: _Registration) -> bool:
+    """Whether a Sub is due the first message of a Pub.
+
+    One that another coordinator process had already acknowledged is older than a Pub that is new
+    now, whichever of them came to this coordinator first.
+    """
+    return sub.revision < pub.revision or (sub.renewed and not pub.renewed)
+
+
+def _parts(rows: Collection[Any]) -> list[tuple[Any, ...]]:
+    all_rows = tuple(rows)
+    starts = range(0, len(all_rows), ROWS_PER_FRAME)
+    return [all_rows[start : start + ROWS_PER_FRAME] for start in starts]

@@ -1,0 +1,235 @@
+"""The coordinator's server: connections and timers around the registry.
+
+It accepts peers and clients, hands what they register to the `Registry`, and writes the pushes
+that come back. The pushes of one turn of the loop to one peer go out in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from pubsub._version import __version__
+from pubsub.config import Address, Settings
+from pubsub.coordinator.registry import Push, Registry
+from pubsub.core.frames import SCRATCH_SIZE, Event
+from pubsub.core.handshake import Acceptor, Identity, Other
+from pubsub.core.messages import Answer, Query, Register, Unregister, encode
+from pubsub.errors import ProtocolError
+from pubsub.link import Gate, Link
+
+__all__ = ["SETTLE", "Coordinator"]
+
+log = logging.getLogger("pubsub.coordinator")
+
+SETTLE = 5.0
+"""Seconds after its start in which a coordinator takes peers to be coming back."""
+ANSWER_ROWS = 500
+"""Rows of one ANSWER."""
+LARGEST_REQUEST = 64 * 1024
+"""Bytes that a frame to a coordinator may have."""
+
+
+class Coordinator:
+    """One coordinator.
+
+    Parameters:
+        loop: to run in.
+        settings: times and limits; `ping_interval` and `ping_timeout` bound how long a peer that
+            vanished stays listed.
+        registry: what it knows; a fresh one where none is given.
+        settle: see `SETTLE`.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        settings: Settings | None = None,
+        registry: Registry | None = None,
+        settle: float = SETTLE,
+    ) -> None:
+        self.loop = loop
+        self.settings = settings or Settings()
+        self.registry = registry or Registry()
+        self.peer_id = secrets.token_hex(8)
+        self.servers: list[asyncio.Server] = []
+        self._connections: dict[str, _Connection] = {}
+        self._links: set[Link] = set()
+        self._scratch = bytearray(SCRATCH_SIZE)
+        self._gate = Gate(self.settings.max_unauthenticated)
+        self._settle = settle
+        self._started = loop.time()
+        self._expiry: asyncio.TimerHandle | None = None
+        self._dirty: list[_Connection] = []
+        self._closing = False
+
+    async def start(self, host: str, port: int) -> Address:
+        """Listen; returns where.
+
+        Raises:
+            OSError: the port is in use, or the address is not this machine's.
+        """
+        server = await self.loop.create_server(self._accept, host, port, backlog=4096)
+        self.servers.append(server)
+        name = server.sockets[0].getsockname()
+        log.info("listening on %s", Address(name[0], name[1]))
+        return Address(name[0], name[1])
+
+    async def close(self) -> None:
+        """Say GOODBYE to everyone and stop."""
+        self._closing = True
+        for server in self.servers:
+            server.close()
+        links = list(self._links)
+        for link in links:
+            link.goodbye(reason="the coordinator is being stopped")
+        if self._expiry is not None:
+            self._expiry.cancel()
+        for link in links:
+            await link.gone()
+
+    @property
+    def sockets(self) -> list[Any]:
+        """The sockets of all connections."""
+        return [link.transport.get_extra_info("socket") for link in self._links]
+
+    def _accept(self) -> Link:
+        settle = max(0.0, self._started + self._settle - self.loop.time())
+        info = {"pid": os.getpid(), "hostname": socket.gethostname(), "library": __version__}
+        connection = _Connection(self)
+        return Link(
+            self.loop,
+            Acceptor(Identity("coordinator", self.peer_id, info=info), ("peer", "client"), settle),
+            connection,
+            self.settings,
+            self._scratch,
+            self._gate,
+        )
+
+    # --- what connections ask for -------------------------------------------------------
+
+    def joined(self, connection: _Connection, link: Link, other: Other) -> None:
+        """The handshake is done."""
+        self._links.add(link)
+        if self._closing:
+            link.goodbye(reason="the coordinator is being stopped")
+            return
+        if other.role == "peer":
+            before = self._connections.get(other.peer_id)
+            self._connections[other.peer_id] = connection
+            self.push(
+                self.registry.connect(
+                    other.peer_id, other.host, other.port, other.info, self.loop.time()
+                )
+                or ()
+            )
+            if before is not None and before.link is not None:
+                before.link.goodbye("busy", "the peer has connected anew")
+
+    def left(self, connection: _Connection, link: Link, *, orderly: bool) -> None:
+        """A connection is gone."""
+        self._links.discard(link)
+        peer_id = connection.peer_id
+        if self._connections.get(peer_id) is not connection:
+            return
+        del self._connections[peer_id]
+        if orderly:
+            self.push(self.registry.leave(peer_id))
+        else:
+            self.push(self.registry.lose(peer_id, self.loop.time()))
+        self._arm()
+
+    def push(self, pushes: Iterable[Push]) -> None:
+        """Have messages written at the end of this turn."""
+        for peer_id, message in pushes:
+            connection = self._connections.get(peer_id)
+            if connection is not None:
+                if not connection.output:
+                    if not self._dirty:
+                        self.loop.call_soon(self._write)
+                    self._dirty.append(connection)
+                connection.output.append(encode(message))
+
+    def _write(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            if connection.link is not None:
+                connection.link.flush()
+
+    def _arm(self) -> None:
+        due = self.registry.next_expiry()
+        if due is not None and self._expiry is None and not self._closing:
+            self._expiry = self.loop.call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self.push(self.registry.expire(self.loop.time()))
+        self._arm()
+
+
+class _Connection:
+    """Endpoint of one connection."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.coordinator = coordinator
+        self.link: Link | None = None
+        self.peer_id = ""
+        self.output: list[bytes] = []
+        self._answers: list[Iterator[bytes]] = []
+
+    def opened(self, link: Link, other: Other) -> None:
+        """See `Endpoint`."""
+        self.link = link
+        self.peer_id = other.peer_id if other.role == "peer" else ""
+        link.reader.max_payload = LARGEST_REQUEST
+        self.coordinator.joined(self, link, other)
+
+    def receive(self, event: Event) -> None:
+        """See `Endpoint`."""
+        coordinator = self.coordinator
+        if isinstance(event, Register) and self.peer_id:
+            now = coordinator.loop.time()
+            coordinator.push(coordinator.registry.register(self.peer_id, event, now))
+            coordinator._arm()
+        elif isinstance(event, Unregister) and self.peer_id:
+            coordinator.push(coordinator.registry.unregister(self.peer_id, event.id))
+        elif isinstance(event, Query):
+            if len(self._answers) >= 16:
+                raise ProtocolError("too many questions at once", code="limit")
+            self._answers.append(self._answer(event))
+        else:
+            raise ProtocolError(f"a {type(event).__name__.upper()} where a peer speaks")
+
+    def _answer(self, query: Query) -> Iterator[bytes]:
+        registry = self.coordinator.registry
+        rows = iter(list(registry.topics() if query.what == "topics" else registry.peers()))
+        while True:
+            part = tuple(islice(rows, ANSWER_ROWS))
+            complete = len(part) < ANSWER_ROWS
+            yield encode(Answer(query.token, complete, part))
+            if complete:
+                return
+
+    def pump(self, budget: int) -> Sequence[bytes]:
+        """See `Endpoint`."""
+        output, self.output = self.output, []
+        if not output and self._answers and budget:
+            frame = next(self._answers[0], None)
+            if frame is None:
+                del self._answers[0]
+                return self.pump(budget)
+            return [frame]
+        return output
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        if self.link is not None:
+            self.link = None
+            self.coordinator.left(self, link, orderly=error is None)

@@ -1,0 +1,43 @@
+"""Publish and subscribe straight from process to process, in pure asyncio Python.
+
+    from pubsub import Pub, Sub
+
+A coordinator (``pubsubd coordinator``) only maps topics to addresses; messages go directly from
+each publisher to every subscriber. Nothing is ever lost in silence. See `Pub`, `Sub`, `Peer`.
+"""
+
+from pubsub._version import __version__
+from pubsub.errors import (
+    AuthError,
+    Closed,
+    CoordinatorUnavailable,
+    DecodeError,
+    EncodeError,
+    MessageTooLarge,
+    ProtocolError,
+    PubSubError,
+    TopicError,
+    WrongContext,
+)
+from pubsub.peer import Peer
+from pubsub.pub import Pub
+from pubsub.sub import Gap, Message, Sub
+
+__all__ = [
+    "AuthError",
+    "Closed",
+    "CoordinatorUnavailable",
+    "DecodeError",
+    "EncodeError",
+    "Gap",
+    "Message",
+    "MessageTooLarge",
+    "Peer",
+    "ProtocolError",
+    "Pub",
+    "PubSubError",
+    "Sub",
+    "TopicError",
+    "WrongContext",
+    "__version__",
+]

@@ -1,0 +1,591 @@
+"""Codecs: values to bytes and back.
+
+=========  ========================================================================================
+msgpack    What msgpack carries, and by its extension types (`pubsub/exttypes.py`) tuples, sets,
+           dates, numpy arrays and more. The same type comes back, with one exception that is
+           msgpack's own: ``bytearray`` and ``memoryview`` come back as ``bytes``. Subclasses
+           are refused, because they would come back as their base.
+pickle     Any object; every value is one msgpack bin of its pickle (protocol 5).
+raw        Bytes-like objects; every value is one msgpack bin. Comes back as ``bytes``.
+=========  ========================================================================================
+
+The body of a batch is one msgpack array of its values, whatever the codec. Large buffers (from
+`LARGE` on) travel out of band: in the body stands their number, an extension type.
+
+What keeps it fast: one `msgpack.Packer` per Encoder and its C method given out as `Encoder.pack`;
+`msgpack.unpackb` once per batch. What keeps hostile bytes harmless: see `Decoder`.
+
+No function here may be called while another call on the same object runs: the caller locks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgpack
+
+from pubsub import exttypes, numpytypes
+from pubsub.errors import DecodeError, EncodeError, MessageTooLarge, PubSubError
+from pubsub.exttypes import (
+    BUFFER,
+    CONTAINERS,
+    LAYOUTS,
+    NDARRAY,
+    NDARRAY_OUT_OF_BAND,
+    NUMPY_SCALAR,
+    Unencodable,
+)
+from pubsub.unencodable import (
+    PICKLE_INSTEAD,
+    Fault,
+    find_fault,
+    find_unpicklable,
+    refusal,
+    type_name,
+    with_article,
+)
+
+__all__ = ["CODECS", "LARGE", "Decoder", "Encoder"]
+
+CODECS: Final = ("msgpack", "pickle", "raw")
+
+LARGE: Final = 64 * 1024
+"""Buffers from this size on travel out of band."""
+
+_MAX_NESTING: Final = 32
+"""How deep tuples and sets may lie in each other: each is packed, and read, on its own."""
+
+_LARGEST_BIN: Final = 2**32 - 1
+
+_SPARE: Final = 1024 * 1024
+"""Packers keep the memory of their largest value: those above this are let go."""
+
+_UNPACKER_SIZE: Final = 4 * 1024
+"""Memory of the unpackers that a Decoder keeps for tuples and sets."""
+
+_UNCHECKED: Final = 1024
+"""Bodies up to this size are decoded without a look at their structure first: what an array in
+them may announce costs little. The look costs 1 µs and 8 % of decoding."""
+
+# ExtType's own __new__ checks in Python what is right here anyway: 0.2 instead of 0.5 µs.
+_ext = partial(tuple.__new__, msgpack.ExtType)
+
+
+class Encoder:
+    """Encodes the values of one Pub.
+
+    Parameters:
+        codec: ``"msgpack"``, ``"pickle"`` or ``"raw"``.
+        topic: named in errors.
+        max_message: bytes; a value that is larger is refused before its buffers are copied, as
+            far as that shows. The caller looks at the size of the whole message.
+        on_large: called for each buffer that `pack` puts into `buffers`.
+
+    Attributes:
+        name: the codec.
+        pack: the value as bytes, in the form that it has in a body. Raises whatever it raises,
+            which `error` explains; then it must be called before anything else. With msgpack it
+            is a C method, and another one after `pack_out_of_band` or `error`.
+        buffers: the buffers that belong to the value just packed. The caller takes them before
+            it packs the next.
+
+    Raises:
+        ValueError: the codec is none of the three.
+    """
+
+    __slots__ = (
+        "_bin",
+        "_depth",
+        "_dumps",
+        "_idle",
+        "_max_message",
+        "_on_large",
+        "_taken",
+        "_topic",
+        "buffers",
+        "name",
+        "pack",
+    )
+
+    pack: Callable[[Any], bytes]
+    buffers: list[bytes]
+
+    def __init__(
+        self, codec: str, topic: str, max_message: int, on_large: Callable[[], None]
+    ) -> None:
+        self.name = codec
+        self.buffers = []
+        self._topic = topic
+        self._max_message = max_message
+        self._on_large = on_large
+        self._taken = 0  # bytes in buffers
+        self._depth = 0  # tuples and sets that are being packed around this moment
+        self._idle: list[Callable[[Any], bytes]] = []  # packers for tuples and sets
+        if codec == "msgpack":
+            self.pack = self._new_packer()
+        elif codec == "pickle":
+            import pickle
+
+            self._dumps = partial(pickle.dumps, protocol=5)
+            self._bin: Callable[[bytes], bytes] = msgpack.Packer().pack
+            self.pack = self._pack_pickle
+        elif codec == "raw":
+            self._bin = msgpack.Packer().pack
+            self.pack = self._pack_raw
+        else:
+            raise ValueError(f'codec {codec!r} is none of "msgpack", "pickle" and "raw"')
+
+    def pack_out_of_band(self, value: Any) -> bytes:
+        """Like `pack`, but large bytes in the value's dicts, lists and tuples go to `buffers`.
+
+        ``bytes`` are taken as they are, a ``bytearray`` or ``memoryview`` as a copy, so that
+        nobody sees what its owner does to it later.
+        """
+        self.buffers.clear()
+        if self.name != "msgpack":
+            return self.pack(value)
+        try:
+            packed = self.pack(self._detach(value))
+        except RecursionError:  # deeper than `_detach` goes, perhaps not than `pack` goes
+            self.buffers.clear()
+            packed = self.pack(value)
+        if self.buffers:
+            self._on_large()
+        if len(packed) + sum(map(len, self.buffers)) > _SPARE:
+            self.pack = self._new_packer()
+        return packed
+
+    def error(self, exc: BaseException, value: Any) -> PubSubError:
+        """The error to raise in place of what `pack` raised for this value.
+
+        It names the part of the value that is at fault, its place, the topic and the way out.
+        """
+        self.buffers.clear()
+        self._depth = 0
+        if self.name == "msgpack":
+            self.pack = self._new_packer()
+        if isinstance(exc, PubSubError):
+            return exc
+        try:
+            fault = self._fault(exc, value)
+        except PubSubError as error:
+            return error
+        except Exception:  # a value that changes while it is walked, a strange repr, …
+            fault = None
+        self.buffers.clear()
+        if fault is None:
+            text = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+            message = f"value on topic {self._topic!r} cannot be encoded ({text})"
+            return EncodeError(message, topic=self._topic, type_name=type_name(type(value)))
+        why = fault.why
+        remedy = f"{why.remedy}, {PICKLE_INSTEAD}" if why.pickle else why.remedy
+        return EncodeError(
+            f"{fault.place} on topic {self._topic!r} {why.problem}: {remedy}",
+            topic=self._topic,
+            type_name=type_name(type(fault.culprit)),
+        )
+
+    def _fault(self, exc: BaseException, value: Any) -> Fault | None:
+        if self.name == "pickle":
+            return find_unpicklable(value, self._dumps, exc)
+        if self.name == "raw":
+            why = Unencodable(
+                f'is {with_article(type(value))}, and codec="raw" carries only bytes, '
+                "bytearray and memoryview",
+                'encode it first, or use Pub(..., codec="msgpack")',
+                pickle=False,
+            )
+            return Fault("value", value, why)
+        return find_fault(value, self._examine, _MAX_NESTING)
+
+    def _examine(self, part: object) -> Exception | None:
+        """What packing this part alone raises, if anything."""
+        kind = type(part)
+        if isinstance(part, (bytes, bytearray, str)):
+            self._check_size(len(part))
+            if kind in (bytes, bytearray) and len(part) <= _LARGEST_BIN:
+                return None
+        try:
+            if kind is getattr(sys.modules.get("numpy"), "ndarray", None):
+                numpytypes.array_head(part)  # type: ignore[arg-type]  # it is one
+            else:
+                self.pack(part)
+        except Exception as error:
+            return error
+        return None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_message:
+            raise MessageTooLarge(topic=self._topic, size=size, limit=self._max_message)
+
+    # --- msgpack ------------------------------------------------------------------------
+
+    def _new_packer(self, buf_size: int = 256 * 1024) -> Callable[[Any], bytes]:
+        pack: Callable[[Any], bytes] = msgpack.Packer(
+            default=self._default,
+            strict_types=True,
+            use_bin_type=True,
+            autoreset=True,
+            buf_size=buf_size,
+        ).pack
+        return pack
+
+    def _default(self, value: Any) -> Any:
+        """The packer's hook: the extension type of a value that msgpack has no type for."""
+        kind = type(value)
+        layout = LAYOUTS.get(kind)
+        if layout is not None:
+            return _ext((layout[0], layout[1](value)))
+        code = CONTAINERS.get(kind)
+        if code is not None:
+            return _ext((code, self._pack_nested(list(value))))
+        np = sys.modules.get("numpy")  # never imported: then nothing can be numpy's
+        if kind is getattr(np, "ndarray", None):
+            return self._array(value)
+        if isinstance(value, getattr(np, "generic", ())):
+            return _ext((NUMPY_SCALAR, numpytypes.pack_scalar(value)))
+        raise refusal(value)
+
+    def _pack_nested(self, items: list[Any]) -> bytes:
+        """The items as an array, by a packer that is not the one that called the hook.
+
+        A packer that is packing must not be called, and a new one for each tuple would cost
+        more than the tuple: hence some are kept.
+        """
+        depth = self._depth
+        if depth == _MAX_NESTING:
+            raise ValueError("nested too deep")
+        pack = self._idle.pop() if self._idle else self._new_packer(1024)
+        self._depth = depth + 1
+        try:
+            packed = pack(items)
+        finally:
+            self._depth = depth
+        if len(packed) <= _SPARE:
+            self._idle.append(pack)
+        return packed
+
+    def _array(self, array: Any) -> Any:
+        head, order = numpytypes.array_head(array)
+        size = array.nbytes
+        if size < LARGE:
+            return _ext((NDARRAY, head + array.tobytes(order)))
+        self._reserve(size)
+        index = self._put_out(array.tobytes(order))
+        self._on_large()
+        return _ext((NDARRAY_OUT_OF_BAND, index + head))
+
+    def _detach(self, value: Any) -> Any:
+        """The value with its large bytes put out; copied only as far as that changes it."""
+        kind = type(value)
+        if kind is dict:
+            if not _HOLDS_BYTES.isdisjoint(map(type, value.values())):
+                changed = {}
+                for key, part in value.items():
+                    new = self._detach(part)
+                    if new is not part:
+                        changed[key] = new
+                if changed:
+                    return {**value, **changed}
+        elif kind is list or kind is tuple:
+            if not _HOLDS_BYTES.isdisjoint(map(type, value)):
+                parts = list(map(self._detach, value))
+                if any(new is not part for new, part in zip(parts, value, strict=True)):
+                    return parts if kind is list else tuple(parts)
+        elif kind is bytes or kind is bytearray:
+            if len(value) >= LARGE:
+                return self._detached(value, len(value))
+        elif kind is memoryview and value.nbytes >= LARGE and value.c_contiguous:
+            return self._detached(value, value.nbytes)
+        return value
+
+    def _detached(self, value: bytes | bytearray | memoryview, size: int) -> Any:
+        self._reserve(size)
+        return _ext((BUFFER, self._put_out(value if type(value) is bytes else bytes(value))))
+
+    # --- pickle and raw -----------------------------------------------------------------
+
+    def _pack_pickle(self, value: Any) -> bytes:
+        return self._pack_bin(self._dumps(value))
+
+    def _pack_raw(self, value: Any) -> bytes:
+        if type(value) is not bytes:
+            if not isinstance(value, (bytes, bytearray, memoryview)):
+                raise TypeError("not bytes")
+            with memoryview(value) as view:
+                self._check_size(view.nbytes)
+                value = view.tobytes()
+        return self._pack_bin(value)
+
+    def _pack_bin(self, data: bytes) -> bytes:
+        if len(data) < LARGE:
+            return self._bin(data)
+        self._reserve(len(data))
+        index = self._put_out(data)
+        self._on_large()
+        return _BUFFER_HEADER + index
+
+    # --- out of band --------------------------------------------------------------------
+
+    def _reserve(self, size: int) -> None:
+        """Fail before a copy is made that would be too large."""
+        if not self.buffers:
+            self._taken = 0
+        self._taken += size
+        self._check_size(self._taken)
+
+    def _put_out(self, data: bytes) -> bytes:
+        """Take this out of band; returns its number as the payloads have it."""
+        index = len(self.buffers)
+        self.buffers.append(data)
+        return index.to_bytes(4, "big")
+
+
+_HOLDS_BYTES: Final = frozenset((bytes, bytearray, memoryview, dict, list, tuple))
+_BUFFER_HEADER: Final = bytes((0xD6, BUFFER))  # fixext 4
+
+
+class Decoder:
+    """Decodes the batches of one stream, and trusts none of their bytes.
+
+    - The structure of a body is walked in C before anything is built of it, so that an array
+      cannot announce what is not there; msgpack itself limits the nesting of arrays and maps to
+      1,024, the nesting of extension types ends at 32.
+    - Every buffer is given out once at most, whatever the body says.
+    - pickle is not imported, except with ``allow_pickle``.
+
+    Parameters:
+        codec: of the stream, as its publisher named it.
+        allow_pickle: trust every publisher of this topic with pickle, which runs their code.
+
+    Raises:
+        DecodeError: a codec that is unknown or not allowed.
+    """
+
+    __slots__ = ("_depth", "_finish", "_idle", "_keep_buffers", "_readers", "_unpack", "_waiting")
+
+    def __init__(self, codec: str, *, allow_pickle: bool = False) -> None:
+        self._waiting: list[bytes | bytearray | None] = []  # buffers not yet given out
+        self._depth = 0
+        self._idle: list[Any] = []  # Unpackers for tuples and sets
+        self._finish: Callable[[list[Any]], list[Any]] | None = None
+        self._keep_buffers = False
+        self._readers: dict[int, Callable[[bytes], Any]] = {BUFFER: self._read_buffer}
+        if codec == "msgpack":
+            self._readers.update(exttypes.READERS)
+            for kind, code in CONTAINERS.items():
+                self._readers[code] = partial(self._read_container, kind)
+            self._readers[NDARRAY] = numpytypes.read_array
+            self._readers[NDARRAY_OUT_OF_BAND] = self._read_array_out_of_band
+            self._readers[NUMPY_SCALAR] = numpytypes.read_scalar
+        elif codec == "pickle":
+            if not allow_pickle:
+                raise DecodeError(
+                    'this stream is pickled (codec="pickle"), which lets its publisher run code '
+                    "here: use Sub(..., allow_pickle=True) if you trust every publisher of "
+                    "this topic"
+                )
+            self._finish = _unpickle
+            self._keep_buffers = True  # pickle reads a bytearray as it is
+        elif codec == "raw":
+            self._finish = _only_bytes
+        else:
+            raise DecodeError(
+                f"this stream uses the codec {codec[:40]!r}, which this version does not know "
+                f"({', '.join(CODECS)})"
+            )
+        self._unpack = partial(
+            msgpack.unpackb, ext_hook=self._read_ext, strict_map_key=False, timestamp=3
+        )
+
+    def decode(
+        self, body: bytes | bytearray | memoryview, buffers: Sequence[bytes | bytearray] = ()
+    ) -> list[Any]:
+        """The values of a batch.
+
+        Parameters:
+            body: one msgpack array.
+            buffers: the out-of-band buffers of its last value. An array that comes in a
+                bytearray is built on it without a copy.
+
+        Raises:
+            DecodeError: anything is wrong with any of them; `decode_each` tells them apart.
+        """
+        if buffers:
+            self._waiting = list(buffers)
+        try:
+            if len(body) > _UNCHECKED:
+                _check_structure(body)
+            values = self._unpack(body)
+            if type(values) is not list:
+                raise DecodeError("a batch that is no array")
+            if self._finish is not None:
+                values = self._finish(values)
+        except DecodeError:
+            raise
+        except Exception as error:
+            raise DecodeError(_reason(error)) from error
+        finally:
+            if buffers:
+                left = any(buffer is not None for buffer in self._waiting)
+                self._waiting = []
+        if buffers and left:
+            raise DecodeError("a batch with buffers that belong to no value")
+        return values
+
+    def decode_each(
+        self, body: bytes | bytearray | memoryview, buffers: Sequence[bytes | bytearray] = ()
+    ) -> list[Any]:
+        """The values of a batch that `decode` refused, with a DecodeError in place of each that
+        cannot be decoded; where the structure breaks, in place of all that would follow.
+
+        Raises:
+            DecodeError: not even their number can be told, or it cannot be true.
+        """
+        size = len(body)
+        unpacker = msgpack.Unpacker(max_buffer_size=max(size, 1))
+        try:
+            unpacker.feed(body)
+            count = unpacker.read_array_header()
+        except Exception as error:
+            raise DecodeError("a batch that is no array") from error
+        if count > size:
+            raise DecodeError(f"a batch that announces {count:,} values in {size:,} bytes")
+        values: list[Any] = []
+        errors: dict[str, DecodeError] = {}
+        view = memoryview(body)
+        self._waiting = list(buffers)
+        try:
+            while len(values) < count:
+                start = unpacker.tell()
+                try:
+                    unpacker.skip()
+                except Exception:
+                    broken = DecodeError("a batch that is broken from here on")
+                    values.extend([broken] * (count - len(values)))
+                    break
+                values.append(self._decode_one(view[start : unpacker.tell()], errors))
+        finally:
+            self._waiting = []
+        return values
+
+    def _decode_one(self, part: memoryview, errors: dict[str, DecodeError]) -> Any:
+        try:
+            value = self._unpack(part)
+            return value if self._finish is None else self._finish([value])[0]
+        except Exception as error:
+            # One error object for each text, and few texts: a batch may be millions of them.
+            # Without a traceback, which would keep frames and their locals alive.
+            text = str(error) if isinstance(error, DecodeError) else _reason(error)
+            if len(errors) >= 100:
+                text = "a message that cannot be decoded"
+            return errors.setdefault(text, DecodeError(text))
+
+    # --- extension types ----------------------------------------------------------------
+
+    def _read_ext(self, code: int, payload: bytes) -> Any:
+        """unpackb's hook."""
+        reader = self._readers.get(code)
+        if reader is None:
+            raise DecodeError(f"a message with a value of an unknown type (extension {code})")
+        try:
+            return reader(payload)
+        except DecodeError:
+            raise
+        except Exception as error:
+            name = exttypes.NAMES[code]
+            raise DecodeError(f"a message with a broken {name} ({_brief(error)})") from error
+
+    def _read_container(self, kind: Callable[[list[Any]], Any], payload: bytes) -> Any:
+        depth = self._depth
+        if depth == _MAX_NESTING:
+            raise DecodeError("a message with tuples and sets nested too deep")
+        size = len(payload)
+        small = size <= _UNPACKER_SIZE
+        if small and self._idle:
+            unpacker = self._idle.pop()
+        else:
+            # Not unpackb, which takes 40 KiB of the C stack each time.
+            unpacker = msgpack.Unpacker(
+                ext_hook=self._read_ext,
+                strict_map_key=False,
+                timestamp=3,
+                read_size=max(size, _UNPACKER_SIZE),
+                max_buffer_size=0,
+            )
+        self._depth = depth + 1
+        try:
+            start = unpacker.tell()
+            unpacker.feed(payload)
+            unpacker.skip()  # as in `_check_structure`
+            if unpacker.tell() - start != size:
+                raise ValueError("bytes left over")
+            unpacker.feed(payload)
+            items = unpacker.unpack()
+            if type(items) is not list:
+                raise ValueError("no array")
+            if small:
+                self._idle.append(unpacker)
+            return kind(items)
+        finally:
+            self._depth = depth
+
+    def _read_buffer(self, payload: bytes) -> bytes | bytearray:
+        if len(payload) != 4:
+            raise ValueError("no index")
+        buffer = self._take(payload)
+        return buffer if type(buffer) is bytes or self._keep_buffers else bytes(buffer)
+
+    def _read_array_out_of_band(self, payload: bytes) -> Any:
+        return numpytypes.build_array(payload, 4, self._take(payload))
+
+    def _take(self, payload: bytes) -> bytes | bytearray:
+        """The buffer of the index that a payload begins with. Once only: a hundred references
+        would make a hundred copies."""
+        index = int.from_bytes(payload[:4], "big")
+        buffer = self._waiting[index] if index < len(self._waiting) else None
+        if buffer is None:
+            raise ValueError("its buffer is missing")
+        self._waiting[index] = None
+        return buffer
+
+
+def _check_structure(body: bytes | bytearray | memoryview) -> None:
+    """Raise if this is not one whole msgpack value."""
+    unpacker = msgpack.Unpacker(max_buffer_size=len(body), read_size=len(body))
+    unpacker.feed(body)
+    unpacker.skip()
+    if unpacker.tell() != len(body):
+        raise DecodeError("a batch with bytes left over")
+
+
+def _unpickle(values: list[Any]) -> list[Any]:
+    import pickle
+
+    found = []
+    for value in values:
+        if type(value) is not bytes and type(value) is not bytearray:
+            raise DecodeError("a message that is not a pickle")
+        try:
+            found.append(pickle.loads(value))
+        except Exception as error:
+            raise DecodeError(f"a message that cannot be unpickled ({_brief(error)})") from error
+    return found
+
+
+def _only_bytes(values: list[Any]) -> list[Any]:
+    if not set(map(type, values)) <= {bytes}:
+        raise DecodeError('a message that is not bytes, in a stream of codec="raw"')
+    return values
+
+
+def _reason(error: Exception) -> str:
+    return f"a message that cannot be decoded ({_brief(error)})"
+
+
+def _brief(error: Exception) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

@@ -1,0 +1,141 @@
+"""Settings of a peer: one frozen structure, its defaults, and what the environment says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+__all__ = [
+    "DEFAULT_COORDINATOR",
+    "KIB",
+    "MIB",
+    "Address",
+    "Settings",
+    "coordinators_from",
+    "parse_address",
+]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Address(NamedTuple):
+    """Where something listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+DEFAULT_COORDINATOR = Address("127.0.0.1", 7700)
+"""Used where nothing is configured; here the first process starts a coordinator in itself."""
+
+_ADDRESS = re.compile(
+    r"(?:tcp://)?(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\s/\[\]]+)):(?P<port>\d{1,5})"
+)
+
+
+def parse_address(text: str, *, what: str = "address") -> Address:
+    """``host:port`` or ``[v6]:port`` as an :class:`Address`.
+
+    Raises:
+        ValueError: naming `what`, the text and the form that is right.
+    """
+    match = _ADDRESS.fullmatch(text.strip()) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"{what} {text!r} is not host:port, such as 127.0.0.1:7700")
+    port = int(match["port"])
+    if not 0 < port < 65536:
+        raise ValueError(f"{what} {text!r}: port {port} is not between 1 and 65535")
+    return Address(match["v6"] or match["host"], port)
+
+
+def coordinators_from(
+    given: str | Address | tuple[str, int] | list[str] | None, environ: Mapping[str, str]
+) -> tuple[tuple[Address, ...], bool]:
+    """The coordinators to use, and whether anybody configured them.
+
+    An argument wins over ``PUBSUB_COORDINATOR``, which wins over the default. Each may name
+    several, separated by commas.
+
+    Returns:
+        the addresses without repetition, and False where they are only the default (which is
+        what permits the embedded coordinator).
+
+    Raises:
+        ValueError: for a text that is not ``host:port``.
+    """
+    what = "coordinator"
+    if given is None:
+        given = environ.get("PUBSUB_COORDINATOR", "").strip() or None
+        what = "PUBSUB_COORDINATOR"
+    if given is None:
+        return (DEFAULT_COORDINATOR,), False
+    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], int):
+        return (Address(str(given[0]), given[1]),), True
+    texts: list[str] = given.split(",") if isinstance(given, str) else [str(t) for t in given]
+    found = tuple(dict.fromkeys(parse_address(t, what=what) for t in texts if t.strip()))
+    if not found:
+        raise ValueError(f"{what} {given!r} names no host:port")
+    return found, True
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a peer can be told. Times in seconds, sizes in bytes."""
+
+    host: str | None = None
+    """Address to listen on; None: the one from which the coordinator is reached."""
+    port: int = 0
+    """Port to listen on; 0: any free one."""
+    advertise: str | None = None
+    """``host`` or ``host:port`` that other peers are told to dial; None: where we listen."""
+    name: str = ""
+    """What ``pubsub peers`` shows for this process; empty: the program's name."""
+    ping_interval: float = 5.0
+    """A connection on which nothing came for so long is pinged."""
+    ping_timeout: float = 15.0
+    """A connection on which nothing came for so long is dead."""
+    connect_timeout: float = 5.0
+    """How long to try for a coordinator before `CoordinatorUnavailable`, and for one dial."""
+    handshake_timeout: float = 5.0
+    """How long a new connection may take to say who it is."""
+    join_timeout: float = 5.0
+    """How long a Pub holds its messages for a subscriber that is expected."""
+    resume_timeout: float = 30.0
+    """How long a Pub holds its messages for a subscriber whose link broke."""
+    linger: float = 5.0
+    """How long `close()` and the end of the process wait for subscribers to get what is due."""
+    ack_delay: float = 0.02
+    """At most so long after taking a message its acknowledgement is sent."""
+    max_message: int = 256 * MIB
+    """The largest encoded message, sent or received."""
+    max_channels: int = 65_536
+    """Channels that one link may hold open."""
+    max_unauthenticated: int = 1_024
+    """Connections that have not yet said who they are."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in ("float", "int"):
+                if isinstance(value, bool) or not isinstance(value, (int, float)):
+                    raise TypeError(f"{field.name}={value!r} is not a number")
+                if field.type == "int" and not isinstance(value, int):
+                    raise TypeError(f"{field.name}={value!r} is not a whole number")
+                if not value >= 0:
+                    raise ValueError(f"{field.name}={value!r} is negative")
+        for name in ("ping_interval", "ping_timeout", "handshake_timeout", "max_message"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} must be above 0")
+        if self.ping_timeout <= self.ping_interval:
+            raise ValueError(
+                f"ping_timeout ({self.ping_timeout} s) must be longer than "
+                f"ping_interval ({self.ping_interval} s)"
+            )
+        if self.port > 65535:
+            raise ValueError(f"port {self.port} is not between 0 and 65535")

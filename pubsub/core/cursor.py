@@ -1,0 +1,176 @@
+"""A cursor: one subscriber's place in a log, with its flow-control window.
+
+A cursor is *attached* to an outlet (a channel on a link, or a Sub in the same process), or
+*detached*: its subscriber is expected or reconnecting, and it holds its place until a deadline.
+There is no queue per subscriber; what is to be sent next is read from the log.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from pubsub.core.log import Batch, Log
+from pubsub.errors import ProtocolError
+
+__all__ = ["Cursor", "Outlet", "SubKey"]
+
+
+class SubKey(NamedTuple):
+    """Which Sub, anywhere."""
+
+    peer_id: str
+    sub_id: int
+
+
+class Outlet(Protocol):
+    """Where an attached cursor sends; owned by the link (or the process) that carries it."""
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the subscribing peer, for people."""
+
+    def enqueue(self, cursor: Cursor) -> None:
+        """The cursor may have something to send; it is queued until the outlet says otherwise."""
+
+    def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
+        """Nothing more comes; `final` messages were put in all."""
+
+    def forget(self, cursor: Cursor) -> None:
+        """The cursor belongs to another outlet now."""
+
+
+class Cursor:
+    """One subscriber's place.
+
+    Attributes:
+        due: the first sequence number that the subscriber had a right to when it was expected.
+        next: the sequence number to send next.
+        acked: everything below it was consumed.
+        received: everything below it is known to have arrived (see `Outlet`, PING behind data).
+        lost: messages that left the log before they could be sent.
+        limit, sent: bytes that may be, and have been, sent on the present channel.
+        flown: everything below it was sent or given up; in flight is ``acked <= seq < flown``.
+        confirm: a flush waits until everything below it is known to have arrived; None: none does.
+    """
+
+    __slots__ = (
+        "acked",
+        "channel",
+        "confirm",
+        "deadline",
+        "due",
+        "firm",
+        "flown",
+        "held",
+        "key",
+        "limit",
+        "log",
+        "lost",
+        "next",
+        "observer",
+        "outlet",
+        "queued",
+        "received",
+        "send",
+        "sent",
+    )
+
+    def __init__(self, key: SubKey, log: Log, seq: int, *, observer: bool) -> None:
+        self.key = key
+        self.log = log
+        self.observer = observer
+        self.firm = not observer
+        self.outlet: Outlet | None = None
+        self.channel = 0
+        self.deadline: float | None = None
+        self.queued = False
+        self.confirm: int | None = None
+        self.lost = 0
+        self.limit = self.sent = 0
+        self.due = seq
+        self.held = log.locate(seq)
+        log.holds.add(self.held)
+        if self.firm:
+            log.firm.add(self.held)
+        self._stand(seq)
+
+    def _stand(self, seq: int) -> None:
+        """Everything from `seq` on is to be sent, as far as the log still has it."""
+        log = self.log
+        self.next = self.flown = self.acked = self.received = max(seq, log.start)
+        self.send = log.locate(self.next)
+
+    def place(self, seq: int) -> None:
+        """Move to `seq`, forward or back; `next` is the first number that will really be sent."""
+        self._stand(seq)
+        self._hold(self.send)
+
+    def _hold(self, number: int) -> None:
+        log = self.log
+        held = max(self.held, log.first_number)  # holds are carried when batches are dropped
+        if number != held:
+            log.holds.remove(held)
+            log.holds.add(number)
+            if self.firm:
+                log.firm.remove(held)
+                log.firm.add(number)
+        self.held = number
+
+    def release(self) -> None:
+        """Need nothing any more."""
+        held = max(self.held, self.log.first_number)
+        self.log.holds.remove(held)
+        if self.firm:
+            self.log.firm.remove(held)
+
+    def take(self) -> Batch | None:
+        """The batch to send now; None when there is none or the window is closed."""
+        log = self.log
+        number = self.send
+        if number < log.first_number:  # what we were to send has left the log
+            self.lost += log.start - self.next
+            self.next = log.start
+            number = self.send = log.first_number
+        if number == log.next_number:
+            return None
+        batch = log.batch(number)
+        if self.sent + batch.size > self.limit and (
+            self.acked < self.flown or self.sent >= self.limit
+        ):
+            return None  # one batch may pass the limit, when nothing else is in the window
+        self.sent += batch.size
+        self.send = number + 1
+        self.next = self.flown = batch.end
+        return batch
+
+    def ack(self, seq: int, limit: int) -> None:
+        """The subscriber consumed everything below `seq` and takes up to `limit` bytes.
+
+        Raises:
+            ProtocolError: it acknowledges what was never sent, or less than before.
+        """
+        if not self.acked <= seq <= self.flown:
+            raise ProtocolError(
+                f"an ACK of {seq} where it is between {self.acked} and {self.flown}"
+            )
+        self.limit = limit
+        if seq == self.acked:
+            return
+        self.acked = seq
+        if seq > self.received:
+            self.received = seq
+        log = self.log
+        number = max(self.held, log.first_number)
+        while number < self.send and log.batch(number).end <= seq:
+            number += 1
+        self._hold(number)
+
+    def arrived(self, seq: int) -> None:
+        """Everything below `seq` is known to have reached the subscriber."""
+        if seq > self.received:
+            self.received = seq
+
+    @property
+    def lag(self) -> int:
+        """Messages in the log that the subscriber has not consumed."""
+        return self.log.next_seq - self.acked

@@ -1,0 +1,76 @@
+"""Liveness: when to ask the other end for life, when to call it dead, when to dial again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+__all__ = ["Backoff", "Heartbeat", "Pulse"]
+
+
+class Pulse(Enum):
+    """What a heartbeat's tick says to do."""
+
+    NOTHING = "nothing"
+    PING = "ping"
+    DEAD = "dead"
+
+
+class Heartbeat:
+    """Counts ticks in which nothing came.
+
+    It counts ticks, not seconds since the last byte: after this process was stopped or its loop
+    was held up, bytes that wait in the socket are read before enough ticks have passed, so a
+    pause on our side never makes the other side look dead.
+
+    Parameters:
+        interval: seconds of silence before a PING.
+        timeout: seconds of silence before the connection is dead.
+    """
+
+    TICKS = 5
+
+    def __init__(self, interval: float, timeout: float) -> None:
+        self.tick_every = min(interval, timeout / self.TICKS)
+        self._ping_at = max(1, round(interval / self.tick_every))
+        self._dead_at = max(self._ping_at + 1, round(timeout / self.tick_every))
+        self._silent = 0
+
+    def heard(self) -> None:
+        """Something came."""
+        self._silent = 0
+
+    def tick(self) -> Pulse:
+        """`tick_every` seconds have passed."""
+        self._silent += 1
+        if self._silent >= self._dead_at:
+            return Pulse.DEAD
+        if self._silent >= self._ping_at and (self._silent - self._ping_at) % self._ping_at == 0:
+            return Pulse.PING
+        return Pulse.NOTHING
+
+
+class Backoff:
+    """Growing, jittered delays between attempts.
+
+    Parameters:
+        first, most: seconds of the first and of the longest delay, before jitter.
+        random: a source of numbers in [0, 1).
+    """
+
+    def __init__(self, random: Callable[[], float], first: float = 0.05, most: float = 2.0) -> None:
+        self._random = random
+        self._first = first
+        self._most = most
+        self._attempts = 0
+
+    def reset(self) -> None:
+        """It worked."""
+        self._attempts = 0
+
+    def delay(self) -> float:
+        """Seconds to wait now: between half and all of a delay that doubles each time."""
+        longest = min(self._most, self._first * 2.0**self._attempts)
+        if longest < self._most:
+            self._attempts += 1
+        return longest * (0.5 + 0.5 * self._random())

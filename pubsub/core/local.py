@@ -1,0 +1,99 @@
+"""A Pub and a Sub in one process: the way of the messages without a link.
+
+The same cursor reads the same log, the same stream keeps the window and the accounts; only the
+bytes are handed over instead of written. Each Sub decodes for itself, so nobody shares objects.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from pubsub.core.cursor import Cursor, SubKey
+from pubsub.core.publication import Publication
+from pubsub.core.stream import Stream
+
+__all__ = ["Local"]
+
+
+class Local:
+    """Outlet of all local cursors and route of all local streams of one peer."""
+
+    def __init__(self, peer_id: str, on_output: Callable[[], None]) -> None:
+        self.peer_id = peer_id
+        self.address = "local"
+        self._on_output = on_output
+        self._pairs: dict[Cursor, tuple[Publication, Stream]] = {}
+        self._cursors: dict[Stream, Cursor] = {}
+        self._ready: deque[Cursor] = deque()
+
+    def join(self, publication: Publication, stream: Stream) -> None:
+        """Subscribe a local Sub to a local Pub; whichever is younger calls for it at once, so
+        that a Sub older than the Pub gets its first message."""
+        inbox = stream.inbox
+        limit = stream.connect(self, 0)
+        cursor, due, first = publication.attach(
+            SubKey(self.peer_id, inbox.sub_id),
+            self,
+            0,
+            resume=None,
+            history=inbox.history,
+            limit=limit,
+            observer=inbox.observer,
+        )
+        self._pairs[cursor] = (publication, stream)
+        self._cursors[stream] = cursor
+        stream.opened(publication.topic, publication.codec, due, first, publication.buffer // 4)
+
+    # --- outlet -------------------------------------------------------------------------
+
+    def enqueue(self, cursor: Cursor) -> None:
+        """See `Outlet`."""
+        self._ready.append(cursor)
+        self._on_output()
+
+    def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
+        """See `Outlet`."""
+        _, stream = self._pairs.pop(cursor)
+        del self._cursors[stream]
+        stream.end(final)
+
+    def forget(self, cursor: Cursor) -> None:
+        """See `Outlet`."""
+        _, stream = self._pairs.pop(cursor)
+        del self._cursors[stream]
+
+    def pump(self) -> None:
+        """Hand over what is ready, as far as the windows allow."""
+        ready = self._ready
+        for _ in range(len(ready)):
+            cursor = ready.popleft()
+            cursor.queued = False
+            pair = self._pairs.get(cursor)
+            if pair is None:
+                continue
+            publication, stream = pair
+            while not stream.ended:
+                batch = cursor.take()
+                if batch is None:
+                    break
+                stream.batch(batch.first, batch.count, batch.sent_at, batch.body, batch.buffers)
+            cursor.arrived(cursor.next)
+            cursor.confirm = None
+            publication.progress(cursor)
+
+    # --- route --------------------------------------------------------------------------
+
+    def ack(self, stream: Stream) -> None:
+        """See `Route`."""
+        cursor = self._cursors.get(stream)
+        granted = stream.grant()
+        if granted is not None and cursor is not None:
+            self._pairs[cursor][0].ack(cursor, *granted)
+
+    def unsubscribe(self, stream: Stream) -> None:
+        """See `Route`."""
+        cursor = self._cursors.pop(stream, None)
+        if cursor is not None:
+            publication, _ = self._pairs.pop(cursor)
+            publication.remove(cursor)

@@ -1,0 +1,352 @@
+"""A publication: what the publishing side decides about one stream.
+
+It owns the log and the cursors of one Pub: who is expected and from where, what is dropped or
+waited for when the buffer is full, from where a subscriber resumes, when a flush is done. It
+knows no sockets: cursors send through their outlets, time is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from pubsub.core.cursor import Cursor, Outlet, SubKey
+from pubsub.core.log import Batch, Log
+from pubsub.errors import ProtocolError
+
+__all__ = ["Publication", "Waiter"]
+
+_NEWBORN = SubKey("", -1)
+"""The key of the cursor that holds a new Pub's first messages until the coordinators have said
+which subscribers are older than the Pub."""
+_END_OF_TIME = 2**63
+
+
+class Waiter:
+    """A flush: done when every cursor that it waits for has received what was put before."""
+
+    __slots__ = ("callback", "observers", "pending", "target")
+
+    def __init__(self, target: int, observers: bool, callback: Callable[[], None]) -> None:
+        self.target = target
+        self.observers = observers
+        self.callback = callback
+        self.pending: set[Cursor] = set()
+
+    def add(self, cursor: Cursor) -> None:
+        """Wait for this one too, if it concerns us."""
+        if cursor.received < self.target and (self.observers or not cursor.observer):
+            self.pending.add(cursor)
+
+
+class Publication:
+    """One stream, on its publishing side.
+
+    Parameters:
+        stream_id: its number in this peer.
+        topic: where its messages go.
+        codec: how its values are encoded.
+        block: True: a full buffer makes `put` wait; False: it drops the oldest messages.
+        buffer: bytes that the log may hold (one batch is always admitted).
+        history: messages kept for subscribers that ask for them.
+        join_timeout, resume_timeout: seconds that a detached cursor holds its place.
+        now: the present time in seconds; only differences matter.
+
+    Attributes:
+        on_room: called when there may be room (set by whoever waits for it).
+        watchers: called after a subscriber attached, and at the end.
+    """
+
+    def __init__(
+        self,
+        stream_id: int,
+        topic: str,
+        *,
+        codec: str = "msgpack",
+        block: bool = False,
+        buffer: int,
+        history: int = 0,
+        join_timeout: float,
+        resume_timeout: float,
+        now: float,
+    ) -> None:
+        self.stream_id = stream_id
+        self.topic = topic
+        self.codec = codec
+        self.block = block
+        self.buffer = buffer
+        self.history = history
+        self.join_timeout = join_timeout
+        self.resume_timeout = resume_timeout
+        self.log = Log()
+        self.ended = False
+        self.on_room: Callable[[], None] | None = None
+        self.watchers: list[Callable[[], None]] = []
+        self._cursors: dict[SubKey, Cursor] = {}
+        self._attached: dict[SubKey, Cursor] = {}
+        self._waiters: list[Waiter] = []
+        self._heard = False
+        newborn = self._cursors[_NEWBORN] = Cursor(_NEWBORN, self.log, 0, observer=False)
+        newborn.deadline = now + join_timeout
+
+    # --- putting ------------------------------------------------------------------------
+
+    def append(self, count: int, body: bytes, buffers: tuple[bytes, ...], sent_at: float) -> Batch:
+        """Put a batch; every attached cursor is queued at its outlet.
+
+        What is over `buffer` leaves at the old end; a blocking publication lets only go what no
+        firm cursor needs (its caller asked `room` before).
+        """
+        log = self.log
+        batch = log.append(count, body, buffers, sent_at)
+        while log.size > self.buffer and len(log) > 1:
+            if self.block and log.firm.at(log.first_number):
+                break
+            log.drop_first()
+        log.trim(self.history)
+        for cursor in self._attached.values():
+            if not cursor.queued:
+                cursor.queued = True
+                cursor.outlet.enqueue(cursor)  # type: ignore[union-attr]  # attached ones have it
+        return batch
+
+    def room(self, size: int) -> bool:
+        """Whether `size` more bytes may be put now; False only where a blocking put must wait."""
+        log = self.log
+        if not self.block:
+            return True
+        while len(log) and log.size + size > self.buffer:
+            if log.firm.at(log.first_number):
+                return False
+            log.drop_first()
+        return True
+
+    # --- who subscribes -----------------------------------------------------------------
+
+    def expect(self, key: SubKey, *, before: bool, observer: bool, now: float) -> None:
+        """A coordinator says that this Sub matches and will come: hold its place.
+
+        `before`: it is older than the Pub and due its first message, as long as the first
+        messages are still being kept.
+        """
+        if self.ended or key in self._cursors:
+            return
+        newborn = self._cursors.get(_NEWBORN)
+        seq = newborn.due if before and newborn is not None else self.log.next_seq
+        cursor = self._cursors[key] = Cursor(key, self.log, seq, observer=observer)
+        cursor.deadline = now + self.join_timeout
+        for waiter in self._waiters:
+            waiter.add(cursor)
+
+    def unexpect(self, key: SubKey) -> None:
+        """A coordinator says that this Sub is gone; ends nothing that ever was attached."""
+        cursor = self._cursors.get(key)
+        if cursor is not None and cursor.outlet is None and cursor.channel == 0:
+            self._drop(cursor)
+
+    def answered(self) -> None:
+        """Every coordinator that can be reached has named the subscribers that it knows."""
+        self._heard = True
+        newborn = self._cursors.get(_NEWBORN)
+        if newborn is not None:
+            newborn.arrived(_END_OF_TIME)  # no flush waits for those still to be named
+            self.progress(newborn)
+
+    def settle(self) -> None:
+        """No subscriber older than this Pub can turn up any more."""
+        newborn = self._cursors.get(_NEWBORN)
+        if newborn is not None:
+            self._drop(newborn)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the first messages are no longer kept for subscribers still to be named."""
+        return _NEWBORN not in self._cursors
+
+    def attach(
+        self,
+        key: SubKey,
+        outlet: Outlet,
+        channel: int,
+        *,
+        resume: int | None,
+        history: int | None,
+        limit: int,
+        observer: bool,
+    ) -> tuple[Cursor, int, int]:
+        """A subscriber is here: open its cursor, or give it back the one that waited.
+
+        Returns:
+            the cursor, the first sequence number that it had a right to, and the first that it
+            will get.
+
+        Raises:
+            ProtocolError: it wants to resume behind the end.
+        """
+        log = self.log
+        if resume is not None and resume > log.next_seq:
+            raise ProtocolError(f"a resume at {resume} of a stream of {log.next_seq} messages")
+        cursor = self._cursors.get(key)
+        if cursor is not None and cursor.outlet is not None:
+            cursor.outlet.forget(cursor)
+            self._attached.pop(key, None)
+        if resume is not None:
+            due = resume
+        else:
+            back = self.history if history is None else min(history, self.history)
+            due = max(log.next_seq - back, log.start)
+            if cursor is not None:
+                due = min(due, cursor.due)
+        if cursor is None:
+            cursor = self._cursors[key] = Cursor(key, log, due, observer=observer)
+        else:
+            cursor.place(due)
+        cursor.due = due
+        cursor.lost += cursor.next - due
+        cursor.outlet = outlet
+        cursor.channel = channel
+        cursor.deadline = None
+        cursor.sent = 0
+        cursor.limit = limit
+        cursor.queued = True
+        self._attached[key] = cursor
+        outlet.enqueue(cursor)
+        self.progress(cursor)
+        for watcher in list(self.watchers):
+            watcher()
+        return cursor, due, cursor.next
+
+    def detach(self, cursor: Cursor, now: float) -> None:
+        """Its link broke: for `resume_timeout` it holds its place, behind what it acknowledged."""
+        if self._attached.pop(cursor.key, None) is None:
+            return
+        cursor.outlet = None
+        cursor.queued = False
+        cursor.deadline = now + self.resume_timeout
+
+    def remove(self, cursor: Cursor) -> None:
+        """Its subscriber is done."""
+        if self._cursors.get(cursor.key) is cursor:
+            self._drop(cursor)
+
+    def ack(self, cursor: Cursor, seq: int, limit: int) -> None:
+        """See `Cursor.ack`; trims the log and opens the cursor's window."""
+        cursor.ack(seq, limit)
+        self._trimmed()
+        if cursor.outlet is not None and not cursor.queued and cursor.send != self.log.next_number:
+            cursor.queued = True
+            cursor.outlet.enqueue(cursor)
+        self.progress(cursor)
+
+    def expire(self, now: float) -> float | None:
+        """Give up detached cursors whose time has passed; returns the next deadline, if any."""
+        due: float | None = None
+        for cursor in list(self._cursors.values()):
+            if cursor.deadline is None:
+                continue
+            if cursor.key is _NEWBORN and not self._heard and not self.block:
+                continue  # nobody to ask yet, and keeping it harms nobody
+            if cursor.deadline <= now:
+                self._drop(cursor)
+            elif due is None or cursor.deadline < due:
+                due = cursor.deadline
+        return due
+
+    def end(self, code: str, reason: str) -> None:
+        """The Pub is closed: tell everyone, forget everything."""
+        self.ended = True
+        for cursor in self._attached.values():
+            if cursor.outlet is not None:
+                cursor.outlet.end(cursor, self.log.next_seq, code, reason)
+        self._attached.clear()
+        for cursor in self._cursors.values():
+            cursor.outlet = None
+            cursor.release()
+        self._cursors.clear()
+        while len(self.log):
+            self.log.drop_first()
+        if self.on_room is not None:
+            self.on_room()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.callback()
+        for watcher in list(self.watchers):
+            watcher()
+
+    def _drop(self, cursor: Cursor) -> None:
+        del self._cursors[cursor.key]
+        self._attached.pop(cursor.key, None)
+        cursor.outlet = None
+        cursor.release()
+        self._trimmed()
+        self.progress(cursor, gone=True)
+
+    def _trimmed(self) -> None:
+        self.log.trim(self.history)
+        if self.on_room is not None:
+            self.on_room()
+
+    # --- waiting for it to arrive -------------------------------------------------------
+
+    def when_received(self, callback: Callable[[], None], *, observers: bool) -> Waiter | None:
+        """Call back once all that is in the log now has been received by every subscriber that
+        is attached, expected or reconnecting (those that run out of time are not waited for).
+
+        Returns None where that is true already, and else a handle for `forget_waiter`.
+        """
+        waiter = Waiter(self.log.next_seq, observers, callback)
+        for cursor in self._cursors.values():
+            waiter.add(cursor)
+        if not waiter.pending:
+            return None
+        self._waiters.append(waiter)
+        for cursor in waiter.pending:
+            self._ask(cursor, waiter.target)
+        return waiter
+
+    def forget_waiter(self, waiter: Waiter) -> None:
+        """The flush was given up."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def progress(self, cursor: Cursor, *, gone: bool = False) -> None:
+        """A cursor received something, or left: call back the flushes that are done by it."""
+        if not self._waiters:
+            return
+        done = []
+        for waiter in self._waiters:
+            if cursor in waiter.pending and (gone or cursor.received >= waiter.target):
+                waiter.pending.discard(cursor)
+                if not waiter.pending:
+                    done.append(waiter)
+            elif cursor in waiter.pending:
+                self._ask(cursor, waiter.target)
+        for waiter in done:
+            self._waiters.remove(waiter)
+        for waiter in done:
+            waiter.callback()
+
+    def _ask(self, cursor: Cursor, target: int) -> None:
+        """Have the outlet find out when everything below `target` has arrived."""
+        if cursor.confirm is None or target < cursor.confirm:
+            cursor.confirm = target
+        if cursor.outlet is not None and not cursor.queued:
+            cursor.queued = True
+            cursor.outlet.enqueue(cursor)
+
+    # --- for people ---------------------------------------------------------------------
+
+    @property
+    def attached(self) -> int:
+        """How many subscribers are connected."""
+        return len(self._attached)
+
+    def cursors(self) -> Iterable[tuple[Literal["attached", "expected", "reconnecting"], Cursor]]:
+        """All subscribers and how they stand. May be called from any thread."""
+        for key, cursor in list(self._cursors.items()):
+            if key is _NEWBORN:
+                continue
+            if cursor.outlet is not None:
+                yield "attached", cursor
+            else:
+                yield ("reconnecting" if cursor.channel else "expected"), cursor

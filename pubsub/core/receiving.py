@@ -1,0 +1,129 @@
+"""The subscribing end of a link: channels that bring the streams of one publishing peer.
+
+It asks by SUBSCRIBE, hands what comes to the streams, and says what to write next: requests and
+acknowledgements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pubsub.core.frames import Data, Event, Piece
+from pubsub.core.messages import Ack, End, Subscribe, Subscribed, Unsubscribe, encode
+from pubsub.core.stream import Stream
+from pubsub.errors import ProtocolError
+
+__all__ = ["Receiving"]
+
+
+class Receiving:
+    """The subscribing end of one link; the route of its streams.
+
+    Parameters:
+        on_output: called when there is something to write; `pump` then, but not within the call.
+        on_settled: called with a stream when its SUBSCRIBE was answered, either way.
+    """
+
+    def __init__(self, on_output: Callable[[], None], on_settled: Callable[[Stream], None]) -> None:
+        self._on_output = on_output
+        self._on_settled = on_settled
+        self._channels: dict[int, Stream] = {}
+        self._next_channel = 0
+        self._out: list[bytes | memoryview] = []
+
+    def subscribe(self, stream: Stream) -> None:
+        """Ask for a stream, from the start or from where it stands."""
+        channel = self._next_channel
+        self._next_channel += 1
+        self._channels[channel] = stream
+        inbox = stream.inbox
+        limit = stream.connect(self, channel)
+        self._say(
+            Subscribe(
+                channel,
+                stream.key.stream_id,
+                inbox.sub_id,
+                stream.expected,
+                inbox.history,
+                limit,
+                inbox.observer,
+            )
+        )
+
+    def ack(self, stream: Stream) -> None:
+        """See `Route`."""
+        granted = stream.grant()
+        if granted is not None:
+            self._say(Ack(stream.channel, *granted))
+
+    def unsubscribe(self, stream: Stream) -> None:
+        """See `Route`."""
+        if self._channels.pop(stream.channel, None) is not None:
+            self._say(Unsubscribe(stream.channel))
+
+    def receive(self, event: Event) -> None:
+        """Take one frame of the publisher.
+
+        Raises:
+            ProtocolError: it is not one that belongs here.
+        """
+        if isinstance(event, Data):
+            channel, first, sent_at, count, body = event
+            stream = self._channel(channel)
+            if stream is not None:
+                stream.data(first, count, sent_at, body)
+        elif isinstance(event, Piece):
+            pass  # its bytes are in place already
+        elif isinstance(event, Subscribed):
+            stream = self._channel(event.channel)
+            if stream is not None:
+                if stream.open:
+                    raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
+                stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
+                self._on_settled(stream)
+        elif isinstance(event, End):
+            stream = self._channel(event.channel)
+            if stream is not None:
+                del self._channels[event.channel]
+                stream.end(event.final if event.code == "closed" else 0)
+                self._on_settled(stream)
+        else:
+            raise ProtocolError(f"a {type(event).__name__.upper()} where a publisher speaks")
+
+    def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
+        """Where a piece of a large buffer belongs (see `frames.Place`)."""
+        stream = self._channel(channel)
+        if stream is None:
+            return None
+        if not stream.open:
+            raise ProtocolError("a BUFFER before SUBSCRIBED")
+        return stream.place(total, offset, size)
+
+    def _channel(self, number: int) -> Stream | None:
+        """The stream of a channel; None when it was open once (frames may cross its end)."""
+        if number >= self._next_channel:
+            raise ProtocolError(f"channel {number} was never opened")
+        return self._channels.get(number)
+
+    def _say(self, message: Subscribe | Unsubscribe | Ack) -> None:
+        self._out.append(encode(message))
+        self._on_output()
+
+    def pump(self, budget: int) -> list[bytes | memoryview]:
+        """The next bytes to write; empty when there is nothing."""
+        out = self._out
+        self._out = []
+        return out
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Those that have a channel."""
+        return list(self._channels.values())
+
+    def lost(self) -> list[Stream]:
+        """The link is gone; returns the streams that had a channel on it."""
+        streams = list(self._channels.values())
+        self._channels.clear()
+        for stream in streams:
+            stream.disconnected()
+        return streams

@@ -1,0 +1,285 @@
+"""The publishing end of a link: channels that carry cursors to one subscribing peer.
+
+It answers SUBSCRIBE, UNSUBSCRIBE, ACK and PONG, and says what to write next: control frames at
+once, then one batch (or one piece of a large buffer) of each channel in turn, so that neither a
+busy topic nor a large message holds up the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from pubsub.core.cursor import Cursor, SubKey
+from pubsub.core.frames import BUFFER_PIECE, Event, buffer_header, data_header
+from pubsub.core.log import Batch
+from pubsub.core.messages import (
+    Ack,
+    End,
+    Ping,
+    Pong,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    encode,
+)
+from pubsub.core.publication import Publication
+from pubsub.errors import ProtocolError
+
+__all__ = ["HEARTBEAT_TOKEN", "Serving"]
+
+HEARTBEAT_TOKEN = 0
+"""The token of PINGs that only ask for life; all others ask whether data arrived."""
+
+Chunk = bytes | memoryview
+
+
+class _Partial:
+    """A batch whose large buffers are on their way."""
+
+    __slots__ = ("batch", "index", "offset")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.index = 0
+        self.offset = 0
+
+
+class _Channel:
+    """One open channel."""
+
+    __slots__ = ("cursor", "number", "partial", "publication")
+
+    def __init__(self, number: int, publication: Publication) -> None:
+        self.number = number
+        self.publication = publication
+        self.cursor: Cursor | None = None
+        self.partial: _Partial | None = None
+
+
+class Serving:
+    """The publishing end of one link.
+
+    Parameters:
+        peer_id, address: of the subscribing peer.
+        find: the publication of a stream number, if there is or was one; called before a cursor
+            is opened, so that it can bring in what is pending.
+        on_output: called when there is something to write; `pump` then, but not within the call.
+        max_channels: how many may be open at once.
+    """
+
+    def __init__(
+        self,
+        peer_id: str,
+        address: str,
+        find: Callable[[int], Publication | None],
+        on_output: Callable[[], None],
+        *,
+        max_channels: int,
+    ) -> None:
+        self.peer_id = peer_id
+        self.address = address
+        self._find = find
+        self._on_output = on_output
+        self._max_channels = max_channels
+        self._channels: dict[int, _Channel] = {}
+        self._highest = -1
+        self._control: list[Chunk] = []
+        self._ready: deque[_Channel] = deque()
+        self._confirming: deque[tuple[int, Cursor, int]] = deque()
+        self._token = HEARTBEAT_TOKEN
+
+    @property
+    def channels(self) -> int:
+        """How many channels are open."""
+        return len(self._channels)
+
+    # --- what came in -------------------------------------------------------------------
+
+    def receive(self, event: Event) -> None:
+        """Take one frame of the subscriber.
+
+        Raises:
+            ProtocolError: it is not one that belongs here.
+        """
+        if isinstance(event, Ack):
+            channel = self._channel(event.channel)
+            if channel is not None and channel.cursor is not None:
+                channel.publication.ack(channel.cursor, event.next, event.limit)
+        elif isinstance(event, Pong):
+            self._confirmed(event.token)
+        elif isinstance(event, Subscribe):
+            self._subscribe(event)
+        elif isinstance(event, Unsubscribe):
+            channel = self._channel(event.channel)
+            if channel is not None:
+                del self._channels[channel.number]
+                if channel.cursor is not None:
+                    channel.publication.remove(channel.cursor)
+        else:
+            raise ProtocolError(f"a {type(event).__name__.upper()} where a subscriber speaks")
+
+    def _channel(self, number: int) -> _Channel | None:
+        """The channel; None when it was open once (frames may cross its end)."""
+        channel = self._channels.get(number)
+        if channel is None and number > self._highest:
+            raise ProtocolError(f"channel {number} was never opened")
+        return channel
+
+    def _subscribe(self, asked: Subscribe) -> None:
+        if asked.channel <= self._highest:
+            raise ProtocolError(f"channel {asked.channel} was used before")
+        self._highest = asked.channel
+        if len(self._channels) >= self._max_channels:
+            raise ProtocolError(f"more than {self._max_channels} channels", code="limit")
+        publication = self._find(asked.stream_id)
+        if publication is None:
+            self._say(
+                End(asked.channel, 0, "unknown", f"there is no stream {asked.stream_id} here")
+            )
+            return
+        if publication.ended:  # the END itself was lost with the link; its count must not be
+            self._say(End(asked.channel, publication.log.next_seq, "closed", "the Pub was closed"))
+            return
+        channel = _Channel(asked.channel, publication)
+        self._channels[asked.channel] = channel
+        cursor, due, first = publication.attach(
+            SubKey(self.peer_id, asked.sub_id),
+            self,
+            asked.channel,
+            resume=asked.resume,
+            history=asked.history,
+            limit=asked.limit,
+            observer=asked.observer,
+        )
+        channel.cursor = cursor
+        self._say(
+            Subscribed(
+                asked.channel,
+                publication.topic,
+                publication.codec,
+                due,
+                first,
+                publication.buffer // 4,
+            )
+        )
+
+    def _confirmed(self, token: int) -> None:
+        confirming = self._confirming
+        if token == HEARTBEAT_TOKEN:
+            return
+        if token > self._token:
+            raise ProtocolError(f"a PONG for PING {token} that was never sent")
+        while confirming and confirming[0][0] <= token:
+            _, cursor, seq = confirming.popleft()
+            channel = self._channels.get(cursor.channel)
+            if channel is not None and channel.cursor is cursor:
+                cursor.arrived(seq)
+                channel.publication.progress(cursor)
+
+    # --- the cursors' outlet ------------------------------------------------------------
+
+    def enqueue(self, cursor: Cursor) -> None:
+        """See `Outlet`."""
+        self._ready.append(self._channels[cursor.channel])
+        self._on_output()
+
+    def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
+        """See `Outlet`."""
+        if self._channels.pop(cursor.channel, None) is not None:
+            self._say(End(cursor.channel, final, code, reason))
+
+    def forget(self, cursor: Cursor) -> None:
+        """See `Outlet`: the subscriber came back on another link."""
+        self._channels.pop(cursor.channel, None)
+
+    # --- what to write ------------------------------------------------------------------
+
+    def _say(self, message: End | Subscribed | Ping) -> None:
+        self._control.append(encode(message))
+        self._on_output()
+
+    def pump(self, budget: int) -> list[Chunk]:
+        """The next bytes to write, about `budget` of them; empty when there is nothing."""
+        out = self._control
+        self._control = []
+        ready = self._ready
+        while ready and budget > 0:
+            channel = ready.popleft()
+            if self._channels.get(channel.number) is not channel:
+                continue  # closed meanwhile, or taken over by another link
+            cursor = channel.cursor
+            assert cursor is not None
+            if channel.partial is not None:
+                budget -= self._piece(channel, channel.partial, out)
+                ready.append(channel)
+                continue
+            batch = cursor.take()
+            if batch is None:
+                cursor.queued = False
+                if cursor.confirm is not None:
+                    self._confirm(cursor, out)
+                continue
+            if batch.buffers:
+                channel.partial = _Partial(batch)
+            else:
+                self._write(channel, batch, out)
+                budget -= batch.size
+            ready.append(channel)
+        return out
+
+    def _write(self, channel: _Channel, batch: Batch, out: list[Chunk]) -> None:
+        body = batch.body
+        out.append(data_header(channel.number, batch.first, batch.sent_at, len(body)))
+        out.append(body)
+        cursor = channel.cursor
+        if cursor is not None and cursor.confirm is not None:
+            self._confirm(cursor, out)
+
+    def _piece(self, channel: _Channel, partial: _Partial, out: list[Chunk]) -> int:
+        """Write the next piece of a large buffer, or the batch behind the last one."""
+        batch = partial.batch
+        if partial.index == len(batch.buffers):
+            channel.partial = None
+            self._write(channel, batch, out)
+            return batch.size - sum(map(len, batch.buffers))
+        buffer = batch.buffers[partial.index]
+        offset = partial.offset
+        piece = memoryview(buffer)[offset : offset + BUFFER_PIECE]
+        out.append(buffer_header(channel.number, len(buffer), offset, len(piece)))
+        out.append(piece)
+        partial.offset += len(piece)
+        if partial.offset == len(buffer):
+            partial.index += 1
+            partial.offset = 0
+        return len(piece)
+
+    def _confirm(self, cursor: Cursor, out: list[Chunk]) -> None:
+        """Ask whether what a flush waits for has arrived, if all of it is written."""
+        if cursor.confirm is None or cursor.next < cursor.confirm:
+            return
+        cursor.confirm = None
+        self._token += 1
+        self._confirming.append((self._token, cursor, cursor.next))
+        out.append(encode(Ping(self._token)))
+
+    # --- the end ------------------------------------------------------------------------
+
+    def lost(self, now: float) -> None:
+        """The link broke: cursors hold their places."""
+        for channel in self._take_all():
+            if channel.cursor is not None:
+                channel.publication.detach(channel.cursor, now)
+
+    def closed(self) -> None:
+        """The subscribing peer said GOODBYE: its cursors are done."""
+        for channel in self._take_all():
+            if channel.cursor is not None:
+                channel.publication.remove(channel.cursor)
+
+    def _take_all(self) -> list[_Channel]:
+        channels = list(self._channels.values())
+        self._channels.clear()
+        self._ready.clear()
+        self._confirming.clear()
+        return channels

@@ -1,0 +1,321 @@
+"""A stream on its subscribing side: what one Sub has got, is owed and has given up of one Pub.
+
+It puts the sequence numbers in order (skips what came before, counts what never will), keeps the
+flow-control window, and puts large buffers together again. It hands whole batches, not decoded,
+to its inbox.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from pubsub.core.frames import BATCH_COST
+from pubsub.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from pubsub.core.inbox import Inbox
+
+__all__ = ["Entry", "Route", "Stream", "StreamKey"]
+
+
+class StreamKey(NamedTuple):
+    """Which Pub, anywhere."""
+
+    peer_id: str
+    stream_id: int
+
+
+class Route(Protocol):
+    """The way back to the publisher: a link, or the publication in the same process."""
+
+    def ack(self, stream: Stream) -> None:
+        """Tell the publisher what `stream.grant()` says."""
+
+    def unsubscribe(self, stream: Stream) -> None:
+        """The Sub is closed, or cannot read this stream."""
+
+
+class Entry:
+    """What an inbox holds: messages of one stream, in one batch, behind what was lost of it.
+
+    Attributes:
+        first, end: ``first <= seq < end`` are the messages to deliver.
+        skip: how many values of `body` come before `first`.
+        gaps: ``(count, reason)`` of messages that will never come, all before `first`.
+        size: bytes that the window counts for it.
+        error: why the Sub cannot read this stream; then there are no messages.
+    """
+
+    __slots__ = (
+        "body",
+        "buffers",
+        "end",
+        "error",
+        "first",
+        "gaps",
+        "sent_at",
+        "size",
+        "skip",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        stream: Stream,
+        first: int,
+        end: int,
+        skip: int = 0,
+        sent_at: float = 0.0,
+        body: bytes | memoryview = b"",
+        buffers: tuple[bytes | bytearray, ...] = (),
+        gaps: tuple[tuple[int, str], ...] = (),
+        size: int = 0,
+        error: Exception | None = None,
+    ) -> None:
+        self.stream = stream
+        self.first = first
+        self.end = end
+        self.skip = skip
+        self.sent_at = sent_at
+        self.body = body
+        self.buffers = buffers
+        self.gaps = gaps
+        self.size = size
+        self.error = error
+
+
+class Stream:
+    """One Sub × one stream.
+
+    Attributes:
+        expected: the sequence number that comes next; None before the first SUBSCRIBED.
+        lost: messages that were due and will never be delivered.
+        received_bytes, consumed_bytes: of batches that came, and that the Sub has taken, on all
+            channels that this stream ever had.
+        limit: what `received_bytes` may become, as the publisher was last told.
+        open: the publisher has acknowledged the subscription and a route is there.
+        ended: nothing more will come.
+    """
+
+    __slots__ = (
+        "_assembling",
+        "_base",
+        "_buffers",
+        "_filled",
+        "ack_every",
+        "ack_stage",
+        "acked",
+        "acked_bytes",
+        "channel",
+        "codec",
+        "consumed",
+        "consumed_bytes",
+        "delivered",
+        "ended",
+        "expected",
+        "inbox",
+        "key",
+        "limit",
+        "lost",
+        "max_message",
+        "open",
+        "publisher",
+        "received_bytes",
+        "route",
+        "topic",
+    )
+
+    def __init__(
+        self, inbox: Inbox, key: StreamKey, topic: str, publisher: str, max_message: int
+    ) -> None:
+        self.inbox = inbox
+        self.key = key
+        self.topic = topic
+        self.publisher = publisher
+        self.max_message = max_message
+        self.codec = "msgpack"
+        self.expected: int | None = None
+        self.lost = 0
+        self.delivered = 0
+        self.consumed = 0
+        self.open = False
+        self.ended = False
+        self.route: Route | None = None
+        self.channel = -1
+        self.ack_every = 0
+        self.ack_stage = 0
+        self.acked = 0
+        self.received_bytes = self.consumed_bytes = self.acked_bytes = self.limit = 0
+        self._base = 0  # of received_bytes, where the present channel's count began
+        self._assembling: bytearray | None = None
+        self._filled = 0
+        self._buffers: list[bytearray] = []
+
+    # --- opening and closing ------------------------------------------------------------
+
+    def connect(self, route: Route, channel: int) -> int:
+        """A channel is being opened for it; returns the bytes that may be sent on it at first."""
+        self.route = route
+        self.channel = channel
+        self._base = self.received_bytes
+        self.limit = self.consumed_bytes + self.inbox.share
+        return max(0, self.limit - self._base)
+
+    def opened(self, topic: str, codec: str, due: int, first: int, ack_every: int) -> None:
+        """SUBSCRIBED came.
+
+        Raises:
+            ProtocolError: it does not go on where this stream stands.
+        """
+        if first < due or (self.expected is not None and due != self.expected):
+            raise ProtocolError(f"SUBSCRIBED from {due} and {first} where {self.expected} is due")
+        self.topic = topic
+        self.codec = codec
+        if self.expected is None:
+            self.consumed = due
+        self.expected = due
+        if first > due:
+            self._miss(first, "overflow")
+        self.acked = first
+        self.open = True
+        self.ack_every = max(1, min(ack_every, self.inbox.share // 4))
+        self.inbox.stream_opened(self)
+
+    def disconnected(self) -> None:
+        """Its link broke: what waits in the inbox stays, the rest is asked for again."""
+        self.open = False
+        self.route = None
+        self.channel = -1
+        self._assembling = None
+        self._buffers = []
+
+    def end(self, final: int) -> None:
+        """END came: what did not arrive of `final` messages never will."""
+        if self.expected is not None and final > self.expected:
+            self._miss(final, "closed")
+        self.finish()
+
+    def finish(self) -> None:
+        """Nothing more comes."""
+        self.ended = True
+        self.open = False
+        self.route = None
+        self._assembling = None
+        self._buffers = []
+        self.inbox.stream_ended(self)
+
+    def _miss(self, until: int, reason: str) -> None:
+        """Everything before `until` that has not come is lost."""
+        assert self.expected is not None
+        count = until - self.expected
+        self.expected = until
+        self.lost += count
+        self.inbox.put(Entry(self, until, until, gaps=((count, reason),)))
+
+    # --- what comes ---------------------------------------------------------------------
+
+    def place(self, total: int, offset: int, size: int) -> memoryview:
+        """Where `size` bytes at `offset` of a large buffer of `total` bytes belong.
+
+        Raises:
+            ProtocolError: they do not follow what came, or are more than may be sent.
+        """
+        if self._assembling is None:
+            if offset:
+                raise ProtocolError(f"a BUFFER that begins at {offset}")
+            pending = sum(map(len, self._buffers)) + total
+            if pending > self.max_message:
+                raise ProtocolError(
+                    f"a message of more than {self.max_message:,} bytes (max_message)", code="limit"
+                )
+            self._check_window(pending + BATCH_COST)
+            self._assembling = bytearray(total)
+            self._filled = 0
+        buffer = self._assembling
+        if offset != self._filled or total != len(buffer):
+            raise ProtocolError(f"a BUFFER at {offset} of {total} where {self._filled} was due")
+        self._filled += size
+        if self._filled == total:
+            self._buffers.append(buffer)
+            self._assembling = None
+        return memoryview(buffer)[offset : offset + size]
+
+    def data(self, first: int, count: int, sent_at: float, body: bytes | memoryview) -> None:
+        """A batch came over the wire, behind its buffers.
+
+        Raises:
+            ProtocolError: it is no message that may come now.
+        """
+        if self._assembling is not None:
+            raise ProtocolError("a DATA in the middle of a large buffer")
+        buffers: tuple[bytes | bytearray, ...] = tuple(self._buffers)
+        self._buffers = []
+        self.batch(first, count, sent_at, body, buffers)
+
+    def batch(
+        self,
+        first: int,
+        count: int,
+        sent_at: float,
+        body: bytes | memoryview,
+        buffers: tuple[bytes | bytearray, ...],
+    ) -> None:
+        """A whole batch is here."""
+        expected = self.expected
+        if expected is None or not self.open:
+            raise ProtocolError("a DATA before SUBSCRIBED")
+        size = BATCH_COST + len(body)
+        if buffers:
+            size += sum(map(len, buffers))
+        if self.received_bytes + size > self.limit:
+            self._check_window(size)
+        end = first + count
+        if end <= expected:  # all of it came before: it never counted
+            self._base -= size
+            return
+        self.received_bytes += size
+        gaps: tuple[tuple[int, str], ...] = ()
+        skip = 0
+        if first < expected:
+            skip = expected - first
+        elif first > expected:
+            self.lost += first - expected
+            gaps = ((first - expected, "overflow"),)
+        self.expected = end
+        self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, gaps, size))
+
+    def _check_window(self, size: int) -> None:
+        """One batch may pass the limit when all before it is acknowledged and less has come."""
+        if self.received_bytes + size > self.limit and (
+            self.acked != self.expected or self.received_bytes >= self.limit
+        ):
+            raise ProtocolError(
+                f"{self.received_bytes + size:,} bytes on a channel that may carry "
+                f"{self.limit:,} for now",
+                code="limit",
+            )
+
+    # --- acknowledging ------------------------------------------------------------------
+
+    def take(self, entry: Entry) -> int:
+        """The Sub took an entry. Returns 2 when an ACK is due now, 1 when one is due soon, 0 when
+        one is on its way already. Runs where the Sub is used, possibly in another thread."""
+        self.consumed = entry.end
+        self.consumed_bytes += entry.size
+        stage = 2 if self.consumed_bytes - self.acked_bytes >= self.ack_every else 1
+        if stage <= self.ack_stage:
+            return 0
+        self.ack_stage = stage
+        return stage
+
+    def grant(self) -> tuple[int, int] | None:
+        """What the next ACK says, ``(next, limit)``; None when there is nothing new."""
+        self.ack_stage = 0  # before the counts are read: what is taken later asks again
+        consumed, consumed_bytes = self.consumed, self.consumed_bytes
+        limit = consumed_bytes + self.inbox.share
+        if not self.open or (consumed <= self.acked and limit == self.limit):
+            return None
+        self.acked = max(self.acked, consumed)
+        self.acked_bytes = consumed_bytes
+        self.limit = limit
+        return self.acked, max(0, limit - self._base)

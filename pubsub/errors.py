@@ -1,0 +1,136 @@
+"""Every exception that pubsubd raises, as one tree.
+
+::
+
+    PubSubError
+    ├── TopicError(ValueError)              a topic or pattern that cannot be used
+    ├── EncodeError(TypeError)              a value that the codec cannot carry
+    ├── DecodeError(ValueError)             a stream or message that this Sub cannot read
+    ├── MessageTooLarge(ValueError)         a message above ``max_message``
+    ├── Closed                              use of a Pub, Sub or Peer after ``close()``
+    ├── WrongContext(RuntimeError)          the blocking form inside an event loop, the
+    │                                       async form outside one, or use after a fork
+    ├── CoordinatorUnavailable(ConnectionError)
+    ├── AuthError(PermissionError)
+    └── ProtocolError                       the other end of a connection broke the protocol
+
+Each class also derives from the built-in that fits, so ``except ValueError`` works, and
+carries what it talks about as attributes. ``get(timeout=…)`` and the other calls with a
+timeout raise the built-in :class:`TimeoutError`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AuthError",
+    "Closed",
+    "CoordinatorUnavailable",
+    "DecodeError",
+    "EncodeError",
+    "MessageTooLarge",
+    "ProtocolError",
+    "PubSubError",
+    "TopicError",
+    "WrongContext",
+]
+
+
+class PubSubError(Exception):
+    """The root of all errors of this library."""
+
+
+class TopicError(PubSubError, ValueError):
+    """A topic or pattern that cannot be used.
+
+    Attributes:
+        topic: what was given.
+    """
+
+    def __init__(self, topic: object, problem: str) -> None:
+        self.topic = topic
+        self.problem = problem
+        super().__init__(problem)
+
+
+class EncodeError(PubSubError, TypeError):
+    """A value that the codec cannot carry. Nothing was put; the Pub goes on as before.
+
+    Attributes:
+        topic: the topic of the Pub.
+        type_name: the qualified name of the type that could not be encoded.
+    """
+
+    def __init__(self, message: str, *, topic: str, type_name: str) -> None:
+        self.topic = topic
+        self.type_name = type_name
+        super().__init__(message)
+
+
+class DecodeError(PubSubError, ValueError):
+    """A stream or message that this Sub cannot or may not decode.
+
+    Attributes:
+        topic: the topic of the stream.
+        publisher: the address of the Pub, or ``""`` where it is not known.
+    """
+
+    def __init__(self, message: str, *, topic: str = "", publisher: str = "") -> None:
+        self.topic = topic
+        self.publisher = publisher
+        super().__init__(message)
+
+
+class MessageTooLarge(PubSubError, ValueError):
+    """A message above the ``max_message`` of the Peer. Nothing was put.
+
+    Attributes:
+        topic: the topic of the Pub.
+        size: bytes of the encoded message.
+        limit: bytes that ``max_message`` allows.
+    """
+
+    def __init__(self, *, topic: str, size: int, limit: int) -> None:
+        self.topic = topic
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"a message of {size:,} bytes on topic {topic!r} is over max_message "
+            f"({limit:,} bytes): send it in parts, or raise Peer(max_message=…) at both ends"
+        )
+
+
+class Closed(PubSubError):
+    """A Pub, Sub or Peer was used after it was closed."""
+
+
+class WrongContext(PubSubError, RuntimeError):
+    """A call that belongs elsewhere: blocking in an event loop, async outside one, after a fork."""
+
+
+class CoordinatorUnavailable(PubSubError, ConnectionError):
+    """No configured coordinator could be reached in time.
+
+    Attributes:
+        addresses: ``host:port`` of every coordinator that was tried.
+    """
+
+    def __init__(self, message: str, *, addresses: tuple[str, ...] = ()) -> None:
+        self.addresses = addresses
+        super().__init__(message)
+
+
+class AuthError(PubSubError, PermissionError):
+    """The other end refused this process, or could not prove who it is."""
+
+
+class ProtocolError(PubSubError):
+    """The other end of a connection broke the protocol.
+
+    Attributes:
+        code: the code that goes into GOODBYE: ``"protocol"``, ``"version"``, ``"limit"``,
+            ``"role"``, ``"auth"``, ``"busy"`` or ``"timeout"``.
+    """
+
+    def __init__(self, message: str, *, code: str = "protocol") -> None:
+        self.code = code
+        super().__init__(message)

@@ -1,0 +1,351 @@
+"""A link: one TCP connection, as bytes and timers around the cores.
+
+It reads into the shared scratch buffer, runs the handshake and the heartbeat, answers PING, says
+and hears GOODBYE, and writes what its endpoint has, as fast as the socket takes it. What a frame
+means is the endpoint's business. The same class serves both ends of peer links and of connections
+to a coordinator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from pubsub.config import Settings
+from pubsub.core.frames import Event, FrameReader
+from pubsub.core.handshake import Acceptor, Dialler, Other
+from pubsub.core.liveness import Heartbeat, Pulse
+from pubsub.core.messages import Control, Goodbye, Hello, Ping, Pong, encode
+from pubsub.core.serving import HEARTBEAT_TOKEN
+from pubsub.errors import ProtocolError
+
+__all__ = ["Endpoint", "Gate", "Link", "Lost"]
+
+log = logging.getLogger("pubsub")
+
+WRITE_HIGH_WATER = 256 * 1024
+"""Bytes the transport may hold before the endpoint is asked for no more."""
+PUMP_BUDGET = 256 * 1024
+"""Bytes asked of the endpoint at a time."""
+JOIN_BELOW = 16 * 1024
+"""Chunks of together less than this are copied into one write; more go to the socket as they
+are. (A copy of this size costs less than a longer writev.)"""
+GOODBYE_GRACE = 1.0
+"""Seconds that the other end may take to close after our GOODBYE."""
+FRAME_SLACK = 1024
+"""What a frame may have beyond `max_message`: its header."""
+
+
+class Lost(ConnectionError):
+    """A connection that broke: reset, end of file without GOODBYE, or no sign of life."""
+
+
+class Endpoint(Protocol):
+    """What a link carries frames for."""
+
+    def opened(self, link: Link, other: Other) -> None:
+        """The handshake is done."""
+
+    def receive(self, event: Event) -> None:
+        """A frame came. May raise ProtocolError, which cuts the link with a GOODBYE."""
+
+    def pump(self, budget: int) -> Sequence[bytes | memoryview]:
+        """What to write next; empty when there is nothing."""
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """The link is gone; `error` is None after a GOODBYE of either side that said
+        ``closing``. Called exactly once, whether or not it was ever opened."""
+
+
+class Gate:
+    """Counts the accepted connections that have not yet said who they are."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.waiting = 0
+
+
+class Link(asyncio.BufferedProtocol):
+    """One connection.
+
+    Parameters:
+        loop: whose transport it is.
+        handshake: our side of it; None on a dialled connection until `begin`.
+        endpoint: gets the frames.
+        settings: times and sizes.
+        scratch: the loop's read buffer (see `FrameReader`).
+        gate: set on accepted connections.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handshake: Dialler | Acceptor | None,
+        endpoint: Endpoint,
+        settings: Settings,
+        scratch: bytearray,
+        gate: Gate | None = None,
+    ) -> None:
+        self.loop = loop
+        self.endpoint = endpoint
+        self.reader = FrameReader(scratch)
+        self.other: Other | None = None
+        self.transport: Any = None
+        self._handshake = handshake
+        self._settings = settings
+        self._gate = gate
+        self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout)
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused = False
+        self._leaving = False  # GOODBYE was said or heard: nothing is sent or listened to
+        self._pong: int | None = None
+        self._error: Exception | None = None
+        self._closed = False
+        self._lost = False
+        self._gone: asyncio.Future[None] | None = None
+        self._grace: asyncio.TimerHandle | None = None
+
+    # --- the transport's side -----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        if self._gate is not None:
+            if self._gate.waiting >= self._gate.limit:
+                self._gate = None
+                self.fail(ProtocolError("too many connections that say nothing", code="busy"))
+                return
+            self._gate.waiting += 1
+        self._timer = self.loop.call_later(self._settings.handshake_timeout, self._too_slow)
+        if self._handshake is not None:
+            self.begin(self._handshake)
+
+    def begin(self, handshake: Dialler | Acceptor) -> None:
+        """Start the handshake, on a connection that waited for it."""
+        self._handshake = handshake
+        opening = handshake.opening()
+        if opening is not None and not self._leaving:
+            self._send(opening)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.reader.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heartbeat.heard()
+        events = self.reader.received(nbytes)
+        if self._leaving:
+            return  # read on, so that closing sends no reset over what we wrote
+        try:
+            for event in events:
+                self._event(event)
+                if self._leaving:
+                    return
+        except ProtocolError as error:
+            self.fail(error)
+            return
+        except Exception as error:
+            log.exception("internal error on the link with %s", self)
+            self.fail(ProtocolError(f"internal error: {error!r}", code="internal"))
+            return
+        if self._pong is not None:
+            self._send_pong()
+        self.flush()
+
+    def eof_received(self) -> bool:
+        return False  # the transport closes itself; `connection_lost` tells the endpoint
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._pong is not None:
+            self._send_pong()
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+        self._lost = True
+        self._finish(exc or Lost("the connection was closed without a goodbye"))
+
+    # --- events -------------------------------------------------------------------------
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, ProtocolError):
+            raise event
+        if self.other is None:
+            self._welcome(event)
+        elif isinstance(event, Ping):
+            self._pong = event.token  # cumulative: only the last needs an answer
+        elif isinstance(event, Pong) and event.token == HEARTBEAT_TOKEN:
+            pass
+        elif isinstance(event, Goodbye):
+            self._heard_goodbye(event)
+        else:
+            if self._pong is not None and not self._paused:
+                self._send_pong()
+            self.endpoint.receive(event)
+
+    def _welcome(self, event: Event) -> None:
+        if self._handshake is None:
+            raise ProtocolError("it spoke before it was spoken to")
+        try:
+            answer, other = self._handshake.receive(event)
+        except ProtocolError:
+            raise
+        except Exception as error:  # refused: they have said GOODBYE
+            self._leaving = True
+            self._finish(error)
+            self._close()
+            return
+        self.other = other
+        self._leave_gate()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(self._heartbeat.tick_every, self._tick)
+        self.reader.max_payload = self._settings.max_message + FRAME_SLACK
+        if answer is not None:
+            self._send(answer)
+        self.endpoint.opened(self, other)
+
+    def _heard_goodbye(self, goodbye: Goodbye) -> None:
+        self._leaving = True
+        error = None
+        if goodbye.code != "closing":
+            error = ProtocolError(f"the other end closed: {goodbye.reason}", code=goodbye.code)
+            log.warning("%s closed the connection (%s): %s", self, goodbye.code, goodbye.reason)
+        self._finish(error)
+        self._close()
+
+    # --- time ---------------------------------------------------------------------------
+
+    def _too_slow(self) -> None:
+        seconds = self._settings.handshake_timeout
+        self.fail(ProtocolError(f"no handshake within {seconds:g} s", code="timeout"))
+
+    def _tick(self) -> None:
+        pulse = self._heartbeat.tick()
+        if pulse is Pulse.DEAD:
+            seconds = self._settings.ping_timeout
+            self._error = Lost(f"no sign of life for {seconds:g} s")
+            log.warning("%s: no sign of life for %g s, the link is given up", self, seconds)
+            self.abort()
+            return
+        if pulse is Pulse.PING and not self._paused:
+            self._send(Ping(HEARTBEAT_TOKEN))
+        self._timer = self.loop.call_later(self._heartbeat.tick_every, self._tick)
+
+    # --- writing ------------------------------------------------------------------------
+
+    def send(self, message: Control) -> None:
+        """Write a message now, whatever the state of the socket: for few and small ones."""
+        if not self._leaving and self.transport is not None:
+            self._send(message)
+
+    def _send(self, message: Control | Hello) -> None:
+        self.transport.write(encode(message))
+
+    def _send_pong(self) -> None:
+        if not self._paused and self._pong is not None:
+            token, self._pong = self._pong, None
+            self._send(Pong(token))
+
+    def flush(self) -> None:
+        """Write what the endpoint has, as far as the socket takes it."""
+        if self._leaving or self.other is None:
+            return
+        pump = self.endpoint.pump
+        while not self._paused:
+            chunks = pump(PUMP_BUDGET)
+            if not chunks:
+                return
+            self._write(chunks)
+
+    def _write(self, chunks: Sequence[bytes | memoryview]) -> None:
+        if len(chunks) == 1:
+            self.transport.write(chunks[0])
+        elif sum(map(len, chunks)) < JOIN_BELOW:
+            self.transport.write(b"".join(chunks))
+        else:
+            self.transport.writelines(chunks)
+
+    # --- ending -------------------------------------------------------------------------
+
+    def fail(self, error: ProtocolError) -> None:
+        """The other end broke the protocol: say so, and cut it off."""
+        if self._closed:
+            return
+        log.warning("%s: %s; the connection is cut", self, error)
+        self._error = error
+        if not self._leaving:
+            self._leaving = True
+            self._send(Goodbye(error.code[:32], str(error)[:1000]))
+        self._finish(error)
+        self._close()
+
+    def goodbye(self, code: str = "closing", reason: str = "the process is done") -> None:
+        """End the link in order: what the endpoint has to say at once, GOODBYE, end of file; the
+        other end closes."""
+        if self._leaving or self.transport is None:
+            return
+        if self.other is not None:
+            chunks = self.endpoint.pump(0)
+            if chunks:
+                self._write(chunks)
+        self._leaving = True
+        self._send(Goodbye(code, reason))
+        self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._finish(None)
+
+    def _close(self) -> None:
+        """Close when what was written is gone, or soon all the same."""
+        if self._grace is None and not self.transport.is_closing():
+            self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)
+        self.transport.close()
+
+    async def gone(self) -> None:
+        """Wait until the connection is closed."""
+        if self.transport is not None and not self._lost:
+            if self._gone is None:
+                self._gone = self.loop.create_future()
+            await asyncio.shield(self._gone)
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _leave_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.waiting -= 1
+            self._gate = None
+
+    def _finish(self, error: Exception | None) -> None:
+        """Tell the endpoint, once."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._leave_gate()
+        self.endpoint.closed(self, self._error or error)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the link is over or about to be."""
+        return self._leaving or self._closed
+
+    def __str__(self) -> str:
+        if self.other is not None and self.other.port:
+            who = f"{self.other.role} at {self.other.host}:{self.other.port}"
+        else:
+            name = self.transport.get_extra_info("peername") if self.transport else None
+            who = f"{name[0]}:{name[1]}" if name else "a connection"
+        return who

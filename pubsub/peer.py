@@ -1,0 +1,396 @@
+"""Peer: one process's place among all the others, and where Pubs and Subs run.
+
+A `Peer` made inside a running event loop belongs to it; one made elsewhere runs a loop of its own
+on a background thread, and what is made with it blocks. Most programs never make one: the first
+`Pub` or `Sub` makes the default Peer of the process, or of the running loop.
+
+How a process ends in order (promise G9): a thread's Peer is closed by `atexit` (or, in a
+multiprocessing child, by its finalizers); a loop's Peer by the loop's own shutdown of asynchronous
+generators, which `asyncio.run` does last, because the Peer holds one that closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from pubsub.config import Settings, coordinators_from
+from pubsub.errors import Closed, PubSubError, WrongContext
+from pubsub.runtime import Runtime
+
+if TYPE_CHECKING:
+    from pubsub.pub import Pub
+    from pubsub.sub import Sub
+
+__all__ = ["Peer", "default_peer", "running_loop"]
+
+log = logging.getLogger("pubsub")
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+running_loop = asyncio._get_running_loop
+"""The loop that runs in this thread, or None. (asyncio documents the function for loops' use; the
+public one raises where there is none, which costs ten times as much.)"""
+
+
+class Peer:
+    """A runtime of its own: an event loop's, or a background thread's.
+
+    Parameters:
+        coordinator: ``"host:port"``, several separated by commas or in a list; default: the
+            environment's ``PUBSUB_COORDINATOR``, else ``127.0.0.1:7700``, where the first process
+            of the machine starts a coordinator in itself.
+        settings: the fields of `pubsub.config.Settings` by name: ``host``, ``port``,
+            ``advertise`` (default: the environment's ``PUBSUB_ADVERTISE``), ``name``,
+            ``ping_interval``, ``ping_timeout``, ``connect_timeout``, ``join_timeout``,
+            ``resume_timeout``, ``linger``, ``max_message`` …
+
+    Raises:
+        TypeError, ValueError: a setting, or an address, that cannot be used.
+
+    Example:
+        >>> from pubsub import Peer
+        >>> with Peer(name="example") as peer:
+        ...     sub = peer.sub("topic")
+        ...     peer.pub("topic").put(1)
+        ...     sub.get(timeout=5)
+        1
+    """
+
+    def __init__(
+        self,
+        coordinator: str | tuple[str, int] | list[str] | None = None,
+        **settings: Any,
+    ) -> None:
+        coordinators, configured = coordinators_from(coordinator, os.environ)
+        advertise = os.environ.get("PUBSUB_ADVERTISE") or None
+        try:
+            self.settings = Settings(**{"advertise": advertise, **settings})
+        except TypeError as error:
+            unknown = sorted(set(settings) - set(Settings.__dataclass_fields__))
+            if unknown:
+                known = ", ".join(Settings.__dataclass_fields__)
+                raise TypeError(f"Peer has no setting {unknown[0]!r}; it has {known}") from None
+            raise error from None
+        self.coordinators = coordinators
+        self._dead: Exception | None = None
+        loop = running_loop()
+        self.blocking = loop is None
+        self._thread: _LoopThread | None = None
+        self._guard: AsyncGenerator[None, None] | None = None
+        if loop is None:
+            self._thread = _LoopThread()
+            loop = self._thread.loop
+        self.runtime = Runtime(loop, coordinators, configured, self.settings)
+        if self._thread is not None:
+            self._thread.call(self.runtime.start)
+            _at_exit()
+        else:
+            self.runtime.start()
+            self._guard = _guard(self.runtime)
+            _begin(self._guard)
+        _peers.add(self)
+
+    # --- what users call ----------------------------------------------------------------
+
+    def pub(self, topic: str, **options: Any) -> Pub:
+        """A `Pub` of this Peer; see there for the options."""
+        from pubsub.pub import Pub
+
+        return Pub(topic, peer=self, **options)
+
+    def sub(self, topic: str, **options: Any) -> Sub:
+        """A `Sub` of this Peer; see there for the options."""
+        from pubsub.sub import Sub
+
+        return Sub(topic, peer=self, **options)
+
+    @property
+    def address(self) -> str:
+        """``host:port`` that other peers dial; empty before a coordinator was reached."""
+        return self.runtime.address
+
+    @property
+    def peer_id(self) -> str:
+        """Its identity."""
+        return self.runtime.peer_id
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._dead is not None
+
+    def close(self, linger: float | None = None) -> Awaitable[None]:
+        """Close all its Pubs and Subs and stop; subscribers have `linger` seconds (default: the
+        setting) to receive what they are due. In an event loop to be awaited."""
+        if self._thread is None:
+            if self._dead is None:
+                self._dead = Closed("this Peer is closed")
+            return self._close(linger)
+        self.refuse_in_loop("Peer.close()")
+        if self._dead is None:
+            self._dead = Closed("this Peer is closed")
+            thread = self._thread
+            try:
+                thread.run(self._close(linger))
+            finally:
+                thread.stop()
+        return _DONE
+
+    async def _close(self, linger: float | None) -> None:
+        await self.runtime.close(linger)
+
+    def __enter__(self) -> Peer:
+        if self._thread is None:
+            raise WrongContext("in an event loop a Peer is entered by `async with`, not `with`")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Peer:
+        if self._thread is not None:
+            raise WrongContext("this Peer was made outside an event loop: enter it by `with`")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        where = self.address or "not connected yet"
+        state = "closed" if self.closed else where
+        coordinators = ",".join(map(str, self.coordinators))
+        return f"<Peer {self.peer_id} at {state}, coordinator {coordinators}>"
+
+    # --- what Pub and Sub call ----------------------------------------------------------
+
+    def _alive(self) -> _LoopThread:
+        if self._dead is not None:
+            raise self._dead
+        assert self._thread is not None
+        return self._thread
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in the loop's thread and wait for it."""
+        return self._alive().call(function, *args, **kwargs)
+
+    def try_call(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """The same, unless the Peer is closed."""
+        with contextlib.suppress(PubSubError):
+            self.call(function, *args, **kwargs)
+
+    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """Have a function run in the loop's thread; not waited for. Harmless after the end."""
+        thread = self._thread
+        if thread is not None:
+            try:
+                thread.loop.call_soon_threadsafe(function, *args)
+            except RuntimeError:
+                if not thread.loop.is_closed():
+                    raise
+
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the loop's thread and wait for it."""
+        try:
+            thread = self._alive()
+        except PubSubError:
+            coroutine.close()
+            raise
+        return thread.run(coroutine)
+
+    def refuse_in_loop(self, what: str) -> None:
+        """Raise `WrongContext` where waiting would block a running event loop."""
+        if running_loop() is not None:
+            raise WrongContext(
+                f"{what} blocks, and an event loop is running here: make the Pub, Sub or Peer "
+                "inside the loop and await it, or call it in asyncio.to_thread"
+            )
+
+    def _abandon_after_fork(self) -> None:
+        error = WrongContext(
+            "this Peer, and every Pub and Sub of it, was made before a fork and belongs to the "
+            "parent process: make new ones in the child"
+        )
+        self._dead = error
+        self.runtime.abandon_after_fork(error)
+
+
+class _LoopThread:
+    """A background thread that runs an event loop: uvloop where it exists."""
+
+    def __init__(self) -> None:
+        self.loop = _new_loop()
+        started = threading.Event()
+        self.loop.call_soon(started.set)
+        self._thread = threading.Thread(target=self._run, name="pubsub", daemon=True)
+        self._thread.start()
+        started.wait()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if threading.current_thread() is self._thread:
+            return function(*args, **kwargs)
+        result: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                result.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                result.set_exception(error)
+
+        self.loop.call_soon_threadsafe(run)
+        return result.result()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise Closed("this Peer was closed meanwhile") from None
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        if self.loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(_cancel_all(), self.loop).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+            self.loop.close()
+
+
+async def _cancel_all() -> None:
+    """End the tasks that are left, and let the transports say that they are closed."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform != "win32":
+        try:
+            import uvloop
+        except ImportError:
+            pass
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+class _Done:
+    """What a blocking close() returns, so that it may be awaited by mistake without harm."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+    def __repr__(self) -> str:
+        return "<closed>"
+
+
+_DONE = _Done()
+
+
+# --- the default Peers ------------------------------------------------------------------
+
+_peers: weakref.WeakSet[Peer] = weakref.WeakSet()
+_abandoned: list[Any] = []
+_lock = threading.Lock()
+_of_process: Peer | None = None
+_of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Peer] = weakref.WeakKeyDictionary()
+
+
+def default_peer() -> Peer:
+    """The Peer of the running loop, or where none runs the process's; made on first use."""
+    global _of_process
+    loop = running_loop()
+    if loop is not None:
+        peer = _of_loops.get(loop)
+        if peer is None or peer.closed:
+            peer = _of_loops[loop] = Peer()
+        return peer
+    with _lock:
+        if _of_process is None or _of_process.closed:
+            _of_process = Peer()
+        return _of_process
+
+
+# --- the end of the process -------------------------------------------------------------
+
+_registered: set[str] = set()
+
+
+def _at_exit() -> None:
+    """Have the Peers of threads closed when the process ends, also in a multiprocessing child,
+    where no atexit function runs."""
+    if "atexit" not in _registered:
+        _registered.add("atexit")
+        atexit.register(_close_all)
+    process = sys.modules.get("multiprocessing.process")
+    if (
+        process is not None
+        and process.parent_process() is not None
+        and "multiprocessing" not in _registered
+    ):
+        _registered.add("multiprocessing")
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _close_all, exitpriority=100)
+
+
+def _close_all() -> None:
+    for peer in list(_peers):
+        if peer.blocking and not peer.closed:
+            try:
+                peer.close()
+            except Exception:
+                log.exception("closing %r at the end of the process failed", peer)
+
+
+async def _guard(runtime: Runtime) -> AsyncGenerator[None, None]:
+    """Closes the runtime when its loop shuts down its asynchronous generators."""
+    try:
+        yield
+    finally:
+        await runtime.close()
+
+
+def _begin(generator: AsyncGenerator[None, None]) -> None:
+    """Run it to its `yield`, which is where the loop gets to know of it."""
+    with contextlib.suppress(StopIteration):
+        generator.__anext__().send(None)
+
+
+def _after_fork() -> None:
+    """In the child: nothing of the parent's Peers may be used, and nothing of them may run."""
+    global _of_process, _lock
+    _lock = threading.Lock()
+    _of_process = None
+    _registered.clear()
+    for peer in list(_peers):
+        _abandoned.append(peer)  # its loop is never collected: that would touch the parent's
+        _abandoned.extend(list(_of_loops.keys()))
+        peer._abandon_after_fork()
+    _peers.clear()
+    _of_loops.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,707 @@
+"""Pub: what a publisher holds.
+
+`Pub(...)` gives one of two faces of the same thing. `AsyncPub` lives in an event loop: `put`
+encodes and appends, and the loop's turn ends with the batch in the log. `BlockingPub` belongs to
+a Peer on a background thread and may be used from any thread: `put` does the same under a lock,
+and hands whole batches over to the loop's thread.
+
+The fast path of `put` is one C call (encode), one subtraction and one append. Everything that
+can be out of the ordinary (first message of a batch, batch full, large message, buffer full,
+closed, forked) is found by the one comparison ``left <= 0``: see `_slow`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from pubsub.codec import CODECS, LARGE, Encoder
+from pubsub.config import KIB, MIB
+from pubsub.core.frames import BATCH_COST, array_header
+from pubsub.core.publication import Publication
+from pubsub.core.topics import check_topic
+from pubsub.errors import Closed, MessageTooLarge, WrongContext
+from pubsub.peer import Peer, default_peer, running_loop
+
+if TYPE_CHECKING:
+    from pubsub.runtime import Ready, Runtime
+
+__all__ = ["AsyncPub", "BlockingPub", "Pub"]
+
+BATCH_BYTES = 64 * KIB
+"""A batch is closed when it has so many bytes, or at the end of the loop's turn."""
+HANDOVER_BYTES = 1 * MIB
+"""Bytes that a BlockingPub may be ahead of its loop's thread; then `put` lets that run."""
+
+Batch = tuple[int, bytes, tuple[bytes, ...], float]
+
+
+class _Done:
+    """What `put` returns in an event loop when there is nothing to wait for."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+    def __repr__(self) -> str:
+        return "<put: done>"
+
+
+_DONE = _Done()
+_NEVER = float("-inf")
+
+
+class Pub:
+    """Publishes messages on a topic, straight to every subscriber.
+
+    Made where no event loop runs, it belongs to the process's default `Peer` and its calls block;
+    made inside a running event loop, it belongs to that loop, and what waits is awaited. One Pub
+    is one stream: its messages arrive at each Sub in the order of the puts.
+
+    Parameters:
+        topic: segments split by ``/``, such as ``"sensors/kitchen/temp"``; no wildcards.
+        peer: the Peer to belong to; default: the process's, or the running loop's, own.
+        overflow: what happens when `buffer` is full. ``"drop"``: the oldest messages go, and are
+            counted as lost by each Sub that had not got them; a put never waits. ``"block"``:
+            a put waits until there is room (in an event loop: ``await pub.put(...)``).
+        buffer: bytes of encoded messages to keep for subscribers that are behind. Default 64 MiB.
+        history: how many past messages to keep for Subs that ask for them. Default 0.
+        codec: ``"msgpack"`` (default), ``"pickle"`` (any object, and only to a
+            ``Sub(allow_pickle=True)``) or ``"raw"`` (bytes only).
+
+    Raises:
+        TopicError: the topic is not valid.
+        CoordinatorUnavailable: blocking only, when no coordinator was ever reached; in an event
+            loop ``await pub`` (or ``async with pub``) raises it.
+
+    Example:
+        >>> from pubsub import Pub, Sub
+        >>> sub = Sub("greetings")
+        >>> with Pub("greetings") as pub:
+        ...     pub.put({"hello": "world"})
+        >>> sub.get(timeout=5)
+        {'hello': 'world'}
+        >>> sub.close()
+    """
+
+    _runtime: Runtime
+    _publication: Publication
+    _ready: Ready
+
+    def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Pub:
+        """The face that fits: blocking or async."""
+        if cls is Pub:
+            blocking = running_loop() is None if peer is None else peer.blocking
+            cls = BlockingPub if blocking else AsyncPub
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        peer: Peer | None = None,
+        overflow: Literal["drop", "block"] = "drop",
+        buffer: int = 64 * MIB,
+        history: int = 0,
+        codec: Literal["msgpack", "pickle", "raw"] = "msgpack",
+    ) -> None:
+        self._dead: Exception | None = None
+        self._left: float = 0
+        self.topic = check_topic(topic)
+        if overflow not in ("drop", "block"):
+            raise ValueError(f'overflow {overflow!r} is neither "drop" nor "block"')
+        if codec not in CODECS:
+            raise ValueError(f"codec {codec!r} is none of {', '.join(map(repr, CODECS))}")
+        self.overflow = overflow
+        self.buffer = _whole("buffer", buffer, 1)
+        self.history = _whole("history", history, 0)
+        self.codec = codec
+        self.peer = peer if peer is not None else default_peer()
+        self._block = overflow == "block"
+        self._max_message = self.peer.settings.max_message
+        self._batch_bytes = max(1, min(BATCH_BYTES, buffer // 4))
+        self._encoder = Encoder(codec, self.topic, self._max_message, self._on_large)
+        self._pack: Callable[[Any], bytes] = self._encoder.pack
+        self._parts: list[bytes] = []
+        self._bytes = 0  # of the parts of the present batch, where it is not on the fast path
+        self._room: float = 0  # what `_left` was set to when the present batch began
+        self._open()
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    # --- putting ------------------------------------------------------------------------
+
+    def put(self, value: Any) -> Awaitable[None] | None:
+        """Publish a message.
+
+        The value is encoded now: what happens to it later changes nothing.
+
+        Returns:
+            in an event loop an awaitable, which is worth awaiting only with
+            ``overflow="block"`` (then it must be); else None.
+
+        Raises:
+            EncodeError: the codec cannot carry the value. Nothing was put.
+            MessageTooLarge: it is above the Peer's `max_message`. Nothing was put.
+            Closed: the Pub is closed.
+        """
+        raise NotImplementedError
+
+    def put_many(self, values: Iterable[Any]) -> Awaitable[None] | None:
+        """Publish many messages, as `put` does one by one, in order.
+
+        An error leaves the messages before it put, and those behind it not.
+        """
+        raise NotImplementedError
+
+    def _on_large(self) -> None:
+        """The encoder has set large buffers aside: this put takes the slow path."""
+        self._left = 0
+
+    def _encode_failed(self, error: Exception, value: Any) -> NoReturn:
+        explained = self._encoder.error(error, value)
+        self._pack = self._encoder.pack
+        if self._left == 0 and self._parts:
+            self._left = self._room - sum(map(len, self._parts))
+        raise explained from None
+
+    def _encode_large(self, data: bytes, value: Any) -> tuple[bytes, tuple[bytes, ...]]:
+        """A message whose encoding is large, or already left buffers aside: take its large bytes
+        out of band, and check its size."""
+        encoder = self._encoder
+        buffers = tuple(encoder.buffers)
+        encoder.buffers.clear()
+        if not buffers and len(data) >= LARGE:
+            try:
+                data = encoder.pack_out_of_band(value)
+            except Exception as error:
+                self._encode_failed(error, value)
+            buffers = tuple(encoder.buffers)
+            encoder.buffers.clear()
+            self._pack = encoder.pack
+            self._left = 0
+        size = len(data) + sum(map(len, buffers))
+        if size > self._max_message:
+            if self._parts:  # the batch goes on as if nothing had been
+                self._left = self._room - sum(map(len, self._parts))
+            raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)
+        return data, buffers
+
+    def _close_batch(self, buffers: tuple[bytes, ...] = ()) -> Batch:
+        """The pending messages as one batch."""
+        parts = self._parts
+        self._parts = []
+        self._left = 0
+        body = b"".join((array_header(len(parts)), *parts))
+        return len(parts), body, buffers, time.time()
+
+    def seal(self) -> None:
+        """See `Source`: called in the loop's thread."""
+        raise NotImplementedError
+
+    def abandon(self, error: Exception) -> None:
+        """See `Source`."""
+        self._dead = error
+        self._left = _NEVER
+        self._parts = []
+
+    def _check(self) -> None:
+        if self._dead is not None:
+            raise self._dead
+
+    # --- for people ---------------------------------------------------------------------
+
+    @property
+    def subscribers(self) -> dict[str, dict[str, Any]]:
+        """The Subs that get this stream: address → how each stands.
+
+        The address is ``host:port#n``, with the Sub's number in its process. Of each: ``state``
+        (``attached``, ``expected`` or ``reconnecting``), ``lag`` (messages that it has not yet
+        taken), ``lost`` (messages that left the buffer before they could be sent), ``observer``.
+        """
+        found = {}
+        for state, cursor in self._publication.cursors():
+            outlet = cursor.outlet
+            where = outlet.address if outlet is not None else f"peer {cursor.key.peer_id}"
+            found[f"{where}#{cursor.key.sub_id}"] = {
+                "state": state,
+                "lag": cursor.lag,
+                "lost": cursor.lost,
+                "observer": cursor.observer,
+            }
+        return found
+
+    @property
+    def closed(self) -> bool:
+        """Whether the Pub is closed."""
+        return self._dead is not None
+
+    def __repr__(self) -> str:
+        if self._dead is not None:
+            return f"<Pub {self.topic!r}: closed>"
+        put = self._publication.log.next_seq + len(self._parts)
+        return f"<Pub {self.topic!r}: {put} put, {self._publication.attached} subscribers>"
+
+
+class AsyncPub(Pub):
+    """A Pub inside an event loop."""
+
+    def _open(self) -> None:
+        if self.peer.blocking:
+            raise WrongContext(
+                "this Peer runs on a thread of its own: Pub(peer=…) made with it is blocking"
+            )
+        self._closing = False
+        self._runtime = runtime = self.peer.runtime
+        self._room_waiters: deque[asyncio.Future[None]] = deque()
+        self._publication, self._ready = runtime.add_pub(
+            _WeakSource(self),
+            self.topic,
+            codec=self.codec,
+            block=self._block,
+            buffer=self.buffer,
+            history=self.history,
+        )
+        self._finalizer = weakref.finalize(
+            self, _drop_pub, weakref.ref(runtime), self._publication.stream_id
+        )
+        self._finalizer.atexit = False
+
+    def put(self, value: Any) -> Awaitable[None]:
+        try:
+            data = self._pack(value)
+        except Exception as error:
+            self._encode_failed(error, value)
+        left = self._left = self._left - len(data)
+        if left <= 0:
+            return self._slow(data, value)
+        self._parts.append(data)
+        return _DONE
+
+    def _slow(self, data: bytes, value: Any) -> Awaitable[None]:
+        """A put that is out of the ordinary."""
+        self._check()
+        self._left += len(data)
+        buffers: tuple[bytes, ...] = ()
+        if self._encoder.buffers or len(data) >= self._batch_bytes:
+            data, buffers = self._encode_large(data, value)
+        if self._block:
+            size = len(data) + sum(map(len, buffers)) + BATCH_COST
+            if self._room_waiters or not self._fits(size):
+                return self._put_when_room(data, buffers, size)
+        self._admit(data, buffers)
+        return _DONE
+
+    def _fits(self, size: int) -> bool:
+        """Bring what is pending into the log, and see whether there is room for so much more."""
+        self.seal()
+        return self._publication.room(size)
+
+    def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> None:
+        if not self._parts:
+            if running_loop() is not self._runtime.loop:
+                raise WrongContext(
+                    f"Pub({self.topic!r}) belongs to an event loop that does not run here: use it "
+                    "there, or make a Pub outside of any loop, which all threads may use"
+                )
+            self._runtime.pending(self)
+            self._room = self._batch_bytes
+            if self._block:
+                self._room = min(
+                    self._room, max(1, self.buffer - self._publication.log.size - BATCH_COST)
+                )
+            self._left = self._room
+        self._parts.append(data)
+        self._left -= len(data)
+        if buffers or self._left <= 0:
+            self._publication.append(*self._close_batch(buffers))
+
+    async def _put_when_room(self, data: bytes, buffers: tuple[bytes, ...], size: int) -> None:
+        turn: asyncio.Future[None] = self._runtime.loop.create_future()
+        self._room_waiters.append(turn)
+        self._publication.on_room = self._wake_first
+        try:
+            while self._room_waiters[0] is not turn or not self._fits(size):
+                await turn
+                self._check()
+                turn = self._room_waiters[0] = self._runtime.loop.create_future()
+            self._admit(data, buffers)
+        finally:
+            if turn in self._room_waiters:
+                self._room_waiters.remove(turn)
+            self._wake_first()
+
+    def _wake_first(self) -> None:
+        if self._room_waiters:
+            first = self._room_waiters[0]
+            if not first.done():
+                first.set_result(None)
+        else:
+            self._publication.on_room = None
+
+    def put_many(self, values: Iterable[Any]) -> Awaitable[None]:
+        if self._block:
+            return self._put_each(values)
+        for value in values:
+            self.put(value)
+        return _DONE
+
+    async def _put_each(self, values: Iterable[Any]) -> None:
+        for value in values:
+            await self.put(value)
+
+    def seal(self) -> None:
+        """See `Source`."""
+        if self._parts:
+            self._publication.append(*self._close_batch())
+
+    def abandon(self, error: Exception) -> None:
+        """See `Source`."""
+        super().abandon(error)
+        for waiter in self._room_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Wait until every Sub that is connected, expected or reconnecting has received what was
+        put so far (observers are not waited for).
+
+        Raises:
+            TimeoutError: `timeout` seconds were not enough.
+        """
+        self._check()
+        self.seal()
+        if not await self._runtime.received(self._publication, timeout):
+            raise TimeoutError(_flush_text(self, timeout))
+
+    async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until `n` Subs are connected.
+
+        Raises:
+            TimeoutError: after `timeout` seconds there were fewer.
+            Closed: the Pub was closed meanwhile.
+        """
+        self._check()
+        await wait_attached(self._runtime, self._publication, n, timeout)
+
+    def close(self, linger: float | None = None) -> Awaitable[None]:
+        """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
+        what was put, then end the stream. May be called again. To be awaited."""
+        if self._dead is None:
+            self.seal()
+            self.abandon(Closed(f"Pub({self.topic!r}) is closed"))
+            self._finalizer.detach()
+            self._closing_task = self._runtime.loop.create_task(
+                self._runtime.close_pub(self._publication.stream_id, linger)
+            )
+        return self._closed()
+
+    async def _closed(self) -> None:
+        task = getattr(self, "_closing_task", None)
+        if task is not None:
+            await asyncio.wait([task])
+
+    def __await__(self) -> Generator[Any, None, AsyncPub]:
+        """Wait until it is ready: the coordinators have named the Subs that are there.
+
+        Raises:
+            CoordinatorUnavailable: none could be reached in time.
+        """
+        yield from self._ready.wait().__await__()
+        return self
+
+    async def __aenter__(self) -> AsyncPub:
+        return await self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def __enter__(self) -> NoReturn:
+        raise WrongContext("in an event loop a Pub is entered by `async with`, not `with`")
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class BlockingPub(Pub):
+    """A Pub outside event loops, for any thread."""
+
+    def _open(self) -> None:
+        if not self.peer.blocking:
+            raise WrongContext("this Peer belongs to an event loop: make the Pub inside it")
+        self._lock = threading.Lock()
+        self._roomy = threading.Condition(self._lock)
+        self._handover: deque[Batch] = deque()
+        self._ahead = 0  # bytes handed over and not in the log yet
+        self._used = 0  # bytes in the log, as last seen by the loop's thread
+        self._waiting = 0
+        self._needed = 0  # bytes that the put that waits has
+        self._runtime = self.peer.runtime
+        self._publication, self._ready = self.peer.call(
+            self._runtime.add_pub,
+            _WeakSource(self),
+            self.topic,
+            codec=self.codec,
+            block=self._block,
+            buffer=self.buffer,
+            history=self.history,
+        )
+        self._finalizer = weakref.finalize(
+            self, _drop_pub, weakref.ref(self._runtime), self._publication.stream_id
+        )
+        self._finalizer.atexit = False
+        try:
+            self.peer.wait(self._ready.wait())
+        except BaseException:
+            self.close(linger=0)
+            raise
+
+    def put(self, value: Any) -> None:
+        with self._lock:
+            try:
+                data = self._pack(value)
+            except Exception as error:
+                self._encode_failed(error, value)
+            left = self._left = self._left - len(data)
+            if left <= 0:
+                self._slow(data, value)
+            else:
+                self._parts.append(data)
+
+    def put_many(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self.put(value)
+
+    def _slow(self, data: bytes, value: Any) -> None:
+        """A put that is out of the ordinary; under the lock."""
+        self._check()
+        self._left += len(data)
+        buffers: tuple[bytes, ...] = ()
+        if self._encoder.buffers or len(data) >= self._batch_bytes:
+            data, buffers = self._encode_large(data, value)
+        size = len(data) + sum(map(len, buffers)) + BATCH_COST
+        if self._block:
+            self._wait_for_room(size)
+        elif self._ahead > HANDOVER_BYTES:
+            self._wait(lambda: self._ahead <= HANDOVER_BYTES)
+        if not self._parts:
+            self._room = self._batch_bytes
+            if self._block:
+                self._room = min(self._room, max(1, self.buffer - self._used - size))
+            self._left = self._room
+            self._wake()
+        self._parts.append(data)
+        self._left -= len(data)
+        if buffers or self._left <= 0:
+            self._hand_over(buffers)
+
+    def _hand_over(self, buffers: tuple[bytes, ...] = ()) -> None:
+        batch = self._close_batch(buffers)
+        size = len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST
+        self._ahead += size
+        self._handover.append(batch)
+
+    def _wake(self) -> None:
+        """Have the loop's thread call `seal`."""
+        self.peer.call_soon(self._runtime.pending, self)
+
+    def _wait(self, there: Callable[[], bool]) -> None:
+        """Wait, under the lock, until it is so or the Pub is closed."""
+        self._waiting += 1
+        try:
+            while not there():
+                self._wake()
+                self._roomy.wait()
+                self._check()
+        finally:
+            self._waiting -= 1
+
+    def _wait_for_room(self, size: int) -> None:
+        if self._parts:
+            self._hand_over()  # what waits for room must not wait for us
+
+        def roomy() -> bool:
+            used = self._used + self._ahead
+            return used == 0 or used + size <= self.buffer
+
+        self._needed = size
+        if not roomy():
+            if running_loop() is not None:
+                raise WrongContext(
+                    f"Pub({self.topic!r}, overflow='block') would have to block the event loop: "
+                    "make it inside the loop, and await pub.put(...)"
+                )
+            self._wait(roomy)
+
+    def seal(self) -> None:
+        """See `Source`."""
+        with self._lock:
+            if self._parts:
+                self._hand_over()
+            publication = self._publication
+            while self._handover:
+                publication.append(*self._handover.popleft())
+            self._ahead = 0
+            self._look()
+
+    def _look(self) -> None:
+        """See how full the log is, and let go those who can; under the lock."""
+        publication = self._publication
+        if self._block:
+            if self._waiting:
+                publication.room(self._needed)  # lets go what nobody waits for
+                publication.on_room = self._room_opened
+            else:
+                publication.on_room = None
+        self._used = publication.log.size
+        if self._waiting:
+            self._roomy.notify_all()
+
+    def _room_opened(self) -> None:
+        with self._lock:
+            self._look()
+
+    def abandon(self, error: Exception) -> None:
+        """See `Source`."""
+        if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
+            self._lock = threading.Lock()
+            self._roomy = threading.Condition(self._lock)
+        with self._lock:
+            super().abandon(error)
+            self._roomy.notify_all()
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Wait until every Sub that is connected, expected or reconnecting has received what was
+        put so far (observers are not waited for).
+
+        Raises:
+            TimeoutError: `timeout` seconds were not enough.
+        """
+        self._check()
+        self.peer.refuse_in_loop("flush()")
+        if not self.peer.wait(self._flush(timeout)):
+            raise TimeoutError(_flush_text(self, timeout))
+
+    async def _flush(self, timeout: float | None) -> bool:
+        self.seal()
+        return await self._runtime.received(self._publication, timeout)
+
+    def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until `n` Subs are connected.
+
+        Raises:
+            TimeoutError: after `timeout` seconds there were fewer.
+            Closed: the Pub was closed meanwhile.
+        """
+        self._check()
+        self.peer.refuse_in_loop("wait_for_subscribers()")
+        self.peer.wait(wait_attached(self._runtime, self._publication, n, timeout))
+
+    def close(self, linger: float | None = None) -> None:
+        """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
+        what was put, then end the stream. May be called again."""
+        with self._lock:
+            if self._dead is not None:
+                return
+            if self._parts:
+                self._hand_over()
+            self._dead = Closed(f"Pub({self.topic!r}) is closed")
+            self._left = _NEVER
+            self._roomy.notify_all()
+        self._finalizer.detach()
+        self.peer.wait(self._runtime.close_pub(self._publication.stream_id, linger))
+
+    def __enter__(self) -> BlockingPub:
+        self._check()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __await__(self) -> NoReturn:
+        raise WrongContext(
+            "this Pub was made outside an event loop and blocks: make it inside the loop to await"
+        )
+
+    async def __aenter__(self) -> NoReturn:
+        self.__await__()
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+class _WeakSource:
+    """A Pub as the runtime holds it: the runtime alone keeps no Pub alive."""
+
+    __slots__ = ("_pub",)
+
+    def __init__(self, pub: AsyncPub | BlockingPub) -> None:
+        self._pub = weakref.ref(pub)
+
+    def seal(self) -> None:
+        pub = self._pub()
+        if pub is not None:
+            pub.seal()
+
+    def abandon(self, error: Exception) -> None:
+        pub = self._pub()
+        if pub is not None:
+            pub.abandon(error)
+
+
+def _drop_pub(runtime_ref: weakref.ref[Runtime], stream_id: int) -> None:
+    """A Pub was dropped without close(): end its stream, in the background."""
+    runtime = runtime_ref()
+    if runtime is not None:
+        runtime.drop_pub(stream_id)
+
+
+async def wait_attached(
+    runtime: Runtime, publication: Publication, n: int, timeout: float | None
+) -> None:
+    """See `Pub.wait_for_subscribers`."""
+    changed: asyncio.Future[None] | None = None
+    deadline = None if timeout is None else runtime.loop.time() + timeout
+
+    def wake() -> None:
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    publication.watchers.append(wake)
+    timer = None if deadline is None else runtime.loop.call_at(deadline, wake)
+    try:
+        while publication.attached < n:
+            if publication.ended:
+                raise Closed(f"Pub({publication.topic!r}) is closed")
+            if deadline is not None and runtime.loop.time() >= deadline:
+                raise TimeoutError(
+                    f"{publication.attached} of {n} subscribers on {publication.topic!r} after "
+                    f"{timeout:g} s"
+                )
+            changed = runtime.loop.create_future()
+            await changed
+    finally:
+        publication.watchers.remove(wake)
+        if timer is not None:
+            timer.cancel()
+
+
+def _flush_text(pub: Pub, timeout: float | None) -> str:
+    behind = [f"{who} ({how['lag']} behind)" for who, how in pub.subscribers.items()]
+    return f"flush of {pub.topic!r}: after {timeout:g} s not all has been received: " + (
+        ", ".join(behind) or "subscribers are still to come"
+    )
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r} is not a whole number")
+    if value < least:
+        raise ValueError(f"{name}={value!r} is below {least}")
+    return value

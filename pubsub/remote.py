@@ -1,0 +1,226 @@
+"""A remote: a publishing peer that Subs of ours want streams of, and the one link to it.
+
+It dials for as long as a stream is wanted, opens a channel for each, and brings them back, from
+where they stand, when the link breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from pubsub.config import Address, Settings
+from pubsub.core.frames import Event
+from pubsub.core.handshake import Dialler, Identity, Other, Refused
+from pubsub.core.liveness import Backoff
+from pubsub.core.receiving import Receiving
+from pubsub.core.stream import Stream
+from pubsub.discovery import explain
+from pubsub.errors import AuthError, ProtocolError
+from pubsub.link import Link
+
+__all__ = ["Owner", "Remote"]
+
+log = logging.getLogger("pubsub")
+
+
+class Owner(Protocol):
+    """The runtime, as a remote sees it."""
+
+    loop: asyncio.AbstractEventLoop
+    settings: Settings
+
+    def identity(self) -> Identity:
+        """Who we are."""
+
+    def touch(self, link: Link) -> None:
+        """A link has something to write."""
+
+    def settled(self, stream: Stream) -> None:
+        """A subscription was answered, or cannot be made now."""
+
+    def listed(self, stream: Stream) -> bool:
+        """Whether any coordinator knows of the stream."""
+
+    def give_up(self, stream: Stream) -> None:
+        """The stream's publisher is gone."""
+
+    def forget(self, remote: Remote) -> None:
+        """Nothing is wanted of that peer any more."""
+
+
+class Remote:
+    """One publishing peer; the endpoint of the link to it.
+
+    Parameters:
+        peer_id, address: of the peer.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        peer_id: str,
+        address: Address,
+        scratch: bytearray,
+        random: Callable[[], float],
+    ) -> None:
+        self.peer_id = peer_id
+        self.address = address
+        self.link: Link | None = None
+        self._owner = owner
+        self._scratch = scratch
+        self._streams: dict[Stream, None] = {}
+        self._receiving: Receiving | None = None
+        self._backoff = Backoff(random)
+        self._task: asyncio.Task[None] | None = None
+        self._answer: asyncio.Future[None] | None = None
+        self._broken_at: float | None = None
+        self._closed = False
+        self._warned = False
+
+    def moved(self, address: Address) -> None:
+        """A coordinator says where it is."""
+        self.address = address
+
+    def add(self, stream: Stream) -> None:
+        """A Sub wants a stream."""
+        self._streams[stream] = None
+        if self._receiving is not None:
+            self._receiving.subscribe(stream)
+        else:
+            self._dial()
+
+    def remove(self, stream: Stream) -> None:
+        """A stream is over."""
+        self._streams.pop(stream, None)
+        if not self._streams:
+            self._owner.loop.call_soon(self._leave_if_unused)
+
+    def _leave_if_unused(self) -> None:
+        if not self._streams:
+            self.close()
+
+    def close(self) -> None:
+        """Say GOODBYE."""
+        if self._closed:
+            return
+        self._closed = True
+        self._owner.forget(self)
+        if self._task is not None:
+            self._task.cancel()
+        if self.link is not None:
+            self.link.goodbye()
+
+    # --- dialling -----------------------------------------------------------------------
+
+    def _dial(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = self._owner.loop.create_task(
+                self._run(), name=f"pubsub dial {self.address}"
+            )
+
+    async def _run(self) -> None:
+        while self._streams and not self._closed:
+            try:
+                await self._connect()
+                return
+            except (OSError, ProtocolError, AuthError, Refused, asyncio.TimeoutError) as error:
+                self._failed(error)
+            await asyncio.sleep(self._backoff.delay())
+
+    async def _connect(self) -> None:
+        owner = self._owner
+        answer = self._answer = owner.loop.create_future()
+        handshake = Dialler(owner.identity(), "peer", self.peer_id)
+        link = Link(owner.loop, handshake, self, owner.settings, self._scratch)
+        self.link = link
+        try:
+            await asyncio.wait_for(
+                owner.loop.create_connection(lambda: link, self.address.host, self.address.port),
+                owner.settings.connect_timeout,
+            )
+            await answer
+        except BaseException:
+            if self._receiving is None:
+                self.link = None
+                link.abort()
+            raise
+
+    def _failed(self, error: Exception) -> None:
+        """An attempt failed: what cannot come any more is given up, the rest waits."""
+        owner = self._owner
+        now = owner.loop.time()
+        gone = isinstance(error, Refused) and error.code == "identity"
+        if self._broken_at is None:
+            self._broken_at = now
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "cannot reach the publisher at %s: %s; trying on", self.address, explain(error)
+            )
+        over = now - self._broken_at >= owner.settings.resume_timeout
+        for stream in list(self._streams):
+            listed = owner.listed(stream)
+            if gone or (not listed and (over or stream.expected is None)):
+                owner.give_up(stream)
+            else:
+                owner.settled(stream)
+
+    # --- the link's endpoint ------------------------------------------------------------
+
+    def opened(self, link: Link, other: Other) -> None:
+        """See `Endpoint`."""
+        self._backoff.reset()
+        self._broken_at = None
+        self._warned = False
+        receiving = self._receiving = Receiving(self._output, self._answered)
+        link.reader.place = receiving.place
+        for stream in self._streams:
+            receiving.subscribe(stream)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
+        if self._closed:
+            link.goodbye()
+
+    def _output(self) -> None:
+        if self.link is not None:
+            self._owner.touch(self.link)
+
+    def _answered(self, stream: Stream) -> None:
+        self._owner.settled(stream)
+        if stream.ended:
+            self.remove(stream)
+
+    def receive(self, event: Event) -> None:
+        """See `Endpoint`."""
+        assert self._receiving is not None
+        self._receiving.receive(event)
+
+    def pump(self, budget: int) -> Sequence[bytes | memoryview]:
+        """See `Endpoint`."""
+        return self._receiving.pump(budget) if self._receiving is not None else ()
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        if link is not self.link:
+            return
+        self.link = None
+        if self._receiving is None:  # never opened
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_exception(error or ConnectionError("it said goodbye"))
+            return
+        self._receiving.lost()
+        self._receiving = None
+        if self._closed:
+            return
+        if error is None:  # it has said goodbye: what was to come has come
+            for stream in list(self._streams):
+                self._owner.give_up(stream)
+            return
+        log.info("the link with the publisher at %s broke: %s", self.address, error)
+        self._broken_at = self._owner.loop.time()
+        for stream in self._streams:
+            self._owner.settled(stream)
+        self._dial()

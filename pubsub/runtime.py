@@ -1,0 +1,835 @@
+"""One process's runtime, bound to one event loop: it brings the cores and the connections together.
+
+It owns the listening sockets, the links in both directions, the sessions with the coordinators,
+and the publications and inboxes of all Pubs and Subs of the peer. Everything in it runs in its
+loop's thread. What is to be written is collected during a turn of the loop and written at its
+end (`Runtime.schedule`): one batch per Pub, one write per link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import random
+import secrets
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from pubsub._version import __version__
+from pubsub.config import Address, Settings, parse_address
+from pubsub.core.cursor import SubKey
+from pubsub.core.directory import Directory
+from pubsub.core.frames import SCRATCH_SIZE, Event
+from pubsub.core.handshake import Acceptor, Identity, Other
+from pubsub.core.inbox import Inbox
+from pubsub.core.local import Local
+from pubsub.core.messages import Expect, Match, MatchedPub, Register, Unregister
+from pubsub.core.publication import Publication
+from pubsub.core.serving import Serving
+from pubsub.core.stream import Stream, StreamKey
+from pubsub.core.topics import is_pattern, matches
+from pubsub.discovery import Session, explain
+from pubsub.errors import Closed, CoordinatorUnavailable
+from pubsub.link import Gate, Link
+from pubsub.remote import Remote
+
+__all__ = ["Ready", "Runtime", "Source"]
+
+log = logging.getLogger("pubsub")
+
+REMEMBERED = 4096
+"""Closed Pubs whose counts, and given-up streams whose places, are remembered."""
+
+
+class Source(Protocol):
+    """What feeds a publication: a Pub."""
+
+    def seal(self) -> None:
+        """Bring what was put so far into the log. Called in the loop's thread."""
+
+    def abandon(self, error: Exception) -> None:
+        """Refuse every further call, with this error."""
+
+
+class Sink(Protocol):
+    """What drains an inbox: a Sub."""
+
+    def abandon(self, error: Exception) -> None:
+        """Refuse every further call, with this error."""
+
+    def failed(self, error: Exception) -> None:
+        """It could not be made ready."""
+
+
+class Ready:
+    """Whether a Pub or Sub is ready, and who waits for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.done = False
+        self.error: Exception | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def set(self, error: Exception | None = None) -> None:
+        """It is, or cannot be for now."""
+        self.done = error is None
+        self.error = error
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def wait(self) -> None:
+        """Return when ready.
+
+        Raises:
+            CoordinatorUnavailable: no coordinator could be reached in time.
+        """
+        while not self.done:
+            if self.error is not None:
+                raise self.error
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+
+class _Pub:
+    """What the runtime knows of a Pub."""
+
+    def __init__(self, publication: Publication, source: Source, ready: Ready) -> None:
+        self.publication = publication
+        self.source = source
+        self.ready = ready
+        self.acknowledged = False
+
+
+class _Sub:
+    """What the runtime knows of a Sub."""
+
+    def __init__(self, inbox: Inbox, sink: Sink, ready: Ready) -> None:
+        self.inbox = inbox
+        self.sink = sink
+        self.ready = ready
+        self.acknowledged = False
+        self.unsettled: set[Stream] = set()
+        self.places: dict[StreamKey, int] = {}  # where given-up streams would go on
+
+
+class Runtime:
+    """See the module.
+
+    Parameters:
+        loop: whose thread everything runs in.
+        coordinators: the addresses; see `coordinators_from`.
+        configured: False: the addresses are the default, where this process may start a
+            coordinator itself.
+        settings: times, sizes, addresses.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coordinators: tuple[Address, ...],
+        configured: bool,
+        settings: Settings,
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.peer_id = secrets.token_hex(8)
+        self.closing = False
+        self._random = random.Random(secrets.randbits(64)).random
+        self._scratch = bytearray(SCRATCH_SIZE)
+        self._gate = Gate(settings.max_unauthenticated)
+        self._servers: dict[str, asyncio.Server] = {}
+        self._identities: dict[str, Identity] = {}
+        self._identifying: dict[str, asyncio.Future[Identity]] = {}
+        self._pubs: dict[int, _Pub] = {}
+        self._subs: dict[int, _Sub] = {}
+        self._ended: dict[int, Publication] = {}
+        self._next_id = 1
+        self._remotes: dict[str, Remote] = {}
+        self._served: set[_Served] = set()
+        self._directory = Directory()
+        self._local = Local(self.peer_id, self._local_output)
+        self._answers: dict[Session, set[int]] = {}
+        self._embedded: Any = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._contact = False  # some coordinator was reached once
+        # the turn
+        self._scheduled = False
+        self._local_dirty = False
+        self._dirty: list[Link] = []
+        self._sources: list[Source] = []
+        # timers
+        self._slow_acks: list[Stream] = []
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry_at = 0.0
+        self._settle_timer: asyncio.TimerHandle | None = None
+        embed = None if configured else self._embed
+        self.sessions = [
+            Session(loop, address, self, settings, self._scratch, self._random, embed)
+            for address in coordinators
+        ]
+
+    def start(self) -> None:
+        """Begin to connect to the coordinators."""
+        for session in self.sessions:
+            session.start()
+
+    # --- the turn -----------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """Have everything that is due written at the end of this turn of the loop."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._turn)
+
+    def pending(self, source: Source) -> None:
+        """A Pub has messages that are not in the log yet."""
+        self._sources.append(source)
+        self.schedule()
+
+    def touch(self, link: Link) -> None:
+        """A link has something to write."""
+        self._dirty.append(link)
+        self.schedule()
+
+    def _local_output(self) -> None:
+        self._local_dirty = True
+        self.schedule()
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self._sources:
+            sources, self._sources = self._sources, []
+            for source in sources:
+                source.seal()
+        if self._local_dirty:
+            self._local_dirty = False
+            self._local.pump()
+        if self._dirty:
+            dirty, self._dirty = self._dirty, []
+            for link in dict.fromkeys(dirty):
+                link.flush()
+
+    # --- acknowledgements ---------------------------------------------------------------
+
+    def consumed(self, stream: Stream, stage: int) -> None:
+        """A Sub took messages: acknowledge now (2) or within `ack_delay` (1)."""
+        if stage == 2:
+            if stream.route is not None:
+                stream.route.ack(stream)
+            return
+        self._slow_acks.append(stream)
+        if self._ack_timer is None:
+            self._ack_timer = self.loop.call_later(self.settings.ack_delay, self._ack_now)
+
+    def _ack_now(self) -> None:
+        self._ack_timer = None
+        streams, self._slow_acks = self._slow_acks, []
+        for stream in streams:
+            if stream.route is not None:
+                stream.route.ack(stream)
+
+    # --- Pubs ---------------------------------------------------------------------------
+
+    def add_pub(
+        self, source: Source, topic: str, *, codec: str, block: bool, buffer: int, history: int
+    ) -> tuple[Publication, Ready]:
+        """Open a stream: local Subs join at once, others when the coordinators name them."""
+        self._check_open()
+        publication = Publication(
+            self._new_id(),
+            topic,
+            codec=codec,
+            block=block,
+            buffer=buffer,
+            history=history,
+            join_timeout=self.settings.join_timeout,
+            resume_timeout=self.settings.resume_timeout,
+            now=self.loop.time(),
+        )
+        pub = _Pub(publication, source, Ready(self.loop))
+        self._pubs[publication.stream_id] = pub
+        for sub in self._subs.values():
+            if _wants(sub.inbox.pattern, topic):
+                self._join_locally(publication, sub)
+        self._arm_expiry(self.loop.time() + self.settings.join_timeout)
+        self._announce(Register(publication.stream_id, "pub", topic, False, False))
+        self._await_contact(pub.ready, None)
+        return publication, pub.ready
+
+    async def close_pub(self, stream_id: int, linger: float | None = None) -> bool:
+        """Close a stream: wait up to `linger` seconds until every subscriber has received what
+        it is due, then end it. Returns whether all had."""
+        pub = self._pubs.get(stream_id)
+        if pub is None:
+            return True
+        pub.source.seal()
+        linger = self.settings.linger if linger is None else linger
+        received = await self.received(pub.publication, linger, observers=True)
+        self._end_pub(stream_id)
+        return received
+
+    def drop_pub(self, stream_id: int) -> None:
+        """A Pub was dropped without being closed: close it in the background. Thread-safe."""
+        self._from_anywhere(self._close_dropped, stream_id)
+
+    def _close_dropped(self, stream_id: int) -> None:
+        if not self.closing and stream_id in self._pubs:
+            task = self.loop.create_task(self.close_pub(stream_id))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def drop_sub(self, sub_id: int) -> None:
+        """A Sub was dropped without being closed. Thread-safe."""
+        self._from_anywhere(self.close_sub, sub_id)
+
+    def _from_anywhere(self, call: Callable[[int], None], number: int) -> None:
+        if not self.closing:
+            try:
+                self.loop.call_soon_threadsafe(call, number)
+            except RuntimeError:
+                pass  # the loop is closed, and with it everything else
+
+    def _end_pub(self, stream_id: int) -> None:
+        pub = self._pubs.pop(stream_id, None)
+        if pub is None:
+            return
+        pub.source.seal()
+        pub.publication.end("closed", "the Pub was closed")
+        self._ended[stream_id] = pub.publication
+        if len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+        for session in self.sessions:
+            session.send(Unregister(stream_id))
+        if not pub.ready.done:
+            pub.ready.set(Closed(f"Pub({pub.publication.topic!r}) is closed"))
+
+    async def received(
+        self, publication: Publication, timeout: float | None, *, observers: bool = False
+    ) -> bool:
+        """Wait until all that is in the log has been received; False when time ran out."""
+        arrived: asyncio.Future[None] = self.loop.create_future()
+
+        def done() -> None:
+            if not arrived.done():
+                arrived.set_result(None)
+
+        waiter = publication.when_received(done, observers=observers)
+        if waiter is None:
+            return True
+        timer = None if timeout is None else self.loop.call_later(timeout, done)
+        try:
+            await arrived
+        finally:
+            publication.forget_waiter(waiter)
+            if timer is not None:
+                timer.cancel()
+        return not waiter.pending
+
+    def _find(self, stream_id: int) -> Publication | None:
+        pub = self._pubs.get(stream_id)
+        if pub is None:
+            return self._ended.get(stream_id)
+        pub.source.seal()
+        return pub.publication
+
+    # --- Subs ---------------------------------------------------------------------------
+
+    def add_sub(self, sink: Sink, make: Callable[[int], Inbox]) -> tuple[Inbox, Ready]:
+        """Open an inbox: local Pubs are joined at once, others when the coordinators name them."""
+        self._check_open()
+        inbox = make(self._new_id())
+        sub = self._subs[inbox.sub_id] = _Sub(inbox, sink, Ready(self.loop))
+        for pub in self._pubs.values():
+            if _wants(inbox.pattern, pub.publication.topic):
+                pub.source.seal()
+                self._join_locally(pub.publication, sub)
+        self._announce(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
+        self._await_contact(sub.ready, sub)
+        return inbox, sub.ready
+
+    def close_sub(self, sub_id: int) -> None:
+        """Close an inbox: whatever waits in it is given up."""
+        sub = self._subs.pop(sub_id, None)
+        if sub is None:
+            return
+        for stream in sub.inbox.close():
+            if stream.route is not None:
+                stream.route.unsubscribe(stream)
+            remote = self._remotes.get(stream.key.peer_id)
+            stream.finish()
+            if remote is not None:
+                remote.remove(stream)
+        self._directory.drop(sub_id)
+        for session in self.sessions:
+            session.send(Unregister(sub_id))
+        if not sub.ready.done:
+            sub.ready.set(Closed(f"Sub({sub.inbox.pattern!r}) is closed"))
+
+    def _join_locally(self, publication: Publication, sub: _Sub) -> None:
+        key = StreamKey(self.peer_id, publication.stream_id)
+        stream = Stream(
+            sub.inbox,
+            key,
+            publication.topic,
+            f"{self.address or 'local'}#{publication.stream_id}",
+            self.settings.max_message,
+        )
+        sub.inbox.add(stream)
+        self._local.join(publication, stream)
+
+    # --- what the coordinators say (Directed) -------------------------------------------
+
+    async def identify(self, local_host: str) -> Identity:
+        """See `Directed`: listen where the coordinator's other peers can reach us."""
+        host = self.settings.host or local_host or "127.0.0.1"
+        known = self._identities.get(host)
+        if known is not None:
+            return known
+        under_way = self._identifying.get(host)
+        if under_way is None:
+            under_way = self._identifying[host] = self.loop.create_future()
+            try:
+                identity = self._identities[host] = await self._listen(host)
+            except BaseException as error:
+                del self._identifying[host]
+                under_way.set_exception(
+                    error if isinstance(error, Exception) else asyncio.CancelledError()
+                )
+                under_way.exception()
+                raise
+            under_way.set_result(identity)
+        return await under_way
+
+    async def _listen(self, host: str) -> Identity:
+        try:
+            server = await self.loop.create_server(
+                self._accept, host, self.settings.port, backlog=1024
+            )
+        except OSError as error:
+            where = f"{host}:{self.settings.port}"
+            if error.errno == errno.EADDRINUSE:
+                raise OSError(error.errno, f"cannot listen on {where}: it is in use") from None
+            raise
+        self._servers[host] = server
+        port = server.sockets[0].getsockname()[1]
+        advertised = Address(host, port)
+        if self.settings.advertise:
+            given = self.settings.advertise
+            if ":" in given and not (given.count(":") > 1 and "]" not in given):
+                advertised = parse_address(given, what="advertise")
+            else:
+                advertised = Address(given, port)
+        return Identity("peer", self.peer_id, advertised.host, advertised.port, self.info())
+
+    def info(self) -> dict[str, Any]:
+        """What other people are told of this process."""
+        return {
+            "name": self.settings.name or os.path.basename(sys.argv[0] or "python"),
+            "pid": os.getpid(),
+            "hostname": socket.gethostname(),
+            "library": __version__,
+        }
+
+    @property
+    def address(self) -> str:
+        """``host:port`` that others are told; empty before a coordinator was reached."""
+        for identity in self._identities.values():
+            return str(Address(identity.host, identity.port))
+        return ""
+
+    def registrations(self, session: Session) -> Iterable[Register]:
+        """See `Directed`."""
+        for stream_id, pub in self._pubs.items():
+            topic = pub.publication.topic
+            yield Register(stream_id, "pub", topic, pub.acknowledged, False)
+        for sub_id, sub in self._subs.items():
+            inbox = sub.inbox
+            yield Register(sub_id, "sub", inbox.pattern, sub.acknowledged, inbox.observer)
+
+    def connected(self, session: Session, settle: float) -> None:
+        """See `Directed`."""
+        self._contact = True
+        self._answers[session] = set()
+        self._directory.restart(session)
+
+    def disconnected(self, session: Session) -> None:
+        """See `Directed`."""
+        self._answers.pop(session, None)
+        if not self._contact and all(s.hopeless for s in self.sessions):
+            self._give_up_contact()
+        for sub in list(self._subs.values()):
+            self._check_sub(sub)
+        for pub in list(self._pubs.values()):
+            self._check_pub(pub)
+
+    def matched(self, session: Session, match: Match) -> None:
+        """See `Directed`."""
+        sub = self._subs.get(match.sub_id)
+        if sub is None:
+            return
+        gone = self._directory.match(session, match)
+        for row in match.added:
+            self._want(sub, row)
+        for key in gone:
+            stream = sub.inbox.streams.get(key)
+            if stream is not None and not stream.open and stream.expected is None:
+                self.give_up(stream)  # it never was there, and now it need not be
+        if match.complete:
+            self._answers.get(session, set()).add(match.sub_id)
+            sub.acknowledged = True
+            self._check_sub(sub)
+
+    def expected(self, session: Session, expect: Expect) -> None:
+        """See `Directed`."""
+        pub = self._pubs.get(expect.stream_id)
+        if pub is None:
+            return
+        publication = pub.publication
+        if expect.added:
+            pub.source.seal()
+        now = self.loop.time()
+        for row in expect.added:
+            if row.peer_id != self.peer_id:
+                publication.expect(
+                    SubKey(row.peer_id, row.sub_id),
+                    before=row.before,
+                    observer=row.observer,
+                    now=now,
+                )
+        for pair in expect.removed:
+            publication.unexpect(SubKey(*pair))
+        if expect.added:
+            self._arm_expiry(now + self.settings.join_timeout)
+        if expect.complete:
+            self._answers.get(session, set()).add(expect.stream_id)
+            pub.acknowledged = True
+            self._check_pub(pub)
+
+    def _announce(self, register: Register) -> None:
+        for session in self.sessions:
+            session.send(register)
+
+    def _want(self, sub: _Sub, row: MatchedPub) -> None:
+        """A publisher matches: have its stream, unless we do."""
+        if row.peer_id == self.peer_id:
+            return
+        key = StreamKey(row.peer_id, row.stream_id)
+        remote = self._remotes.get(row.peer_id)
+        if remote is None:
+            remote = self._remotes[row.peer_id] = Remote(
+                self, row.peer_id, Address(row.host, row.port), self._scratch, self._random
+            )
+        remote.moved(Address(row.host, row.port))
+        if key in sub.inbox.streams:
+            return
+        publisher = f"{Address(row.host, row.port)}#{row.stream_id}"
+        stream = Stream(sub.inbox, key, row.topic, publisher, self.settings.max_message)
+        stream.expected = sub.places.pop(key, None)
+        sub.inbox.add(stream)
+        if not sub.ready.done:
+            sub.unsettled.add(stream)
+        remote.add(stream)
+
+    # --- readiness ----------------------------------------------------------------------
+
+    def _await_contact(self, ready: Ready, sub: _Sub | None) -> None:
+        """Fail what is not ready when no coordinator was ever reached in time."""
+        if self._contact:
+            return
+        if all(session.hopeless for session in self.sessions):
+            self.loop.call_soon(self._give_up_contact)
+        else:
+            self.loop.call_later(self.settings.connect_timeout, self._give_up_contact)
+
+    def _give_up_contact(self) -> None:
+        if self._contact or self.closing:
+            return
+        addresses = tuple(str(session.address) for session in self.sessions)
+        why = "; ".join(
+            f"{s.address}: {explain(s.failure) if s.failure else 'no answer yet'}"
+            for s in self.sessions
+        )
+        error = CoordinatorUnavailable(
+            f"no coordinator could be reached ({why}): start one with `pubsubd coordinator`, or "
+            "set PUBSUB_COORDINATOR to where it runs",
+            addresses=addresses,
+        )
+        for pub in self._pubs.values():
+            pub.ready.set(error)
+        for sub in self._subs.values():
+            sub.ready.set(error)
+            sub.sink.failed(error)
+
+    def _answered_by_all(self, entity: int) -> bool:
+        """Whether each coordinator that is up has said all it knows, and at least one is."""
+        return (
+            bool(self._answers)
+            and all(session.tried for session in self.sessions)
+            and all(entity in answered for answered in self._answers.values())
+        )
+
+    def _check_sub(self, sub: _Sub) -> None:
+        if not sub.ready.done and not sub.unsettled and self._answered_by_all(sub.inbox.sub_id):
+            sub.ready.set()
+
+    def _check_pub(self, pub: _Pub) -> None:
+        publication = pub.publication
+        if not self._answered_by_all(publication.stream_id):
+            return
+        if not pub.ready.done:
+            pub.ready.set()
+        publication.answered()
+        self._settle(publication)
+
+    def _settle(self, publication: Publication) -> None:
+        """Stop keeping a Pub's first messages once no older Sub can turn up."""
+        if publication.settled or not all(session.up for session in self.sessions):
+            return  # where a coordinator is down, the join timeout ends it
+        wait = max(session.settled_at for session in self.sessions) - self.loop.time()
+        if wait <= 0:
+            publication.settle()
+        elif self._settle_timer is None:
+            self._settle_timer = self.loop.call_later(wait, self._settle_all)
+
+    def _settle_all(self) -> None:
+        self._settle_timer = None
+        for pub in list(self._pubs.values()):
+            if self._answered_by_all(pub.publication.stream_id):
+                self._settle(pub.publication)
+
+    def settled(self, stream: Stream) -> None:
+        """A publisher has answered a subscription, or cannot be reached."""
+        sub = self._subs.get(stream.inbox.sub_id)
+        if sub is not None and stream in sub.unsettled:
+            sub.unsettled.discard(stream)
+            self._check_sub(sub)
+
+    # --- links --------------------------------------------------------------------------
+
+    def _accept(self) -> Link:
+        served = _Served(self)
+        return Link(
+            self.loop,
+            Acceptor(Identity("peer", self.peer_id, info=self.info()), ("peer",)),
+            served,
+            self.settings,
+            self._scratch,
+            self._gate,
+        )
+
+    def identity(self) -> Identity:
+        """Who we are to a publisher that we dial."""
+        for identity in self._identities.values():
+            return identity
+        return Identity("peer", self.peer_id, info=self.info())
+
+    def listed(self, stream: Stream) -> bool:
+        """Whether any coordinator still knows of this stream."""
+        return self._directory.listed(stream.inbox.sub_id, stream.key)
+
+    def give_up(self, stream: Stream) -> None:
+        """A publisher is gone for good, as far as we can tell."""
+        sub = self._subs.get(stream.inbox.sub_id)
+        if sub is not None and stream.expected is not None:
+            sub.places[stream.key] = stream.expected
+            if len(sub.places) > REMEMBERED:
+                del sub.places[next(iter(sub.places))]
+        remote = self._remotes.get(stream.key.peer_id)
+        stream.finish()
+        if remote is not None:
+            remote.remove(stream)
+        self.settled(stream)
+
+    def forget(self, remote: Remote) -> None:
+        """Nothing is wanted of that peer any more."""
+        if self._remotes.get(remote.peer_id) is remote:
+            del self._remotes[remote.peer_id]
+
+    def detached(self) -> None:
+        """Cursors were detached: have their time run."""
+        self._arm_expiry(self.loop.time() + self.settings.resume_timeout)
+
+    def _arm_expiry(self, at: float) -> None:
+        if self._expiry is not None:
+            if self._expiry_at <= at:
+                return
+            self._expiry.cancel()
+        self._expiry_at = at
+        self._expiry = self.loop.call_at(at, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        now = self.loop.time()
+        dues = [pub.publication.expire(now) for pub in list(self._pubs.values())]
+        due = min((at for at in dues if at is not None), default=None)
+        if due is not None:
+            self._arm_expiry(due)
+
+    # --- the embedded coordinator -------------------------------------------------------
+
+    async def _embed(self, address: Address) -> bool:
+        """Start a coordinator in this process; True also where another one was faster."""
+        from pubsub.coordinator.server import Coordinator  # only where it is needed
+
+        coordinator = Coordinator(self.loop, settings=self.settings)
+        try:
+            await coordinator.start(address.host, address.port)
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+        self._embedded = coordinator
+        log.info("nothing listened on %s: this process is the coordinator now", address)
+        return True
+
+    # --- the end ------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self.closing:
+            raise Closed("this Peer is closed")
+
+    def _new_id(self) -> int:
+        number = self._next_id
+        self._next_id += 1
+        return number
+
+    async def close(self, linger: float | None = None) -> None:
+        """Give subscribers up to `linger` seconds to receive what they are due, then end
+        everything in order."""
+        if self.closing:
+            return
+        self.closing = True
+        linger = self.settings.linger if linger is None else linger
+        if self._pubs and linger > 0:
+            for pub in self._pubs.values():
+                pub.source.seal()
+            waits: list[Awaitable[bool]] = [
+                self.received(pub.publication, linger, observers=True)
+                for pub in self._pubs.values()
+            ]
+            await asyncio.gather(*waits)
+        closed = Closed("this Peer is closed")
+        for stream_id, pub in list(self._pubs.items()):
+            self._end_pub(stream_id)
+            pub.source.abandon(closed)
+        for sub_id, sub in list(self._subs.items()):
+            self.close_sub(sub_id)
+            sub.sink.abandon(closed)
+        self._turn()
+        links = [served.link for served in self._served if served.link is not None]
+        links += [remote.link for remote in self._remotes.values() if remote.link is not None]
+        for session in self.sessions:
+            if session.link is not None:
+                links.append(session.link)
+            session.close()
+        for served in list(self._served):
+            if served.link is not None:
+                served.link.goodbye()
+        for remote in list(self._remotes.values()):
+            remote.close()
+        for server in self._servers.values():
+            server.close()
+        await self._gone(links)
+        if self._embedded is not None:
+            await self._embedded.close()
+        for timer in (self._ack_timer, self._expiry, self._settle_timer):
+            if timer is not None:
+                timer.cancel()
+
+    async def _gone(self, links: Sequence[Link]) -> None:
+        """Wait until the other ends have closed; each link aborts by itself when they do not."""
+        for link in links:
+            await link.gone()
+
+    def abandon_after_fork(self, error: Exception) -> None:
+        """In a child after a fork: the loop, its sockets and its threads are the parent's. Let go
+        of the sockets, so that a connection ends when the parent ends it, and refuse every call.
+        """
+        self.closing = True
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in self._descriptors():
+            os.dup2(null, fd)  # the number stays taken, so nothing of ours closes another's file
+        os.close(null)
+        for pub in self._pubs.values():
+            pub.source.abandon(error)
+        for sub in self._subs.values():
+            sub.sink.abandon(error)
+
+    def _descriptors(self) -> Iterable[int]:
+        links = [s.link for s in self._served] + [r.link for r in self._remotes.values()]
+        links += [session.link for session in self.sessions]
+        sockets: list[Any] = [
+            link.transport.get_extra_info("socket")
+            for link in links
+            if link is not None and link.transport is not None
+        ]
+        servers = list(self._servers.values())
+        if self._embedded is not None:
+            servers += self._embedded.servers
+            sockets += self._embedded.sockets
+        for server in servers:
+            sockets += server.sockets
+        for sock in sockets:
+            fd = sock.fileno() if sock is not None else -1
+            if fd >= 0:
+                yield fd
+
+
+class _Served:
+    """Endpoint of an accepted link: a peer that subscribes to Pubs of ours."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.link: Link | None = None
+        self._serving: Serving | None = None
+
+    def opened(self, link: Link, other: Other) -> None:
+        """See `Endpoint`."""
+        runtime = self._runtime
+        self.link = link
+        runtime._served.add(self)
+        address = str(Address(other.host, other.port)) if other.port else f"peer {other.peer_id}"
+        self._serving = Serving(
+            other.peer_id,
+            address,
+            runtime._find,
+            self._output,
+            max_channels=runtime.settings.max_channels,
+        )
+        if runtime.closing:
+            link.goodbye()
+
+    def _output(self) -> None:
+        if self.link is not None:
+            self._runtime.touch(self.link)
+
+    def receive(self, event: Event) -> None:
+        """See `Endpoint`."""
+        assert self._serving is not None
+        self._serving.receive(event)
+
+    def pump(self, budget: int) -> Sequence[bytes | memoryview]:
+        """See `Endpoint`."""
+        return self._serving.pump(budget) if self._serving is not None else ()
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        runtime = self._runtime
+        runtime._served.discard(self)
+        self.link = None
+        if self._serving is not None:
+            if error is None:
+                self._serving.closed()
+            else:
+                self._serving.lost(runtime.loop.time())
+                runtime.detached()
+
+
+def _wants(pattern: str, topic: str) -> bool:
+    return matches(pattern, topic) if is_pattern(pattern) else pattern == topic

@@ -1,0 +1,744 @@
+"""Sub: what a subscriber holds.
+
+`Sub(...)` gives one of two faces of the same thing, as `Pub` does. Both take whole batches from
+the inbox, decode each when its first message is asked for, and then hand out messages from a list
+iterator: per message there is no lock, no future and no call into the runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import operator
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+
+from pubsub.codec import Decoder
+from pubsub.config import MIB
+from pubsub.core.inbox import Inbox
+from pubsub.core.stream import Entry, Stream
+from pubsub.core.topics import check_pattern
+from pubsub.errors import Closed, DecodeError, PubSubError, WrongContext
+from pubsub.peer import Peer, default_peer, running_loop
+
+if TYPE_CHECKING:
+    from pubsub.runtime import Ready, Runtime
+
+__all__ = ["AsyncSub", "BlockingSub", "Gap", "Message", "Sub"]
+
+log = logging.getLogger("pubsub")
+
+_NOTHING: Any = object()
+
+
+class Message(NamedTuple):
+    """A message and where it comes from; see `Sub.messages`."""
+
+    value: Any
+    topic: str
+    publisher: str
+    """Address of the Pub: ``host:port#n``, with its number in its process."""
+    seq: int
+    """Its number in the stream of that Pub, from 0."""
+    sent_at: float
+    """Wall-clock time of the publisher when its batch was closed: seconds since 1970."""
+
+
+class Gap(NamedTuple):
+    """Messages of a stream that this Sub will never get, in their place; see `Sub.messages`."""
+
+    publisher: str
+    topic: str
+    missed: int
+    """How many."""
+    reason: str
+    """``overflow`` (they had left the publisher's buffer), ``closed`` (the Pub was closed before
+    it could send them), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``."""
+
+
+class _Run(NamedTuple):
+    """Decoded messages of consecutive numbers, behind what was lost before them."""
+
+    stream: Stream
+    gaps: tuple[tuple[int, str], ...]
+    end: int
+    values: list[Any]
+    sent_at: float
+
+
+class Sub:
+    """Receives the messages of a topic, or of all topics that match a pattern.
+
+    Made where no event loop runs, it belongs to the process's default `Peer`, its calls block,
+    and it is *ready* when the constructor returns: every publisher that the coordinator knew has
+    acknowledged it, and whatever is put from then on arrives. Made inside a running event loop,
+    it belongs to that loop; ``await sub`` or ``async with sub`` makes sure that it is ready.
+
+    Parameters:
+        topic: a topic, or a pattern with ``*`` (one segment) and ``**`` (any number).
+        peer: the Peer to belong to; default: the process's, or the running loop's, own.
+        keep: ``"all"`` messages, or only the ``"latest"`` of each topic that was not taken yet
+            (those it overtook count as lost, with the reason ``conflated``).
+        history: how many messages from before now are wanted, or ``"all"``; a Pub gives what its
+            own `history` kept. Default 0.
+        window: bytes that may wait here before publishers pause sending. Default 8 MiB.
+        observer: True: a Pub never waits for this Sub, not even with ``overflow="block"``.
+        allow_pickle: True: accept streams with ``codec="pickle"``. Unpickling runs code of the
+            sender's choice: only where every publisher is trusted.
+
+    Raises:
+        TopicError: the topic or pattern is not valid.
+        CoordinatorUnavailable: blocking only, when none could be reached in time; in an event
+            loop ``await sub`` and ``get`` raise it.
+
+    Example:
+        >>> from pubsub import Pub, Sub
+        >>> sub = Sub("numbers/*")
+        >>> pub = Pub("numbers/odd")
+        >>> pub.put([1, 3, 5])
+        >>> sub.get(timeout=5)
+        [1, 3, 5]
+        >>> pub.close(); sub.close()
+    """
+
+    _runtime: Runtime
+    _inbox: Inbox
+    _ready: Ready
+
+    def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Sub:
+        """The face that fits: blocking or async."""
+        if cls is Sub:
+            blocking = running_loop() is None if peer is None else peer.blocking
+            cls = BlockingSub if blocking else AsyncSub
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        peer: Peer | None = None,
+        keep: Literal["all", "latest"] = "all",
+        history: int | Literal["all"] = 0,
+        window: int = 8 * MIB,
+        observer: bool = False,
+        allow_pickle: bool = False,
+    ) -> None:
+        self._dead: Exception | None = None
+        self._failure: Exception | None = None
+        self._held: Exception | None = None
+        self.topic = check_pattern(topic)
+        if keep not in ("all", "latest"):
+            raise ValueError(f'keep {keep!r} is neither "all" nor "latest"')
+        if history != "all":
+            if isinstance(history, bool) or not isinstance(history, int):
+                raise TypeError(f'history={history!r} is neither a whole number nor "all"')
+            if history < 0:
+                raise ValueError(f"history={history!r} is negative")
+        if isinstance(window, bool) or not isinstance(window, int):
+            raise TypeError(f"window={window!r} is not a whole number")
+        if window < 1:
+            raise ValueError(f"window={window!r} is below 1")
+        self.keep = keep
+        self.history = history
+        self.window = window
+        self.observer = bool(observer)
+        self.allow_pickle = bool(allow_pickle)
+        self.peer = peer if peer is not None else default_peer()
+        self._values: Iterator[Any] = iter(())
+        self._run: _Run | None = None
+        self._runs: deque[_Run] = deque()
+        self._gaps: deque[Gap] = deque()
+        self._decoders: dict[str, Decoder] = {}
+        self._open()
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _make_inbox(self, sub_id: int, lock: AbstractContextManager[object] | None) -> Inbox:
+        inbox = Inbox(
+            sub_id,
+            self.topic,
+            latest=self.keep == "latest",
+            window=self.window,
+            history=None if self.history == "all" else self.history,
+            observer=self.observer,
+            lock=lock,
+        )
+        allow_pickle = self.allow_pickle
+
+        def accepts(stream: Stream) -> Exception | None:
+            try:
+                Decoder(stream.codec, allow_pickle=allow_pickle)
+            except DecodeError as error:
+                return DecodeError(
+                    f"{stream.topic!r} from {stream.publisher}: {error}",
+                    topic=stream.topic,
+                    publisher=stream.publisher,
+                )
+            return None
+
+        inbox.accepts = accepts
+        return inbox
+
+    # --- decoding -----------------------------------------------------------------------
+
+    def _load(self, entry: Entry) -> None:
+        """Make an entry's messages the next to be handed out.
+
+        Raises:
+            DecodeError: the entry says that a stream cannot be read by this Sub.
+        """
+        if entry.error is not None:
+            raise entry.error
+        stream = entry.stream
+        if entry.first == entry.end:
+            self._runs.append(_Run(stream, entry.gaps, entry.end, [], 0.0))
+            return
+        decoder = self._decoders.get(stream.codec)
+        if decoder is None:
+            decoder = self._decoders[stream.codec] = Decoder(
+                stream.codec, allow_pickle=self.allow_pickle
+            )
+        try:
+            values = decoder.decode(entry.body, entry.buffers)
+            if entry.skip:
+                del values[: entry.skip]
+        except DecodeError as error:
+            self._salvage(entry, decoder, error)
+            return
+        if len(values) != entry.end - entry.first:
+            self._salvage(entry, None, DecodeError("another number of values than announced"))
+            return
+        stream.delivered += len(values)
+        self._runs.append(_Run(stream, entry.gaps, entry.end, values, entry.sent_at))
+
+    def _salvage(self, entry: Entry, decoder: Decoder | None, error: Exception) -> None:
+        """Of a batch that does not decode as a whole: deliver what does, count what does not."""
+        stream = entry.stream
+        wanted = entry.end - entry.first
+        values: list[Any] = []
+        if decoder is not None:
+            try:
+                values = decoder.decode_each(entry.body, entry.buffers)[entry.skip :][:wanted]
+            except DecodeError:
+                values = []
+        values += [error] * (wanted - len(values))
+        gaps = list(entry.gaps)
+        seq = entry.first
+        run: list[Any] = []
+        bad = 0
+        for value in values:
+            if isinstance(value, DecodeError):
+                if run:
+                    self._runs.append(_Run(stream, tuple(gaps), seq, run, entry.sent_at))
+                    gaps, run, bad = [], [], 0
+                bad += 1
+            else:
+                if bad:
+                    gaps.append((bad, "undecodable"))
+                    bad = 0
+                run.append(value)
+            seq += 1
+        if bad:
+            gaps.append((bad, "undecodable"))
+        if run or gaps:
+            self._runs.append(_Run(stream, tuple(gaps), seq, run, entry.sent_at))
+        lost = sum(isinstance(value, DecodeError) for value in values)
+        stream.delivered += wanted - lost
+        self._inbox.lose(stream, lost)
+        log.warning(
+            "%d of %d messages from %s on %r cannot be decoded: %s",
+            lost,
+            wanted,
+            stream.publisher,
+            stream.topic,
+            error,
+        )
+
+    def _advance(self) -> bool:
+        """Go on to the next decoded run, or the next entry that waits; False: there is none."""
+        while True:
+            if self._runs:
+                run = self._run = self._runs.popleft()
+                self._gaps.extend(
+                    Gap(run.stream.publisher, run.stream.topic, count, reason)
+                    for count, reason in run.gaps
+                )
+                self._values = iter(run.values)
+                return True
+            entry = self._inbox.take()
+            if entry is None:
+                return False
+            self._load(entry)
+
+    def _event(self) -> Message | Gap | None:
+        """The next message or gap of what is decoded."""
+        if self._gaps:
+            return self._gaps.popleft()
+        value = next(self._values, _NOTHING)
+        if value is _NOTHING:
+            return None
+        run = self._run
+        assert run is not None
+        seq = run.end - 1 - operator.length_hint(self._values)
+        return Message(value, run.stream.topic, run.stream.publisher, seq, run.sent_at)
+
+    # --- for people ---------------------------------------------------------------------
+
+    @property
+    def lost(self) -> int:
+        """Messages that were due to this Sub and will never be delivered."""
+        return self._inbox.lost
+
+    @property
+    def publishers(self) -> dict[str, dict[str, Any]]:
+        """The streams that this Sub gets: address → how each stands.
+
+        The address is ``host:port#n``, with the Pub's number in its process. Of each: ``topic``,
+        ``state`` (``attached`` or ``connecting``), ``delivered``, ``lost``.
+        """
+        return {
+            stream.publisher: {
+                "topic": stream.topic,
+                "state": "attached" if stream.open else "connecting",
+                "delivered": stream.delivered,
+                "lost": stream.lost,
+            }
+            for stream in list(self._inbox.streams.values())
+        }
+
+    @property
+    def closed(self) -> bool:
+        """Whether the Sub is closed."""
+        return self._dead is not None
+
+    def _closed_now(self, error: Exception) -> None:
+        """Hand out nothing any more; what was decoded and not taken counts as lost."""
+        self._dead = error
+        left = operator.length_hint(self._values)
+        if self._run is not None:
+            if left:
+                self._inbox.lose(self._run.stream, left)
+            self._run.values.clear()  # ends the loops that are in the middle of it
+        for run in self._runs:
+            self._inbox.lose(run.stream, len(run.values))
+        self._values = iter(())
+        self._runs.clear()
+        self._gaps.clear()
+
+    def _check(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            raise held
+        if self._dead is not None:
+            raise self._dead
+        if self._failure is not None and not self._inbox.streams:
+            raise self._failure
+
+    def __repr__(self) -> str:
+        if self._dead is not None:
+            return f"<Sub {self.topic!r}: closed>"
+        return f"<Sub {self.topic!r}: {len(self._inbox.streams)} publishers, {self.lost} lost>"
+
+
+class AsyncSub(Sub):
+    """A Sub inside an event loop."""
+
+    def _open(self) -> None:
+        if self.peer.blocking:
+            raise WrongContext(
+                "this Peer runs on a thread of its own: Sub(peer=…) made with it is blocking"
+            )
+        self._runtime = runtime = self.peer.runtime
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._inbox, self._ready = runtime.add_sub(
+            _WeakSink(self), lambda sub_id: self._make_inbox(sub_id, None)
+        )
+        wake = weakref.WeakMethod(self._wake)
+
+        def on_entry() -> None:
+            method = wake()
+            if method is not None:
+                method()
+
+        self._inbox.on_entry = on_entry
+        self._inbox.on_consumed = runtime.consumed
+        self._finalizer = weakref.finalize(
+            self, _drop_sub, weakref.ref(runtime), self._inbox.sub_id
+        )
+        self._finalizer.atexit = False
+
+    def _wake(self) -> None:
+        """There is something to take, or nothing will come."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def _wait(self, deadline: float | None) -> bool:
+        """Wait until something may be there; False: time ran out. Cancelling it loses nothing:
+        messages are taken only after it."""
+        loop = self._runtime.loop
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.add(waiter)
+        timer = None
+        if deadline is not None:
+            timer = loop.call_at(deadline, _time_out, waiter)
+        try:
+            await waiter
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._waiters.discard(waiter)
+
+    async def get(self, timeout: float | None = None) -> Any:
+        """The next message.
+
+        Cancelling it loses no message.
+
+        Parameters:
+            timeout: seconds to wait; None: for ever; 0: take what is there.
+
+        Raises:
+            TimeoutError: nothing came in time.
+            Closed: the Sub is closed.
+            DecodeError: a publisher's codec is not allowed here (once for each such stream).
+            CoordinatorUnavailable: none could be reached.
+        """
+        deadline = None
+        while True:
+            value = next(self._values, _NOTHING)
+            if value is not _NOTHING:
+                return value
+            self._gaps.clear()
+            self._check()
+            if self._advance():
+                continue
+            if timeout is not None and deadline is None:
+                deadline = self._runtime.loop.time() + timeout
+            if (timeout is not None and timeout <= 0) or not await self._wait(deadline):
+                raise TimeoutError(_timeout_text(self, timeout))
+
+    async def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
+        """At least one message and at most `max`: what is there, waiting only for the first.
+
+        Raises: as `get`.
+        """
+        found = [await self.get(timeout)]
+        take_more(self, found, max)
+        return found
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while True:
+            for value in self._values:
+                yield value
+            self._gaps.clear()
+            if isinstance(self._dead, Closed):
+                return
+            self._check()
+            if not self._advance():
+                await self._wait(None)
+
+    async def messages(self) -> AsyncIterator[Message | Gap]:
+        """The same messages with where they come from, and each gap in its place.
+
+        Yields:
+            `Message` and `Gap`.
+        """
+        while True:
+            event = self._event()
+            if event is not None:
+                yield event
+                continue
+            if isinstance(self._dead, Closed):
+                return
+            self._check()
+            if not self._advance():
+                await self._wait(None)
+
+    def close(self) -> Awaitable[None]:
+        """Close: loops over it end, what waits is given up (and counted as lost). May be called
+        again."""
+        if self._dead is None:
+            self._finalizer.detach()
+            self._runtime.close_sub(self._inbox.sub_id)
+            self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
+        return _nothing()
+
+    def abandon(self, error: Exception) -> None:
+        """See `Sink`."""
+        self._closed_now(error)
+        self._wake()
+
+    def failed(self, error: Exception) -> None:
+        """See `Sink`."""
+        self._failure = error
+        self._wake()
+
+    def __await__(self) -> Generator[Any, None, AsyncSub]:
+        """Wait until it is ready.
+
+        Raises:
+            CoordinatorUnavailable: none could be reached in time.
+        """
+        yield from self._ready.wait().__await__()
+        return self
+
+    async def __aenter__(self) -> AsyncSub:
+        return await self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def __iter__(self) -> NoReturn:
+        raise WrongContext("in an event loop iterate a Sub by `async for`, not `for`")
+
+    def __enter__(self) -> NoReturn:
+        raise WrongContext("in an event loop a Sub is entered by `async with`, not `with`")
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class BlockingSub(Sub):
+    """A Sub outside event loops, for any thread."""
+
+    def _open(self) -> None:
+        if not self.peer.blocking:
+            raise WrongContext("this Peer belongs to an event loop: make the Sub inside it")
+        self.peer.refuse_in_loop("Sub(peer=…)")
+        self._runtime = self.peer.runtime
+        self._taking = threading.Lock()
+        self._arrived = threading.Condition(threading.Lock())
+        self._waiting = False
+        lock = threading.Lock()
+        # the callbacks are there before the first entry can be
+        wake = weakref.WeakMethod(self._wake)
+        call_soon, consumed = self.peer.call_soon, self._runtime.consumed
+
+        def on_entry() -> None:
+            method = wake()
+            if method is not None:
+                method()
+
+        def make(sub_id: int) -> Inbox:
+            inbox = self._make_inbox(sub_id, lock)
+            inbox.on_entry = on_entry
+            inbox.on_consumed = lambda stream, stage: call_soon(consumed, stream, stage)
+            return inbox
+
+        self._inbox, self._ready = self.peer.call(self._runtime.add_sub, _WeakSink(self), make)
+        self._finalizer = weakref.finalize(
+            self, _drop_sub, weakref.ref(self._runtime), self._inbox.sub_id
+        )
+        self._finalizer.atexit = False
+        try:
+            self.peer.wait(self._ready.wait())
+        except BaseException:
+            self.close()
+            raise
+
+    def _wake(self) -> None:
+        """There is something to take, or nothing will come. Called in the loop's thread."""
+        if self._waiting:
+            with self._arrived:
+                self._arrived.notify_all()
+
+    def _refill(self, timeout: float | None) -> bool:
+        """Have messages to hand out; False: time ran out.
+
+        Raises: as `get`.
+        """
+        if running_loop() is not None:
+            self.peer.refuse_in_loop("this Sub")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._taking.acquire(timeout=-1 if timeout is None else max(0, timeout)):
+            return False
+        try:
+            while True:
+                if operator.length_hint(self._values) or self._gaps:
+                    return True  # another thread has been here
+                self._check()
+                if self._advance():
+                    return True
+                with self._arrived:
+                    self._waiting = True
+                    try:
+                        if self._inbox.empty and self._dead is None and not self._fails():
+                            left = None if deadline is None else deadline - time.monotonic()
+                            if left is not None and left <= 0:
+                                return False
+                            self._arrived.wait(left)
+                    finally:
+                        self._waiting = False
+        finally:
+            self._taking.release()
+
+    def _fails(self) -> bool:
+        return self._failure is not None and not self._inbox.streams
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The next message.
+
+        Parameters:
+            timeout: seconds to wait; None: for ever; 0: take what is there.
+
+        Raises:
+            TimeoutError: nothing came in time.
+            Closed: the Sub is closed.
+            DecodeError: a publisher's codec is not allowed here (once for each such stream).
+            WrongContext: called inside a running event loop, which it would block.
+        """
+        while True:
+            value = next(self._values, _NOTHING)
+            if value is not _NOTHING:
+                return value
+            self._gaps.clear()
+            if not self._refill(timeout):
+                raise TimeoutError(_timeout_text(self, timeout))
+
+    def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
+        """At least one message and at most `max`: what is there, waiting only for the first.
+
+        Raises: as `get`.
+        """
+        found = [self.get(timeout)]
+        with self._taking:
+            take_more(self, found, max)
+        return found
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield from self._values
+            self._gaps.clear()
+            try:
+                self._refill(None)
+            except Closed:
+                return
+
+    def messages(self) -> Iterator[Message | Gap]:
+        """The same messages with where they come from, and each gap in its place.
+
+        Yields:
+            `Message` and `Gap`.
+        """
+        while True:
+            with self._taking:
+                event = self._event()
+            if event is not None:
+                yield event
+                continue
+            try:
+                self._refill(None)
+            except Closed:
+                return
+
+    def close(self) -> None:
+        """Close: loops over it end, what waits is given up (and counted as lost). May be called
+        again."""
+        if self._dead is None:
+            self._finalizer.detach()
+            self.peer.try_call(self._runtime.close_sub, self._inbox.sub_id)
+            self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
+
+    def abandon(self, error: Exception) -> None:
+        """See `Sink`."""
+        if isinstance(error, WrongContext):  # after a fork: whoever held a lock is not here
+            self._taking = threading.Lock()
+            self._arrived = threading.Condition(threading.Lock())
+            self._inbox.lock = threading.Lock()
+        self._closed_now(error)
+        with self._arrived:
+            self._arrived.notify_all()
+
+    def failed(self, error: Exception) -> None:
+        """See `Sink`."""
+        self._failure = error
+        self._wake()
+
+    def __enter__(self) -> BlockingSub:
+        self._check()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __await__(self) -> NoReturn:
+        raise WrongContext(
+            "this Sub was made outside an event loop and blocks: make it inside the loop to await"
+        )
+
+    def __aiter__(self) -> NoReturn:
+        raise WrongContext(
+            "this Sub was made outside an event loop: iterate it by `for`, or make it inside the "
+            "loop for `async for`"
+        )
+
+    async def __aenter__(self) -> NoReturn:
+        self.__await__()
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+class _WeakSink:
+    """A Sub as the runtime holds it: the runtime alone keeps no Sub alive."""
+
+    __slots__ = ("_sub",)
+
+    def __init__(self, sub: AsyncSub | BlockingSub) -> None:
+        self._sub = weakref.ref(sub)
+
+    def abandon(self, error: Exception) -> None:
+        sub = self._sub()
+        if sub is not None:
+            sub.abandon(error)
+
+    def failed(self, error: Exception) -> None:
+        sub = self._sub()
+        if sub is not None:
+            sub.failed(error)
+
+
+def take_more(sub: Sub, found: list[Any], most: int) -> None:
+    """Add messages that are there already to `found`, up to `most` in all."""
+    while len(found) < most:
+        value = next(sub._values, _NOTHING)
+        if value is _NOTHING:
+            sub._gaps.clear()
+            try:
+                if sub._dead is not None or not sub._advance():
+                    return
+            except PubSubError as error:
+                sub._held = error  # what was found comes first
+                return
+        else:
+            found.append(value)
+
+
+def _drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
+    """A Sub was dropped without close(): unsubscribe, in the background."""
+    runtime = runtime_ref()
+    if runtime is not None:
+        runtime.drop_sub(sub_id)
+
+
+def _time_out(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
+
+
+async def _nothing() -> None:
+    """What an awaitable close() has left to do."""
+
+
+def _timeout_text(sub: Sub, timeout: float | None) -> str:
+    publishers = len(sub._inbox.streams)
+    who = f"{publishers} publishers are" if publishers != 1 else "one publisher is"
+    return f"nothing came on {sub.topic!r} within {timeout:g} s ({who} connected)"

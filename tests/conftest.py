@@ -1,0 +1,71 @@
+"""The settings of every test: which event loop, a clean environment, hypothesis.
+
+``PUBSUB_TEST_LOOP=uvloop`` (the default where it is installed) or ``asyncio`` chooses the loop of
+async tests. With ``asyncio``, uvloop cannot be imported at all, neither in this process nor in the
+Python processes that tests start, so that the runtime's own loops are plain ones too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+LOOP = os.environ.get("PUBSUB_TEST_LOOP") or ("asyncio" if sys.platform == "win32" else "uvloop")
+INTEGRATION = Path(__file__).parent / "integration"
+
+_HIDE_UVLOOP = 'raise ModuleNotFoundError("PUBSUB_TEST_LOOP=asyncio hides uvloop", name="uvloop")\n'
+_hiding_place: Path | None = None
+
+# Time is no part of a property, and a run in CI must be the same run twice.
+settings.register_profile(
+    "pubsubd", deadline=None, print_blob=True, derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("pubsubd")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _hiding_place
+    if LOOP not in ("uvloop", "asyncio"):
+        raise pytest.UsageError(f"PUBSUB_TEST_LOOP={LOOP!r} is neither 'uvloop' nor 'asyncio'")
+    # A developer's own coordinator is no part of a test.
+    for name in [n for n in os.environ if n.startswith("PUBSUB_") and n != "PUBSUB_TEST_LOOP"]:
+        del os.environ[name]
+    if LOOP == "asyncio":
+        _hiding_place = Path(tempfile.mkdtemp(prefix="pubsubd-no-uvloop-"))
+        (_hiding_place / "uvloop.py").write_text(_HIDE_UVLOOP)
+        paths = [str(_hiding_place), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+        sys.path.insert(0, str(_hiding_place))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _hiding_place is not None:
+        shutil.rmtree(_hiding_place, ignore_errors=True)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"event loop: {LOOP}"
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if LOOP == "asyncio":
+        return {"asyncio": asyncio.new_event_loop}
+    import uvloop
+
+    return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if INTEGRATION in item.path.parents:
+            item.add_marker(pytest.mark.loop)

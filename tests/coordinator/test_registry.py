@@ -1,0 +1,784 @@
+"""The registry: who is told what, by example and against a model that scans everything."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+import pubsub.coordinator.registry as registry_module
+from pubsub.coordinator.registry import Push, Registry
+from pubsub.core.messages import Expect, ExpectedSub, Match, MatchedPub, Register, encode
+from pubsub.core.topics import matches
+from pubsub.errors import ProtocolError
+
+INFO = {"name": "camera", "pid": 4711, "hostname": "box", "library": "1.0"}
+
+
+def pub(id: int, topic: str = "t", *, renewed: bool = False) -> Register:
+    return Register(id, "pub", topic, renewed, False)
+
+
+def sub(id: int, topic: str = "t", *, renewed: bool = False, observer: bool = False) -> Register:
+    return Register(id, "sub", topic, renewed, observer)
+
+
+def match(
+    id: int,
+    added: Iterable[MatchedPub] = (),
+    removed: Iterable[tuple[str, int]] = (),
+    *,
+    revision: int,
+) -> Match:
+    return Match(id, revision, True, tuple(added), tuple(removed))
+
+
+def expect(
+    id: int,
+    added: Iterable[ExpectedSub] = (),
+    removed: Iterable[tuple[str, int]] = (),
+    *,
+    revision: int,
+) -> Expect:
+    return Expect(id, revision, True, tuple(added), tuple(removed))
+
+
+def row(peer_id: str, id: int, topic: str = "t", port: int = 1) -> MatchedPub:
+    return MatchedPub(peer_id, f"{peer_id}.net", port, id, topic)
+
+
+def connected(*peer_ids: str, registry: Registry | None = None, port: int = 1) -> Registry:
+    registry = registry if registry is not None else Registry()
+    for peer_id in peer_ids:
+        assert registry.connect(peer_id, f"{peer_id}.net", port, INFO, 0.0) == []
+    return registry
+
+
+# --- who is told what ---------------------------------------------------------------------------
+
+
+def test_a_first_sub_is_answered_though_nothing_matches() -> None:
+    registry = connected("A")
+    assert registry.register("A", sub(1), 0.0) == [("A", match(1, revision=1))]
+
+
+def test_a_first_pub_is_answered_though_nothing_matches() -> None:
+    registry = connected("A")
+    assert registry.register("A", pub(1), 0.0) == [("A", expect(1, revision=1))]
+
+
+def test_a_new_sub_is_told_its_publishers_and_these_to_expect_it() -> None:
+    registry = connected("A", "B")
+    registry.register("A", pub(1), 0.0)
+    assert registry.register("B", sub(7, "*", observer=True), 0.0) == [
+        ("B", match(7, [row("A", 1)], revision=2)),
+        ("A", expect(1, [ExpectedSub("B", 7, False, True)], revision=2)),
+    ]
+
+
+def test_g4_a_sub_that_was_there_before_the_pub_is_marked_so() -> None:
+    registry = connected("A", "B")
+    registry.register("A", sub(1, "**"), 0.0)
+    assert registry.register("B", pub(2), 0.0) == [
+        ("B", expect(2, [ExpectedSub("A", 1, True, False)], revision=2)),
+        ("A", match(1, [row("B", 2)], revision=2)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sub_first", "sub_renewed", "pub_renewed", "before"),
+    [
+        (True, False, False, True),
+        (True, True, False, True),
+        (True, False, True, True),
+        (True, True, True, True),
+        (False, False, False, False),
+        (False, True, False, True),
+        (False, False, True, False),
+        (False, True, True, False),
+    ],
+)
+def test_g4_a_sub_from_before_a_restart_is_older_than_a_pub_from_after_it(
+    sub_first: bool, sub_renewed: bool, pub_renewed: bool, before: bool
+) -> None:
+    registry = connected("P", "S")
+    calls = [("S", sub(1, renewed=sub_renewed)), ("P", pub(2, renewed=pub_renewed))]
+    pushes: list[Push] = []
+    for peer_id, message in calls if sub_first else reversed(calls):
+        pushes += registry.register(peer_id, message, 0.0)
+    (told,) = [m.added for _, m in pushes if isinstance(m, Expect) and m.added]
+    assert told == (ExpectedSub("S", 1, before, False),)
+
+
+def test_a_pub_and_a_sub_of_one_peer_match_like_all_others() -> None:
+    registry = connected("A")
+    registry.register("A", pub(1), 0.0)
+    assert registry.register("A", sub(2), 0.0) == [
+        ("A", match(2, [row("A", 1)], revision=2)),
+        ("A", expect(1, [ExpectedSub("A", 2, False, False)], revision=2)),
+    ]
+
+
+def test_matches_come_oldest_first_in_every_run() -> None:
+    registry = connected("A", "B")
+    for id in range(50):
+        registry.register("A", pub(id, f"t/{id % 7}"), 0.0)
+    ((_, answer), *deltas) = registry.register("B", sub(1, "t/*"), 0.0)
+    assert isinstance(answer, Match)
+    assert [r.stream_id for r in answer.added] == list(range(50))
+    assert [m.stream_id for _, m in deltas if isinstance(m, Expect)] == list(range(50))
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(499, [499]), (500, [500]), (1001, [500, 500, 1])])
+def test_a_long_answer_comes_in_parts_of_which_only_the_last_is_complete(
+    count: int, sizes: list[int]
+) -> None:
+    registry = connected("A", "B")
+    for id in range(count):
+        registry.register("A", pub(id), 0.0)
+    pushes = registry.register("B", sub(1), 0.0)
+    parts = [m for _, m in pushes if isinstance(m, Match)]
+    assert [len(m.added) for m in parts] == sizes
+    assert [m.complete for m in parts] == [False] * (len(sizes) - 1) + [True]
+    assert {m.revision for m in parts} == {count + 1}
+    assert all(m.complete for _, m in pushes if isinstance(m, Expect))
+
+
+def test_what_is_closed_is_taken_from_those_who_matched() -> None:
+    registry = connected("A", "B")
+    registry.register("A", pub(1), 0.0)
+    registry.register("B", sub(2), 0.0)
+    assert registry.unregister("B", 2) == [("A", expect(1, removed=[("B", 2)], revision=3))]
+    registry.register("B", sub(3), 0.0)
+    assert registry.unregister("A", 1) == [("B", match(3, removed=[("A", 1)], revision=5))]
+    assert registry.unregister("A", 1) == []
+    assert registry.unregister("nobody", 1) == []
+
+
+def test_what_leaves_together_is_told_in_one_frame_to_each() -> None:
+    registry = connected("A", "B", "C")
+    registry.register("A", sub(1, "**"), 0.0)
+    registry.register("C", sub(1, "t/3"), 0.0)
+    for id in range(600):
+        registry.register("B", pub(id, f"t/{id}"), 0.0)
+    pushes = registry.leave("B")
+    assert pushes == [
+        ("A", match(1, removed=[("B", id) for id in range(500)], revision=1202)),
+        ("A", match(1, removed=[("B", id) for id in range(500, 600)], revision=1202)),
+        ("C", match(1, removed=[("B", 3)], revision=1202)),
+    ]
+    assert [r["peer_id"] for r in registry.peers()] == ["A", "C"]
+    assert registry.next_expiry() is None
+    assert registry.leave("B") == []
+
+
+def test_another_topic_or_role_under_the_same_id_replaces() -> None:
+    registry = connected("A", "B")
+    registry.register("A", pub(1, "old"), 0.0)
+    registry.register("B", sub(5, "*"), 0.0)
+    assert registry.register("A", pub(1, "new"), 0.0) == [
+        ("B", match(5, removed=[("A", 1)], revision=3)),
+        ("A", expect(1, [ExpectedSub("B", 5, True, False)], revision=4)),
+        ("B", match(5, [row("A", 1, "new")], revision=4)),
+    ]
+    assert registry.register("A", sub(1, "new"), 0.0) == [
+        ("B", match(5, removed=[("A", 1)], revision=5)),
+        ("A", match(1, revision=6)),
+    ]
+    assert list(registry.topics()) == [
+        {"topic": "*", "publishers": 0, "subscribers": 1},
+        {"topic": "new", "publishers": 0, "subscribers": 2},
+    ]
+
+
+def test_registering_again_on_one_connection_is_answered_and_changes_nothing() -> None:
+    registry = connected("A", "B")
+    registry.register("A", pub(1), 0.0)
+    registry.register("B", sub(2), 0.0)
+    answer = [("B", match(2, [row("A", 1)], revision=2))]
+    assert registry.register("B", sub(2, renewed=True), 0.0) == answer
+    assert registry.register("A", pub(1), 0.0) == [
+        ("A", expect(1, [ExpectedSub("B", 2, False, False)], revision=2))
+    ]
+
+
+# --- peers that go and come ---------------------------------------------------------------------
+
+
+def test_a_connection_that_breaks_is_told_to_nobody_within_the_grace() -> None:
+    registry = connected("A", "B")
+    registry.register("A", pub(1), 0.0)
+    registry.register("B", sub(2), 0.0)
+    assert registry.lose("A", 10.0) == []
+    assert registry.next_expiry() == 15.0
+    assert registry.expire(14.9) == []
+    assert registry.expire(15.0) == [("B", match(2, removed=[("A", 1)], revision=3))]
+    assert registry.next_expiry() is None
+    assert [r["peer_id"] for r in registry.peers()] == ["B"]
+
+
+def test_a_new_sub_is_told_of_a_pub_whose_peer_is_away_for_a_moment() -> None:
+    registry = connected("A", "B")
+    registry.register("A", pub(1), 0.0)
+    registry.lose("A", 0.0)
+    assert registry.register("B", sub(2), 1.0) == [("B", match(2, [row("A", 1)], revision=2))]
+    connected("A", registry=registry)
+    assert registry.register("A", pub(1, renewed=True), 2.0) == [
+        ("A", expect(1, [ExpectedSub("B", 2, False, False)], revision=2))
+    ]
+
+
+@pytest.mark.parametrize("broken_first", [True, False], ids=["lost", "replaced"])
+def test_a_returning_peer_keeps_its_revisions_and_gets_the_whole_answer(broken_first: bool) -> None:
+    registry = connected("A", "B")
+    registry.register("A", sub(1), 0.0)
+    registry.register("B", pub(2), 0.0)
+    if broken_first:
+        registry.lose("A", 1.0)
+    connected("A", registry=registry)
+    # Not before it has registered: the first frame for a Sub must be its whole answer.
+    assert registry.register("B", pub(3), 2.0) == [
+        ("B", expect(3, [ExpectedSub("A", 1, True, False)], revision=3))
+    ]
+    assert registry.register("A", sub(1, renewed=True), 3.0) == [
+        ("A", match(1, [row("B", 2), row("B", 3)], revision=3))
+    ]
+    assert registry.next_expiry() is None
+    connected("B", registry=registry)
+    assert registry.register("B", pub(2, renewed=True), 3.0) == [
+        ("B", expect(2, [ExpectedSub("A", 1, True, False)], revision=3))
+    ]
+
+
+def test_renewed_counts_as_this_coordinator_first_heard_it() -> None:
+    registry = connected("P", "S")
+    registry.register("P", pub(1), 0.0)
+    registry.register("S", sub(2), 0.0)
+    connected("S", registry=registry)
+    registry.register("S", sub(2, renewed=True), 1.0)
+    connected("P", registry=registry)
+    assert registry.register("P", pub(1, renewed=True), 1.0) == [
+        ("P", expect(1, [ExpectedSub("S", 2, False, False)], revision=2))
+    ]
+
+
+def test_a_returning_peer_at_another_address_is_told_to_its_subscribers() -> None:
+    registry = connected("A", "B", "C")
+    registry.register("A", pub(1), 0.0)
+    registry.register("B", sub(2), 0.0)
+    registry.register("A", sub(9), 0.0)
+    registry.lose("A", 0.0)
+    connected("A", registry=registry, port=2)
+    connected("A", registry=registry, port=2)  # the change is not forgotten over another try
+    assert registry.register("C", sub(3), 1.0) == [
+        ("C", match(3, [row("A", 1, port=2)], revision=4)),
+    ]
+    assert registry.register("A", pub(1, renewed=True), 1.0)[1:] == [
+        ("B", match(2, [row("A", 1, port=2)], revision=4)),
+        ("C", match(3, [row("A", 1, port=2)], revision=4)),
+    ]
+    assert len(registry.register("A", sub(9), 1.0)) == 1
+    connected("A", registry=registry, port=2)
+    assert len(registry.register("A", pub(1, renewed=True), 2.0)) == 1
+
+
+def test_what_a_returning_peer_does_not_register_again_is_dropped_after_the_grace() -> None:
+    registry = connected("A", "B")
+    registry.register("A", pub(1), 0.0)
+    registry.register("A", pub(2), 0.0)
+    registry.register("B", sub(3), 0.0)
+    registry.lose("A", 10.0)
+    registry.connect("A", "A.net", 1, INFO, 14.0)
+    assert registry.next_expiry() == 19.0
+    registry.register("A", pub(2, renewed=True), 16.0)
+    assert registry.next_expiry() == 21.0, "each one that comes again gives the others time"
+    assert registry.expire(20.9) == []
+    assert registry.expire(21.0) == [("B", match(3, removed=[("A", 1)], revision=4))]
+    assert registry.next_expiry() is None
+    assert registry.expire(1000.0) == []
+    (told,) = registry.register("A", pub(2), 1000.0)
+    assert told == ("A", expect(2, [ExpectedSub("B", 3, False, False)], revision=4))
+
+
+def test_a_peer_that_closes_the_last_one_to_come_again_has_nothing_to_lose() -> None:
+    registry = connected("A")
+    registry.register("A", pub(1), 0.0)
+    registry.register("A", pub(2), 0.0)
+    connected("A", registry=registry)
+    registry.unregister("A", 1)
+    assert registry.next_expiry() == 5.0
+    registry.unregister("A", 2)
+    assert registry.next_expiry() is None
+
+
+def test_one_that_replaces_a_stale_one_is_not_stale() -> None:
+    registry = connected("A")
+    registry.register("A", pub(1), 0.0)
+    connected("A", registry=registry)
+    registry.register("A", pub(1, "other"), 0.0)
+    assert registry.next_expiry() is None
+    assert [r["topic"] for r in registry.topics()] == ["other"]
+
+
+def test_peers_are_dropped_in_the_order_in_which_they_went() -> None:
+    registry = connected("A", "B", "C", "D", registry=Registry(grace=2.0))
+    registry.lose("B", 1.0)
+    registry.lose("A", 2.0)
+    registry.lose("C", 3.0)
+    registry.lose("B", 4.0)  # it was away already
+    connected("C", registry=registry)
+    assert registry.next_expiry() == 3.0
+    registry.expire(3.5)
+    assert [r["peer_id"] for r in registry.peers()] == ["A", "C", "D"]
+    assert registry.next_expiry() == 4.0
+    registry.expire(100.0)
+    assert [r["peer_id"] for r in registry.peers()] == ["C", "D"]
+
+
+def test_nothing_is_sent_to_peers_that_are_away() -> None:
+    registry = connected("A", "B", "C")
+    registry.register("A", sub(1, "*"), 0.0)
+    registry.register("B", sub(1), 0.0)
+    registry.register("C", pub(1), 0.0)
+    registry.lose("A", 0.0)
+    pushes = registry.register("C", pub(2), 0.0) + registry.unregister("C", 1)
+    assert {peer_id for peer_id, _ in pushes} == {"B", "C"}
+    assert registry.lose("nobody", 0.0) == []
+
+
+# --- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        (pub(1, "a//b"), "pub 1: topic 'a//b' has an empty segment"),
+        (sub(2, "a//b"), "sub 2: pattern 'a//b' has an empty segment"),
+        (pub(3, "a/*"), "pub 3: topic 'a/*' has a wildcard"),
+        (sub(4, "sens*"), "sub 4: pattern 'sens*': a wildcard stands for a whole segment"),
+        (sub(5, "\x00" * 1024), "control character"),
+    ],
+)
+def test_a_bad_topic_is_named_and_nothing_changes(message: Register, problem: str) -> None:
+    registry = connected("A", "B")
+    registry.register("A", pub(message.id, "good"), 0.0)
+    registry.register("B", sub(1, "**"), 0.0)
+    with pytest.raises(ProtocolError) as caught:
+        registry.register("A", message, 0.0)
+    assert problem in str(caught.value)
+    assert len(str(caught.value)) < 1024, "it must fit into GOODBYE"
+    assert caught.value.code == "protocol"
+    assert [r["topic"] for r in registry.topics()] == ["**", "good"]
+
+
+def test_a_peer_that_is_not_connected_cannot_register() -> None:
+    registry = connected("A")
+    registry.lose("A", 0.0)
+    for peer_id in ("A", "nobody"):
+        with pytest.raises(ProtocolError, match=f"peer '{peer_id}' registers and is not connected"):
+            registry.register(peer_id, pub(1), 0.0)
+
+
+def test_one_peer_may_not_have_too_many() -> None:
+    registry = connected("A", "B", registry=Registry(max_registrations=2))
+    registry.register("A", pub(1), 0.0)
+    registry.register("A", sub(2), 0.0)
+    with pytest.raises(ProtocolError, match="one more than the 2 Pubs and Subs") as caught:
+        registry.register("A", pub(3), 0.0)
+    assert caught.value.code == "limit"
+    registry.register("A", pub(2, "instead"), 0.0)
+    registry.register("B", pub(3), 0.0)
+    registry.unregister("A", 1)
+    registry.register("A", pub(3), 0.0)
+
+
+# --- what people ask ----------------------------------------------------------------------------
+
+
+def test_topics_lists_topics_and_patterns_with_their_counts() -> None:
+    registry = connected("A", "B")
+    for id, topic in enumerate(["t/a", "t/a", "t/b", "u"]):
+        registry.register("A", pub(id, topic), 0.0)
+    for id, topic in enumerate(["t/*", "t/a", "v", "**", "w/*", "w/*"]):
+        registry.register("B", sub(id, topic), 0.0)
+    assert [tuple(r.values()) for r in registry.topics()] == [
+        ("**", 4, 1),
+        ("t/*", 3, 1),
+        ("t/a", 2, 3),
+        ("t/b", 1, 2),
+        ("u", 1, 1),
+        ("v", 0, 2),
+        ("w/*", 0, 2),
+    ]
+    assert list(next(registry.topics())) == ["topic", "publishers", "subscribers"]
+
+
+def test_topics_can_be_read_while_they_change() -> None:
+    registry = connected("A", "B")
+    for id in range(4):
+        registry.register("A", pub(id, f"t/{id}"), 0.0)
+    rows = registry.topics()
+    assert next(rows)["topic"] == "t/0"
+    registry.unregister("A", 1)
+    registry.register("A", pub(2, "new"), 0.0)
+    assert [r["topic"] for r in rows] == ["t/3"]
+
+
+def test_peers_lists_who_is_connected_and_who_is_away() -> None:
+    registry = connected("B", "A")
+    registry.connect("v6", "fe80::1", 7, {**INFO, "name": "a"}, 0.0)
+    registry.connect("nowhere", "", 0, {"name": 5, "pid": "x", "hostname": None}, 0.0)
+    for id in range(3):
+        registry.register("A", pub(id), 0.0)
+    registry.register("A", sub(9), 0.0)
+    registry.lose("B", 0.0)
+    rest = {"name": "camera", "pid": 4711, "hostname": "box"}
+    assert list(registry.peers()) == [
+        {"peer_id": "nowhere", "address": "", "name": "", "pid": 0, "hostname": ""}
+        | {"pubs": 0, "subs": 0, "state": "connected"},
+        {"peer_id": "v6", "address": "[fe80::1]:7", **rest, "name": "a"}
+        | {"pubs": 0, "subs": 0, "state": "connected"},
+        {"peer_id": "A", "address": "A.net:1", **rest, "pubs": 3, "subs": 1, "state": "connected"},
+        {"peer_id": "B", "address": "B.net:1", **rest, "pubs": 0, "subs": 0, "state": "away"},
+    ]
+
+
+# --- cost ---------------------------------------------------------------------------------------
+
+
+def fill(registry: Registry, count: int) -> None:
+    for number in range(count):
+        topic = f"site-{number % 50}/machine-{number // 2}/temp"
+        message = sub(1000 + number, topic) if number % 2 else pub(1000 + number, topic)
+        registry.register(f"peer-{number % 100}", message, 0.0)
+
+
+def test_a_registration_is_kept_in_less_than_1_5_kib_and_given_back() -> None:
+    registry = connected(*(f"peer-{n}" for n in range(100)))
+    count = 20_000
+    tracemalloc.start()
+    try:
+        left = []
+        for _ in range(2):
+            fill(registry, count)
+            assert tracemalloc.get_traced_memory()[0] / count < 1536
+            for number in range(100):
+                registry.leave(f"peer-{number}")
+                registry.connect(f"peer-{number}", "h", 1, INFO, 0.0)
+            left.append(tracemalloc.get_traced_memory()[0])
+        assert left[1] < left[0] + 50_000, "only the room in emptied dicts stays, for the next"
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_steps_of_a_registration_do_not_grow_with_what_is_known() -> None:
+    def steps(size: int) -> int:
+        """Lines of Python run for some registrations that have one match each."""
+        registry = connected(*(f"peer-{n}" for n in range(100)), "new")
+        fill(registry, size)
+        for number in range(size // 10):
+            registry.register("peer-0", sub(number, f"site-{number}/*/x"), 0.0)
+            registry.register("peer-1", sub(number, f"*/machine-{number}/x/**"), 0.0)
+        lines = 0
+
+        def trace(frame: Any, event: str, arg: Any) -> Any:
+            nonlocal lines
+            lines += event == "line"
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            registry.register("new", pub(1, "site-7/machine-new/temp"), 0.0)
+            registry.register("new", sub(2, "site-0/machine-0/temp"), 0.0)
+            registry.register("new", sub(3, "*/machine-1/*"), 0.0)
+            registry.register("new", sub(4, "**/machine-2/**"), 0.0)
+            registry.register("new", sub(5, "nowhere/**"), 0.0)
+            registry.lose("new", 0.0)
+            registry.expire(9.0)
+        finally:
+            sys.settrace(before)
+        return lines
+
+    small, large = steps(200), steps(20_000)
+    assert large < 1.2 * small
+
+
+# --- any sequence of calls, against a model -----------------------------------------------------
+
+
+@dataclass
+class Entry:
+    """A registration as the model keeps it."""
+
+    message: Register
+    order: int
+    renewed: bool
+    stale: bool = False
+    moved: bool = False
+    """Its peer has come back at another address, and it has not come again yet."""
+
+
+@dataclass
+class Peer:
+    """What a peer is, and what it has been told on this connection, by the id of its own."""
+
+    address: tuple[str, int]
+    connected: bool = True
+    due: float = 0.0
+    entries: dict[int, Entry] = field(default_factory=dict)
+    told: dict[int, dict[tuple[str, int], MatchedPub | ExpectedSub]] = field(default_factory=dict)
+    answered: dict[int, bool] = field(default_factory=dict)
+
+
+ids = st.integers(0, 3)
+peer_ids = st.sampled_from("ABC")
+names = st.lists(st.sampled_from("ab"), min_size=1, max_size=3).map("/".join)
+shapes = st.lists(st.sampled_from(["a", "b", "*", "**"]), min_size=1, max_size=3).map("/".join)
+
+
+class RegistryMachine(RuleBasedStateMachine):
+    """All pushes, applied by the peers they go to, give each exactly its matches."""
+
+    GRACE = 5.0
+    LIMIT = 3
+
+    @initialize(rows=st.sampled_from([1, 2, 500]))
+    def start(self, rows: int) -> None:
+        self.rows_per_frame = registry_module.ROWS_PER_FRAME
+        registry_module.ROWS_PER_FRAME = rows
+        self.registry = Registry(self.GRACE, self.LIMIT)
+        self.peers: dict[str, Peer] = {}
+        self.now = 0.0
+        self.order = 0
+        self.revision = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "registry"):
+            registry_module.ROWS_PER_FRAME = self.rows_per_frame
+
+    # what the peers do with what they are sent
+
+    def apply(self, pushes: list[Push], answer: tuple[str, int] | None = None) -> None:
+        for peer_id, message in pushes:
+            encode(message)
+            peer = self.peers[peer_id]
+            assert peer.connected
+            id = message.sub_id if isinstance(message, Match) else message.stream_id
+            entry = peer.entries[id]
+            assert not entry.stale
+            assert entry.message.role == ("sub" if isinstance(message, Match) else "pub")
+            assert message.revision >= self.revision
+            self.revision = message.revision
+            assert len(message.added) + len(message.removed) <= registry_module.ROWS_PER_FRAME
+            told = peer.told[id]
+            if not peer.answered[id]:
+                assert (peer_id, id) == answer, "its first frames are those of its answer"
+                assert not message.removed
+                assert message.complete or len(message.added) == registry_module.ROWS_PER_FRAME
+                peer.answered[id] = message.complete
+            else:
+                assert message.complete
+                assert message.added or message.removed
+            for row_ in message.added:
+                key = (row_[0], row_[3] if isinstance(row_, MatchedPub) else row_[1])
+                news = told.get(key) != row_
+                assert news or self.peers[key[0]].entries[key[1]].moved, "it knew that"
+                told[key] = row_
+            for key in message.removed:
+                del told[key]
+
+    # calls
+
+    @rule(peer_id=peer_ids, port=st.integers(1, 2), pause=st.sampled_from([0.0, 1.0]))
+    def connect(self, peer_id: str, port: int, pause: float) -> None:
+        self.now += pause
+        peer = self.peers.setdefault(peer_id, Peer(("", 0)))
+        moved = peer.address != (peer_id, port)
+        peer.address = (peer_id, port)
+        peer.connected = True
+        peer.due = self.now + self.GRACE
+        peer.told.clear()
+        peer.answered.clear()
+        for entry in peer.entries.values():
+            entry.stale = True
+            entry.moved |= moved
+        self.apply(self.registry.connect(peer_id, peer_id, port, INFO, self.now))
+
+    @precondition(lambda self: self.connected())
+    @rule(data=st.data(), id=ids, name=names, renewed=st.booleans())
+    def register_pub(self, data: st.DataObject, id: int, name: str, renewed: bool) -> None:
+        self.register(data.draw(st.sampled_from(self.connected())), pub(id, name, renewed=renewed))
+
+    @precondition(lambda self: self.connected())
+    @rule(data=st.data(), id=ids, shape=shapes, renewed=st.booleans(), observer=st.booleans())
+    def register_sub(
+        self, data: st.DataObject, id: int, shape: str, renewed: bool, observer: bool
+    ) -> None:
+        message = sub(id, shape, renewed=renewed, observer=observer)
+        self.register(data.draw(st.sampled_from(self.connected())), message)
+
+    @precondition(lambda self: self.known())
+    @rule(data=st.data(), pause=st.sampled_from([0.0, 2.0]))
+    def register_again(self, data: st.DataObject, pause: float) -> None:
+        peer_id, id = data.draw(st.sampled_from(self.known()))
+        self.now += pause
+        if self.peers[peer_id].connected:
+            first = self.peers[peer_id].entries[id].message
+            again = Register(id, first.role, first.topic, True, first.observer)
+            self.register(peer_id, again)
+
+    def register(self, peer_id: str, message: Register) -> None:
+        peer = self.peers[peer_id]
+        entry = peer.entries.get(message.id)
+        if entry is None and len(peer.entries) >= self.LIMIT:
+            with pytest.raises(ProtocolError):
+                self.registry.register(peer_id, message, self.now)
+            return
+        same = entry is not None and (
+            (entry.message.role, entry.message.topic, entry.message.observer)
+            == (message.role, message.topic, message.observer)
+        )
+        if entry is None or not same:
+            self.order += 1
+            peer.entries[message.id] = Entry(message, self.order, message.renewed)
+        elif entry.stale:
+            entry.stale = False
+            peer.due = self.now + self.GRACE
+        peer.told[message.id] = {}
+        peer.answered[message.id] = False
+        self.apply(self.registry.register(peer_id, message, self.now), answer=(peer_id, message.id))
+        assert peer.answered[message.id]
+        peer.entries[message.id].moved = False
+
+    @rule(peer_id=peer_ids, id=ids)
+    def unregister_any(self, peer_id: str, id: int) -> None:
+        if peer_id in self.peers:
+            self.forget(self.peers[peer_id], id)
+        self.apply(self.registry.unregister(peer_id, id))
+
+    @rule(peer_id=peer_ids)
+    def leave(self, peer_id: str) -> None:
+        self.peers.pop(peer_id, None)
+        self.apply(self.registry.leave(peer_id))
+
+    @rule(peer_id=peer_ids, pause=st.sampled_from([0.0, 1.0]))
+    def lose(self, peer_id: str, pause: float) -> None:
+        self.now += pause
+        peer = self.peers.get(peer_id)
+        if peer is not None and peer.connected:
+            peer.connected = False
+            peer.due = self.now + self.GRACE
+        self.apply(self.registry.lose(peer_id, self.now))
+
+    @rule(pause=st.sampled_from([0.0, 1.0, 3.0, 6.0]))
+    def expire(self, pause: float) -> None:
+        self.now += pause
+        for peer_id, peer in list(self.peers.items()):
+            if peer.due <= self.now and not peer.connected:
+                del self.peers[peer_id]
+            elif peer.due <= self.now:
+                for id in [id for id, entry in peer.entries.items() if entry.stale]:
+                    self.forget(peer, id)
+        self.apply(self.registry.expire(self.now))
+
+    def forget(self, peer: Peer, id: int) -> None:
+        for where in (peer.entries, peer.told, peer.answered):
+            where.pop(id, None)
+
+    def connected(self) -> list[str]:
+        return [peer_id for peer_id, peer in self.peers.items() if peer.connected]
+
+    def known(self) -> list[tuple[str, int]]:
+        return [(peer_id, id) for peer_id, peer in self.peers.items() for id in peer.entries]
+
+    # promises
+
+    @invariant()
+    def each_peer_has_been_told_exactly_its_matches(self) -> None:
+        for peer in self.peers.values():
+            for id, entry in peer.entries.items():
+                if not peer.connected or entry.stale:
+                    continue
+                told = peer.told[id]
+                for (other_id, other_entity), other in self.others(entry):
+                    row_ = told.pop((other_id, other_entity))
+                    if isinstance(row_, MatchedPub):
+                        assert row_.topic == other.message.topic
+                        address = self.peers[other_id].address
+                        assert other.stale or (row_.host, row_.port) == address
+                    else:
+                        assert row_.observer == other.message.observer
+                        assert row_.before == (
+                            other.order < entry.order or (other.renewed and not entry.renewed)
+                        )
+                    told[(other_id, other_entity)] = row_
+                assert len(told) == len(self.others(entry))
+
+    def others(self, entry: Entry) -> list[tuple[tuple[str, int], Entry]]:
+        found = []
+        for peer_id, peer in self.peers.items():
+            for id, other in peer.entries.items():
+                one, two = entry.message, other.message
+                if one.role == "pub":
+                    one, two = two, one
+                if (one.role, two.role) == ("sub", "pub") and matches(one.topic, two.topic):
+                    found.append(((peer_id, id), other))
+        return found
+
+    @invariant()
+    def the_next_expiry_is_that_of_the_first_who_has_something_to_lose(self) -> None:
+        due = [
+            peer.due
+            for peer in self.peers.values()
+            if not peer.connected or any(entry.stale for entry in peer.entries.values())
+        ]
+        assert self.registry.next_expiry() == min(due, default=None)
+
+    @invariant()
+    def the_tables_say_what_is_there(self) -> None:
+        assert {
+            r["peer_id"]: (r["pubs"], r["subs"], r["state"]) for r in self.registry.peers()
+        } == {
+            peer_id: (
+                sum(entry.message.role == "pub" for entry in peer.entries.values()),
+                sum(entry.message.role == "sub" for entry in peer.entries.values()),
+                "connected" if peer.connected else "away",
+            )
+            for peer_id, peer in self.peers.items()
+        }
+        entries = [entry for peer in self.peers.values() for entry in peer.entries.values()]
+        rows = list(self.registry.topics())
+        assert [r["topic"] for r in rows] == sorted({entry.message.topic for entry in entries})
+        for r in rows:
+            own = [entry for entry in entries if entry.message.topic == r["topic"]]
+            pubs = [e for e in entries if e.message.role == "pub"]
+            subs = [e for e in entries if e.message.role == "sub"]
+            if "*" in r["topic"]:
+                assert r["subscribers"] == len(own)
+                assert r["publishers"] == sum(matches(r["topic"], e.message.topic) for e in pubs)
+            else:
+                assert r["publishers"] == sum(e in pubs for e in own)
+                assert r["subscribers"] == sum(matches(e.message.topic, r["topic"]) for e in subs)
+
+
+TestRegistryMachine = RegistryMachine.TestCase
+TestRegistryMachine.settings = settings(
+    max_examples=200,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
