@@ -35,6 +35,8 @@ __all__ = ["AsyncPub", "BlockingPub", "Pub"]
 
 BATCH_BYTES = 64 * KIB
 """A batch is closed when it has so many bytes, or at the end of the loop's turn."""
+OVERHEAD = BATCH_COST + len(array_header(0))
+"""What a batch counts for beyond its messages."""
 HANDOVER_BYTES = 1 * MIB
 """Bytes that a BlockingPub may be ahead of its loop's thread; then `put` lets that run."""
 
@@ -294,7 +296,7 @@ class AsyncPub(Pub):
         if self._encoder.buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value)
         if self._block:
-            size = len(data) + sum(map(len, buffers)) + BATCH_COST
+            size = len(data) + sum(map(len, buffers)) + OVERHEAD
             if self._room_waiters or not self._fits(size):
                 return self._put_when_room(data, buffers, size)
         self._admit(data, buffers)
@@ -316,7 +318,7 @@ class AsyncPub(Pub):
             self._room = self._batch_bytes
             if self._block:
                 self._room = min(
-                    self._room, max(1, self.buffer - self._publication.log.size - BATCH_COST)
+                    self._room, max(1, self.buffer - self._publication.log.size - OVERHEAD)
                 )
             self._left = self._room
         self._parts.append(data)
@@ -486,7 +488,7 @@ class BlockingPub(Pub):
         buffers: tuple[bytes, ...] = ()
         if self._encoder.buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value)
-        size = len(data) + sum(map(len, buffers)) + BATCH_COST
+        size = len(data) + sum(map(len, buffers)) + OVERHEAD
         if self._block:
             self._wait_for_room(size)
         elif self._ahead > HANDOVER_BYTES:

@@ -45,6 +45,7 @@ class Cursor:
     Attributes:
         due: the first sequence number that the subscriber had a right to when it was expected.
         next: the sequence number to send next.
+        channel: the present or the last one at an outlet; -1: it never was attached.
         acked: everything below it was consumed.
         received: everything below it is known to have arrived (see `Outlet`, PING behind data).
         lost: messages that left the log before they could be sent.
@@ -81,7 +82,7 @@ class Cursor:
         self.observer = observer
         self.firm = not observer
         self.outlet: Outlet | None = None
-        self.channel = 0
+        self.channel = -1
         self.deadline: float | None = None
         self.queued = False
         self.confirm: int | None = None

@@ -15,7 +15,7 @@ strategy:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import msgpack
@@ -51,6 +51,7 @@ _BUFFER = struct.Struct(">IBBBIBQBQBI")
 _BUFFER_FIELDS = struct.Struct(">BBBIBQBQBI")
 _ARRAY = struct.Struct(">BI")
 _FIVE, _U32, _U64, _F64, _BIN32, _ARRAY32 = 0x95, 0xCE, 0xCF, 0xCB, 0xC6, 0xDD
+_MAX_SEQ = 2**63  # so that what follows a batch still is a number of the wire
 _DATA_KIND, _BUFFER_KIND = int(Kind.DATA), int(Kind.BUFFER)
 _DATA_SIZE = _DATA_FIELDS.size
 _BUFFER_SIZE = _BUFFER_FIELDS.size
@@ -192,22 +193,26 @@ class FrameReader:
             return self._view[len(rest) :]
         return self._view
 
-    def received(self, size: int) -> list[Event]:
-        """The events that became whole by the `size` bytes just read into the buffer."""
+    def received(self, size: int) -> Iterator[Event]:
+        """The events that become whole by the `size` bytes just read into the buffer.
+
+        Act on each before taking the next: `place` is asked for a BUFFER when its turn comes, and
+        what it answers depends on the frames before it.
+        """
         if self._broken:
-            return []
-        events: list[Event] = []
+            return
         try:
             if self._target is not None:
-                self._fill(size, events)
+                event = self._fill(self._target, size)
+                if event is not None:
+                    yield event
             else:
-                self._parse(len(self._rest) + size, events)
+                yield from self._parse(len(self._rest) + size)
         except ProtocolError as error:
             self._broken = True
             self._target = self._frame = None
             self._rest = b""
-            events.append(error)
-        return events
+            yield error
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         """The same for bytes that are already somewhere else (tests, simulations)."""
@@ -221,21 +226,16 @@ class FrameReader:
             events += self.received(size)
         return events
 
-    def _fill(self, size: int, events: list[Event]) -> None:
-        target = self._target
-        assert target is not None
+    def _fill(self, target: memoryview, size: int) -> Event | None:
         self._got += size
         if self._got < len(target):
-            return
+            return None
         self._target = None
         piece, frame = self._piece, self._frame
         self._piece = self._frame = None
-        if piece is not None:
-            events.append(piece)
-        elif frame is not None:
-            events.append(self._whole(frame, own=True))
+        return piece if frame is None else self._whole(frame, own=True)
 
-    def _parse(self, end: int, events: list[Event]) -> None:
+    def _parse(self, end: int) -> Iterator[Event]:
         view = self._view
         position = 0
         while end - position >= 4:
@@ -249,7 +249,7 @@ class FrameReader:
             start = position + 4
             stop = start + length
             if stop <= end:
-                events.append(self._whole(view[start:stop], own=False))
+                yield self._whole(view[start:stop], own=False)
                 position = stop
                 continue
             if self._begin_large(view[start:end], length):
@@ -289,7 +289,7 @@ class FrameReader:
         if kind == _DATA_KIND:
             if len(frame) >= _DATA_SIZE:
                 five, _, u32, channel, u64, first, f64, sent_at = _DATA_FIELDS.unpack_from(frame)
-                if five == _FIVE and u32 == _U32 and u64 == _U64 and f64 == _F64:
+                if five == _FIVE and u32 == _U32 and u64 == _U64 and f64 == _F64 and first < _MAX_SEQ:
                     body = frame[_DATA_SIZE:] if own else bytes(frame[_DATA_SIZE:])
                     return Data(channel, first, sent_at, _count_of(body), body)
             return _foreign_data(frame)
@@ -357,7 +357,7 @@ def _foreign_data(frame: memoryview) -> Data:
         type(channel) is not int
         or not 0 <= channel < 2**32
         or type(first) is not int
-        or not 0 <= first < 2**63
+        or not 0 <= first < _MAX_SEQ
         or type(sent_at) not in (int, float)
     ):
         raise ProtocolError("a malformed DATA: channel, number or time")

@@ -73,7 +73,8 @@ class Inbox:
 
     def add(self, stream: Stream) -> None:
         """A stream begins; the window is shared anew."""
-        self.streams[stream.key] = stream
+        with self.lock:
+            self.streams[stream.key] = stream
         self._divide()
 
     def stream_opened(self, stream: Stream) -> None:
@@ -88,8 +89,8 @@ class Inbox:
     def stream_ended(self, stream: Stream) -> None:
         """A stream is over; what waits of it stays."""
         if self.streams.get(stream.key) is stream:
-            del self.streams[stream.key]
             with self.lock:
+                del self.streams[stream.key]
                 self._lost_before += stream.lost
             self._divide()
 

@@ -141,7 +141,7 @@ class Publication:
     def unexpect(self, key: SubKey) -> None:
         """A coordinator says that this Sub is gone; ends nothing that ever was attached."""
         cursor = self._cursors.get(key)
-        if cursor is not None and cursor.outlet is None and cursor.channel == 0:
+        if cursor is not None and cursor.outlet is None and cursor.channel < 0:
             self._drop(cursor)
 
     def answered(self) -> None:
@@ -173,8 +173,12 @@ class Publication:
         history: int | None,
         limit: int,
         observer: bool,
+        perhaps_older: bool = False,
     ) -> tuple[Cursor, int, int]:
         """A subscriber is here: open its cursor, or give it back the one that waited.
+
+        `perhaps_older`: as long as no coordinator has named the Subs that are older than the Pub,
+        take it for one of them: its SUBSCRIBE may be faster than their EXPECT.
 
         Returns:
             the cursor, the first sequence number that it had a right to, and the first that it
@@ -197,6 +201,8 @@ class Publication:
             due = max(log.next_seq - back, log.start)
             if cursor is not None:
                 due = min(due, cursor.due)
+            elif perhaps_older and not self._heard and not self.settled:
+                due = 0
         if cursor is None:
             cursor = self._cursors[key] = Cursor(key, log, due, observer=observer)
         else:
@@ -211,6 +217,7 @@ class Publication:
         cursor.queued = True
         self._attached[key] = cursor
         outlet.enqueue(cursor)
+        self._trimmed()  # a resume says what arrived, as an ACK does
         self.progress(cursor)
         for watcher in list(self.watchers):
             watcher()
@@ -349,4 +356,4 @@ class Publication:
             if cursor.outlet is not None:
                 yield "attached", cursor
             else:
-                yield ("reconnecting" if cursor.channel else "expected"), cursor
+                yield ("reconnecting" if cursor.channel >= 0 else "expected"), cursor

@@ -151,6 +151,7 @@ class Serving:
             history=asked.history,
             limit=asked.limit,
             observer=asked.observer,
+            perhaps_older=True,
         )
         channel.cursor = cursor
         self._say(

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Route", "Stream", "StreamKey"]
 
+SMALLEST_BUFFER = 1024
+"""Buffers count for so many bytes of a message at least: each is an object too."""
+
 
 class StreamKey(NamedTuple):
     """Which Pub, anywhere."""
@@ -98,10 +101,12 @@ class Stream:
     """
 
     __slots__ = (
+        "_allowed",
         "_assembling",
         "_base",
         "_buffers",
         "_filled",
+        "_pending",
         "ack_every",
         "ack_stage",
         "acked",
@@ -147,9 +152,11 @@ class Stream:
         self.acked = 0
         self.received_bytes = self.consumed_bytes = self.acked_bytes = self.limit = 0
         self._base = 0  # of received_bytes, where the present channel's count began
+        self._allowed = 0  # the highest limit of this channel: what was sent before a lower one
         self._assembling: bytearray | None = None
         self._filled = 0
         self._buffers: list[bytearray] = []
+        self._pending = 0  # bytes of these
 
     # --- opening and closing ------------------------------------------------------------
 
@@ -158,7 +165,7 @@ class Stream:
         self.route = route
         self.channel = channel
         self._base = self.received_bytes
-        self.limit = self.consumed_bytes + self.inbox.share
+        self.limit = self._allowed = self.consumed_bytes + self.inbox.share
         return max(0, self.limit - self._base)
 
     def opened(self, topic: str, codec: str, due: int, first: int, ack_every: int) -> None:
@@ -180,14 +187,16 @@ class Stream:
         self.open = True
         self.ack_every = max(1, min(ack_every, self.inbox.share // 4))
         self.inbox.stream_opened(self)
+        self.ack_stage = 0  # what was taken while there was no way to say so is said now
+        if self.open and self.consumed_bytes + self.inbox.share != self.limit:
+            self.inbox.on_consumed(self, 2)
 
     def disconnected(self) -> None:
         """Its link broke: what waits in the inbox stays, the rest is asked for again."""
         self.open = False
         self.route = None
         self.channel = -1
-        self._assembling = None
-        self._buffers = []
+        self._clear()
 
     def end(self, final: int) -> None:
         """END came: what did not arrive of `final` messages never will."""
@@ -200,16 +209,20 @@ class Stream:
         self.ended = True
         self.open = False
         self.route = None
+        self._clear()
+        self.inbox.stream_ended(self)
+
+    def _clear(self) -> None:
         self._assembling = None
         self._buffers = []
-        self.inbox.stream_ended(self)
+        self._pending = 0
 
     def _miss(self, until: int, reason: str) -> None:
         """Everything before `until` that has not come is lost."""
         assert self.expected is not None
         count = until - self.expected
         self.expected = until
-        self.lost += count
+        self.inbox.lose(self, count)
         self.inbox.put(Entry(self, until, until, gaps=((count, reason),)))
 
     # --- what comes ---------------------------------------------------------------------
@@ -223,8 +236,8 @@ class Stream:
         if self._assembling is None:
             if offset:
                 raise ProtocolError(f"a BUFFER that begins at {offset}")
-            pending = sum(map(len, self._buffers)) + total
-            if pending > self.max_message:
+            pending = self._pending + total
+            if max(pending, len(self._buffers) * SMALLEST_BUFFER) > self.max_message:
                 raise ProtocolError(
                     f"a message of more than {self.max_message:,} bytes (max_message)", code="limit"
                 )
@@ -237,6 +250,7 @@ class Stream:
         self._filled += size
         if self._filled == total:
             self._buffers.append(buffer)
+            self._pending += total
             self._assembling = None
         return memoryview(buffer)[offset : offset + size]
 
@@ -249,7 +263,7 @@ class Stream:
         if self._assembling is not None:
             raise ProtocolError("a DATA in the middle of a large buffer")
         buffers: tuple[bytes | bytearray, ...] = tuple(self._buffers)
-        self._buffers = []
+        self._clear()
         self.batch(first, count, sent_at, body, buffers)
 
     def batch(
@@ -279,19 +293,19 @@ class Stream:
         if first < expected:
             skip = expected - first
         elif first > expected:
-            self.lost += first - expected
+            self.inbox.lose(self, first - expected)
             gaps = ((first - expected, "overflow"),)
         self.expected = end
         self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, gaps, size))
 
     def _check_window(self, size: int) -> None:
         """One batch may pass the limit when all before it is acknowledged and less has come."""
-        if self.received_bytes + size > self.limit and (
-            self.acked != self.expected or self.received_bytes >= self.limit
+        if self.received_bytes + size > self._allowed and (
+            self.acked != self.expected or self.received_bytes >= self._allowed
         ):
             raise ProtocolError(
-                f"{self.received_bytes + size:,} bytes on a channel that may carry "
-                f"{self.limit:,} for now",
+                f"{self.received_bytes + size - self._base:,} bytes on a channel that may carry "
+                f"{self._allowed - self._base:,} for now",
                 code="limit",
             )
 
@@ -318,4 +332,5 @@ class Stream:
         self.acked = max(self.acked, consumed)
         self.acked_bytes = consumed_bytes
         self.limit = limit
+        self._allowed = max(self._allowed, limit)
         return self.acked, max(0, limit - self._base)

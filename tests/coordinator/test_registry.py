@@ -204,6 +204,17 @@ def test_another_topic_or_role_under_the_same_id_replaces() -> None:
     ]
 
 
+def test_a_sub_that_turns_into_an_observer_is_another_one() -> None:
+    registry = connected("A", "B")
+    registry.register("A", pub(1), 0.0)
+    registry.register("B", sub(2), 0.0)
+    assert registry.register("B", sub(2, observer=True), 0.0) == [
+        ("A", expect(1, removed=[("B", 2)], revision=3)),
+        ("B", match(2, [row("A", 1)], revision=4)),
+        ("A", expect(1, [ExpectedSub("B", 2, False, True)], revision=4)),
+    ]
+
+
 def test_registering_again_on_one_connection_is_answered_and_changes_nothing() -> None:
     registry = connected("A", "B")
     registry.register("A", pub(1), 0.0)

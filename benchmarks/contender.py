@@ -1,0 +1,191 @@
+"""What a library has to provide to be measured.
+
+A contender names itself, says with which settings it runs, and opens publishers and subscribers,
+in one of two forms: blocking or async. Everything else (probes, clocks, counting) is the
+business of `roles`. The hot loops are the contender's own, written the way its users would write
+them, so that no adapter's cost is counted as the contender's:
+
+- `send_all`: each of these values as one message, serialised;
+- `drain`: receive messages, decoded, until a false one comes; return how many, and the last.
+
+Publishers, subscribers and pairs are used by one thread, or in one event loop.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+from benchmarks.workloads import Workload
+
+__all__ = [
+    "AsyncContender",
+    "AsyncPair",
+    "AsyncPublisher",
+    "AsyncSubscriber",
+    "BlockingContender",
+    "BlockingPair",
+    "BlockingPublisher",
+    "BlockingSubscriber",
+    "Contender",
+    "Meeting",
+]
+
+Kind = Literal["ours", "peer", "baseline", "ceiling"]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where a publisher and its subscribers meet.
+
+    Attributes:
+        place: for who opens first (a publisher, the first end of a round trip): what the
+            contender's service announced, or ``""`` without one. For the others: what the first
+            announced, or else the same.
+        topic: a name that no other measurement uses; names below it (``topic/…``) are free too.
+        subscribers: how many there will be.
+        announce: to be called at most once, while the first opens: where the others find it.
+    """
+
+    place: str
+    topic: str
+    subscribers: int
+    announce: Callable[[str], None]
+
+
+class BlockingPublisher(Protocol):
+    """A publishing end."""
+
+    def send_all(self, values: Sequence[Any]) -> None:
+        """Send one message each; they are on their way when this returns, or soon after."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class BlockingSubscriber(Protocol):
+    """A subscribing end."""
+
+    def drain(self) -> tuple[int, Any]:
+        """Receive until a message is false; how many came before it, and the last of them."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class BlockingPair(Protocol):
+    """One end of a round trip."""
+
+    def send(self, value: Any) -> None:
+        """Send one message."""
+
+    def receive(self) -> Any:
+        """Wait for the next message."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class AsyncPublisher(Protocol):
+    """The async form of `BlockingPublisher`."""
+
+    async def send_all(self, values: Sequence[Any]) -> None: ...
+    async def close(self) -> None: ...
+
+
+class AsyncSubscriber(Protocol):
+    """The async form of `BlockingSubscriber`."""
+
+    async def drain(self) -> tuple[int, Any]: ...
+    async def close(self) -> None: ...
+
+
+class AsyncPair(Protocol):
+    """The async form of `BlockingPair`."""
+
+    async def send(self, value: Any) -> None: ...
+    async def receive(self) -> Any: ...
+    async def close(self) -> None: ...
+
+
+class Contender(ABC):
+    """Who is measured.
+
+    Attributes:
+        name: for the command line and JSON.
+        title: for the table.
+        how: the settings and calls it is used with, for the notes below the table.
+        kind: ``"ours"``; a ``"peer"``; the ``"baseline"`` that all are compared with; a
+            ``"ceiling"``, which shows what the machine can do and is no messaging at all.
+        packages, programs: what must be installed.
+        workloads: the names of those it can do; None: all.
+        service: whether `serve` is to run in a process of its own beside the others.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    how: ClassVar[str]
+    kind: ClassVar[Kind] = "peer"
+    packages: ClassVar[tuple[str, ...]] = ()
+    programs: ClassVar[tuple[str, ...]] = ()
+    workloads: ClassVar[frozenset[str] | None] = None
+    service: ClassVar[bool] = False
+
+    def missing(self) -> str:
+        """What it lacks here; empty when it can run."""
+        lacking = [f"package {name}" for name in self.packages if not _found(name)]
+        lacking += [f"program {name}" for name in self.programs if shutil.which(name) is None]
+        return ", ".join(lacking)
+
+    def can(self, workload: Workload) -> bool:
+        """Whether it is made for this workload."""
+        return self.workloads is None or workload.name in self.workloads
+
+    def serve(self, announce: Callable[[str], None]) -> None:
+        """Be what publishers and subscribers need beside them (a coordinator, a broker):
+        announce where, and run until the process is ended."""
+        raise NotImplementedError
+
+
+class BlockingContender(Contender):
+    """A contender whose calls block."""
+
+    @abstractmethod
+    def open_publisher(self, meeting: Meeting) -> BlockingPublisher:
+        """A publisher that loses nothing, if there is a choice."""
+
+    @abstractmethod
+    def open_subscriber(self, meeting: Meeting) -> BlockingSubscriber:
+        """A subscriber that is connected, as far as that can be known."""
+
+    @abstractmethod
+    def open_pair(self, meeting: Meeting, first: bool) -> BlockingPair:
+        """One end of a round trip over two topics; the first opens without waiting for the
+        other, except after it has announced where it is."""
+
+
+class AsyncContender(Contender):
+    """A contender whose calls are awaited; it runs on uvloop where that is installed."""
+
+    @abstractmethod
+    async def open_publisher(self, meeting: Meeting) -> AsyncPublisher:
+        """See `BlockingContender`."""
+
+    @abstractmethod
+    async def open_subscriber(self, meeting: Meeting) -> AsyncSubscriber:
+        """See `BlockingContender`."""
+
+    @abstractmethod
+    async def open_pair(self, meeting: Meeting, first: bool) -> AsyncPair:
+        """See `BlockingContender`."""
+
+
+def _found(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,185 @@
+"""This library, in both of its faces."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.contender import AsyncContender, BlockingContender, Meeting
+from benchmarks.loops import run
+from pubsub.coordinator.server import Coordinator
+from pubsub.pub import AsyncPub, BlockingPub
+from pubsub.sub import AsyncSub, BlockingSub
+
+__all__ = ["CONTENDERS"]
+
+
+async def _coordinate(announce: Callable[[str], None]) -> None:
+    coordinator = Coordinator(asyncio.get_running_loop())
+    announce(str(await coordinator.start("127.0.0.1", 0)))
+    await asyncio.Event().wait()
+
+
+def _use(coordinator: str) -> None:
+    """Have the Peer of this process, or of its loop, go there."""
+    os.environ["PUBSUB_COORDINATOR"] = coordinator
+
+
+# --- async ------------------------------------------------------------------------------
+
+
+class _AsyncPublisher:
+    def __init__(self, pub: AsyncPub) -> None:
+        self._pub = pub
+
+    async def send_all(self, values: Sequence[Any]) -> None:
+        put = self._pub.put
+        for value in values:
+            await put(value)
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        await self._pub.close()
+
+
+class _AsyncSubscriber:
+    def __init__(self, sub: AsyncSub) -> None:
+        self._sub = sub
+
+    async def drain(self) -> tuple[int, Any]:
+        n, last = 0, None
+        async for value in self._sub:
+            if not value:
+                break
+            n += 1
+            last = value
+        return n, last
+
+    async def close(self) -> None:
+        await self._sub.close()
+
+
+class _AsyncPair:
+    def __init__(self, pub: AsyncPub, sub: AsyncSub) -> None:
+        self._pub = pub
+        self._sub = sub
+        self.receive = sub.get
+
+    async def send(self, value: Any) -> None:
+        self._pub.put(value)
+
+    async def close(self) -> None:
+        await self._sub.close()
+        await self._pub.close()
+
+
+class Async(AsyncContender):
+    """The face inside an event loop."""
+
+    name = "pubsub-async"
+    title = "pubsubd, async face"
+    how = (
+        '`Pub(overflow="block")`; `await pub.put(value)` one by one, and `await asyncio.sleep(0)` '
+        "after each 256; `async for value in sub`. Round trip: `pub.put(value)`, `await sub.get()`."
+    )
+    kind = "ours"
+    service = True
+
+    def serve(self, announce: Callable[[str], None]) -> None:
+        run(_coordinate(announce))
+
+    async def open_publisher(self, meeting: Meeting) -> _AsyncPublisher:
+        _use(meeting.place)
+        return _AsyncPublisher(await AsyncPub(meeting.topic, overflow="block"))
+
+    async def open_subscriber(self, meeting: Meeting) -> _AsyncSubscriber:
+        _use(meeting.place)
+        return _AsyncSubscriber(await AsyncSub(meeting.topic))
+
+    async def open_pair(self, meeting: Meeting, first: bool) -> _AsyncPair:
+        _use(meeting.place)
+        there, back = f"{meeting.topic}/there", f"{meeting.topic}/back"
+        return _AsyncPair(
+            await AsyncPub(there if first else back), await AsyncSub(back if first else there)
+        )
+
+
+# --- blocking ---------------------------------------------------------------------------
+
+
+class _BlockingPublisher:
+    def __init__(self, pub: BlockingPub) -> None:
+        self._pub = pub
+
+    def send_all(self, values: Sequence[Any]) -> None:
+        put = self._pub.put
+        for value in values:
+            put(value)
+
+    def close(self) -> None:
+        self._pub.close()
+
+
+class _BlockingSubscriber:
+    def __init__(self, sub: BlockingSub) -> None:
+        self._sub = sub
+
+    def drain(self) -> tuple[int, Any]:
+        n, last = 0, None
+        for value in self._sub:
+            if not value:
+                break
+            n += 1
+            last = value
+        return n, last
+
+    def close(self) -> None:
+        self._sub.close()
+
+
+class _BlockingPair:
+    def __init__(self, pub: BlockingPub, sub: BlockingSub) -> None:
+        self._pub = pub
+        self._sub = sub
+        self.send = pub.put
+        self.receive = sub.get
+
+    def close(self) -> None:
+        self._sub.close()
+        self._pub.close()
+
+
+class Blocking(BlockingContender):
+    """The face outside event loops."""
+
+    name = "pubsub-blocking"
+    title = "pubsubd, blocking face"
+    how = (
+        '`Pub(overflow="block")`; `pub.put(value)` one by one; `for value in sub`. Round trip: '
+        "`pub.put(value)`, `sub.get()`."
+    )
+    kind = "ours"
+    service = True
+
+    def serve(self, announce: Callable[[str], None]) -> None:
+        run(_coordinate(announce))
+
+    def open_publisher(self, meeting: Meeting) -> _BlockingPublisher:
+        _use(meeting.place)
+        return _BlockingPublisher(BlockingPub(meeting.topic, overflow="block"))
+
+    def open_subscriber(self, meeting: Meeting) -> _BlockingSubscriber:
+        _use(meeting.place)
+        return _BlockingSubscriber(BlockingSub(meeting.topic))
+
+    def open_pair(self, meeting: Meeting, first: bool) -> _BlockingPair:
+        _use(meeting.place)
+        there, back = f"{meeting.topic}/there", f"{meeting.topic}/back"
+        return _BlockingPair(
+            BlockingPub(there if first else back), BlockingSub(back if first else there)
+        )
+
+
+CONTENDERS = (Async(), Blocking())

@@ -1,0 +1,94 @@
+"""A client of a coordinator: asks what it knows, over a plain blocking socket."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pubsub._version import __version__
+from pubsub.config import Address
+from pubsub.core.frames import SCRATCH_SIZE, Event, FrameReader
+from pubsub.core.handshake import Dialler, Identity, Refused
+from pubsub.core.messages import Answer, Goodbye, Ping, Pong, Query, encode
+from pubsub.discovery import explain
+from pubsub.errors import CoordinatorUnavailable, ProtocolError, PubSubError
+
+__all__ = ["ask"]
+
+LARGEST_ANSWER = 64 * 1024 * 1024
+"""Bytes that one frame of an answer may have; a long answer comes in many."""
+TOKEN = 1
+
+
+def ask(
+    address: Address, what: Literal["topics", "peers"], *, timeout: float = 5.0
+) -> list[dict[str, Any]]:
+    """The rows that a coordinator has on a question.
+
+    Parameters:
+        address: where it listens.
+        what: the question.
+        timeout: seconds to wait for the connection, and then for each piece of the answer.
+
+    Raises:
+        CoordinatorUnavailable: there is none, or it did not answer.
+    """
+    try:
+        with socket.create_connection(address, timeout) as connection:
+            return list(_rows(connection, what))
+    except TimeoutError:
+        problem = f"no answer within {timeout:g} s"
+    except (OSError, PubSubError) as error:
+        problem = explain(error)
+        if isinstance(error, OSError) and not isinstance(error, ConnectionRefusedError):
+            problem = error.strerror or problem
+    text = f"no coordinator at {address}: {problem}"
+    raise CoordinatorUnavailable(text, addresses=(str(address),))
+
+
+def _rows(connection: socket.socket, what: Literal["topics", "peers"]) -> Iterator[dict[str, Any]]:
+    info = {
+        "name": os.path.basename(sys.argv[0]),
+        "pid": os.getpid(),
+        "hostname": socket.gethostname(),
+        "library": __version__,
+    }
+    dialler = Dialler(Identity("client", secrets.token_hex(8), info=info), "coordinator")
+    reader = FrameReader(bytearray(SCRATCH_SIZE))
+    hello = dialler.opening()
+    assert hello is not None
+    connection.sendall(encode(hello))
+    welcomed = False
+    for event in _events(connection, reader):
+        if not welcomed:
+            dialler.receive(event)
+            welcomed = True
+            reader.max_payload = LARGEST_ANSWER
+            connection.sendall(encode(Query(TOKEN, what)))
+        elif isinstance(event, Answer) and event.token == TOKEN:
+            yield from event.rows
+            if event.complete:
+                connection.sendall(encode(Goodbye("closing", "that was all")))
+                return
+        elif isinstance(event, Ping):
+            connection.sendall(encode(Pong(event.token)))
+        elif isinstance(event, Goodbye):
+            raise Refused(event)
+        elif not isinstance(event, Pong):
+            raise ProtocolError(f"a {type(event).__name__.upper()} where an answer belongs")
+    raise ProtocolError("the connection was closed without an answer")
+
+
+def _events(connection: socket.socket, reader: FrameReader) -> Iterator[Event]:
+    while True:
+        size = connection.recv_into(reader.get_buffer())
+        if not size:
+            return
+        for event in reader.received(size):
+            if isinstance(event, ProtocolError):
+                raise event
+            yield event

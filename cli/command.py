@@ -1,0 +1,322 @@
+"""What all commands have in common: how they end, how they fail, which coordinator they mean."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import get_completion_class
+
+from pubsub._version import __version__
+from pubsub.config import coordinators_from
+from pubsub.errors import PubSubError
+
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "OK",
+    "TERMINATED",
+    "TIMED_OUT",
+    "Failure",
+    "Program",
+    "after_ctrl_c",
+    "coordinator_option",
+    "end_signals",
+    "log_lines",
+    "new_loop",
+    "program",
+    "run",
+    "say",
+]
+
+OK, FAILED, TIMED_OUT, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """The command failed: its text is all that is to be said of it."""
+
+    exit_code = FAILED
+
+
+def say(text: str, *, by: str = "pubsub") -> None:
+    """A line for people, on standard error."""
+    try:
+        click.echo(f"{by}: {_one_line(text)}", err=True)
+    except OSError:
+        pass  # nobody can be told
+
+
+def after_ctrl_c() -> None:
+    """End the line on which the terminal shows ``^C``."""
+    try:
+        if sys.stderr is not None and sys.stderr.isatty():
+            click.echo(err=True)
+    except OSError:
+        pass
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n")).strip()
+
+
+class Program(click.Group):
+    """A group of commands whose errors are one line on standard error and an exit code."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run it; unless embedded elsewhere, end the process with the exit code."""
+
+        def run() -> Any:
+            return super(Program, self).main(args, prog_name, complete_var, False, **extra)
+
+        if not standalone_mode:
+            return run()
+        _fill_descriptors()
+        sys.exit(self._code(run))
+
+    def _code(self, run: Callable[[], Any]) -> int:
+        try:
+            result = run()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx is not None else str(self.name)
+            message = _one_line(error.format_message()).rstrip(".")
+            if message[1:2].islower():
+                message = message[0].lower() + message[1:]
+            say(f"{message} (see {path} --help)", by=path)
+            return error.exit_code
+        except click.ClickException as error:
+            say(error.format_message(), by=str(self.name))
+            return error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            return INTERRUPTED
+        except BrokenPipeError:
+            _let_go_of_stdout()
+            return OK
+        return result if isinstance(result, int) else OK
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they were added, the one that all have last."""
+        return sorted(self.commands, key=lambda name: name == "completion")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command; what is no bug becomes one line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            after_ctrl_c()
+            return INTERRUPTED
+        except BrokenPipeError:  # click would call it a failure
+            _let_go_of_stdout()
+            return OK
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except (PubSubError, OSError, ValueError) as error:
+            raise Failure(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _fill_descriptors() -> None:
+    """Where standard input, output or error was closed (``>&-``), have nothing take its number:
+    a socket that did would get what is printed, and libuv aborts at the sight of it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+
+
+def _let_go_of_stdout() -> None:
+    """Nobody reads any more: what is still buffered goes nowhere, without an error at the end."""
+    with suppress(OSError, ValueError):  # not every stand-in for it has a descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, sys.stdout.fileno())
+        finally:
+            os.close(null)
+
+
+def program(name: str, summary: str, description: str, *, epilog: str) -> Callable[[F], Program]:
+    """A `Program` with ``--version`` and the command ``completion``.
+
+    Parameters:
+        name: of the command.
+        summary: what it is, in a sentence.
+        description: more of it, a paragraph.
+        epilog: its exit codes.
+    """
+
+    def make(function: F) -> Program:
+        group = click.group(
+            name,
+            cls=Program,
+            context_settings=SETTINGS,
+            invoke_without_command=True,
+            help=f"{summary}\n\n{description}",
+            epilog=epilog,
+        )(function)
+        group = click.version_option(__version__, message=f"{name} %(version)s")(group)
+        group.add_command(_completion(name))
+        return group
+
+    return make
+
+
+def _completion(name: str) -> click.Command:
+    variable = f"_{name.upper()}_COMPLETE"
+
+    @click.command("completion")
+    @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+    @click.pass_context
+    def completion(ctx: click.Context, shell: str) -> None:
+        found = get_completion_class(shell)
+        assert found is not None
+        click.echo(found(ctx.find_root().command, {}, name, variable).source())
+
+    completion.help = f"""Print the script that completes the words of this command in a shell.
+
+    \b
+    bash   eval "$({name} completion bash)"      in ~/.bashrc
+    zsh    eval "$({name} completion zsh)"       in ~/.zshrc
+    fish   {name} completion fish | source       in ~/.config/fish/config.fish
+    """
+    return completion
+
+
+# --- the coordinator ------------------------------------------------------------------------
+
+
+def _check_coordinator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    source = ctx.get_parameter_source(param.name or "")
+    try:
+        if source is click.core.ParameterSource.ENVIRONMENT:
+            coordinators_from(None, {"PUBSUB_COORDINATOR": value or ""})
+        elif value is not None:
+            coordinators_from(value, {})
+    except ValueError as error:
+        raise click.UsageError(str(error), ctx) from None
+    return value
+
+
+def coordinator_option(function: F) -> F:
+    """``--coordinator``, checked."""
+    return click.option(
+        "--coordinator",
+        metavar="HOST:PORT[,…]",
+        envvar="PUBSUB_COORDINATOR",
+        show_envvar=True,
+        callback=_check_coordinator,
+        help="Where the coordinator listens. Default: 127.0.0.1:7700.",
+    )(function)
+
+
+# --- what the library logs ------------------------------------------------------------------
+
+
+class _Lines(logging.Handler):
+    """What the library logs, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            text += f": {record.exc_info[1]!r}"
+        say(text)
+
+
+def log_lines(level: int = logging.WARNING) -> None:
+    """Show what the library has to say, from this level on, on standard error."""
+    logger = logging.getLogger("pubsub")
+    for handler in [h for h in logger.handlers if isinstance(h, _Lines)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_Lines())
+    logger.setLevel(level)
+    logger.propagate = False
+    logging.getLogger("pubsub.coordinator").setLevel(max(level, logging.WARNING))
+    logging.getLogger("asyncio").addHandler(logging.NullHandler())
+
+
+# --- the event loop -------------------------------------------------------------------------
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """A loop of uvloop, where that is installed."""
+    if sys.platform != "win32":
+        try:
+            import uvloop
+        except ImportError:
+            pass
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a loop of its own to its end, and end all that it left."""
+    loop = new_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(main)
+    finally:
+        try:
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+@contextmanager
+def end_signals(told: Callable[[int], None]) -> Iterator[None]:
+    """Within: Ctrl-C and SIGTERM call `told` with the exit code that they mean; a second one ends
+    the process as it would have without this."""
+    loop = asyncio.get_running_loop()
+    taken: list[int] = []
+
+    def first(code: int) -> None:
+        release()
+        if code == INTERRUPTED:
+            after_ctrl_c()
+        told(code)
+
+    def release() -> None:
+        while taken:
+            loop.remove_signal_handler(taken.pop())
+
+    try:
+        for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
+            loop.add_signal_handler(number, first, code)
+            taken.append(number)
+    except (NotImplementedError, RuntimeError):
+        pass  # Windows: Ctrl-C raises KeyboardInterrupt
+    try:
+        yield
+    finally:
+        release()

@@ -1,0 +1,79 @@
+"""``pubsub topics`` and ``pubsub peers``: what coordinators know, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import click
+
+from pubsub.cli.asking import ask
+from pubsub.cli.command import FAILED, OK, say
+from pubsub.config import Address
+from pubsub.errors import CoordinatorUnavailable
+
+__all__ = ["show", "table"]
+
+COLUMNS = {
+    "topics": ("topic", "publishers", "subscribers"),
+    "peers": ("name", "address", "pid", "hostname", "pubs", "subs", "state"),
+}
+
+
+def show(what: Literal["topics", "peers"], addresses: Sequence[Address], *, as_json: bool) -> int:
+    """Ask every coordinator and print the rows of those that answered; returns the exit code.
+
+    Where there are several, each row says by ``coordinator`` who told it: they know nothing of
+    each other, and a difference between them is worth seeing.
+    """
+    rows: list[dict[str, Any]] = []
+    failed = False
+    with ThreadPoolExecutor(max_workers=min(32, len(addresses))) as pool:
+        answers = [pool.submit(ask, address, what) for address in addresses]
+    for address, answer in zip(addresses, answers, strict=True):
+        try:
+            found = answer.result()
+        except CoordinatorUnavailable as error:
+            say(str(error))
+            failed = True
+            continue
+        if not found and not as_json:
+            say(f"the coordinator at {address} knows no {what}")
+        several = {"coordinator": str(address)} if len(addresses) > 1 else {}
+        rows += [{**several, **row} for row in found]
+    if as_json:
+        if rows or not failed:
+            click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif rows:
+        columns = COLUMNS[what] if len(addresses) == 1 else ("coordinator", *COLUMNS[what])
+        for line in table(columns, rows):
+            click.echo(line)
+    return FAILED if failed else OK
+
+
+def table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> list[str]:
+    """Rows as aligned lines below a heading; numbers stand to the right."""
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    heads = [column.upper() for column in columns]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    numbers = [
+        bool(cells) and all(cell.isdigit() or cell == "-" for cell in column)
+        for column in zip(*cells, strict=True)
+    ] or [False] * len(columns)
+    lines = []
+    for line in (heads, *cells):
+        padded = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, numbers, strict=True)
+        )
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def _cell(value: Any) -> str:
+    """What another process said of itself, with nothing in it that a terminal would obey."""
+    text = "-" if value is None or value == "" else str(value)
+    return re.sub(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", text)

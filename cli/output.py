@@ -1,0 +1,137 @@
+"""Standard output, written from a thread of its own.
+
+A reader that stops reading (``| less``, a terminal in which Ctrl-S was pressed) makes a write
+wait. In the event loop's thread that would stop the heartbeats too, and the publisher would give
+the link up; here it only lets the lines pile up to a bound, which then holds back the Sub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import stat
+import threading
+from collections.abc import Callable
+
+__all__ = ["Output"]
+
+FULL = 1024 * 1024
+"""Bytes that may wait to be written."""
+
+
+class Output:
+    """Writes lines to a file descriptor, all that are there at once.
+
+    Parameters:
+        descriptor: to write to.
+        ended: called in the loop's thread, once, when nothing more can be written: with the
+            error, which is a BrokenPipeError where the reader has gone.
+
+    To be made in a running event loop, and used only there.
+    """
+
+    def __init__(self, descriptor: int, ended: Callable[[OSError], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._descriptor = descriptor
+        self._ended = ended
+        self._lines: list[bytes] = []
+        self._size = 0  # bytes not yet written
+        self._waiters: list[asyncio.Future[None]] = []
+        self._awake = False
+        self._condition = threading.Condition()
+        self._handed: list[bytes] = []
+        self._broken = False
+        threading.Thread(target=self._write, name="output", daemon=True).start()
+        mode = os.fstat(descriptor).st_mode
+        if hasattr(select, "poll") and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            threading.Thread(target=self._watch, name="reader", daemon=True).start()
+
+    def write(self, line: bytes) -> bool:
+        """Have a line written as soon as the loop's turn is over; True: wait for `room` before
+        the next one."""
+        self._lines.append(line)
+        self._size += len(line)
+        if not self._awake:
+            self._awake = True
+            self._loop.call_soon(self._hand_over)
+        return self._size > FULL
+
+    async def room(self) -> None:
+        """Wait until more may be written, or nothing ever will."""
+        while self._size > FULL and not self._broken:
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    async def drain(self, timeout: float) -> bool:
+        """Wait until all is written; False: `timeout` seconds were not enough, or it cannot be."""
+        deadline = self._loop.time() + timeout
+        self._hand_over()
+        while self._size and not self._broken:
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                await asyncio.wait_for(waiter, deadline - self._loop.time())
+            except asyncio.TimeoutError:
+                return False
+        return not self._broken
+
+    def _hand_over(self) -> None:
+        self._awake = False
+        if self._lines:
+            with self._condition:
+                self._handed += self._lines
+                self._condition.notify()
+            self._lines = []
+
+    def _written(self, size: int) -> None:
+        self._size -= size
+        self._wake()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    def _break(self, error: OSError) -> None:
+        if not self._broken:
+            self._broken = True
+            self._wake()
+            self._ended(error)
+
+    # --- in threads of their own ----------------------------------------------------------
+
+    def _write(self) -> None:
+        while True:
+            with self._condition:
+                while not self._handed:
+                    self._condition.wait()
+                lines, self._handed = self._handed, []
+            data = memoryview(b"".join(lines))
+            size = len(data)
+            try:
+                while data:
+                    try:
+                        data = data[os.write(self._descriptor, data) :]
+                    except BlockingIOError:  # somebody has made it non-blocking
+                        select.select([], [self._descriptor], [])
+            except OSError as error:
+                self._tell(self._break, error)
+                return
+            self._tell(self._written, size)
+
+    def _watch(self) -> None:
+        """See at once that the reader of a pipe has gone, and not at the next line."""
+        poll = select.poll()
+        poll.register(self._descriptor, 0)
+        if poll.poll():
+            self._tell(self._break, BrokenPipeError(errno.EPIPE, "nobody reads the output"))
+
+    def _tell(self, call: Callable[..., None], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            pass  # the loop is closed: it is over anyway

@@ -1,0 +1,307 @@
+"""The command ``pubsub``: look at topics, and put messages on them, from a shell."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from click.shell_completion import CompletionItem
+
+from pubsub.cli.command import coordinator_option, log_lines, program, run
+from pubsub.config import coordinators_from
+from pubsub.core.topics import check_pattern, check_topic
+from pubsub.errors import PubSubError, TopicError
+
+__all__ = ["main"]
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType  # before click 8.4 no generic
+
+EPILOG = """\b
+Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, 2 used wrongly,
+3 --timeout ended it before what was asked for was there, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+
+@program(
+    "pubsub",
+    "Look at topics, and put messages on them.",
+    "Messages come straight from the processes that publish them; a coordinator (see pubsubd) "
+    "only says where these are.",
+    epilog=EPILOG,
+)
+@click.pass_context
+def pubsub(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+# --- arguments ------------------------------------------------------------------------------
+
+
+class _Topic(ParamType):
+    """A topic, or a pattern where one may be."""
+
+    name = "topic"
+
+    def __init__(self, *, pattern: bool) -> None:
+        self._check = check_pattern if pattern else check_topic
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return self._check(value)
+        except TopicError as error:
+            raise click.UsageError(str(error), ctx) from None
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The topics that the coordinator knows."""
+        from pubsub.cli.asking import ask
+
+        try:
+            addresses, _ = coordinators_from(ctx.params.get("coordinator"), {})
+            rows = ask(addresses[0], "topics", timeout=0.5)
+        except (PubSubError, ValueError):
+            return []
+        return [CompletionItem(row["topic"]) for row in rows if row["topic"].startswith(incomplete)]
+
+
+class _History(ParamType):
+    """How many messages, or all."""
+
+    name = "N|all"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | Literal["all"]:
+        if value == "all":
+            return "all"
+        try:
+            number = int(value)
+        except ValueError:
+            number = -1
+        if number < 0:
+            raise click.UsageError(
+                f"--history {value!r} is neither a number of messages nor 'all'", ctx
+            )
+        return number
+
+
+class _Put(click.Command):
+    """`put`, where a negative number may be the value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if (
+            len(args) > 1
+            and "--" not in args
+            and re.fullmatch(r"-\.?\d.*", args[-1])
+            and not args[-2].startswith("-")
+        ):
+            args = [*args[:-1], "--", args[-1]]
+        return super().parse_args(ctx, args)
+
+
+SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+# --- commands -------------------------------------------------------------------------------
+
+
+@pubsub.command(epilog=EPILOG)
+@click.argument(
+    "topics", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=_Topic(pattern=True)
+)
+@click.option(
+    "-n", "--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages."
+)
+@click.option(
+    "--timeout",
+    type=SECONDS,
+    metavar="SECONDS",
+    help="End after so many seconds without a message; with --count: exit code 3.",
+)
+@click.option("--timestamps", is_flag=True, help="Show when each message was sent.")
+@click.option("--topics", "show_topics", is_flag=True, help="Show each message's topic.")
+@click.option(
+    "--history",
+    type=_History(),
+    metavar="N|all",
+    default=0,
+    help="Begin with so many messages from before, as far as publishers keep them.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "repr", "raw"]),
+    default="json",
+    show_default=True,
+    help="How to show a value: as JSON, as Python writes it, or text and bytes as they are.",
+)
+@click.option(
+    "--allow-pickle",
+    is_flag=True,
+    help="Accept pickled messages, which may run code of the sender's choice.",
+)
+@click.option(
+    "-q", "--quiet", is_flag=True, help="Do not say at the end what was received and lost."
+)
+@coordinator_option
+def tail(
+    topics: tuple[str, ...],
+    count: int | None,
+    timeout: float | None,
+    timestamps: bool,
+    show_topics: bool,
+    history: int | Literal["all"],
+    form: str,
+    allow_pickle: bool,
+    quiet: bool,
+    coordinator: str | None,
+) -> int:
+    """Show the messages of topics as they come, a line each.
+
+    In a PATTERN, * stands for one segment of a topic and ** for any number of them (quote it:
+    the shell has a meaning for * too). What is lost is said on standard error.
+
+    \b
+    pubsub tail 'sensors/**' --topics --timestamps
+    pubsub tail orders | jq .price
+    pubsub tail log --format raw > log.txt
+
+    With --timestamps or --topics, lines of JSON are objects of "time", "topic" and "value"; in
+    the other formats these stand before the value, each followed by a tab. JSON has no form for
+    some values: dates become ISO 8601, bytes {"base64": "…"}, tuples and sets arrays, NaN "NaN",
+    numpy arrays nested arrays.
+    """
+    from pubsub.cli.tail import Wanted, tail
+
+    if sys.stdout is None:
+        raise OSError("standard output is closed")
+    log_lines(logging.WARNING if quiet else logging.INFO)
+    wanted = Wanted(
+        topics,
+        coordinator=coordinator,
+        count=count,
+        timeout=timeout,
+        history=history,
+        form=form,
+        times=timestamps,
+        topics=show_topics,
+        allow_pickle=allow_pickle,
+        quiet=quiet,
+    )
+    return run(tail(wanted))
+
+
+@pubsub.command(cls=_Put, epilog=EPILOG)
+@click.argument("topic", type=_Topic(pattern=False))
+@click.argument("value")
+@click.option("--json-lines", is_flag=True, help="With -: each line is JSON.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Put at most so many messages a second.",
+)
+@click.option(
+    "--wait",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Wait for so many subscribers first.",
+)
+@click.option(
+    "--timeout",
+    type=SECONDS,
+    metavar="SECONDS",
+    help="How long to wait for these (default: for ever; then exit code 3), and for a tail that "
+    "takes nothing any more (default: 10).",
+)
+@coordinator_option
+def put(
+    topic: str,
+    value: str,
+    json_lines: bool,
+    rate: float | None,
+    wait: int | None,
+    timeout: float | None,
+    coordinator: str | None,
+) -> int:
+    """Put a message on a topic.
+
+    VALUE is JSON, or else a plain string; - puts every line of standard input as a message (a
+    string; bytes where it is not UTF-8), without the line's end.
+
+    \b
+    pubsub put lamp/set '{"on": true}'
+    pubsub put greetings hello
+    tail -f app.log | pubsub put logs/app -
+
+    It ends when every subscriber has received what was put. All that are there get it, also a
+    tail of it however long the input is; --wait waits for those that are still to come.
+    """
+    from pubsub.cli.put import Sending, from_json_lines, from_lines, from_text, put
+
+    if value != "-" and json_lines:
+        raise click.UsageError("--json-lines goes with -: it is about standard input")
+    if coordinator is None:  # then it fails at once, with an error that says it all, or waits
+        log_lines(logging.INFO if wait else logging.ERROR)
+    else:
+        log_lines()
+    values: Iterator[tuple[Any, int]]
+    if value != "-":
+        values = iter([(from_text(value), len(value))])
+    else:
+        if sys.stdin is None:
+            raise OSError("standard input is closed")
+        stream = sys.stdin.buffer
+        values = from_json_lines(stream) if json_lines else from_lines(stream)
+    sending = Sending(topic, coordinator=coordinator, rate=rate, wait=wait or 0, timeout=timeout)
+    return put(sending, values)
+
+
+@pubsub.command(epilog=EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
+@coordinator_option
+def topics(as_json: bool, coordinator: str | None) -> int:
+    """Show the topics and patterns that the coordinator knows.
+
+    The subscribers of a topic are counted with those whose pattern matches it. Of several
+    coordinators each shows its own.
+    """
+    return _list("topics", as_json, coordinator)
+
+
+@pubsub.command(epilog=EPILOG)
+@click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
+@coordinator_option
+def peers(as_json: bool, coordinator: str | None) -> int:
+    """Show the processes that the coordinator knows.
+
+    "away" are those whose connection was lost a moment ago. Of several coordinators each shows
+    its own.
+    """
+    return _list("peers", as_json, coordinator)
+
+
+def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:
+    from pubsub.cli.listing import show
+
+    addresses, _ = coordinators_from(coordinator, {})
+    return show(what, addresses, as_json=as_json)
+
+
+def main() -> None:
+    """Entry point."""
+    pubsub()
+
+
+if __name__ == "__main__":
+    main()

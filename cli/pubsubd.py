@@ -1,0 +1,134 @@
+"""The command ``pubsubd``: runs the coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import os
+import socket
+import sys
+
+import click
+
+from pubsub.cli.command import FAILED, OK, Failure, end_signals, program, run, say
+from pubsub.config import DEFAULT_COORDINATOR, Address
+
+__all__ = ["main"]
+
+EPILOG = """\b
+Exit codes: 0 stopped by Ctrl-C or SIGTERM, 1 failed (such as: the port is in use), 2 used
+wrongly.
+"""
+
+
+@program(
+    "pubsubd",
+    "The daemon of pubsubd, the brokerless publish-subscribe runtime.",
+    "It runs once for a group of machines, or not at all: on a single one the first process "
+    "starts a coordinator in itself.",
+    epilog=EPILOG,
+)
+@click.pass_context
+def pubsubd(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@pubsubd.command(epilog=EPILOG)
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    default=DEFAULT_COORDINATOR.host,
+    show_default=True,
+    help="Address to listen on. Other than loopback: only with --insecure.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=DEFAULT_COORDINATOR.port,
+    show_default=True,
+    help="Port to listen on; 0: any free one, which the first line names.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="warning",
+    show_default=True,
+    help="What to log on standard error.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Listen on any address, though nothing checks yet who connects.",
+)
+def coordinator(host: str, port: int, log_level: str, insecure: bool) -> int:
+    """Run a coordinator: tells subscribers where publishers are, and carries no message.
+
+    All that it knows its peers tell it again when it comes back, so it may be stopped and
+    started at any time. Ctrl-C and SIGTERM end it.
+    """
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    address = Address(host, port)
+    exposed = not _is_loopback(address)
+    if exposed and not insecure:
+        raise click.UsageError(
+            f"--host {host} can be reached from other machines, and nothing checks yet who "
+            "connects (authentication is not there yet): where everyone on that network may "
+            "publish and subscribe, add --insecure"
+        )
+    return run(_serve(address, exposed))
+
+
+def _is_loopback(address: Address) -> bool:
+    """Whether only this machine can reach it."""
+    if not address.host:
+        return False
+    try:
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise Failure(f"--host {address.host}: {error.strerror or error}") from None
+    return all(ipaddress.ip_address(str(row[4][0]).split("%")[0]).is_loopback for row in found)
+
+
+async def _serve(address: Address, exposed: bool) -> int:
+    from pubsub.coordinator.server import Coordinator  # `pubsubd --help` needs none of it
+
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[int] = loop.create_future()
+
+    def stop(code: int) -> None:
+        if not told.done():
+            told.set_result(code)
+
+    server = Coordinator(loop)
+    with end_signals(stop):
+        try:
+            where = await server.start(*address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                say(f"{address} is in use: another coordinator may be running", by="pubsubd")
+            else:
+                why = os.strerror(error.errno) if error.errno else str(error)
+                say(f"cannot listen on {address}: {why}", by="pubsubd")
+            return FAILED
+        note = ", open to everyone who can reach it (--insecure)" if exposed else ""
+        say(f"coordinator on {where}{note}", by="pubsubd")
+        await told
+        await server.close()
+    return OK
+
+
+def main() -> None:
+    """Entry point."""
+    pubsubd()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""``pubsub put``: one message, or one for each line of standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Any, NoReturn
+
+from pubsub import Peer, PubSubError
+from pubsub.cli.command import INTERRUPTED, OK, TERMINATED, TIMED_OUT, after_ctrl_c, say
+from pubsub.config import DEFAULT_COORDINATOR
+from pubsub.pub import BlockingPub
+
+__all__ = ["Sending", "from_json_lines", "from_lines", "from_text", "put"]
+
+PATIENCE = 10.0
+"""Seconds for which a subscriber may take nothing before it is no longer waited for."""
+FAR_AHEAD = 16 * 1024 * 1024
+"""Bytes that an observer may be behind: well within a Pub's buffer, so that it loses nothing."""
+LOOK_EVERY = 256 * 1024
+"""Bytes after which the subscribers are looked at …"""
+LOOK_SECONDS = 0.1
+"""… and seconds."""
+FOR_EVER = 1e6
+
+
+@dataclass(frozen=True)
+class Sending:
+    """Where the messages go, and how."""
+
+    topic: str
+    coordinator: str | None = None
+    rate: float | None = None
+    """Messages per second, at most."""
+    wait: int = 0
+    """Subscribers to wait for before the first message."""
+    timeout: float | None = None
+    """Seconds to wait for these (None: for ever), and for one that takes nothing (None:
+    `PATIENCE`)."""
+
+
+# --- what is put ----------------------------------------------------------------------------
+
+
+def from_text(text: str) -> Any:
+    """The value of an argument: JSON, or else the text itself."""
+    try:
+        return _parse(text)
+    except ValueError:
+        return _text(os.fsencode(text))
+
+
+def from_lines(stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
+    """Each line without its end, and its size: a str, or bytes where it is not UTF-8."""
+    for line in stream:
+        yield _text(line[:-1] if line.endswith(b"\n") else line), len(line)
+
+
+def from_json_lines(stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
+    """The value of each line, and its size; blank lines are passed over.
+
+    Raises:
+        ValueError: a line is not JSON.
+    """
+    for number, line in enumerate(stream, 1):
+        if line.strip():
+            try:
+                value = _parse(line.decode())
+            except ValueError as error:
+                raise ValueError(
+                    f"line {number} of standard input is not JSON ({error}); the lines before "
+                    "it were put"
+                ) from None
+            yield value, len(line)
+
+
+def _text(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_json)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"JSON has no {name}")
+
+
+# --- putting --------------------------------------------------------------------------------
+
+
+class _Terminated(BaseException):
+    """SIGTERM."""
+
+
+def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
+    """Put every value, see it delivered, and return the exit code."""
+    with _sigterm(), _peer(sending) as peer:
+        pub = BlockingPub(sending.topic, peer=peer, overflow="block")
+        audience = _Audience(pub, PATIENCE if sending.timeout is None else sending.timeout)
+        try:
+            if sending.wait and not _wait(pub, sending):
+                return TIMED_OUT
+            audience.meet()
+            _put_all(pub, values, sending.rate, audience)
+        except KeyboardInterrupt:
+            after_ctrl_c()
+            code = INTERRUPTED
+        except _Terminated:
+            code = TERMINATED
+        except (PubSubError, OSError, ValueError):
+            _deliver(peer, pub, audience)  # what came before the trouble
+            raise
+        else:
+            code = OK
+        _deliver(peer, pub, audience)
+    return code
+
+
+def _peer(sending: Sending) -> Peer:
+    name = f"pubsub put {sending.topic}"[:80]
+    if sending.coordinator is None and not sending.wait:
+        # Where nobody listens at the default address nobody can be subscribed: a coordinator of
+        # our own, for the blink of an eye, would serve no one.
+        return Peer(str(DEFAULT_COORDINATOR), name=name, connect_timeout=1.0)
+    return Peer(sending.coordinator, name=name)
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Within: SIGTERM raises, as Ctrl-C does."""
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except _Terminated:
+        sys.exit(TERMINATED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _wait(pub: BlockingPub, sending: Sending) -> bool:
+    """Wait for subscribers; False: time ran out."""
+    if sys.stderr.isatty() and len(pub.subscribers) < sending.wait:
+        whom = "a subscriber" if sending.wait == 1 else f"{sending.wait} subscribers"
+        say(f"waiting for {whom} on {sending.topic!r} …")
+    try:
+        pub.wait_for_subscribers(sending.wait, timeout=sending.timeout)
+    except TimeoutError as error:
+        say(f"{error}; nothing was put")
+        return False
+    return True
+
+
+def _put_all(
+    pub: BlockingPub, values: Iterable[tuple[Any, int]], rate: float | None, audience: _Audience
+) -> None:
+    due = time.monotonic()
+    for value, size in values:
+        if rate is not None:
+            now = time.monotonic()
+            if now < due:
+                time.sleep(due - now)
+            due = max(due, now - 1.0) + 1.0 / rate  # what was late is not all caught up at once
+        pub.put(value)
+        audience.put(size)
+
+
+def _deliver(peer: Peer, pub: BlockingPub, audience: _Audience) -> None:
+    """Wait until all has been received, for as long as it goes on."""
+
+    def close() -> None:
+        with suppress(PubSubError):
+            pub.close(linger=FOR_EVER)
+
+    audience.look()
+    closing = threading.Thread(target=close, name="closing", daemon=True)
+    closing.start()
+    try:
+        closing.join(0.02)
+        while closing.is_alive():
+            if audience.gave_up():
+                peer.close(linger=0)
+            closing.join(0.1)
+    except BaseException:
+        peer.close(linger=0)
+        raise
+    audience.report()
+
+
+class _Audience:
+    """Who listens to a Pub, and how far behind they are.
+
+    An observer such as ``pubsub tail`` never makes a Pub wait, and loses what leaves the buffer
+    before it could be sent. So that a whole file reaches it, this waits for observers too, as
+    long as each of them goes on taking messages: one that takes nothing for `patience` seconds
+    is left behind. The other Subs make the Pub itself wait, for as long as they live.
+    """
+
+    def __init__(self, pub: BlockingPub, patience: float) -> None:
+        self._pub = pub
+        self._patience = patience
+        self._count = 0
+        self._bytes = 0
+        self._unseen = 0
+        self._looked = 0.0
+        self._marks: deque[tuple[int, int]] = deque()  # messages and bytes put until then
+        self._standing: dict[str, tuple[int, float]] = {}  # messages taken, and since when
+        self._left: set[str] = set()  # takes nothing
+        self._named = False
+        self._came = False
+        self._lost: dict[str, int] = {}
+
+    def meet(self) -> None:
+        """Wait for the first of those that the coordinator says are there."""
+        if self._pub.subscribers:
+            self._named = True
+            with suppress(TimeoutError):
+                self._pub.wait_for_subscribers(1, timeout=self._pub.peer.settings.join_timeout)
+                self._came = True
+
+    def put(self, size: int) -> None:
+        """A message was put; waits where an observer is too far behind."""
+        self._count += 1
+        self._bytes += size
+        self._unseen += size
+        if self._unseen < LOOK_EVERY and time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._unseen = 0
+        self._marks.append((self._count, self._bytes))
+        while self._ahead() > FAR_AHEAD:
+            time.sleep(0.005)
+
+    def _ahead(self) -> int:
+        """Bytes that the slowest observer that is waited for has not taken."""
+        taken = self.look()
+        if taken is None:
+            self._marks.clear()
+            return 0
+        marks = self._marks
+        while len(marks) > 1 and marks[1][0] <= taken:
+            marks.popleft()
+        return self._bytes - marks[0][1] if marks[0][0] <= taken else self._bytes
+
+    def look(self) -> int | None:
+        """See how they stand; returns what the slowest observer that is waited for has taken."""
+        self._pub.peer.try_call(self._pub.seal)  # a lag is counted from what is in the log
+        now = self._looked = time.monotonic()
+        slowest = None
+        subscribers = self._pub.subscribers
+        if subscribers:  # who has left in order has said itself what it lost
+            self._named = True
+            self._lost = {who: how["lost"] for who, how in subscribers.items() if how["lost"]}
+        for who, how in subscribers.items():
+            self._came |= how["state"] != "expected"
+            taken = self._count - how["lag"]
+            before, since = self._standing.get(who, (-1, now))
+            if taken > before or not how["lag"]:
+                self._standing[who] = taken, now
+                self._left.discard(who)
+            elif now - since > self._patience and who not in self._left:
+                self._left.add(who)
+                self._say_stuck(who, how)
+            if how["observer"] and who not in self._left:
+                slowest = taken if slowest is None else min(slowest, taken)
+        return slowest
+
+    def _say_stuck(self, who: str, how: dict[str, Any]) -> None:
+        is_so = "has taken nothing" if how["state"] == "attached" else "has not been connected"
+        then = "going on without it" if how["observer"] else "waiting on (Ctrl-C gives up)"
+        say(f"{who} {is_so} for {self._patience:g} s, {how['lag']} messages behind: {then}")
+
+    def gave_up(self) -> bool:
+        """Whether nobody is waited for any more, and who still lacks something is an observer
+        that takes nothing."""
+        self.look()
+        behind = {who: how for who, how in self._pub.subscribers.items() if how["lag"]}
+        return bool(behind) and all(
+            how["observer"] and who in self._left for who, how in behind.items()
+        )
+
+    def report(self) -> None:
+        """Say what did not arrive."""
+        if self._count and not self._named:
+            say(f"nobody was listening on {self._pub.topic!r}")
+        elif self._count and not self._came:
+            say(f"the subscribers of {self._pub.topic!r} did not come: nobody has received it")
+        for who, lost in self._lost.items():
+            say(f"{who} has lost {lost} of {self._count} messages")

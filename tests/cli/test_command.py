@@ -1,0 +1,223 @@
+"""What all commands have in common: one line for an error, the exit codes, help, completion."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from pubsub import CoordinatorUnavailable, Peer, __version__
+from pubsub.cli import pubsub, pubsubd
+from pubsub.cli.command import log_lines, program
+from tests.cli.processes import execute
+
+
+def invoke(command: click.Command, *args: str, **env: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(command, list(args), env=env, prog_name=command.name)
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["tail"], "pubsub tail: missing argument 'TOPIC|PATTERN…' (see pubsub tail --help)"),
+        (
+            ["tail", "a//b"],
+            "pubsub tail: pattern 'a//b' has an empty segment (see pubsub tail --help)",
+        ),
+        (
+            ["tail", "a", "b*"],
+            "pubsub tail: pattern 'b*': a wildcard stands for a whole segment: use '*' or '**' "
+            "(see pubsub tail --help)",
+        ),
+        (
+            ["put", "a/*", "1"],
+            "pubsub put: topic 'a/*' has a wildcard: a Pub needs one topic; patterns are for Sub "
+            "(see pubsub put --help)",
+        ),
+        (
+            ["put", "a", "1", "--json-lines"],
+            "pubsub put: --json-lines goes with -: it is about standard input "
+            "(see pubsub put --help)",
+        ),
+        (
+            ["tail", "a", "--history", "some"],
+            "pubsub tail: --history 'some' is neither a number of messages nor 'all' "
+            "(see pubsub tail --help)",
+        ),
+        (
+            ["topics", "--coordinator", "nowhere"],
+            "pubsub topics: coordinator 'nowhere' is not host:port, such as 127.0.0.1:7700 "
+            "(see pubsub topics --help)",
+        ),
+        (["nope"], "pubsub: no such command 'nope' (see pubsub --help)"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(args: list[str], error: str) -> None:
+    assert invoke(pubsub.pubsub, *args) == (2, "", f"{error}\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(["tail", "a", "-n", "0"], ["tail", "a", "--timeout", "0"], ["tail", "a", "--nope"]),
+        *(["tail", "a", "--history", "-1"], ["tail", "a", "--format", "xml"]),
+        *(["put", "a"], ["put", "a", "1", "--rate", "0"], ["put", "a", "1", "--wait", "0"]),
+        *(["completion", "powershell"], ["topics", "a"]),
+    ],
+)
+def test_all_wrong_use_is_one_line_and_exit_code_2(args: list[str]) -> None:
+    code, out, err = invoke(pubsub.pubsub, *args)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith(f"pubsub {args[0]}: ")
+
+
+def test_a_wrong_environment_is_named() -> None:
+    code, _, err = invoke(pubsub.pubsub, "topics", PUBSUB_COORDINATOR="nowhere")
+    assert code == 2
+    assert err.startswith("pubsub topics: PUBSUB_COORDINATOR 'nowhere' is not host:port")
+
+
+@pytest.mark.parametrize("command", [pubsub.pubsub, pubsubd.pubsubd])
+def test_both_commands_say_their_version(command: click.Command) -> None:
+    assert invoke(command, "--version") == (0, f"{command.name} {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", [pubsub.pubsub, pubsubd.pubsubd])
+def test_a_command_alone_explains_itself(command: click.Command) -> None:
+    code, out, err = invoke(command)
+    assert (code, err) == (0, "")
+    assert out == invoke(command, "-h")[1] == invoke(command, "--help")[1]
+
+
+def commands() -> Iterator[tuple[click.Group, str]]:
+    for group in (pubsub.pubsub, pubsubd.pubsubd):
+        for name in group.commands:
+            yield group, name
+
+
+@pytest.mark.parametrize(("group", "name"), list(commands()))
+def test_every_command_has_help_and_says_its_exit_codes(group: click.Group, name: str) -> None:
+    code, out, err = invoke(group, name, "--help")
+    assert (code, err) == (0, "")
+    if name != "completion":
+        assert "Exit codes: 0 " in out
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("command", [pubsub.pubsub, pubsubd.pubsubd])
+def test_completion_prints_the_script_of_a_shell(command: click.Command, shell: str) -> None:
+    code, out, _ = invoke(command, "completion", shell)
+    assert code == 0
+    assert f"_{str(command.name).upper()}_COMPLETE" in out
+
+
+def raising(error: BaseException) -> click.Command:
+    """A command `tool` that raises this."""
+
+    @program("tool", "A tool.", "For a test.", epilog="")
+    def tool() -> None:
+        raise error
+
+    return tool
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (CoordinatorUnavailable("no coordinator\nat all"), 1, "tool: no coordinator at all\n"),
+        (ValueError("port 0 is none"), 1, "tool: port 0 is none\n"),
+        (OSError(28, "No space left on device"), 1, "tool: No space left on device\n"),
+        (FileNotFoundError(2, "No such file", "x.log"), 1, "tool: x.log: No such file\n"),
+        (click.ClickException("it failed"), 1, "tool: it failed\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (click.Abort(), 130, ""),
+        (BrokenPipeError(), 0, ""),
+    ],
+)
+def test_errors_become_one_line_and_an_exit_code(
+    error: BaseException, code: int, said: str
+) -> None:
+    assert invoke(raising(error)) == (code, "", said)
+
+
+def test_bugs_keep_their_traceback() -> None:
+    result = CliRunner().invoke(raising(ZeroDivisionError("a bug")), [])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_the_exit_code_is_what_the_command_returns() -> None:
+    @program("tool", "A tool.", "For a test.", epilog="")
+    def tool() -> int:
+        return 3
+
+    assert invoke(tool)[0] == 3
+    assert tool.main([], standalone_mode=False) == 3
+
+
+@pytest.fixture
+def _logging_as_before() -> Iterator[None]:
+    logger = logging.getLogger("pubsub")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before[0], before[1], before[2]
+    logging.getLogger("pubsub.coordinator").setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+def test_what_the_library_logs_is_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    log_lines()
+    log_lines()  # once is enough
+    logger = logging.getLogger("pubsub")
+    logger.info("not this")
+    logger.warning("no coordinator at %s:\n%s", "127.0.0.1:1", "gone")
+    try:
+        raise RuntimeError("a bug")
+    except RuntimeError:
+        logger.exception("internal error")
+    assert capsys.readouterr().err.splitlines() == [
+        "pubsub: no coordinator at 127.0.0.1:1: gone",
+        "pubsub: internal error: RuntimeError('a bug')",
+    ]
+
+
+@pytest.mark.parametrize("name", ["pubsub", "pubsubd"])
+def test_modules_run_as_commands(name: str) -> None:
+    result = execute(name, "--version")
+    assert (result.code, result.err) == (0, "")
+    assert result.lines == [f"{name} {__version__}"]
+
+
+Complete = Callable[..., list[str]]
+
+
+@pytest.fixture
+def complete(coordinator: str) -> Complete:
+    def completions(words: str, where: str = coordinator) -> list[str]:
+        env: dict[str, Any] = {
+            "_PUBSUB_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        result = CliRunner().invoke(
+            pubsub.pubsub, [], env={**env, "PUBSUB_COORDINATOR": where}, prog_name="pubsub"
+        )
+        return [line.partition(",")[2] for line in result.stdout.splitlines() if line]
+
+    return completions
+
+
+def test_completion_knows_commands_options_and_topics(complete: Complete, coordinator: str) -> None:
+    assert complete("pubsub t") == ["tail", "topics"]
+    assert complete("pubsub tail --hist") == ["--history"]
+    with Peer(coordinator) as peer:
+        pub = peer.pub("complete/me")
+        assert complete("pubsub tail comp") == [pub.topic]
+        assert complete("pubsub put complete") == ["complete/me"]
+    assert complete("pubsub tail comp", "127.0.0.1:1") == []
+    assert complete("pubsub tail comp", "nowhere") == []

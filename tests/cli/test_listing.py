@@ -1,0 +1,229 @@
+"""`pubsub topics` and `pubsub peers`, and the client that asks for them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pubsub import CoordinatorUnavailable, Peer
+from pubsub.cli.asking import ask
+from pubsub.cli.listing import table
+from pubsub.config import Address, parse_address
+from pubsub.core.messages import Hello, Ping, Pong, Welcome, encode
+from pubsub.pub import BlockingPub
+from tests.cli.processes import Start, daemon, execute
+
+
+def test_a_table_is_aligned_and_numbers_stand_to_the_right() -> None:
+    rows = [{"name": "a", "pubs": 1, "state": ""}, {"name": "longer", "pubs": 100, "state": "x"}]
+    assert table(("name", "pubs", "state"), rows) == [
+        "NAME    PUBS  STATE",
+        "a          1  -",
+        "longer   100  x",
+    ]
+    assert table(("name", "pubs"), []) == ["NAME  PUBS"]
+
+
+def test_a_table_obeys_no_control_characters_of_others() -> None:
+    rows = [{"name": "\x1b[2J\n\u009b", "pid": None}]
+    assert table(("name", "pid"), rows) == ["NAME    PID", "?[2J??    -"]
+
+
+def test_topics_and_patterns_with_their_counts(coordinator: str) -> None:
+    with Peer(coordinator) as peer:
+        pub = peer.pub("list/a")
+        subs = [peer.sub("list/*"), peer.sub("list/b")]
+        result = execute("pubsub", "topics", coordinator=coordinator)
+        assert (result.code, result.err) == (0, "")
+        assert result.lines == [
+            "TOPIC   PUBLISHERS  SUBSCRIBERS",
+            "list/*           1            1",
+            "list/a           1            1",
+            "list/b           0            2",
+        ]
+        result = execute("pubsub", "topics", "--json", coordinator=coordinator)
+        assert json.loads(result.out)[1] == {"topic": "list/a", "publishers": 1, "subscribers": 1}
+        del pub, subs
+
+
+def test_peers_and_who_they_are(coordinator: str) -> None:
+    with Peer(coordinator, name="the peer of this test") as peer:
+        pub = peer.pub("t")
+        result = execute("pubsub", "peers", "--coordinator", coordinator)
+        assert (result.code, result.err) == (0, "")
+        heads, line = result.lines
+        assert heads.split() == "NAME ADDRESS PID HOSTNAME PUBS SUBS STATE".split()
+        assert line.startswith(f"the peer of this test  {peer.address}  ")
+        assert line.endswith("connected")
+        (row,) = json.loads(execute("pubsub", "peers", "--json", coordinator=coordinator).out)
+        assert row["peer_id"] == peer.peer_id
+        assert (row["pubs"], row["subs"], row["state"]) == (1, 0, "connected")
+        del pub
+
+
+def test_nothing_to_show_is_said(start: Start) -> None:
+    _, where = daemon(start)
+    for what in ("topics", "peers"):
+        result = execute("pubsub", what, coordinator=where)
+        assert (result.code, result.out) == (0, b"")
+        assert result.err == f"pubsub: the coordinator at {where} knows no {what}\n"
+        result = execute("pubsub", what, "--json", coordinator=where)
+        assert (result.code, result.out, result.err) == (0, b"[]\n", "")
+
+
+def test_of_several_coordinators_each_shows_its_own(start: Start) -> None:
+    _, one = daemon(start)
+    _, two = daemon(start)
+    with Peer(one) as here, Peer(f"{one},{two}") as everywhere:
+        pubs = [here.pub("here"), everywhere.pub("everywhere")]
+        result = execute("pubsub", "topics", "--json", coordinator=f"{one},{two}")
+        assert [(row["coordinator"], row["topic"]) for row in json.loads(result.out)] == [
+            (one, "everywhere"),
+            (one, "here"),
+            (two, "everywhere"),
+        ]
+        result = execute("pubsub", "topics", coordinator=f"{one},127.0.0.1:1")
+        assert result.code == 1
+        assert result.lines[0].split() == ["COORDINATOR", "TOPIC", "PUBLISHERS", "SUBSCRIBERS"]
+        assert len(result.lines) == 3
+        assert result.err.startswith("pubsub: no coordinator at 127.0.0.1:1: ")
+        del pubs
+
+
+def test_a_long_answer_comes_whole(start: Start) -> None:
+    _, where = daemon(start)
+    with Peer(where) as peer:
+        pubs = [peer.pub(f"long/{i:04}") for i in range(1_200)]
+        rows = ask(parse_address(where), "topics")
+        assert [row["topic"] for row in rows] == [pub.topic for pub in pubs]
+
+
+def test_a_reader_that_has_enough_is_no_error(start: Start) -> None:
+    _, where = daemon(start)
+    with Peer(where) as peer:
+        pubs = [peer.pub(f"some/longer/name/{i:04}") for i in range(2_000)]
+        process = start("pubsub", "topics", coordinator=where, read=False)
+        assert process.process.stdout is not None
+        process.process.stdout.close()
+        code = process.wait()
+        assert (code, process.rest_of_errors()) == (0, [])
+        del pubs
+
+
+# --- what is no coordinator -----------------------------------------------------------------
+
+
+@contextmanager
+def server(talk: Callable[[socket.socket], None]) -> Iterator[Address]:
+    """Something that listens and treats its first connection so."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                try:
+                    talk(connection)
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield Address(*listening.getsockname())
+        thread.join()
+
+
+def http(connection: socket.socket) -> None:
+    connection.recv(1024)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def silence(connection: socket.socket) -> None:
+    while connection.recv(1024):
+        pass
+
+
+def slam(connection: socket.socket) -> None:
+    connection.recv(1024)
+
+
+def nonsense(connection: socket.socket) -> None:
+    connection.recv(1024)
+    connection.sendall(b"\x00\x00\x00\x04\xff\xff\xff\xff")
+
+
+def stop_halfway(connection: socket.socket) -> None:
+    connection.recv(1024)
+    connection.sendall(encode(Welcome(1, "coordinator", "c", 0.0, {})))
+    connection.recv(1024)
+
+
+def say_hello(connection: socket.socket) -> None:
+    connection.recv(1024)
+    connection.sendall(encode(Welcome(1, "coordinator", "c", 0.0, {})))
+    connection.sendall(encode(Hello(1, "peer", "coordinator", "p", "", "", 0, {})))
+    silence(connection)
+
+
+@pytest.mark.parametrize(
+    ("talk", "why"),
+    [
+        (http, "this is another protocol"),
+        (slam, "the connection was closed without an answer"),
+        (silence, "no answer within 0.5 s"),
+        (nonsense, "a frame that is no"),
+        (stop_halfway, "the connection was closed without an answer"),
+        (say_hello, "a HELLO where an answer belongs"),
+    ],
+)
+def test_what_is_no_coordinator_is_called_so(
+    talk: Callable[[socket.socket], None], why: str
+) -> None:
+    with server(talk) as address, pytest.raises(CoordinatorUnavailable) as caught:
+        ask(address, "topics", timeout=0.5)
+    assert str(caught.value).startswith(f"no coordinator at {address}: ")
+    assert why in str(caught.value)
+    assert caught.value.addresses == (str(address),)
+
+
+def test_pings_are_answered_while_waiting() -> None:
+    heard: list[bytes] = []
+
+    def talk(connection: socket.socket) -> None:
+        connection.recv(1024)
+        connection.sendall(encode(Welcome(1, "coordinator", "c", 0.0, {})))
+        connection.recv(1024)
+        connection.sendall(encode(Ping(7)))
+        heard.append(connection.recv(1024))
+
+    with server(talk) as address, pytest.raises(CoordinatorUnavailable):
+        ask(address, "topics")
+    assert heard == [encode(Pong(7))]
+
+
+def test_a_peer_is_no_coordinator(coordinator: str) -> None:
+    with Peer(coordinator) as peer, BlockingPub("t", peer=peer):
+        result = execute("pubsub", "topics", "--coordinator", peer.address)
+    assert (result.code, result.out) == (1, b"")
+    assert result.err == (
+        f"pubsub: no coordinator at {peer.address}: this is a peer, not a coordinator\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("127.0.0.1:1", "nothing listens there (connection refused)"),
+        ("no.such.host.invalid:7700", ""),
+    ],
+)
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_nobody_there_is_one_line_and_exit_code_1(where: str, why: str, options: list[str]) -> None:
+    result = execute("pubsub", "peers", *options, "--coordinator", where)
+    assert (result.code, result.out) == (1, b"")
+    assert len(result.err.splitlines()) == 1
+    assert result.err.startswith(f"pubsub: no coordinator at {where}: {why}")

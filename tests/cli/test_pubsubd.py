@@ -1,0 +1,94 @@
+"""`pubsubd coordinator` as a process: how it starts, how it refuses to, how it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import pytest
+
+from pubsub import Peer
+from pubsub.pub import BlockingPub
+from pubsub.sub import BlockingSub
+from tests.cli.processes import Start, daemon, execute
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_listens_and_ends_quietly(start: Start, number: int) -> None:
+    process, where = daemon(start)
+    with Peer(where) as peer:
+        assert peer.pub("t").topic == "t"
+        process.signal(number)
+        assert process.end() == (0, [], [])
+
+
+def test_it_comes_back_on_its_port(start: Start) -> None:
+    first, where = daemon(start)
+    with Peer(where) as peer:
+        sub = BlockingSub("t", peer=peer)
+        first.signal(signal.SIGKILL)
+        first.wait()
+        daemon(start, int(where.rpartition(":")[2]))
+        with Peer(where) as other:
+            pub = BlockingPub("t", peer=other)
+            pub.wait_for_subscribers(timeout=30)
+            pub.put("again")
+            assert sub.get(timeout=30) == "again"
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = execute("pubsubd", "coordinator", "--port", str(port))
+    assert (result.code, result.out) == (1, b"")
+    assert result.err == (
+        f"pubsubd: 127.0.0.1:{port} is in use: another coordinator may be running\n"
+    )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_other_machines_are_let_in_only_with_insecure(host: str) -> None:
+    result = execute("pubsubd", "coordinator", "--port", "0", "--host", host)
+    assert (result.code, result.out) == (2, b"")
+    assert len(result.err.splitlines()) == 1
+    assert "add --insecure" in result.err
+    assert "authentication is not there yet" in result.err
+
+
+def test_insecure_says_so(start: Start) -> None:
+    process = start(*("pubsubd", "coordinator", "--port", "0", "--host", "0.0.0.0", "--insecure"))
+    line = process.err()
+    assert line.startswith("pubsubd: coordinator on 0.0.0.0:")
+    assert line.endswith(", open to everyone who can reach it (--insecure)")
+
+
+def test_a_name_for_loopback_is_loopback(start: Start) -> None:
+    _, where = daemon(start, 0, "--host", "localhost")
+    assert where.startswith(("127.", "[::1]"))
+
+
+@pytest.mark.parametrize(
+    ("host", "why"), [("no.such.host.invalid", "--host no.such.host.invalid: "), ("8.8.8.8", "")]
+)
+def test_an_address_that_is_not_ours_is_one_line_and_exit_code_1(host: str, why: str) -> None:
+    result = execute(*("pubsubd", "coordinator", "--host", host, "--port", "0", "--insecure"))
+    assert result.code == 1
+    assert len(result.err.splitlines()) == 1
+    assert result.err.startswith(f"pubsubd: {why or 'cannot listen on 8.8.8.8:0: '}")
+
+
+def test_it_logs_what_it_is_asked_to(start: Start) -> None:
+    process = start("pubsubd", "coordinator", "--port", "0", "--log-level", "INFO")
+    assert "INFO pubsub.coordinator: listening on 127.0.0.1:" in process.err()
+
+
+def test_garbage_is_cut_off_and_logged_in_a_line(start: Start) -> None:
+    process, where = daemon(start)
+    host, _, port = where.rpartition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        while connection.recv(4096):
+            pass
+    line = process.err()
+    assert "WARNING pubsub: " in line
+    assert line.endswith("; the connection is cut")

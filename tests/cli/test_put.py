@@ -1,0 +1,353 @@
+"""`pubsub put` as a process, received by a Sub or a `pubsub tail`."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pubsub import Peer
+from pubsub.cli.put import from_json_lines, from_lines, from_text
+from pubsub.sub import BlockingSub
+from tests.cli.processes import LONG, Start, execute
+
+
+@pytest.fixture
+def peer(coordinator: str) -> Iterator[Peer]:
+    with Peer(coordinator) as made:
+        yield made
+
+
+# --- what is put ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": [1, null]}', {"a": [1, None]}),
+        ("1", 1),
+        ('"1"', "1"),
+        ("hello", "hello"),
+        ("", ""),
+        ("{oops", "{oops"),
+        ("NaN", "NaN"),
+        ("Infinity", "Infinity"),
+        ("ünïcode", "ünïcode"),
+        ("\udcff", b"\xff"),  # how Python has a byte of an argument that is not UTF-8
+    ],
+)
+def test_an_argument_is_json_or_else_text(text: str, value: Any) -> None:
+    assert from_text(text) == value
+
+
+def test_an_argument_nested_too_deeply_is_text() -> None:
+    assert from_text(100_000 * "[") == 100_000 * "["
+
+
+def test_lines_are_text_or_else_bytes_and_lose_only_their_end() -> None:
+    data = b"one\r\n\n\xff\xfe\nt\xc3\xbco\x00\nlast"
+    found = list(from_lines(io.BytesIO(data)))
+    assert [value for value, _ in found] == ["one\r", "", b"\xff\xfe", "tüo\x00", "last"]
+    assert sum(size for _, size in found) == len(data)
+
+
+def test_json_lines_are_values_and_blank_ones_none() -> None:
+    data = b'{"a": 1}\n\n  \n[2]\r\n"three"'
+    assert [value for value, _ in from_json_lines(io.BytesIO(data))] == [{"a": 1}, [2], "three"]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"{oops\n", "Expecting property name enclosed in double quotes at column 2"),
+        (b"NaN\n", "JSON has no NaN"),
+        (b'"\xff"\n', "can't decode byte 0xff"),
+        (b"1 2\n", "Extra data at column 3"),
+        (100_000 * b"[" + b"\n", "nested too deeply"),
+    ],
+)
+def test_a_line_that_is_no_json_is_named(line: bytes, why: str) -> None:
+    lines = from_json_lines(io.BytesIO(b"1\n\n" + line))
+    assert next(lines) == (1, 2)
+    with pytest.raises(ValueError, match="line 3 of standard input is not JSON") as caught:
+        next(lines)
+    assert why in str(caught.value)
+
+
+# --- one message ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "value"),
+    [
+        (['{"on": true}'], {"on": True}),
+        (["hello"], "hello"),
+        (["-5"], -5),
+        (["-.5e1"], "-.5e1"),
+        (["--", "-5"], -5),
+        (["--", "--wait"], "--wait"),
+        (["--rate", "5", "-1.5"], -1.5),
+    ],
+)
+def test_a_value_arrives(coordinator: str, peer: Peer, args: list[str], value: Any) -> None:
+    topic = f"put/{abs(hash(repr(args)))}"
+    sub = BlockingSub(topic, peer=peer)
+    result = execute("pubsub", "put", topic, *args, coordinator=coordinator)
+    assert (result.code, result.out, result.err) == (0, b"", "")
+    assert sub.get(timeout=LONG) == value
+
+
+def test_nobody_listening_is_said_and_no_failure(coordinator: str, topic: str) -> None:
+    result = execute("pubsub", "put", topic, "1", coordinator=coordinator)
+    assert (result.code, result.out) == (0, b"")
+    assert result.err == f"pubsub: nobody was listening on '{topic}'\n"
+
+
+def test_nothing_put_is_nothing_to_say(coordinator: str, topic: str) -> None:
+    result = execute("pubsub", "put", topic, "-", coordinator=coordinator)
+    assert (result.code, result.out, result.err) == (0, b"", "")
+
+
+def test_a_tail_counts_as_a_listener(start: Start, coordinator: str, topic: str) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator)
+    waiting = execute("pubsub", "put", topic, "1", "--wait", "1", coordinator=coordinator)
+    assert (waiting.code, waiting.err) == (0, "")
+    assert tail.out() == "1"
+    at_once = execute("pubsub", "put", topic, "2", coordinator=coordinator)
+    assert (at_once.code, at_once.err) == (0, "")
+    assert tail.out() == "2"
+
+
+def test_a_tail_that_ends_with_the_message_was_a_listener(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    for _ in range(3):
+        tail = start("pubsub", "tail", topic, "-n", "1", "-q", coordinator=coordinator)
+        put = execute("pubsub", "put", topic, "1", "--wait", "1", coordinator=coordinator)
+        assert (put.code, put.err) == (0, "")
+        assert tail.end() == (0, ["1"], [])
+
+
+def test_a_subscriber_that_was_killed_is_not_waited_for_long(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator)
+    execute("pubsub", "put", topic, "1", "--wait", "1", coordinator=coordinator)
+    tail.kill()
+    put = execute("pubsub", "put", topic, "2", coordinator=coordinator)
+    assert put.code == 0
+    assert put.err in (
+        f"pubsub: the subscribers of '{topic}' did not come: nobody has received it\n",
+        f"pubsub: nobody was listening on '{topic}'\n",  # its time at the coordinator was up
+    )
+
+
+def test_wait_gives_up_with_exit_code_3(coordinator: str, topic: str) -> None:
+    result = execute(
+        *("pubsub", "put", topic, "1", "--wait", "2", "--timeout", "0.2"), coordinator=coordinator
+    )
+    assert (result.code, result.out) == (3, b"")
+    assert result.err == (f"pubsub: 0 of 2 subscribers on '{topic}' after 0.2 s; nothing was put\n")
+
+
+def test_a_message_that_is_too_large_is_one_line(coordinator: str, topic: str) -> None:
+    result = execute(
+        "pubsub", "put", topic, "-", coordinator=coordinator, stdin=b"x" * (257 * 1024 * 1024)
+    )
+    assert (result.code, result.out) == (1, b"")
+    (line,) = result.err.splitlines()
+    assert line.startswith("pubsub: a message of 269,484,037 bytes on topic ")
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2"])
+def test_no_coordinator_is_exit_code_1(where: str) -> None:
+    result = execute("pubsub", "put", "t", "1", "--coordinator", where)
+    assert (result.code, result.out) == (1, b"")
+    assert "Traceback" not in result.err
+    assert result.err.splitlines()[-1].startswith("pubsub: no coordinator could be reached (")
+
+
+def test_nothing_configured_and_nobody_there_is_one_line() -> None:
+    try:
+        socket.create_connection(("127.0.0.1", 7700), timeout=1).close()
+    except OSError:
+        pass
+    else:
+        pytest.skip("a coordinator runs at the default address of this machine")
+    result = execute("pubsub", "put", "t", "1")
+    assert (result.code, result.out) == (1, b"")
+    (line,) = result.err.splitlines()
+    assert line.startswith("pubsub: no coordinator could be reached (127.0.0.1:7700: nothing")
+
+
+# --- standard input -------------------------------------------------------------------------
+
+
+def test_lines_are_put_as_they_come(start: Start, coordinator: str, peer: Peer, topic: str) -> None:
+    sub = BlockingSub(topic, peer=peer)
+    put = start("pubsub", "put", topic, "-", coordinator=coordinator)
+    for line in ("one", "two", "ünïcode"):
+        put.send(f"{line}\n")
+        assert sub.get(timeout=LONG) == line  # long before the end of the input
+    put.close_input()
+    assert put.end() == (0, [], [])
+
+
+def test_json_lines_arrive_as_values(coordinator: str, peer: Peer, topic: str) -> None:
+    sub = BlockingSub(topic, peer=peer)
+    rows = [{"i": i, "v": [None, 1.5, "x"]} for i in range(1000)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    result = execute(
+        "pubsub", "put", topic, "-", "--json-lines", coordinator=coordinator, stdin=text
+    )
+    assert (result.code, result.err) == (0, "")
+    assert [sub.get(timeout=LONG) for _ in rows] == rows
+
+
+def test_a_bad_json_line_ends_it_and_those_before_arrive(
+    coordinator: str, peer: Peer, topic: str
+) -> None:
+    sub = BlockingSub(topic, peer=peer)
+    result = execute(
+        *("pubsub", "put", topic, "-", "--json-lines"),
+        coordinator=coordinator,
+        stdin="1\n2\n{\n4\n",
+    )
+    assert (result.code, result.out) == (1, b"")
+    (line,) = result.err.splitlines()
+    assert line.startswith("pubsub: line 3 of standard input is not JSON (")
+    assert [sub.get(timeout=LONG), sub.get(timeout=LONG)] == [1, 2]
+    with pytest.raises(TimeoutError):
+        sub.get(timeout=0.1)
+
+
+def test_rate_is_kept(coordinator: str, topic: str) -> None:
+    began = time.monotonic()
+    result = execute(
+        "pubsub", "put", topic, "-", "--rate", "20", coordinator=coordinator, stdin="x\n" * 11
+    )
+    assert result.code == 0
+    assert time.monotonic() - began >= 10 / 20  # the first at once, then ten pauses
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_still_delivers_what_it_has(
+    start: Start, coordinator: str, peer: Peer, topic: str, number: int, code: int
+) -> None:
+    sub = BlockingSub(topic, peer=peer)
+    put = start("pubsub", "put", topic, "-", coordinator=coordinator)
+    put.send("first\n")
+    assert sub.get(timeout=LONG) == "first"
+    put.send("".join(f"{n}\n" for n in range(1000)))
+    assert sub.get(timeout=LONG) == "0"
+    put.signal(number)
+    assert put.end() == (code, [], [])
+    assert sub.lost == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_while_it_waits(
+    start: Start, coordinator: str, topic: str, number: int, code: int
+) -> None:
+    put = start("pubsub", "put", topic, "1", "--wait", "1", coordinator=coordinator)
+    with Peer(coordinator) as peer:
+        other = BlockingSub(f"{topic}/other", peer=peer)
+        while topic not in _topics(coordinator):
+            time.sleep(0.02)
+        other.close()
+    put.signal(number)
+    assert put.end() == (code, [], [])
+
+
+def _topics(coordinator: str) -> list[str]:
+    result = execute("pubsub", "topics", "--json", coordinator=coordinator)
+    return [row["topic"] for row in json.loads(result.out)]
+
+
+def test_a_stopped_tail_does_not_hold_it_for_ever(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator)
+    put = start(
+        "pubsub", "put", topic, "-", "--wait", "1", "--timeout", "20", coordinator=coordinator
+    )
+    put.send("one\n")
+    assert tail.out() == '"one"'
+    tail.signal(signal.SIGSTOP)
+    put.close_input()
+    assert put.wait() == 0  # it has all that was put
+    put = start(
+        *("pubsub", "put", topic, "two", "--wait", "1", "--timeout", "1"), coordinator=coordinator
+    )
+    code, _, errors = put.end()
+    assert (code, errors) == (
+        3,
+        [f"pubsub: 0 of 1 subscribers on '{topic}' after 1 s; nothing was put"],
+    )
+
+
+def test_a_tail_that_stops_in_midstream_is_left_behind(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator)
+    put = start(
+        *("pubsub", "put", topic, "-", "--wait", "1", "--timeout", "1"), coordinator=coordinator
+    )
+    put.send("one\n")
+    assert tail.out() == '"one"'
+    tail.signal(signal.SIGSTOP)
+    put.send("two\nthree\n")
+    put.close_input()
+    line = put.err()
+    assert re.search(  # it may not have acknowledged the first one, which it has shown
+        r"#1 has taken nothing for 1 s, [23] messages behind: going on without it$", line
+    )
+    assert put.end() == (0, [], [])
+
+
+def test_a_tail_whose_reader_pauses_loses_nothing(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    """More than the buffer of a Pub (64 MiB): `put` waits for the observer, and knows when."""
+    total, line = 80_000, 1_000 * "x"
+    tail = start(
+        *("pubsub", "tail", topic, "-n", str(total), "--format", "raw"),
+        coordinator=coordinator,
+        read=False,
+    )
+    put = start("pubsub", "put", topic, "-", "--wait", "1", coordinator=coordinator)
+    sent = 0
+    for _ in range(15):  # as far ahead as `put` goes (16 MiB): the rest has to wait
+        put.send("".join(f"{sent + n} {line}\n" for n in range(1_000)))
+        sent += 1_000
+    tail.read_on()
+    while sent < total:
+        put.send("".join(f"{sent + n} {line}\n" for n in range(1_000)))
+        sent += 1_000
+    put.close_input()
+    assert put.end() == (0, [], [])
+    code, lines, errors = tail.end()
+    assert (code, errors) == (0, [f"pubsub: received {total}, lost 0"])
+    assert [int(text.partition(" ")[0]) for text in lines] == list(range(total))
+
+
+def test_a_closed_standard_input_is_an_error(coordinator: str) -> None:
+    run = subprocess.run(
+        [
+            *("/bin/sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", "pubsub.cli.pubsub"),
+            *("put", "t", "-", "--coordinator", coordinator),
+        ],
+        capture_output=True,
+        timeout=LONG,
+    )
+    assert (run.returncode, run.stdout) == (1, b"")
+    assert run.stderr == b"pubsub: standard input is closed\n"

@@ -1,0 +1,353 @@
+"""`pubsub tail` as a process, fed by a Pub of this one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pubsub import Peer
+from pubsub.pub import BlockingPub
+from tests.cli.processes import LONG, Start, daemon, execute
+
+
+@pytest.fixture
+def peer(coordinator: str) -> Iterator[Peer]:
+    with Peer(coordinator) as made:
+        yield made
+
+
+def publisher(peer: Peer, topic: str, subscribers: int = 1, **options: Any) -> BlockingPub:
+    """A Pub that has its subscribers."""
+    pub = BlockingPub(topic, peer=peer, **options)
+    pub.wait_for_subscribers(subscribers, timeout=LONG)
+    return pub
+
+
+def test_each_message_is_a_line_that_comes_at_once(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator)
+    pub = publisher(peer, topic)
+    for value in ({"v": 1}, "two", [3.5, None], "ünïcode"):
+        pub.put(value)
+        assert json.loads(tail.out()) == value  # before the next one is put
+    tail.interrupt()
+    assert tail.end() == (130, [], ["pubsub: received 4, lost 0"])
+
+
+def test_count_ends_it_with_exactly_so_many(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, "-n", "3", coordinator=coordinator)
+    publisher(peer, topic).put_many(range(10))
+    assert tail.end() == (0, ["0", "1", "2"], ["pubsub: received 3, lost 0"])
+
+
+def test_quiet_leaves_out_the_account(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, "-n", "1", "-q", coordinator=coordinator)
+    publisher(peer, topic).put(0)
+    assert tail.end() == (0, ["0"], [])
+
+
+def test_timeout_without_a_message_ends_it(coordinator: str, topic: str) -> None:
+    result = execute("pubsub", "tail", topic, "--timeout", "0.2", coordinator=coordinator)
+    assert (result.code, result.out, result.err) == (0, b"", "pubsub: received 0, lost 0\n")
+
+
+def test_timeout_before_the_count_is_exit_code_3(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, "-n", "3", "--timeout", "2", coordinator=coordinator)
+    publisher(peer, topic).put("one")
+    assert tail.end() == (3, ['"one"'], ["pubsub: received 1, lost 0"])
+
+
+def test_topics_and_timestamps_make_objects(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start(
+        *("pubsub", "tail", f"{topic}/*", "--topics", "--timestamps", "-n", "1"),
+        coordinator=coordinator,
+    )
+    publisher(peer, f"{topic}/a").put({"v": 1})
+    row = json.loads(tail.out())
+    assert (row["topic"], row["value"]) == (f"{topic}/a", {"v": 1})
+    age = datetime.now().astimezone() - datetime.fromisoformat(row["time"])
+    assert abs(age.total_seconds()) < LONG
+    assert tail.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "lines"),
+    [
+        ("json", ["[1, 2]", '{"base64": "YWI="}', '"c\\nd"']),
+        ("repr", ["(1, 2)", "b'ab'", "'c\\nd'"]),
+        ("raw", ["[1, 2]", "ab", "c", "d"]),
+    ],
+)
+def test_formats(
+    start: Start, coordinator: str, peer: Peer, form: str, lines: list[str], topic: str
+) -> None:
+    tail = start(
+        "pubsub", "tail", topic, "--format", form, "-n", "3", "-q", coordinator=coordinator
+    )
+    publisher(peer, topic).put_many([(1, 2), b"ab", "c\nd"])
+    assert tail.end() == (0, lines, [])
+
+
+def test_several_patterns_show_each_message_once(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start(
+        *("pubsub", "tail", f"{topic}/s/a", f"{topic}/s/*", f"{topic}/**", f"{topic}/s/a"),
+        *("--topics", "-q"),
+        coordinator=coordinator,
+    )
+    a, b, c = (
+        publisher(peer, f"{topic}/{name}", n) for name, n in (("s/a", 3), ("s/b", 2), ("c", 1))
+    )
+    for n, pub in enumerate((a, b, c, a)):
+        pub.put(n)
+    rows = [json.loads(tail.out()) for _ in range(4)]
+    assert sorted((row["value"], row["topic"].removeprefix(f"{topic}/")) for row in rows) == [
+        (0, "s/a"),
+        (1, "s/b"),
+        (2, "c"),
+        (3, "s/a"),
+    ]
+    for pub in (a, b, c):
+        pub.put("last")
+    for _ in range(3):
+        tail.out()
+    tail.interrupt()
+    assert tail.end() == (130, [], [])
+
+
+@pytest.mark.parametrize(("history", "shown"), [("2", ["3", "4"]), ("all", ["1", "2", "3", "4"])])
+def test_history_begins_with_what_was(
+    coordinator: str, peer: Peer, history: str, shown: list[str], topic: str
+) -> None:
+    pub = BlockingPub(topic, peer=peer, history=4)
+    pub.put_many(range(5))
+    result = execute(
+        *("pubsub", "tail", topic, "--history", history, "-n", str(len(shown)), "-q"),
+        coordinator=coordinator,
+    )
+    assert (result.code, result.lines, result.err) == (0, shown, "")
+    pub.close()
+
+
+def test_an_observer_it_is(start: Start, coordinator: str, peer: Peer, topic: str) -> None:
+    start("pubsub", "tail", topic, coordinator=coordinator)
+    (how,) = publisher(peer, topic).subscribers.values()
+    assert how["observer"] is True
+
+
+def test_gaps_are_told_when_they_happen_and_every_message_is_accounted_for(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, "--format", "raw", coordinator=coordinator)
+    pub = publisher(peer, topic, buffer=200_000)
+    tail.signal(signal.SIGSTOP)
+    total = 4_000
+    for n in range(total):
+        pub.put(f"{n:05}" + 10_000 * "x")  # more than sockets and window hold
+    tail.signal(signal.SIGCONT)
+    pub.put("last")
+    received = 0
+    while (line := tail.out()) != "last":
+        received += 1
+        number = int(line[:5])
+    lost = number + 1 - received
+    line = tail.err()
+    assert line.startswith("pubsub: lost ")
+    assert f" messages of {topic} from {peer.address}#" in line
+    assert line.endswith(" (overflow)")
+    tail.interrupt()
+    code, _, errors = tail.end()
+    assert code == 130
+    told = sum(int(text.split()[2]) for text in (line, *errors[:-1]))
+    assert told == total - received
+    assert lost <= told
+    assert errors[-1] == f"pubsub: received {received + 1}, lost {told}"
+
+
+def test_sigterm_ends_it_in_order(start: Start, coordinator: str, peer: Peer, topic: str) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator)
+    publisher(peer, topic).put(1)
+    tail.out()
+    tail.signal(signal.SIGTERM)
+    assert tail.end() == (143, [], ["pubsub: received 1, lost 0"])
+
+
+def test_a_closed_pipe_ends_it_quietly_without_another_message(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator, read=False)
+    publisher(peer, topic).put(1)
+    stdout = tail.process.stdout
+    assert stdout is not None
+    assert stdout.readline() == b"1\n"
+    stdout.close()
+    assert (tail.wait(), tail.rest_of_errors()) == (0, [])
+
+
+def test_a_closed_pipe_in_a_flood_ends_it_quietly(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator, read=False)
+    publisher(peer, topic).put_many(range(100_000))
+    stdout = tail.process.stdout
+    assert stdout is not None
+    assert stdout.readline() == b"0\n"
+    stdout.close()
+    assert (tail.wait(), tail.rest_of_errors()) == (0, [])
+
+
+def test_a_reader_that_comes_late_gets_everything(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    total = 200_000
+    tail = start(
+        *("pubsub", "tail", topic, "-n", str(total), "-q"), coordinator=coordinator, read=False
+    )
+    pub = publisher(peer, topic)
+    pub.put_many(range(total))
+    assert len(pub.subscribers) == 1
+    tail.read_on()
+    assert tail.end() == (0, [str(n) for n in range(total)], [])
+
+
+def test_a_full_disk_is_an_error(start: Start, coordinator: str, peer: Peer, topic: str) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    with full.open("wb") as stdout:
+        tail = start("pubsub", "tail", topic, coordinator=coordinator, stdout=stdout)
+        publisher(peer, topic).put(1)
+        assert tail.wait() == 1
+    assert tail.rest_of_errors() == ["pubsub: standard output: No space left on device"]
+
+
+def test_a_killed_coordinator_stops_nothing(start: Start, topic: str) -> None:
+    first, where = daemon(start)
+    with Peer(where) as peer:
+        tail = start("pubsub", "tail", topic, coordinator=where)
+        pub = publisher(peer, topic)
+        pub.put(1)
+        assert tail.out() == "1"
+        first.signal(signal.SIGKILL)
+        first.wait()
+        assert tail.err().startswith(f"pubsub: the coordinator at {where} is gone")
+        assert tail.err().startswith(f"pubsub: no coordinator at {where}: ")
+        pub.put(2)
+        assert tail.out() == "2"
+        daemon(start, int(where.rpartition(":")[2]))
+        with Peer(where) as other:
+            late = publisher(other, topic)
+            late.put(3)
+            assert tail.out() == "3"
+            late.close()
+        tail.interrupt()
+        code, _, errors = tail.end()
+        assert (code, errors[-1]) == (130, "pubsub: received 3, lost 0")
+
+
+def test_a_killed_publisher_is_said(start: Start, coordinator: str, topic: str) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator)
+    put = start("pubsub", "put", topic, "-", "--wait", "1", coordinator=coordinator)
+    put.send("one\n")
+    assert tail.out() == '"one"'
+    put.kill()
+    assert tail.err().startswith("pubsub: the link with the publisher at ")
+    tail.interrupt()
+    code, _, errors = tail.end()
+    assert (code, errors[-1]) == (130, "pubsub: received 1, lost 0")
+
+
+def test_pickles_only_where_they_are_allowed(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    taking = start(
+        "pubsub", "tail", f"{topic}/p", "--allow-pickle", "-n", "1", coordinator=coordinator
+    )
+    pub = publisher(peer, f"{topic}/p", codec="pickle")
+    pub.put(slice(1, 2))
+    assert taking.out() == '"slice(1, 2, None)"'
+    assert taking.wait() == 0
+    refusing = start("pubsub", "tail", f"{topic}/*", coordinator=coordinator)
+    line = refusing.err()
+    assert line.startswith(f"pubsub: '{topic}/p' from {peer.address}#")
+    assert "allow_pickle" in line
+    publisher(peer, f"{topic}/q").put("plain")
+    assert refusing.out() == '"plain"'
+
+
+def test_nobody_there_is_one_line_and_exit_code_1(peer: Peer, topic: str) -> None:
+    BlockingPub(topic, peer=peer)
+    result = execute("pubsub", "tail", topic, "--coordinator", peer.address)
+    assert (result.code, result.out) == (1, b"")
+    last = result.err.splitlines()[-1]
+    assert last.startswith("pubsub: no coordinator could be reached (")
+    assert "this is a peer, not a coordinator" in last
+
+
+def test_a_web_server_is_no_coordinator() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        where = f"127.0.0.1:{server.getsockname()[1]}"
+        result = execute("pubsub", "tail", "t", "--coordinator", where)
+        thread.join()
+    assert (result.code, result.out) == (1, b"")
+    assert "this is another protocol" in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_closed_standard_output_is_an_error(coordinator: str, topic: str) -> None:
+    result = _with_closed_stdout("tail", topic, "--coordinator", coordinator)
+    assert result == (1, "pubsub: standard output is closed\n")
+
+
+def _with_closed_stdout(*args: str) -> tuple[int, str]:
+    run = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "pubsub.cli.pubsub", *args],
+        stderr=subprocess.PIPE,
+        timeout=LONG,
+    )
+    return run.returncode, run.stderr.decode()
+
+
+def test_ctrl_c_ends_it_where_nobody_reads(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator, read=False)
+    pub = publisher(peer, topic)
+    pub.put_many(range(100_000))
+    while next(iter(pub.subscribers.values()))["lag"] == 100_000:
+        time.sleep(0.01)
+    tail.interrupt()
+    assert tail.wait() == 130
+    first, last = tail.rest_of_errors()
+    assert first == "pubsub: the last lines could not be written within 2 s"
+    assert last.startswith("pubsub: received ")

@@ -1,0 +1,153 @@
+"""What the tests with real sockets share: coordinators to start, stop and restart, and waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from pubsub import Peer
+from pubsub.config import Settings
+from pubsub.coordinator.server import Coordinator
+
+__all__ = [
+    "CoordinatorThread",
+    "break_links",
+    "coordinator_in_loop",
+    "coordinator_in_thread",
+    "eventually",
+    "free_port",
+    "python",
+    "run_python",
+]
+
+LONG = 30.0
+"""Seconds after which something that must happen is taken not to happen."""
+
+
+def free_port() -> int:
+    """A port on which nothing listens now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def coordinator_in_loop(
+    port: int = 0, *, settle: float = 0.0, **settings: Any
+) -> AsyncIterator[str]:
+    """A coordinator in the running loop; yields its ``host:port``."""
+    coordinator = Coordinator(
+        asyncio.get_running_loop(), settings=Settings(**settings), settle=settle
+    )
+    address = await coordinator.start("127.0.0.1", port)
+    try:
+        yield str(address)
+    finally:
+        await coordinator.close()
+
+
+class CoordinatorThread:
+    """A coordinator on a thread of its own, which can be stopped and come back empty."""
+
+    def __init__(self, settle: float = 0.0, **settings: Any) -> None:
+        self.port = free_port()
+        self.settle = settle
+        self.settings = Settings(**settings)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start, empty, on the same port."""
+        loop = self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=loop.run_forever)
+        self._thread.start()
+
+        async def begin() -> Coordinator:
+            coordinator = Coordinator(loop, settings=self.settings, settle=self.settle)
+            await coordinator.start("127.0.0.1", self.port)
+            return coordinator
+
+        self.coordinator = asyncio.run_coroutine_threadsafe(begin(), loop).result(LONG)
+
+    def stop(self, *, rudely: bool = False) -> None:
+        """Stop; rudely: as if the process was killed, without a word."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        self._loop = self._thread = None
+
+        async def end() -> None:
+            if rudely:
+                for server in self.coordinator.servers:
+                    server.close()
+                for link in list(self.coordinator._links):
+                    link.abort()
+            await self.coordinator.close()
+
+        asyncio.run_coroutine_threadsafe(end(), loop).result(LONG)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@contextmanager
+def coordinator_in_thread(settle: float = 0.0, **settings: Any) -> Iterator[CoordinatorThread]:
+    """A `CoordinatorThread`, stopped at the end."""
+    coordinator = CoordinatorThread(settle, **settings)
+    try:
+        yield coordinator
+    finally:
+        coordinator.stop()
+
+
+async def eventually(condition: Callable[[], Any], what: str = "") -> None:
+    """Wait until something that must happen has happened."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + LONG
+    while not condition():
+        assert loop.time() < deadline, what or "it did not happen"
+        await asyncio.sleep(0.005)
+
+
+def break_links(peer: Peer) -> int:
+    """Cut every link of a peer to other peers, as a reset would; returns how many."""
+    runtime = peer.runtime
+    links = [s.link for s in runtime._served] + [r.link for r in runtime._remotes.values()]
+    found = [link for link in links if link is not None]
+    for link in found:
+        link.abort()
+    return len(found)
+
+
+def python(code: str, *args: str, **env: str) -> subprocess.Popen[str]:
+    """A Python process that runs `code`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+
+
+def run_python(code: str, *args: str, **env: str) -> str:
+    """Run `code` in a Python process to its end; returns what it printed."""
+    process = python(code, *args, **env)
+    out, err = process.communicate(timeout=LONG)
+    assert process.returncode == 0, err
+    return out + err

@@ -1,0 +1,310 @@
+"""The promises over real sockets, several peers in one loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from pubsub import Gap, Message, Peer
+from tests.integration.support import break_links, coordinator_in_loop, eventually
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[str]:
+    async with coordinator_in_loop() as address:
+        yield address
+
+
+async def test_g1_messages_arrive_in_the_order_of_the_puts(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        for i in range(10_000):
+            pub.put(i)
+        assert [await sub.get(timeout=10) for _ in range(10_000)] == list(range(10_000))
+        assert sub.lost == 0
+
+
+async def test_g3_what_leaves_the_buffer_is_counted_exactly(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=2_000)
+        pub = await here.pub("t", buffer=100_000)
+        await pub.wait_for_subscribers(1, timeout=10)
+        n = 50_000
+        for i in range(n):
+            pub.put(i)
+            if i % 1_000 == 0:
+                await asyncio.sleep(0)
+        pub.put("last")
+        got: list[int] = []
+        gaps: list[Gap] = []
+        async for event in sub.messages():
+            if isinstance(event, Gap):
+                gaps.append(event)
+                assert event.reason == "overflow"
+            elif event.value == "last":
+                break
+            else:
+                assert event.seq == event.value
+                got.append(event.value)
+        assert got == sorted(set(got))
+        assert sub.lost > 0
+        assert sub.lost == sum(gap.missed for gap in gaps)
+        assert len(got) + sub.lost == n
+        (how,) = pub.subscribers.values()
+        assert how["lost"] == sub.lost
+
+
+async def test_g4_a_ready_sub_gets_what_is_put_next(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        pub = await here.pub("t")
+        pub.put("before")
+        sub = await there.sub("t")
+        pub.put("after")
+        assert await sub.get(timeout=10) == "after"
+
+
+async def test_g4_a_sub_older_than_the_pub_gets_its_first_message(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = here.pub("t")
+        pub.put("first")  # before the pub is ready
+        assert await sub.get(timeout=10) == "first"
+
+
+async def test_g5_a_broken_link_loses_nothing(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        got: list[int] = []
+
+        async def take() -> None:
+            async for value in sub:
+                got.append(value)
+                if value == 20_000 - 1:
+                    return
+
+        taker = asyncio.create_task(take())
+        for i in range(20_000):
+            pub.put(i)
+            if i % 100 == 0:
+                await asyncio.sleep(0)
+            if i % 2_500 == 1_250:
+                assert break_links(there if i % 5_000 > 2_500 else here)
+        await asyncio.wait_for(taker, 30)
+        assert got == list(range(20_000))
+        assert sub.lost == 0
+
+
+async def test_g5_what_left_the_log_while_the_link_was_down_is_a_counted_gap(
+    coordinator: str,
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t", buffer=10_000)
+        pub.put(0)
+        assert await sub.get(timeout=10) == 0
+        break_links(here)
+        for i in range(1, 20_000):
+            pub.put(i)
+        pub.put("last")
+        events = []
+        async for event in sub.messages():
+            events.append(event)
+            if isinstance(event, Message) and event.value == "last":
+                break
+        assert isinstance(events[0], Gap)
+        assert events[0].missed == sub.lost > 0
+        assert len(events) - 1 + sub.lost == 20_000
+
+
+async def test_g6_a_pub_holds_no_more_than_its_buffer(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=1_000)
+        pub = await here.pub("t", buffer=1_000_000)
+        for i in range(5_000):
+            pub.put(b"x" * 1_000)
+            if i % 100 == 0:
+                await asyncio.sleep(0)
+                assert pub._publication.log.size <= 1_000_000
+        assert sub._inbox.window == 1_000
+
+
+async def test_g8_a_stopped_sub_delays_no_other(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there, Peer(coordinator) as third:
+        stopped = await there.sub("t", window=10_000)
+        same_link = await there.sub("t")
+        other = await third.sub("t")
+        pub = await here.pub("t")
+        await pub.wait_for_subscribers(3, timeout=10)
+        for i in range(20_000):
+            pub.put(i)
+            if i % 500 == 0:
+                await asyncio.sleep(0)
+        for sub in (same_link, other):
+            assert [await sub.get(timeout=10) for _ in range(20_000)] == list(range(20_000))
+        assert await stopped.get(timeout=10) == 0
+
+
+async def test_g9_closing_a_pub_delivers_what_was_put(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        async with here.pub("t") as pub:
+            for i in range(1_000):
+                pub.put(i)
+        assert [await sub.get(timeout=10) for _ in range(1_000)] == list(range(1_000))
+        await eventually(lambda: not sub.publishers)
+
+
+async def test_g9_closing_a_sub_ends_the_loop_over_it(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        got = []
+
+        async def take() -> None:
+            async for value in sub:
+                got.append(value)
+
+        taker = asyncio.create_task(take())
+        pub.put(1)
+        await eventually(lambda: got)
+        await sub.close()
+        await asyncio.wait_for(taker, 10)
+        await eventually(lambda: not pub.subscribers)
+
+
+async def test_block_makes_put_wait_and_loses_nothing(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=10_000)
+        pub = await here.pub("t", overflow="block", buffer=50_000)
+        await pub.wait_for_subscribers(1, timeout=10)
+
+        async def put() -> None:
+            for i in range(20_000):
+                await pub.put(i)
+
+        putter = asyncio.create_task(put())
+        await asyncio.sleep(0.2)
+        assert not putter.done()
+        assert pub._publication.log.size <= 50_000
+        assert [await sub.get(timeout=10) for _ in range(20_000)] == list(range(20_000))
+        await putter
+        assert sub.lost == 0
+
+
+async def test_an_observer_never_makes_a_blocking_pub_wait(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=1_000, observer=True)
+        pub = await here.pub("t", overflow="block", buffer=50_000)
+        await pub.wait_for_subscribers(1, timeout=10)
+        for i in range(20_000):
+            await asyncio.wait_for(pub.put(i), 10)
+        await pub.put("last")
+        got = 0
+        async for value in sub:
+            if value == "last":
+                break
+            got += 1
+        assert sub.lost > 0
+        assert got + sub.lost == 20_000
+
+
+async def test_history_gives_what_both_sides_asked_for(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        pub = await here.pub("t", history=10)
+        for i in range(100):
+            pub.put(i)
+        all_of_it = await there.sub("t", history="all")
+        three = await there.sub("t", history=3)
+        none = await there.sub("t")
+        pub.put("new")
+        assert [await all_of_it.get(timeout=10) for _ in range(11)] == [*range(90, 100), "new"]
+        assert [await three.get(timeout=10) for _ in range(4)] == [97, 98, 99, "new"]
+        assert await none.get(timeout=10) == "new"
+        assert all_of_it.lost == three.lost == none.lost == 0
+
+
+async def test_keep_latest_conflates_and_counts(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t/*", keep="latest")
+        a, b = await here.pub("t/a"), await here.pub("t/b")
+        for i in range(1_000):
+            a.put(("a", i))
+            b.put(("b", i))
+        await asyncio.gather(a.flush(10), b.flush(10))
+        assert {await sub.get(timeout=10), await sub.get(timeout=10)} == {("a", 999), ("b", 999)}
+        assert sub.lost == 2 * 999
+
+
+async def test_patterns_bring_every_topic_that_matches(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("sensors/**")
+        pubs = [await here.pub(t) for t in ("sensors", "sensors/a", "sensors/a/b", "other")]
+        for i, pub in enumerate(pubs):
+            pub.put(i)
+        assert sorted([await sub.get(timeout=10) for _ in range(3)]) == [0, 1, 2]
+        with pytest.raises(TimeoutError, match=r"nothing came on 'sensors/\*\*' within 0\.05 s"):
+            await sub.get(timeout=0.05)
+
+
+async def test_a_pub_and_a_sub_of_one_peer_meet_without_a_socket(coordinator: str) -> None:
+    async with Peer(coordinator) as peer:
+        pub, sub = await peer.pub("t"), await peer.sub("t")
+        value = {"list": [1]}
+        pub.put(value)
+        got = await sub.get(timeout=10)
+        assert got == value
+        assert got is not value
+        assert not peer.runtime._served
+        assert list(pub.subscribers) == [f"local#{sub._inbox.sub_id}"]
+
+
+async def test_a_cancelled_get_loses_no_message(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        got = []
+        for i in range(500):
+            task = asyncio.create_task(sub.get())
+            await asyncio.sleep(0)
+            pub.put(i)
+            if i % 3:
+                await asyncio.sleep(0.0005 * (i % 5))
+            task.cancel()
+            try:
+                got.append(await task)
+            except asyncio.CancelledError:
+                pass
+        while len(got) < 500:
+            got.append(await sub.get(timeout=10))
+        assert got == list(range(500))
+
+
+@pytest.mark.parametrize("size", [100_000, 3_000_000])
+async def test_large_messages_travel_whole(coordinator: str, size: int) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        values = [bytes([i]) * (size + i) for i in range(5)]
+        for value in values:
+            pub.put({"data": value, "n": len(value)})
+            pub.put("small")
+        for value in values:
+            assert await sub.get(timeout=10) == {"data": value, "n": len(value)}
+            assert await sub.get(timeout=10) == "small"
+        assert sub.lost == 0
+
+
+async def test_a_message_above_the_window_and_the_buffer_still_goes_through(
+    coordinator: str,
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=1_000)
+        pub = await here.pub("t", buffer=1_000, overflow="block")
+        await pub.wait_for_subscribers(1, timeout=10)
+        for i in range(5):
+            await pub.put([i, b"x" * 500_000])
+            assert (await sub.get(timeout=10))[0] == i
