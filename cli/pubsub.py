@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -247,6 +246,7 @@ def put(
     It ends when every subscriber has received what was put. All that are there get it, also a
     tail of it however long the input is; --wait waits for those that are still to come.
     """
+    from pubsub.cli.input import interruptible
     from pubsub.cli.put import Sending, from_json_lines, from_lines, from_text, put
 
     if value != "-" and json_lines:
@@ -255,16 +255,13 @@ def put(
         log_lines(logging.INFO if wait else logging.ERROR)
     else:
         log_lines()
-    values: Iterator[tuple[Any, int]]
-    if value != "-":
-        values = iter([(from_text(value), len(value))])
-    else:
-        if sys.stdin is None:
-            raise OSError("standard input is closed")
-        stream = sys.stdin.buffer
-        values = from_json_lines(stream) if json_lines else from_lines(stream)
     sending = Sending(topic, coordinator=coordinator, rate=rate, wait=wait or 0, timeout=timeout)
-    return put(sending, values)
+    if value != "-":
+        return put(sending, [(from_text(value), len(value))])
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    with interruptible(sys.stdin.fileno()) as stream:
+        return put(sending, from_json_lines(stream) if json_lines else from_lines(stream))
 
 
 @pubsub.command(epilog=EPILOG)

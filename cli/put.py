@@ -163,12 +163,22 @@ def _wait(pub: BlockingPub, sending: Sending) -> bool:
     if sys.stderr.isatty() and len(pub.subscribers) < sending.wait:
         whom = "a subscriber" if sending.wait == 1 else f"{sending.wait} subscribers"
         say(f"waiting for {whom} on {sending.topic!r} …")
-    try:
-        pub.wait_for_subscribers(sending.wait, timeout=sending.timeout)
-    except TimeoutError as error:
-        say(f"{error}; nothing was put")
+    began = time.monotonic()
+    while True:
+        waited = time.monotonic() - began
+        left = FOR_EVER if sending.timeout is None else max(0.0, sending.timeout - waited)
+        try:  # in short steps, because a signal that comes as one begins is noticed at its end
+            pub.wait_for_subscribers(sending.wait, timeout=min(left, 0.5))
+            return True
+        except TimeoutError:
+            if left > 0.5:
+                continue
+        there = sum(how["state"] == "attached" for how in pub.subscribers.values())
+        say(
+            f"{there} of {sending.wait} subscribers on {sending.topic!r} after "
+            f"{sending.timeout:g} s; nothing was put"
+        )
         return False
-    return True
 
 
 def _put_all(

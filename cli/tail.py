@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,7 +19,7 @@ from pubsub.sub import AsyncSub
 __all__ = ["Wanted", "tail"]
 
 LAST_LINES = 2.0
-"""Seconds that a reader has at the end to take the lines that are still to be written."""
+"""Seconds that there are at the end to show what has come, and for a reader to take it."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,13 @@ class _Tail:
         self._lost = 0
         self._last = 0.0
         self._reader_gone = False
+        self._held_back = 0  # Subs with more to show than the output takes
+        self._caught_up = asyncio.Event()
+        self._stopped_at = 0.0  # wall-clock time of a signal
+        self._deadline = 0.0
 
     async def run(self) -> int:
-        with end_signals(self._finish):
+        with end_signals(self._stop):
             peer = Peer(
                 self._wanted.coordinator,
                 name=f"pubsub tail {' '.join(self._patterns)}"[:80],
@@ -71,7 +76,8 @@ class _Tail:
             finally:
                 work.cancel()
                 await asyncio.wait([work])
-                written = await self._output.drain(LAST_LINES)
+                left = self._deadline - self._loop.time() if self._stopped_at else LAST_LINES
+                written = await self._output.drain(max(0.1, left))
                 await peer.close(linger=0)
         code = self._end.result()
         if not self._reader_gone:
@@ -117,6 +123,8 @@ class _Tail:
                     if isinstance(event, Gap):
                         self._show_gap(event)
                         continue
+                    if 0 < self._stopped_at < event.sent_at:
+                        return
                     full = self._output.write(self._line(event))
                     self._received += 1
                     self._last = self._loop.time()
@@ -124,11 +132,19 @@ class _Tail:
                         self._finish(OK)
                         return
                     if full:
-                        await self._output.room()
+                        await self._room()
                         if self._end.done():
                             return
             except DecodeError as error:
                 say(str(error))
+
+    async def _room(self) -> None:
+        self._held_back += 1
+        self._caught_up.clear()
+        await self._output.room()
+        self._held_back -= 1
+        if not self._held_back:
+            self._caught_up.set()
 
     def _first_match(self, topic: str) -> int:
         """Which pattern shows a topic: the first one that matches, so that it is shown once."""
@@ -152,6 +168,20 @@ class _Tail:
             await asyncio.sleep(left)
             left = self._last + timeout - self._loop.time()
         self._finish(OK if self._wanted.count is None else TIMED_OUT)
+
+    def _stop(self, code: int) -> None:
+        """A signal: show what has come until now (whoever put it may think that we have it), and
+        end."""
+        self._stopped_at = time.time()
+        self._deadline = self._loop.time() + LAST_LINES
+        self._stopping = self._loop.create_task(self._run_out(code))
+
+    async def _run_out(self, code: int) -> None:
+        self._loop.call_at(self._deadline, self._finish, code)
+        await asyncio.sleep(0)
+        while self._held_back:
+            await self._caught_up.wait()
+        self._finish(code)
 
     def _failed(self, work: asyncio.Task[None]) -> None:
         """By itself the work ends only with an error."""

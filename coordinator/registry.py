@@ -365,7 +365,8 @@ def _row(of: _Registration, to: _Registration) -> MatchedPub | ExpectedSub:
     """What is told of one registration to another that it matches."""
     peer = of.peer
     if of.is_pub:
-        return MatchedPub(peer.peer_id, peer.address.host, peer.address.port, of.id, of.topic)
+        host, port = peer.address
+        return MatchedPub(peer.peer_id, host, port, of.id, of.topic, _is_before(to, of))
     return ExpectedSub(peer.peer_id, of.id, _is_before(of, to), of.observer)
 
 

@@ -49,13 +49,18 @@ def command(text: str) -> None:
     print(f"   {style('$ ' + text, '36')}", flush=True)
 
 
-def output(text: str) -> None:
+def fitting(text: str) -> str:
+    """A line that the terminal does not break."""
     line = f"   {text}"
-    print(line if len(line) <= WIDTH else line[: WIDTH - 1] + "…", flush=True)
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+
+
+def output(text: str) -> None:
+    print(fitting(text), flush=True)
 
 
 def remark(text: str) -> None:
-    print(f"   {style(text, '2')}", flush=True)
+    print(style(fitting(text), "2"), flush=True)
 
 
 # --- the processes ----------------------------------------------------------------------------

@@ -102,6 +102,10 @@ class Session:
             try:
                 await self._connect()
             except (OSError, ProtocolError, AuthError, asyncio.TimeoutError) as error:
+                if not self._closed:
+                    self._failed(error)
+            except Exception as error:  # never stop trying
+                log.exception("internal error in the session with %s", self.address)
                 self._failed(error)
             else:
                 self._backoff.reset()

@@ -248,7 +248,8 @@ class Link(asyncio.BufferedProtocol):
             self._send(message)
 
     def _send(self, message: Control | Hello) -> None:
-        self.transport.write(encode(message))
+        if not self.transport.is_closing():  # uvloop's raises on a closed transport
+            self.transport.write(encode(message))
 
     def _send_pong(self) -> None:
         if not self._paused and self._pong is not None:
@@ -257,7 +258,7 @@ class Link(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Write what the endpoint has, as far as the socket takes it."""
-        if self._leaving or self.other is None:
+        if self._leaving or self.other is None or self.transport.is_closing():
             return
         pump = self.endpoint.pump
         while not self._paused:
@@ -293,10 +294,12 @@ class Link(asyncio.BufferedProtocol):
         other end closes."""
         if self._leaving or self.transport is None:
             return
-        if self.other is not None:
-            chunks = self.endpoint.pump(0)
-            if chunks:
-                self._write(chunks)
+        if self.other is None:  # nobody to say it to
+            self.abort()
+            return
+        chunks = self.endpoint.pump(0)
+        if chunks:
+            self._write(chunks)
         self._leaving = True
         self._send(Goodbye(code, reason))
         self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)

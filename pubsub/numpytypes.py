@@ -47,7 +47,7 @@ _FORTRAN: Final = 1
 _LARGEST_ITEM: Final = 2**31 - 1
 _DEEPEST_DTYPE: Final = 32
 _UNIT = r"\[(?:[1-9][0-9]{0,8})?(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\]"
-_SIMPLE = re.compile(rf"[<>|](?:b1|[iufc][0-9]{{1,2}}|[mM]8(?:{_UNIT})?|[SUV][0-9]{{1,10}})")
+_SIMPLE = re.compile(rf"[<>|](?:b1|[iufc][0-9]{{1,2}}|[mM]8(?:{_UNIT})?|[SUV]([0-9]{{1,10}}))")
 _STR: Final[bytes] = msgpack.packb("U")
 _BYTES: Final[bytes] = msgpack.packb("S")
 
@@ -114,8 +114,10 @@ def _is_record(dtype: DType) -> bool:
 @lru_cache(maxsize=256)
 def _read_dtype(packed: bytes) -> DType:
     dtype = _build_dtype(_numpy(), _unpack_dtype(packed), 0)
-    if dtype.hasobject:  # none of the forms above can say so; it must not depend on that alone
+    if dtype.hasobject:  # none of the forms below can say so; it must not depend on that alone
         raise ValueError("a dtype with pointers")
+    if dtype.subdtype is not None:
+        raise ValueError("a dtype that is an array itself")
     return dtype
 
 
@@ -124,7 +126,9 @@ def _build_dtype(np: ModuleType, spec: Any, depth: int) -> DType:
     if depth > _DEEPEST_DTYPE:
         raise ValueError("a dtype nested too deep")
     if type(spec) is str:
-        if len(spec) > 40 or _SIMPLE.fullmatch(spec) is None:
+        match = _SIMPLE.fullmatch(spec) if len(spec) <= 40 else None
+        # numpy 1.23 takes a length that overflows.
+        if match is None or int(match[1] or 0) * 4 > _LARGEST_ITEM:
             raise ValueError(f"the dtype {spec[:40]!r}")
         dtype = np.dtype(spec)
         return dtype

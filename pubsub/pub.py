@@ -128,7 +128,7 @@ class Pub:
         self.peer = peer if peer is not None else default_peer()
         self._block = overflow == "block"
         self._max_message = self.peer.settings.max_message
-        self._batch_bytes = max(1, min(BATCH_BYTES, buffer // 4))
+        self._batch_bytes = max(1, min(BATCH_BYTES, buffer // 4, self._max_message))
         self._encoder = Encoder(codec, self.topic, self._max_message, self._on_large)
         self._pack: Callable[[Any], bytes] = self._encoder.pack
         self._parts: list[bytes] = []
@@ -446,15 +446,7 @@ class BlockingPub(Pub):
         self._waiting = 0
         self._needed = 0  # bytes that the put that waits has
         self._runtime = self.peer.runtime
-        self._publication, self._ready = self.peer.call(
-            self._runtime.add_pub,
-            _WeakSource(self),
-            self.topic,
-            codec=self.codec,
-            block=self._block,
-            buffer=self.buffer,
-            history=self.history,
-        )
+        self.peer.call(self._add)  # there, so that all is set before the loop's thread needs it
         self._finalizer = weakref.finalize(
             self, _drop_pub, weakref.ref(self._runtime), self._publication.stream_id
         )
@@ -464,6 +456,16 @@ class BlockingPub(Pub):
         except BaseException:
             self.close(linger=0)
             raise
+
+    def _add(self) -> None:
+        self._publication, self._ready = self._runtime.add_pub(
+            _WeakSource(self),
+            self.topic,
+            codec=self.codec,
+            block=self._block,
+            buffer=self.buffer,
+            history=self.history,
+        )
 
     def put(self, value: Any) -> None:
         with self._lock:
@@ -496,7 +498,8 @@ class BlockingPub(Pub):
         if not self._parts:
             self._room = self._batch_bytes
             if self._block:
-                self._room = min(self._room, max(1, self.buffer - self._used - size))
+                free = self.buffer - self._used - self._ahead - OVERHEAD
+                self._room = min(self._room, max(1, free))
             self._left = self._room
             self._wake()
         self._parts.append(data)
@@ -669,19 +672,24 @@ async def wait_attached(
 ) -> None:
     """See `Pub.wait_for_subscribers`."""
     changed: asyncio.Future[None] | None = None
-    deadline = None if timeout is None else runtime.loop.time() + timeout
+    late = False
 
     def wake() -> None:
         if changed is not None and not changed.done():
             changed.set_result(None)
 
+    def time_out() -> None:
+        nonlocal late
+        late = True
+        wake()
+
     publication.watchers.append(wake)
-    timer = None if deadline is None else runtime.loop.call_at(deadline, wake)
+    timer = None if timeout is None else runtime.loop.call_later(timeout, time_out)
     try:
         while publication.attached < n:
             if publication.ended:
                 raise Closed(f"Pub({publication.topic!r}) is closed")
-            if deadline is not None and runtime.loop.time() >= deadline:
+            if late:
                 raise TimeoutError(
                     f"{publication.attached} of {n} subscribers on {publication.topic!r} after "
                     f"{timeout:g} s"

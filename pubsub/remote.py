@@ -128,6 +128,9 @@ class Remote:
                 return
             except (OSError, ProtocolError, AuthError, Refused, asyncio.TimeoutError) as error:
                 self._failed(error)
+            except Exception as error:  # never stop trying
+                log.exception("internal error while dialling %s", self.address)
+                self._failed(error)
             await asyncio.sleep(self._backoff.delay())
 
     async def _connect(self) -> None:

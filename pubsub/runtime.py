@@ -532,6 +532,7 @@ class Runtime:
             return
         publisher = f"{Address(row.host, row.port)}#{row.stream_id}"
         stream = Stream(sub.inbox, key, row.topic, publisher, self.settings.max_message)
+        stream.before = row.before
         stream.expected = sub.places.pop(key, None)
         sub.inbox.add(stream)
         if not sub.ready.done:

@@ -534,7 +534,10 @@ class BlockingSub(Sub):
             inbox.on_consumed = lambda stream, stage: call_soon(consumed, stream, stage)
             return inbox
 
-        self._inbox, self._ready = self.peer.call(self._runtime.add_sub, _WeakSink(self), make)
+        def add() -> None:  # there, so that all is set before the loop's thread needs it
+            self._inbox, self._ready = self._runtime.add_sub(_WeakSink(self), make)
+
+        self.peer.call(add)
         self._finalizer = weakref.finalize(
             self, _drop_sub, weakref.ref(self._runtime), self._inbox.sub_id
         )

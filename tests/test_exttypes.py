@@ -175,7 +175,7 @@ def test_garbage_is_no_decimal_under_any_decimal_context(text: bytes) -> None:
 
 
 def test_a_signalling_nan_is_no_key() -> None:
-    with pytest.raises(DecodeError, match="unhashable|hash"):
+    with pytest.raises(DecodeError, match="hash"):
         read(2, b"\x91" + pack(Decimal("sNaN")))
 
 
@@ -191,13 +191,17 @@ class Odd(tzinfo):
     def utcoffset(self, moment: datetime | None) -> timedelta:
         return timedelta(0)
 
+    def dst(self, moment: datetime | None) -> None:
+        return None
+
+    def tzname(self, moment: datetime | None) -> None:
+        return None
+
 
 def test_a_zone_that_has_no_common_name_is_refused() -> None:
     for zone in (Odd(), unnamed_zone()):
         for value in (datetime(2020, 1, 1, tzinfo=zone), time(1, tzinfo=zone)):
-            with pytest.raises(
-                Unencodable, match="which has no common name: use datetime.timezone"
-            ):
+            with pytest.raises(Unencodable, match="which has no common name"):
                 pack(value)
 
 

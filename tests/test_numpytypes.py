@@ -63,11 +63,11 @@ ARRAYS = hnp.arrays(dtype=DTYPES, shape=hnp.array_shapes(min_dims=0, max_dims=3,
 @given(ARRAYS, st.sampled_from(["C", "F", "reversed"]))
 def test_any_array_comes_back(array: Any, order: str) -> None:
     if order == "reversed":
-        array = array[(slice(None, None, -1),) * array.ndim]
+        array = array[(*(slice(None, None, -1),) * array.ndim, ...)]
     else:
         array = array.copy(order=order)
     found = round_trip(array)
-    assert_same(found, np.asarray(array))
+    assert_same(found, array)
 
 
 @given(hnp.scalar_dtypes().flatmap(lambda dtype: hnp.from_dtype(dtype)))
@@ -96,7 +96,6 @@ def test_any_scalar_comes_back(scalar: Any) -> None:
         np.array([b"a", b"bcd\0x"]),
         np.array(["2020-01-01", "NaT"], dtype="M8[D]"),
         np.array([1, -1], dtype=">m8[25us]"),
-        np.array([1], dtype="m8"),
         np.frombuffer(b"abcdef", dtype="V3"),
         np.ndarray((3,), dtype="S0", buffer=bytearray()),
         np.ndarray((3,), dtype="U0", buffer=bytearray()),
@@ -130,8 +129,8 @@ def test_particular_arrays(array: Any) -> None:
         *(np.float64("nan"), np.float64("-inf"), np.float64(-0.0)),
         *(np.int8(-1), np.uint64(2**64 - 1), np.bool_(True), np.bool_(False)),
         *(np.complex64(1 + 2j), np.complex128(1 + 2j)),
-        *(np.datetime64("2020-01-01T00:00:00.123456789"), np.datetime64("NaT")),
-        *(np.timedelta64(5, "h"), np.timedelta64(5), np.timedelta64("NaT", "ns")),
+        *(np.datetime64("2020-01-01T00:00:00.123456789"), np.datetime64("NaT", "s")),
+        *(np.timedelta64(5, "h"), np.timedelta64("NaT", "ns")),
         *(np.str_("a\0"), np.str_(""), np.str_("\U0001f600"), np.bytes_(b"a\0\0"), np.bytes_(b"")),
         np.zeros(1, dtype=[("a", "i4"), ("b", "U3")])[0],
         np.zeros(1, dtype=np.dtype((np.record, [("a", "i4")])))[0],
@@ -285,13 +284,15 @@ def test_subclasses_are_refused() -> None:
     )
 
 
-def test_a_dtype_that_does_not_survive_is_refused() -> None:
-    dtype = np.dtype("M8[0s]")  # numpy makes it, and divides by its zero
-    if dtype.str != "<M8[0s]":
-        pytest.skip("a numpy that does not make it")
-    assert error_of(np.zeros(1, dtype="i8").view(dtype)) == (
-        f"value on topic 'jobs' has the numpy dtype {dtype}, which another process could not "
-        f"rebuild: convert it with .astype(...) or .view(...), {PICKLE}"
+def test_a_dtype_that_another_process_would_not_rebuild_is_refused() -> None:
+    dtype = np.dtype("i4")
+    for _ in range(40):
+        dtype = np.dtype([("a", dtype)])
+    text = error_of(np.zeros(1, dtype=dtype))
+    assert text.startswith("value on topic 'jobs' has the numpy dtype [('a', [('a',")
+    assert text.endswith(
+        ", which another process could not rebuild: "
+        f"convert it with .astype(...) or .view(...), {PICKLE}"
     )
 
 
@@ -335,6 +336,7 @@ def test_the_bytes_of_an_array_and_of_a_scalar() -> None:
 
 
 HOSTILE_DTYPES: list[Any] = [
+    # numpy makes a dtype of "<M8[0s]", and the process dies when it is compared with another
     *("O", "|O", "|O8", "<O8", "T", "|T16", "object", "p", "i4,O", "(2,3)O", "(99,99)f8"),
     *(
         "<i3",
@@ -394,7 +396,7 @@ def test_a_hostile_dtype_is_refused(dtype: Any) -> None:
 
 def test_a_dtype_nested_without_end_is_refused() -> None:
     dtype: Any = "<i8"
-    for _ in range(500):
+    for _ in range(200):
         dtype = ["struct", 8, [["a", dtype, 0, None]]]
     with pytest.raises(DecodeError, match="a dtype nested too deep"):
         decode(NDARRAY, head(dtype, 1) + bytes(8))
@@ -420,9 +422,9 @@ def test_a_dtype_nested_without_end_is_refused() -> None:
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...], size: int) -> None:
-    with pytest.raises(DecodeError, match="^a message with a broken numpy array"):
+    with pytest.raises(DecodeError, match=r"^a message with a broken numpy array"):
         decode(NDARRAY, head("<i8", *shape) + bytes(size))
-    with pytest.raises(DecodeError, match="^a message with a broken numpy array"):
+    with pytest.raises(DecodeError, match=r"^a message with a broken numpy array"):
         decode(NDARRAY_OUT_OF_BAND, bytes(4) + head("<i8", *shape), bytearray(size))
 
 

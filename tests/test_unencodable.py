@@ -275,7 +275,7 @@ def test_a_value_too_deep_to_pickle() -> None:
 class Liar:
     """Raises whatever it is asked."""
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         raise RuntimeError("no class")
 

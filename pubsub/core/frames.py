@@ -368,7 +368,7 @@ def _foreign_data(frame: memoryview) -> Data:
 def _too_long(view: memoryview, position: int, length: int, limit: int) -> str:
     """What to say of an announced length: other protocols' first bytes look like huge ones."""
     first = bytes(view[position : position + 4])
-    if all(32 < byte < 127 for byte in first) or first[:1] == b"\x16":
+    if all(32 <= byte < 127 for byte in first) or first[:1] == b"\x16":
         what = "TLS" if first[:1] == b"\x16" else f"text ({first.decode('ascii', 'replace')}…)"
         return f"{what} where a frame was expected: this is another protocol"
     return f"a frame of {length:,} bytes, over the {limit:,} allowed here"

@@ -68,7 +68,6 @@ class Local:
         ready = self._ready
         for _ in range(len(ready)):
             cursor = ready.popleft()
-            cursor.queued = False
             pair = self._pairs.get(cursor)
             if pair is None:
                 continue
@@ -80,7 +79,8 @@ class Local:
                 stream.batch(batch.first, batch.count, batch.sent_at, batch.body, batch.buffers)
             cursor.arrived(cursor.next)
             cursor.confirm = None
-            publication.progress(cursor)
+            publication.progress(cursor)  # still queued: a flush that waits on does not ask again
+            cursor.queued = False
 
     # --- route --------------------------------------------------------------------------
 

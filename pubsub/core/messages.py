@@ -276,6 +276,9 @@ class Subscribe:
     """Bytes that may be sent on this channel for now (see ACK)."""
     observer: bool = _field(_flag)
     """True: this Sub must never make the Pub wait."""
+    before: bool = _field(_flag)
+    """True: the Sub is older than the Pub and due its first message (as MATCH told it), if the
+    Pub still keeps it for such Subs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +367,8 @@ class MatchedPub(NamedTuple):
     port: int
     stream_id: int
     topic: str
+    before: bool
+    """True: the Sub was registered before this Pub was; it is due the first message."""
 
 
 class ExpectedSub(NamedTuple):
@@ -387,7 +392,7 @@ def _row(cls: Any, *checks: Check) -> Check:
     return make
 
 
-_matched_pub = _row(MatchedPub, _peer_id, _text(255), _uint(65535), _entity, _topic)
+_matched_pub = _row(MatchedPub, _peer_id, _text(255), _uint(65535), _entity, _topic, _flag)
 _expected_sub = _row(ExpectedSub, _peer_id, _entity, _flag, _flag)
 
 

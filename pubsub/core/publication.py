@@ -173,12 +173,12 @@ class Publication:
         history: int | None,
         limit: int,
         observer: bool,
-        perhaps_older: bool = False,
+        before: bool = False,
     ) -> tuple[Cursor, int, int]:
         """A subscriber is here: open its cursor, or give it back the one that waited.
 
-        `perhaps_older`: as long as no coordinator has named the Subs that are older than the Pub,
-        take it for one of them: its SUBSCRIBE may be faster than their EXPECT.
+        `before`: it is older than the Pub. Its SUBSCRIBE says so too, because it may be faster
+        than the EXPECT that does.
 
         Returns:
             the cursor, the first sequence number that it had a right to, and the first that it
@@ -201,8 +201,9 @@ class Publication:
             due = max(log.next_seq - back, log.start)
             if cursor is not None:
                 due = min(due, cursor.due)
-            elif perhaps_older and not self._heard and not self.settled:
-                due = 0
+            newborn = self._cursors.get(_NEWBORN)
+            if before and newborn is not None:
+                due = newborn.due
         if cursor is None:
             cursor = self._cursors[key] = Cursor(key, log, due, observer=observer)
         else:

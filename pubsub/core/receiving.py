@@ -47,6 +47,7 @@ class Receiving:
                 inbox.history,
                 limit,
                 inbox.observer,
+                stream.before,
             )
         )
 

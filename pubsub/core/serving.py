@@ -132,6 +132,8 @@ class Serving:
         self._highest = asked.channel
         if len(self._channels) >= self._max_channels:
             raise ProtocolError(f"more than {self._max_channels} channels", code="limit")
+        if len(self._control) > 2 * self._max_channels:
+            raise ProtocolError("it asks on and on, and does not read the answers", code="limit")
         publication = self._find(asked.stream_id)
         if publication is None:
             self._say(
@@ -151,7 +153,7 @@ class Serving:
             history=asked.history,
             limit=asked.limit,
             observer=asked.observer,
-            perhaps_older=True,
+            before=asked.before,
         )
         channel.cursor = cursor
         self._say(

@@ -91,6 +91,7 @@ class Stream:
     """One Sub × one stream.
 
     Attributes:
+        before: the Sub is older than the Pub, and due its first message.
         expected: the sequence number that comes next; None before the first SUBSCRIBED.
         lost: messages that were due and will never be delivered.
         received_bytes, consumed_bytes: of batches that came, and that the Sub has taken, on all
@@ -111,6 +112,7 @@ class Stream:
         "ack_stage",
         "acked",
         "acked_bytes",
+        "before",
         "channel",
         "codec",
         "consumed",
@@ -139,6 +141,7 @@ class Stream:
         self.publisher = publisher
         self.max_message = max_message
         self.codec = "msgpack"
+        self.before = False
         self.expected: int | None = None
         self.lost = 0
         self.delivered = 0

@@ -40,8 +40,12 @@ class Result:
     err: str
 
     @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
     def lines(self) -> list[str]:
-        return self.out.decode().splitlines()
+        return self.text.splitlines()
 
 
 def execute(
@@ -120,16 +124,18 @@ class Running:
         return line.decode().rstrip("\n")
 
     @staticmethod
-    def _rest(lines: queue.Queue[bytes | None]) -> list[str]:
-        found: list[str] = []
+    def _all(lines: queue.Queue[bytes | None]) -> Iterator[bytes]:
         while True:
             try:
                 line = lines.get(timeout=LONG)
             except queue.Empty:
                 raise AssertionError(f"no end of lines within {LONG:g} s") from None
             if line is None:
-                return found
-            found.append(line.decode().rstrip("\n"))
+                return
+            yield line
+
+    def _rest(self, lines: queue.Queue[bytes | None]) -> list[str]:
+        return [line.decode().rstrip("\n") for line in self._all(lines)]
 
     def send(self, data: bytes | str) -> None:
         """To its standard input."""
@@ -156,6 +162,10 @@ class Running:
         """Wait for its end: exit code, the lines not yet read of its output and of its errors."""
         code = self.wait()
         return code, self._rest(self._out), self._rest(self._err)
+
+    def rest_of_output(self) -> bytes:
+        """The bytes not yet read of its output, up to its end."""
+        return b"".join(self._all(self._out))
 
     def rest_of_errors(self) -> list[str]:
         """The lines not yet read of its standard error, up to its end."""

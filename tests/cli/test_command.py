@@ -15,10 +15,21 @@ from pubsub.cli import pubsub, pubsubd
 from pubsub.cli.command import log_lines, program
 from tests.cli.processes import execute
 
+Invoke = Callable[..., tuple[int, str, str]]
 
-def invoke(command: click.Command, *args: str, **env: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(command, list(args), env=env, prog_name=command.name)
-    return result.exit_code, result.stdout, result.stderr
+
+@pytest.fixture
+def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """Run a command in this process: exit code, output, errors."""
+
+    def run(command: click.Command, *args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            command.main(list(args), prog_name=command.name)
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -57,7 +68,7 @@ def invoke(command: click.Command, *args: str, **env: str) -> tuple[int, str, st
         (["nope"], "pubsub: no such command 'nope' (see pubsub --help)"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_code_2(args: list[str], error: str) -> None:
+def test_wrong_use_is_one_line_and_exit_code_2(invoke: Invoke, args: list[str], error: str) -> None:
     assert invoke(pubsub.pubsub, *args) == (2, "", f"{error}\n")
 
 
@@ -70,26 +81,27 @@ def test_wrong_use_is_one_line_and_exit_code_2(args: list[str], error: str) -> N
         *(["completion", "powershell"], ["topics", "a"]),
     ],
 )
-def test_all_wrong_use_is_one_line_and_exit_code_2(args: list[str]) -> None:
+def test_all_wrong_use_is_one_line_and_exit_code_2(invoke: Invoke, args: list[str]) -> None:
     code, out, err = invoke(pubsub.pubsub, *args)
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert err.startswith(f"pubsub {args[0]}: ")
 
 
-def test_a_wrong_environment_is_named() -> None:
-    code, _, err = invoke(pubsub.pubsub, "topics", PUBSUB_COORDINATOR="nowhere")
+def test_a_wrong_environment_is_named(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUBSUB_COORDINATOR", "nowhere")
+    code, _, err = invoke(pubsub.pubsub, "topics")
     assert code == 2
     assert err.startswith("pubsub topics: PUBSUB_COORDINATOR 'nowhere' is not host:port")
 
 
 @pytest.mark.parametrize("command", [pubsub.pubsub, pubsubd.pubsubd])
-def test_both_commands_say_their_version(command: click.Command) -> None:
+def test_both_commands_say_their_version(invoke: Invoke, command: click.Command) -> None:
     assert invoke(command, "--version") == (0, f"{command.name} {__version__}\n", "")
 
 
 @pytest.mark.parametrize("command", [pubsub.pubsub, pubsubd.pubsubd])
-def test_a_command_alone_explains_itself(command: click.Command) -> None:
+def test_a_command_alone_explains_itself(invoke: Invoke, command: click.Command) -> None:
     code, out, err = invoke(command)
     assert (code, err) == (0, "")
     assert out == invoke(command, "-h")[1] == invoke(command, "--help")[1]
@@ -102,7 +114,9 @@ def commands() -> Iterator[tuple[click.Group, str]]:
 
 
 @pytest.mark.parametrize(("group", "name"), list(commands()))
-def test_every_command_has_help_and_says_its_exit_codes(group: click.Group, name: str) -> None:
+def test_every_command_has_help_and_says_its_exit_codes(
+    invoke: Invoke, group: click.Group, name: str
+) -> None:
     code, out, err = invoke(group, name, "--help")
     assert (code, err) == (0, "")
     if name != "completion":
@@ -111,7 +125,9 @@ def test_every_command_has_help_and_says_its_exit_codes(group: click.Group, name
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize("command", [pubsub.pubsub, pubsubd.pubsubd])
-def test_completion_prints_the_script_of_a_shell(command: click.Command, shell: str) -> None:
+def test_completion_prints_the_script_of_a_shell(
+    invoke: Invoke, command: click.Command, shell: str
+) -> None:
     code, out, _ = invoke(command, "completion", shell)
     assert code == 0
     assert f"_{str(command.name).upper()}_COMPLETE" in out
@@ -141,17 +157,17 @@ def raising(error: BaseException) -> click.Command:
     ],
 )
 def test_errors_become_one_line_and_an_exit_code(
-    error: BaseException, code: int, said: str
+    invoke: Invoke, error: BaseException, code: int, said: str
 ) -> None:
     assert invoke(raising(error)) == (code, "", said)
 
 
-def test_bugs_keep_their_traceback() -> None:
+def test_bugs_keep_their_traceback(invoke: Invoke) -> None:
     result = CliRunner().invoke(raising(ZeroDivisionError("a bug")), [])
     assert isinstance(result.exception, ZeroDivisionError)
 
 
-def test_the_exit_code_is_what_the_command_returns() -> None:
+def test_the_exit_code_is_what_the_command_returns(invoke: Invoke) -> None:
     @program("tool", "A tool.", "For a test.", epilog="")
     def tool() -> int:
         return 3

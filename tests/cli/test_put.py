@@ -159,18 +159,8 @@ def test_wait_gives_up_with_exit_code_3(coordinator: str, topic: str) -> None:
     assert result.err == (f"pubsub: 0 of 2 subscribers on '{topic}' after 0.2 s; nothing was put\n")
 
 
-def test_a_message_that_is_too_large_is_one_line(coordinator: str, topic: str) -> None:
-    result = execute(
-        "pubsub", "put", topic, "-", coordinator=coordinator, stdin=b"x" * (257 * 1024 * 1024)
-    )
-    assert (result.code, result.out) == (1, b"")
-    (line,) = result.err.splitlines()
-    assert line.startswith("pubsub: a message of 269,484,037 bytes on topic ")
-
-
-@pytest.mark.parametrize("where", ["127.0.0.1:1", "127.0.0.1:1,127.0.0.1:2"])
-def test_no_coordinator_is_exit_code_1(where: str) -> None:
-    result = execute("pubsub", "put", "t", "1", "--coordinator", where)
+def test_no_coordinator_is_exit_code_1() -> None:
+    result = execute("pubsub", "put", "t", "1", "--coordinator", "127.0.0.1:1,127.0.0.1:2")
     assert (result.code, result.out) == (1, b"")
     assert "Traceback" not in result.err
     assert result.err.splitlines()[-1].startswith("pubsub: no coordinator could be reached (")
@@ -271,28 +261,6 @@ def test_interrupted_while_it_waits(
 def _topics(coordinator: str) -> list[str]:
     result = execute("pubsub", "topics", "--json", coordinator=coordinator)
     return [row["topic"] for row in json.loads(result.out)]
-
-
-def test_a_stopped_tail_does_not_hold_it_for_ever(
-    start: Start, coordinator: str, topic: str
-) -> None:
-    tail = start("pubsub", "tail", topic, coordinator=coordinator)
-    put = start(
-        "pubsub", "put", topic, "-", "--wait", "1", "--timeout", "20", coordinator=coordinator
-    )
-    put.send("one\n")
-    assert tail.out() == '"one"'
-    tail.signal(signal.SIGSTOP)
-    put.close_input()
-    assert put.wait() == 0  # it has all that was put
-    put = start(
-        *("pubsub", "put", topic, "two", "--wait", "1", "--timeout", "1"), coordinator=coordinator
-    )
-    code, _, errors = put.end()
-    assert (code, errors) == (
-        3,
-        [f"pubsub: 0 of 1 subscribers on '{topic}' after 1 s; nothing was put"],
-    )
 
 
 def test_a_tail_that_stops_in_midstream_is_left_behind(

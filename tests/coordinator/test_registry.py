@@ -56,8 +56,10 @@ def expect(
     return Expect(id, revision, True, tuple(added), tuple(removed))
 
 
-def row(peer_id: str, id: int, topic: str = "t", port: int = 1) -> MatchedPub:
-    return MatchedPub(peer_id, f"{peer_id}.net", port, id, topic)
+def row(
+    peer_id: str, id: int, topic: str = "t", port: int = 1, *, before: bool = False
+) -> MatchedPub:
+    return MatchedPub(peer_id, f"{peer_id}.net", port, id, topic, before)
 
 
 def connected(*peer_ids: str, registry: Registry | None = None, port: int = 1) -> Registry:
@@ -729,6 +731,9 @@ class RegistryMachine(RuleBasedStateMachine):
                     row_ = told.pop((other_id, other_entity))
                     if isinstance(row_, MatchedPub):
                         assert row_.topic == other.message.topic
+                        assert row_.before == (
+                            entry.order < other.order or (entry.renewed and not other.renewed)
+                        )
                         address = self.peers[other_id].address
                         assert other.stale or (row_.host, row_.port) == address
                     else:

@@ -247,8 +247,10 @@ class Sink:
         self.check_total_window()
 
     def check_window(self, account: Account, stream: Stream) -> None:
-        assert 0 <= stream.received_bytes - stream.consumed_bytes <= (
-            self.inbox.window + account.source.largest
+        assert (
+            0
+            <= stream.received_bytes - stream.consumed_bytes
+            <= (self.inbox.window + account.source.largest)
         )
         assert stream.received_bytes <= stream.limit + self.inbox.window + account.source.largest
 
@@ -257,7 +259,9 @@ class Sink:
         accounts = [a for a in self.accounts.values() if a.stream is not None]
         if not accounts:
             return
-        waiting = sum(a.stream.received_bytes - a.stream.consumed_bytes for a in accounts if a.stream)
+        waiting = sum(
+            a.stream.received_bytes - a.stream.consumed_bytes for a in accounts if a.stream
+        )
         doublings = math.ceil(math.log2(len(accounts)))
         assert waiting <= self.inbox.window * (1 + doublings / 2) + sum(
             a.source.largest for a in accounts
@@ -282,7 +286,7 @@ class Wire:
         self.from_publisher = FrameReader(world.scratch, self.receiving.place)
         self.from_subscriber = FrameReader(world.scratch)
         self.from_publisher.max_payload = self.from_subscriber.max_payload = MAX_MESSAGE + 1024
-        self.promised: dict[int, tuple[int, int]] = {}  # channel → bounds of `due`
+        self.promised: dict[int, int] = {}  # channel → `due`
         self.opened: dict[int, Account] = {}
 
     def _serving_output(self) -> None:
@@ -326,8 +330,7 @@ class Wire:
             return
         account = self.world.account_of(stream)
         if account.due is None:
-            lowest, highest = self.promised[event.channel]
-            assert lowest <= event.due <= highest
+            assert event.due == self.promised[event.channel]
             account.due = account.position = event.due
 
     def deliver_up(self, size: int) -> bool:
@@ -474,7 +477,7 @@ class World(RuleBasedStateMachine):
                 self.connect(which)
             for who in range(len(sinks)):
                 for which in range(len(sources)):
-                    self.want(who, which)
+                    self.want(who, which, before=False)
 
     # --- lookups ------------------------------------------------------------------------
 
@@ -605,8 +608,8 @@ class World(RuleBasedStateMachine):
         account.kept_from = account.deadline = None
         account.given_up += 1
 
-    @rule(who=st.integers(0, 2), which=st.integers(0, 2))
-    def want(self, who: int, which: int) -> None:
+    @rule(who=st.integers(0, 2), which=st.integers(0, 2), before=st.booleans())
+    def want(self, who: int, which: int, before: bool) -> None:
         """The Sub asks for the stream, for the first time or again after it was given up."""
         sink, source = self.sink(who), self.source(which)
         account = self.account(sink, source)
@@ -620,6 +623,7 @@ class World(RuleBasedStateMachine):
         stream = account.stream = Stream(
             sink.inbox, StreamKey(PUBLISHER, source.number), "?", "publisher:1", MAX_MESSAGE
         )
+        stream.before = before
         stream.expected = expected
         account.left = False
         sink.inbox.add(stream)
@@ -646,14 +650,12 @@ class World(RuleBasedStateMachine):
         account = self.account(sink, source)
         if event.resume is None:
             back = source.history if event.history is None else min(source.history, event.history)
-            lowest = max(0, source.put - back)
-            highest = source.put
+            due = max(source.put - back, source.publication.log.start)
             if account.kept_from is not None:
-                lowest, highest = min(lowest, account.kept_from), min(highest, account.kept_from)
-            elif source.newborn and not source.heard:
-                lowest = highest = 0  # it may be older than the Pub
-            wire.promised[event.channel] = lowest, highest
-            account.kept_from = highest
+                due = min(due, account.kept_from)
+            if event.before and source.newborn:
+                due = 0
+            wire.promised[event.channel] = account.kept_from = due
         else:
             account.kept_from = event.resume
         account.deadline = None
@@ -793,8 +795,7 @@ class World(RuleBasedStateMachine):
             assert known == {
                 self.key_of(sink)
                 for sink in self.sinks
-                if not publication.ended
-                and self.account(sink, source).kept_from is not None
+                if not publication.ended and self.account(sink, source).kept_from is not None
             }
 
     @invariant()

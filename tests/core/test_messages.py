@@ -104,6 +104,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "history": nullable,
         "limit": u64,
         "observer": flag,
+        "before": flag,
     },
     Subscribed: {
         "channel": u32,
@@ -133,9 +134,9 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "sub_id": u32,
         "revision": u64,
         "complete": flag,
-        "added": st.lists(st.builds(MatchedPub, id_, text(255), u16, u32, topic), max_size=3).map(
-            tuple
-        ),
+        "added": st.lists(
+            st.builds(MatchedPub, id_, text(255), u16, u32, topic, flag), max_size=3
+        ).map(tuple),
         "removed": pairs,
     },
     Expect: {
@@ -211,7 +212,7 @@ def test_every_kind_but_those_of_the_bulk_has_a_message() -> None:
     [
         (Ping(1), "00000003 92 0b 01"),
         (Goodbye("closing", ""), "0000000b 93 0d a7636c6f73696e67 a0"),
-        (Subscribe(1, 2, 3, None, 0, 8, False), "00000009 98 04 01 02 03 c0 00 08 c2"),
+        (Subscribe(1, 2, 3, None, 0, 8, False, True), "0000000a 99 04 01 02 03 c0 00 08 c2 c3"),
         (Register(7, "sub", "a/*", True, False), "0000000d 96 10 07 a3737562 a3612f2a c3 c2"),
         (Match(1, 2, True, (), (("p", 3),)), "0000000b 96 12 01 02 c3 90 91 92a17003"),
     ],
@@ -231,7 +232,7 @@ def test_fields_of_a_later_version_are_ignored(cls: type[Any], data: st.DataObje
     assert parse([*sent(message), *more]) == message
 
 
-@given(st.builds(MatchedPub, id_, text(255), u16, u32, topic), st.lists(anything, max_size=3))
+@given(st.builds(MatchedPub, id_, text(255), u16, u32, topic, flag), st.lists(anything, max_size=3))
 def test_rows_of_a_later_version_may_have_more_fields(row: MatchedPub, more: list[Any]) -> None:
     assert parse([18, 1, 2, True, [[*row, *more]], [["p", 3, *more]]]) == (
         Match(1, 2, True, (row,), (("p", 3),))

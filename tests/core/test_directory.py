@@ -1,0 +1,161 @@
+"""The directory: the union of what the coordinators say, also while one is forgetful."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from pubsub.core.directory import Directory
+from pubsub.core.messages import Match, MatchedPub
+from pubsub.core.stream import StreamKey
+
+ONE, TWO = "coordinator one", "coordinator two"
+
+
+def match(
+    sub_id: int = 1,
+    added: str = "",
+    removed: str = "",
+    *,
+    complete: bool = True,
+) -> Match:
+    """A MATCH about peers that are letters."""
+    rows = tuple(MatchedPub(peer, "host", 1, 5, "topic", False) for peer in added)
+    return Match(sub_id, 0, complete, rows, tuple((peer, 5) for peer in removed))
+
+
+def keys(peers: str) -> list[StreamKey]:
+    return [StreamKey(peer, 5) for peer in peers]
+
+
+def listed(directory: Directory, sub_id: int = 1) -> str:
+    return "".join(peer for peer in "abcd" if directory.listed(sub_id, StreamKey(peer, 5)))
+
+
+def test_what_is_added_is_listed_until_it_is_removed() -> None:
+    directory = Directory()
+    assert directory.match(ONE, match(added="ab")) == []
+    assert listed(directory) == "ab"
+    assert directory.match(ONE, match(removed="ac", added="d")) == keys("a")
+    assert listed(directory) == "bd"
+
+
+def test_each_sub_has_a_list_of_its_own() -> None:
+    directory = Directory()
+    directory.match(ONE, match(1, "a"))
+    directory.match(ONE, match(2, "b"))
+    assert (listed(directory, 1), listed(directory, 2), listed(directory, 3)) == ("a", "b", "")
+    directory.drop(1)
+    directory.drop(3)
+    assert (listed(directory, 1), listed(directory, 2)) == ("", "b")
+    directory.restart(ONE)
+    assert listed(directory, 2) == "b"
+
+
+def test_what_one_coordinator_lists_is_not_gone_when_another_removes_it() -> None:
+    directory = Directory()
+    directory.match(ONE, match(added="ab"))
+    directory.match(TWO, match(added="bc"))
+    assert directory.match(ONE, match(removed="ab")) == keys("a")
+    assert listed(directory) == "bc"
+    assert directory.match(TWO, match(removed="b")) == keys("b")
+
+
+def test_g7_a_coordinator_that_came_back_empty_takes_nothing_away_before_it_has_said_all() -> None:
+    directory = Directory()
+    directory.match(ONE, match(added="abc"))
+    directory.restart(ONE)
+    assert listed(directory) == "abc"
+    assert directory.match(ONE, match(added="a", complete=False)) == []
+    assert listed(directory) == "abc"
+    assert directory.match(ONE, match(removed="b", complete=False)) == keys("b")
+    directory.restart(ONE)  # again, in the middle
+    assert listed(directory) == "ac"
+    assert directory.match(ONE, match(added="d", complete=False)) == []
+    assert directory.match(ONE, match(added="c")) == keys("a")
+    assert listed(directory) == "cd"
+
+
+def test_g7_another_coordinator_keeps_what_the_restarted_one_has_forgotten() -> None:
+    directory = Directory()
+    directory.match(ONE, match(added="ab"))
+    directory.match(TWO, match(added="b"))
+    directory.restart(ONE)
+    assert directory.match(ONE, match()) == keys("a")
+    assert listed(directory) == "b"
+
+
+def test_a_coordinator_that_never_said_anything_may_restart() -> None:
+    directory = Directory()
+    directory.restart(ONE)
+    assert listed(directory) == ""
+
+
+class Union(RuleBasedStateMachine):
+    """Against plain sets per coordinator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Directory()
+        self.rows: dict[tuple[str, int], set[str]] = {}
+        self.stale: dict[tuple[str, int], set[str]] = {}
+
+    def all_of(self, sub_id: int) -> set[str]:
+        return {
+            peer
+            for known in (self.rows, self.stale)
+            for (_, sub), peers in known.items()
+            if sub == sub_id
+            for peer in peers
+        }
+
+    @rule(
+        source=st.sampled_from([ONE, TWO]),
+        sub_id=st.integers(1, 2),
+        added=st.sets(st.sampled_from("abcd")),
+        removed=st.sets(st.sampled_from("abcd")),
+        complete=st.booleans(),
+    )
+    def match(
+        self, source: str, sub_id: int, added: set[str], removed: set[str], complete: bool
+    ) -> None:
+        before = self.all_of(sub_id)
+        rows = self.rows.setdefault((source, sub_id), set())
+        stale = self.stale.setdefault((source, sub_id), set())
+        mentioned = rows | stale | added
+        rows |= added
+        stale -= added
+        rows -= removed
+        stale -= removed
+        if complete:
+            stale.clear()
+        gone = self.directory.match(
+            source, match(sub_id, "".join(added), "".join(removed), complete=complete)
+        )
+        assert sorted(gone) == sorted(keys("".join(mentioned - self.all_of(sub_id))))
+        assert before - self.all_of(sub_id) <= {key.peer_id for key in gone}
+
+    @rule(source=st.sampled_from([ONE, TWO]))
+    def restart(self, source: str) -> None:
+        self.directory.restart(source)
+        for (of, sub_id), rows in self.rows.items():
+            if of == source:
+                self.stale[of, sub_id] |= rows
+                rows.clear()
+
+    @rule(sub_id=st.integers(1, 2))
+    def drop(self, sub_id: int) -> None:
+        self.directory.drop(sub_id)
+        for known in (self.rows, self.stale):
+            for pair in [pair for pair in known if pair[1] == sub_id]:
+                del known[pair]
+
+    @invariant()
+    def alike(self) -> None:
+        for sub_id in (1, 2):
+            assert set(listed(self.directory, sub_id)) == self.all_of(sub_id)
+
+
+TestUnion = Union.TestCase
+TestUnion.settings = settings(max_examples=50)

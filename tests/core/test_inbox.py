@@ -1,0 +1,384 @@
+"""An inbox: what waits for one Sub, what is conflated, and how streams share the window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pubsub.core.frames import BATCH_COST
+from pubsub.core.inbox import Inbox
+from pubsub.core.stream import Entry, Stream, StreamKey
+
+
+class Route:
+    """The way back; remembers."""
+
+    def __init__(self) -> None:
+        self.unsubscribed: list[Stream] = []
+
+    def ack(self, stream: Stream) -> None:
+        stream.grant()
+
+    def unsubscribe(self, stream: Stream) -> None:
+        self.unsubscribed.append(stream)
+
+
+def opened(inbox: Inbox, number: int = 1, topic: str = "topic", due: int = 0) -> Stream:
+    stream = Stream(inbox, StreamKey("publisher", number), topic, "publisher:1", 10**6)
+    inbox.add(stream)
+    stream.connect(Route(), number)
+    stream.opened(topic, "msgpack", due, due, 10**9)
+    return stream
+
+
+def batch(stream: Stream, first: int, count: int = 1, size: int = BATCH_COST) -> None:
+    stream.batch(first, count, 0.0, b"." * (size - BATCH_COST), ())
+
+
+def rest(inbox: Inbox) -> Iterator[Entry]:
+    return iter(inbox.take, None)
+
+
+# --- waiting ------------------------------------------------------------------------------------
+
+
+def test_entries_wait_in_the_order_in_which_they_came() -> None:
+    inbox = Inbox(1, "*", window=10**6)
+    one, two = opened(inbox, 1), opened(inbox, 2)
+    assert inbox.empty
+    batch(one, 0)
+    batch(two, 0)
+    batch(one, 1)
+    assert not inbox.empty
+    assert [(e.stream, e.first) for e in rest(inbox)] == [(one, 0), (two, 0), (one, 1)]
+    assert inbox.empty
+    assert inbox.take() is None
+
+
+def test_whoever_waits_hears_of_every_entry() -> None:
+    inbox = Inbox(1, "*", window=10**6)
+    seen: list[bool] = []
+    inbox.on_entry = lambda: seen.append(inbox.empty)
+    stream = opened(inbox)
+    batch(stream, 0)
+    stream.end(2)
+    assert seen == [False, False]
+
+
+def test_a_gap_by_itself_is_nothing_to_acknowledge() -> None:
+    inbox = Inbox(1, "topic", window=10**6)
+    calls: list[int] = []
+    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    stream = opened(inbox)
+    stream.end(2)
+    [gap] = rest(inbox)
+    assert gap.gaps == ((2, "closed"),)
+    assert calls == []
+
+
+def test_defaults_do_nothing() -> None:
+    inbox = Inbox(1, "topic", window=4)
+    stream = opened(inbox)
+    batch(stream, 0)
+    assert inbox.take() is not None
+    assert (inbox.history, inbox.observer, inbox.latest) == (0, False, False)
+
+
+def test_a_stream_that_cannot_be_read_is_refused_and_shown_as_an_error() -> None:
+    inbox = Inbox(1, "topic", window=10**6)
+    error = ValueError("pickle is not allowed")
+    inbox.accepts = lambda stream: error if stream.codec == "pickle" else None
+    readable = opened(inbox, 1)
+    route = Route()
+    refused = Stream(inbox, StreamKey("publisher", 2), "topic", "publisher:1", 10**6)
+    inbox.add(refused)
+    refused.connect(route, 2)
+    refused.opened("topic", "pickle", 3, 3, 1)
+    assert route.unsubscribed == [refused]
+    assert refused.ended
+    assert list(inbox.streams.values()) == [readable]
+    [entry] = rest(inbox)
+    assert (entry.error, entry.first, entry.end, entry.gaps) == (error, 3, 3, ())
+    assert inbox.lost == 0
+
+
+# --- counting -----------------------------------------------------------------------------------
+
+
+def test_g3_losses_are_counted_over_all_streams_also_ended_ones() -> None:
+    inbox = Inbox(1, "*", window=10**6)
+    one, two = opened(inbox, 1), opened(inbox, 2)
+    batch(one, 3)
+    batch(two, 5)
+    assert inbox.lost == 8
+    one.end(6)
+    assert inbox.lost == 10
+    inbox.lose(one, 1)  # found undecodable later
+    inbox.lose(two, 1)
+    assert inbox.lost == 12
+    assert (one.lost, two.lost) == (5, 6)
+    two.finish()
+    two.finish()
+    assert inbox.lost == 12
+
+
+def test_g3_what_waits_when_the_sub_is_closed_counts_as_lost() -> None:
+    inbox = Inbox(1, "*", window=10**6)
+    one, two = opened(inbox, 1), opened(inbox, 2)
+    batch(one, 2, 3)
+    batch(two, 0, 1)
+    woken: list[bool] = []
+    inbox.on_entry = lambda: woken.append(True)
+    assert inbox.close() == [one, two]
+    assert woken == [True]
+    assert inbox.lost == 6
+    assert inbox.take() is None
+    batch(one, 5)
+    assert woken == [True]
+    for stream in (one, two):
+        stream.finish()
+    assert inbox.lost == 6
+
+
+class Guard:
+    """A lock that sees to it that what it guards changes only while it is held."""
+
+    def __init__(self) -> None:
+        self.inbox: Inbox | None = None
+        self.left: object = None
+
+    def state(self) -> object:
+        inbox = self.inbox
+        if inbox is None:
+            return None
+        lost = inbox._lost_before + sum(stream.lost for stream in inbox.streams.values())
+        waiting = [*inbox._entries, *inbox._newest.values()]
+        return list(inbox.streams), lost, waiting, dict(inbox._passed), inbox.closed
+
+    def __enter__(self) -> None:
+        assert self.state() == self.left
+
+    def __exit__(self, *_: object) -> None:
+        self.left = self.state()
+
+
+@pytest.mark.parametrize("latest", [True, False])
+def test_what_both_threads_touch_changes_only_behind_the_lock(latest: bool) -> None:
+    guard = Guard()
+    inbox = guard.inbox = Inbox(1, "*", latest=latest, window=10**6, lock=guard)
+    guard.left = guard.state()
+    for number in range(3):
+        stream = opened(inbox, number)
+        batch(stream, 2, 2)
+        batch(stream, 5)
+        assert inbox.lost
+        inbox.take()
+        inbox.lose(stream, 1)
+        stream.disconnected()
+        stream.connect(Route(), 9)
+        stream.opened("topic", "msgpack", 6, 8, 1)
+        if number:
+            stream.end(9)
+    inbox.close()
+    with guard:
+        pass
+
+
+# --- the window ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("streams", "share"), [(1, 1000), (2, 500), (3, 250), (4, 250), (5, 125), (9, 62)]
+)
+def test_g6_streams_share_the_window(streams: int, share: int) -> None:
+    inbox = Inbox(1, "*", window=1000)
+    for number in range(streams):
+        opened(inbox, number)
+    assert inbox.share == share
+
+
+def test_g6_the_share_is_never_nothing() -> None:
+    inbox = Inbox(1, "*", window=1)
+    for number in range(5):
+        opened(inbox, number)
+    assert inbox.share == 1
+
+
+def test_streams_hear_of_a_new_share_only_when_it_changes() -> None:
+    inbox = Inbox(1, "*", window=8000)
+    told: list[int] = []
+    inbox.on_consumed = lambda stream, stage: told.append(stream.key.stream_id)
+    streams = [opened(inbox, 1)]
+    assert streams[0].ack_every == 2000
+    streams.append(opened(inbox, 2))
+    assert told == [1]
+    assert streams[0].ack_every == streams[1].ack_every == 1000
+    streams.append(opened(inbox, 3))
+    streams.append(opened(inbox, 4))
+    assert told == [1, 1, 2]
+    streams[3].finish()
+    assert told == [1, 1, 2]
+    streams[2].disconnected()
+    streams[1].finish()
+    assert told == [1, 1, 2, 1]  # the one without a link learns it when it has one
+    streams[2].connect(Route(), 0)
+    assert streams[2].limit == 4000
+
+
+# --- keep="latest" ------------------------------------------------------------------------------
+
+
+def test_only_the_newest_message_of_each_topic_waits() -> None:
+    inbox = Inbox(1, "*", latest=True, window=10**6)
+    one, two, three = opened(inbox, 1, "a"), opened(inbox, 2, "b"), opened(inbox, 3, "a")
+    batch(one, 0, 3)
+    batch(two, 0)
+    batch(three, 0)
+    batch(two, 1)
+    passed = [next(rest(inbox)) for _ in range(2)]
+    assert [(e.stream, e.first, e.end, e.gaps) for e in passed] == [
+        (one, 3, 3, ((3, "conflated"),)),
+        (two, 2, 2, ((1, "conflated"),)),
+    ]
+    newest = list(rest(inbox))
+    assert [(e.stream, e.first, e.end, e.skip) for e in newest] == [
+        (three, 0, 1, 0),
+        (two, 1, 2, 0),
+    ]
+    assert inbox.lost == 4
+    assert inbox.empty
+
+
+def test_the_newest_message_stands_at_the_end_of_its_batch() -> None:
+    inbox = Inbox(1, "topic", latest=True, window=10**6)
+    stream = opened(inbox, due=2)
+    stream.batch(0, 6, 0.0, b"body", ())
+    gap, entry = rest(inbox)
+    assert gap.gaps == ((3, "conflated"),)
+    assert (entry.first, entry.end, entry.skip, entry.gaps) == (5, 6, 5, ())
+
+
+def test_what_was_overtaken_is_acknowledged() -> None:
+    inbox = Inbox(1, "topic", latest=True, window=4000)
+    calls: list[int] = []
+    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    stream = opened(inbox)
+    batch(stream, 0, size=1500)
+    assert calls == []
+    batch(stream, 1, size=1500)
+    assert calls == [2]
+    assert stream.grant() == (1, 5500)
+    assert inbox.take() is not None  # the gap
+    assert stream.grant() is None
+    assert inbox.take() is not None
+    assert stream.grant() == (2, 7000)
+
+
+def test_what_is_passed_over_while_nobody_looks_takes_no_memory() -> None:
+    inbox = Inbox(1, "topic", latest=True, window=10**6)
+    inbox.on_consumed = lambda stream, stage: stream.grant() and None
+    stream = opened(inbox)
+    for seq in range(0, 1000, 2):
+        batch(stream, seq)
+    assert len(inbox._entries) == 0
+    gap, entry = rest(inbox)
+    assert {reason: count for count, reason in gap.gaps} == {
+        "conflated": 499,
+        "overflow": 499,
+    }
+    assert entry.first == 998
+    assert inbox.lost == 998
+
+
+def test_gaps_are_shown_also_where_no_message_waits() -> None:
+    inbox = Inbox(1, "topic", latest=True, window=10**6)
+    stream = opened(inbox)
+    assert inbox.empty
+    stream.end(3)
+    assert not inbox.empty
+    [gap] = rest(inbox)
+    assert (gap.gaps, gap.first, gap.end) == (((3, "closed"),), 3, 3)
+    assert inbox.lost == 3
+
+
+def test_the_newest_message_stays_when_its_stream_ends() -> None:
+    inbox = Inbox(1, "*", latest=True, window=10**6)
+    one = opened(inbox, 1, "a")
+    batch(one, 0)
+    one.end(1)
+    two = opened(inbox, 2, "a")
+    batch(two, 0)
+    assert inbox.lost == 1  # counted for a stream that is over
+    assert [(e.stream, e.gaps) for e in rest(inbox)] == [(one, ((1, "conflated"),)), (two, ())]
+
+
+def test_a_stream_that_cannot_be_read_is_shown_first() -> None:
+    inbox = Inbox(1, "*", latest=True, window=10**6)
+    batch(opened(inbox, 1), 0)
+    inbox.accepts = lambda stream: ValueError("no")
+    opened(inbox, 2)
+    first, second = rest(inbox)
+    assert first.error is not None
+    assert (second.first, second.error) == (0, None)
+
+
+def test_g3_the_newest_message_counts_as_lost_when_the_sub_is_closed() -> None:
+    inbox = Inbox(1, "*", latest=True, window=10**6)
+    stream = opened(inbox)
+    batch(stream, 1, 3)
+    assert inbox.lost == 3
+    inbox.close()
+    assert inbox.lost == 4
+    assert inbox.empty
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),  # which stream, or take
+            st.integers(0, 2),  # how much it leaps
+            st.integers(1, 3),
+            st.integers(0, 3),
+        ),
+        max_size=40,
+    ),
+    st.booleans(),
+)
+def test_delivered_and_lost_is_what_came_and_the_last_one_is_the_newest(
+    steps: list[tuple[int, int, int, int]], latest: bool
+) -> None:
+    inbox = Inbox(1, "*", latest=latest, window=10**9)
+    streams = [opened(inbox, number, f"topic {number % 2}") for number in range(3)]
+    delivered: list[tuple[Stream, int]] = []
+    gaps = 0
+
+    def take() -> bool:
+        nonlocal gaps
+        entry = inbox.take()
+        if entry is None:
+            return False
+        gaps += sum(count for count, _ in entry.gaps)
+        delivered.extend((entry.stream, seq) for seq in range(entry.first, entry.end))
+        return True
+
+    newest: dict[str, tuple[Stream, int]] = {}
+    for which, leap, count, takes in steps:
+        stream = streams[which]
+        first = (stream.expected or 0) + leap
+        batch(stream, first, count)
+        newest[stream.topic] = (stream, first + count - 1)
+        for _ in range(takes):
+            take()
+    while take():
+        pass
+    due = sum(stream.expected or 0 for stream in streams)
+    assert len(delivered) + inbox.lost == due
+    assert gaps == inbox.lost
+    for stream in streams:
+        mine = [seq for of, seq in delivered if of is stream]
+        assert mine == sorted(set(mine))
+    for topic, last in newest.items():
+        assert [d for d in delivered if d[0].topic == topic][-1] == last

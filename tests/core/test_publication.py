@@ -1,0 +1,738 @@
+"""A publication: who is owed what, what is dropped or waited for, when a flush is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pubsub.core.cursor import Cursor, SubKey
+from pubsub.core.frames import BATCH_COST
+from pubsub.core.publication import Publication
+from pubsub.errors import ProtocolError
+
+ANNE, BERT = SubKey("anne", 1), SubKey("bert", 1)
+UNLIMITED = 10**9
+JOIN, RESUME = 5.0, 30.0
+
+
+class Outlet:
+    """Where cursors send; it does nothing by itself."""
+
+    address = "subscriber:1"
+
+    def __init__(self) -> None:
+        self.queue: list[Cursor] = []
+        self.ended: list[tuple[Cursor, int, str, str]] = []
+        self.forgotten: list[Cursor] = []
+
+    def enqueue(self, cursor: Cursor) -> None:
+        self.queue.append(cursor)
+
+    def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
+        self.ended.append((cursor, final, code, reason))
+
+    def forget(self, cursor: Cursor) -> None:
+        self.forgotten.append(cursor)
+
+    def send(self) -> list[int]:
+        """Take what all queued cursors may send, as a link does; the first numbers of it."""
+        queue, self.queue = self.queue, []
+        firsts = []
+        for cursor in queue:
+            while (batch := cursor.take()) is not None:
+                firsts.append(batch.first)
+            cursor.queued = False
+        return firsts
+
+
+class Calls:
+    """Counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+def publication(
+    *, block: bool = False, buffer: int = 10**6, history: int = 0, settled: bool = True
+) -> Publication:
+    made = Publication(
+        7,
+        "topic",
+        block=block,
+        buffer=buffer,
+        history=history,
+        join_timeout=JOIN,
+        resume_timeout=RESUME,
+        now=0.0,
+    )
+    if settled:
+        made.answered()
+        made.settle()
+    return made
+
+
+def put(made: Publication, *counts: int, size: int = 1000) -> None:
+    """Batches of so many messages, each of `size` bytes in all."""
+    for count in counts:
+        made.append(count, b"." * (size - BATCH_COST), (), 0.0)
+
+
+def attach(
+    made: Publication,
+    key: SubKey = ANNE,
+    outlet: Outlet | None = None,
+    *,
+    resume: int | None = None,
+    history: int | None = 0,
+    limit: int = UNLIMITED,
+    observer: bool = False,
+    before: bool = False,
+) -> tuple[Cursor, int, int]:
+    return made.attach(
+        key,
+        outlet or Outlet(),
+        0,
+        resume=resume,
+        history=history,
+        limit=limit,
+        observer=observer,
+        before=before,
+    )
+
+
+def states(made: Publication) -> dict[SubKey, str]:
+    return {cursor.key: state for state, cursor in made.cursors()}
+
+
+# --- from where ---------------------------------------------------------------------------------
+
+
+def test_a_new_subscriber_gets_what_is_put_from_now_on() -> None:
+    made = publication()
+    put(made, 3)
+    outlet = Outlet()
+    cursor, due, first = attach(made, outlet=outlet)
+    assert (due, first) == (3, 3)
+    assert cursor.outlet is outlet
+    put(made, 2)
+    assert outlet.send() == [3]
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "first"),
+    [(0, None, 6), (3, None, 3), (3, 2, 4), (3, 9, 3), (100, None, 0), (3, 0, 6)],
+)
+def test_history_goes_back_where_both_sides_asked(kept: int, asked: int | None, first: int) -> None:
+    made = publication(history=kept)
+    put(made, 1, 1, 1, 1, 2)
+    assert attach(made, history=asked)[1:] == (first, first)
+
+
+def test_history_that_has_left_the_log_is_not_due() -> None:
+    made = publication(history=100, buffer=2500)
+    put(made, 1, 1, 1, 1)
+    assert attach(made, history=None)[1:] == (2, 2)
+
+
+def test_g4_a_subscriber_that_is_expected_gets_what_is_put_before_it_comes() -> None:
+    made = publication()
+    put(made, 2)
+    made.expect(ANNE, before=False, observer=False, now=10.0)
+    put(made, 1, 1)
+    outlet = Outlet()
+    assert attach(made, outlet=outlet)[1:] == (2, 2)
+    assert outlet.send() == [2, 3]
+
+
+@pytest.mark.parametrize("expected", [True, False], ids=["expected", "faster than its EXPECT"])
+def test_g4_a_subscriber_older_than_the_pub_gets_the_first_message(expected: bool) -> None:
+    made = publication(settled=False)
+    put(made, 1, 1)
+    if expected:
+        made.expect(ANNE, before=True, observer=False, now=1.0)
+        made.answered()
+        made.settle()
+    outlet = Outlet()
+    assert attach(made, outlet=outlet, before=not expected)[1:] == (0, 0)
+    made.expect(ANNE, before=True, observer=False, now=1.0)  # changes nothing any more
+    assert outlet.send() == [0, 1]
+
+
+def test_g4_the_first_messages_are_kept_for_older_subscribers_only_until_it_is_settled() -> None:
+    made = publication(settled=False)
+    put(made, 1, 1)
+    assert not made.settled
+    assert len(made.log) == 2
+    made.settle()
+    assert made.settled
+    assert len(made.log) == 0
+    made.expect(ANNE, before=True, observer=False, now=1.0)
+    assert attach(made, ANNE, before=True)[1:] == (2, 2)
+    assert attach(made, BERT, before=True)[1:] == (2, 2)
+    made.settle()  # twice does no harm
+    made.answered()
+
+
+def test_a_younger_subscriber_does_not_get_what_is_kept_for_older_ones() -> None:
+    made = publication(settled=False)
+    put(made, 1, 1)
+    made.expect(ANNE, before=False, observer=False, now=1.0)
+    assert attach(made, ANNE)[1:] == (2, 2)
+    assert attach(made, BERT)[1:] == (2, 2)
+
+
+def test_g3_what_an_older_subscriber_missed_is_a_gap() -> None:
+    made = publication(settled=False, buffer=2500)
+    put(made, 1, 1, 1, 1)
+    made.expect(ANNE, before=True, observer=False, now=1.0)
+    cursor, due, first = attach(made)
+    assert (due, first, cursor.lost) == (0, 2, 2)
+
+
+def test_g4_a_subscriber_whose_answer_was_lost_with_the_link_asks_again() -> None:
+    made = publication()
+    cursor, due, _ = attach(made)
+    put(made, 1)
+    made.detach(cursor, 1.0)
+    outlet = Outlet()
+    assert attach(made, outlet=outlet)[1:] == (due, due) == (0, 0)
+    assert outlet.send() == [0]
+
+
+def test_g5_a_subscriber_resumes_from_where_it_stands() -> None:
+    made = publication()
+    first_link, second_link = Outlet(), Outlet()
+    cursor, _, _ = attach(made, outlet=first_link)
+    put(made, 1, 1, 1)
+    assert first_link.send() == [0, 1, 2]
+    made.ack(cursor, 1, UNLIMITED)
+    made.detach(cursor, 1.0)
+    put(made, 1)
+    again, due, first = attach(made, outlet=second_link, resume=2)
+    assert again is cursor
+    assert (due, first) == (2, 2)
+    assert second_link.send() == [2, 3]
+    assert first_link.queue == []
+
+
+def test_g5_what_has_left_the_log_meanwhile_is_a_gap() -> None:
+    made = publication(buffer=2500)
+    cursor, _, _ = attach(made)
+    made.detach(cursor, 0.0)
+    put(made, 1, 1, 1, 1)
+    cursor, due, first = attach(made, resume=0)
+    assert (due, first, cursor.lost) == (0, 2, 2)
+
+
+def test_g5_a_subscriber_that_was_given_up_resumes_with_a_gap() -> None:
+    made = publication()
+    cursor, _, _ = attach(made)
+    put(made, 1)
+    made.detach(cursor, 0.0)
+    made.expire(RESUME)
+    put(made, 1)
+    cursor, due, first = attach(made, resume=0)
+    assert (due, first, cursor.lost) == (0, 2, 2)
+
+
+def test_g5_a_resume_lets_go_of_what_it_says_has_arrived() -> None:
+    made = publication(block=True, buffer=1000)
+    cursor, _, _ = attach(made)
+    put(made, 1)
+    assert cursor.take() is not None
+    made.detach(cursor, 0.0)
+    room = made.on_room = Calls()
+    assert not made.room(1000)
+    attach(made, resume=1)
+    assert room.count
+    assert len(made.log) == 0
+    assert made.room(1000)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_resume_behind_the_end_is_refused(known: bool) -> None:
+    made = publication()
+    put(made, 2)
+    if known:
+        attach(made)
+    with pytest.raises(ProtocolError, match="a resume at 3 of a stream of 2 messages"):
+        attach(made, resume=3)
+    assert states(made) == ({ANNE: "attached"} if known else {})
+
+
+def test_g5_a_subscriber_on_a_new_link_leaves_the_one_that_is_not_yet_known_to_be_broken() -> None:
+    made = publication()
+    old, new = Outlet(), Outlet()
+    cursor, _, _ = attach(made, outlet=old)
+    put(made, 1)
+    old.send()
+    assert attach(made, outlet=new, resume=1)[0] is cursor
+    assert old.forgotten == [cursor]
+    put(made, 1)
+    assert old.queue == []
+    assert new.send() == [1]
+    assert made.attached == 1
+    made.detach(cursor, 0.0)
+    made.detach(cursor, 1.0)  # nothing: it was detached
+    assert cursor.deadline == RESUME
+
+
+# --- how long places are held -------------------------------------------------------------------
+
+
+def test_places_are_held_until_their_time_is_up() -> None:
+    made = publication()
+    made.expect(ANNE, before=False, observer=False, now=10.0)
+    cursor, _, _ = attach(made, BERT)
+    made.detach(cursor, 12.0)
+    put(made, 1)
+    assert states(made) == {ANNE: "expected", BERT: "reconnecting"}
+    assert made.expire(14.9) == 15.0
+    assert made.expire(15.0) == 42.0
+    assert states(made) == {BERT: "reconnecting"}
+    assert len(made.log) == 1
+    assert made.expire(42.0) is None
+    assert states(made) == {}
+    assert len(made.log) == 0
+
+
+def test_an_attached_subscriber_has_all_the_time_it_wants() -> None:
+    made = publication()
+    made.expect(ANNE, before=False, observer=False, now=0.0)
+    attach(made)
+    assert made.expire(1e9) is None
+    assert states(made) == {ANNE: "attached"}
+
+
+@pytest.mark.parametrize(("block", "heard", "dropped"), [(0, 0, 0), (0, 1, 1), (1, 0, 1)])
+def test_first_messages_are_kept_as_long_as_nobody_could_be_asked_unless_puts_would_wait(
+    block: bool, heard: bool, dropped: bool
+) -> None:
+    made = publication(block=bool(block), settled=False)
+    if heard:
+        made.answered()
+    assert made.expire(JOIN) is None
+    assert made.settled == bool(dropped)
+
+
+def test_the_first_messages_wait_for_the_join_timeout_where_a_coordinator_is_down() -> None:
+    made = publication(settled=False)
+    made.answered()
+    assert made.expire(1.0) == JOIN
+
+
+def test_who_is_named_twice_or_after_the_end_is_not_expected_again() -> None:
+    made = publication()
+    made.expect(ANNE, before=False, observer=False, now=0.0)
+    put(made, 1)
+    made.expect(ANNE, before=False, observer=False, now=3.0)
+    assert made.expire(0.0) == JOIN
+    assert attach(made)[1:] == (0, 0)
+    made.end("closed", "")
+    made.expect(BERT, before=False, observer=False, now=0.0)
+    assert states(made) == {}
+
+
+def test_who_is_named_gone_is_not_expected_any_longer() -> None:
+    made = publication()
+    made.expect(ANNE, before=False, observer=False, now=0.0)
+    put(made, 1)
+    made.unexpect(ANNE)
+    made.unexpect(ANNE)
+    assert states(made) == {}
+    assert len(made.log) == 0
+
+
+def test_g7_what_a_coordinator_says_ends_nothing_that_ever_was_attached() -> None:
+    made = publication()
+    cursor, _, _ = attach(made)
+    made.unexpect(ANNE)
+    assert states(made) == {ANNE: "attached"}
+    made.detach(cursor, 0.0)
+    put(made, 1)
+    made.unexpect(ANNE)
+    assert states(made) == {ANNE: "reconnecting"}
+    assert attach(made, resume=0)[1:] == (0, 0)
+
+
+def test_a_subscriber_that_is_done_holds_nothing() -> None:
+    made = publication()
+    cursor, _, _ = attach(made)
+    put(made, 1)
+    made.remove(cursor)
+    made.remove(cursor)
+    assert (len(made.log), made.attached, states(made)) == (0, 0, {})
+    again, _, _ = attach(made)
+    made.remove(cursor)  # a namesake
+    assert states(made) == {ANNE: "attached"}
+    assert again is not cursor
+
+
+# --- what is kept, dropped and waited for -------------------------------------------------------
+
+
+def test_g6_the_oldest_leave_when_the_buffer_is_full() -> None:
+    made = publication(buffer=3000)
+    cursor, _, _ = attach(made)
+    put(made, *[1] * 5)
+    assert made.log.size == 3000
+    assert made.log.start == 2
+    assert cursor.take() is made.log.first
+    assert cursor.lost == 2
+
+
+def test_g6_one_batch_is_admitted_whatever_its_size() -> None:
+    made = publication(buffer=10)
+    attach(made)
+    put(made, 1, 1)
+    assert (len(made.log), made.log.start) == (1, 1)
+
+
+def test_what_everybody_has_consumed_leaves() -> None:
+    made = publication()
+    outlet = Outlet()
+    anne, _, _ = attach(made, ANNE, outlet)
+    bert, _, _ = attach(made, BERT, outlet)
+    put(made, 1, 1)
+    outlet.send()
+    made.ack(anne, 2, UNLIMITED)
+    assert len(made.log) == 2
+    made.ack(bert, 1, UNLIMITED)
+    assert len(made.log) == 1
+    made.ack(bert, 2, UNLIMITED)
+    assert len(made.log) == 0
+
+
+def test_without_subscribers_only_history_stays() -> None:
+    made = publication(history=2)
+    put(made, *[1] * 5)
+    assert made.log.start == 3
+
+
+def test_g8_a_dropping_pub_never_waits() -> None:
+    made = publication(buffer=10)
+    attach(made)
+    put(made, 1)
+    assert made.room(10**9)
+    assert len(made.log) == 1
+
+
+def test_a_blocking_pub_waits_for_those_that_are_behind() -> None:
+    made = publication(block=True, buffer=3000)
+    outlet = Outlet()
+    cursor, _, _ = attach(made, outlet=outlet)
+    put(made, 1, 1, 1)
+    room = made.on_room = Calls()
+    assert not made.room(1)
+    outlet.send()
+    made.ack(cursor, 1, UNLIMITED)
+    assert room.count == 1
+    assert made.room(1000)
+    assert not made.room(1001)
+    put(made, 1)
+    assert made.log.start == 1
+    assert cursor.lost == 0
+
+
+def test_a_blocking_pub_admits_one_batch_whatever_its_size_when_the_log_is_empty() -> None:
+    made = publication(block=True, buffer=10)
+    attach(made)
+    assert made.room(10**6)
+    put(made, 1)
+    assert not made.room(1)
+
+
+def test_a_blocking_pub_lets_nothing_go_that_is_needed() -> None:
+    """Its caller asked for room; a batch that grew beyond what was asked does not make it drop."""
+    made = publication(block=True, buffer=1500)
+    attach(made)
+    put(made, 1, 1)
+    assert len(made.log) == 2
+
+
+def test_a_blocking_pub_lets_history_go_for_new_messages() -> None:
+    made = publication(block=True, buffer=3000, history=100)
+    put(made, 1, 1, 1)
+    assert made.room(2000)
+    assert made.log.start == 2
+    put(made, 1, 1, 1)
+    assert made.log.start == 3
+
+
+def test_g8_an_observer_never_makes_a_pub_wait() -> None:
+    made = publication(block=True, buffer=2000)
+    made.expect(BERT, before=False, observer=True, now=0.0)
+    cursor, _, _ = attach(made, observer=True)
+    put(made, 1, 1)
+    assert made.room(1000)
+    put(made, 1)
+    assert cursor.take() is made.log.first
+    assert cursor.lost == 1
+
+
+@pytest.mark.parametrize("how", ["expired", "removed", "settled", "unexpected", "ended"])
+def test_whoever_waits_for_room_hears_when_a_place_is_given_up(how: str) -> None:
+    made = publication(block=True, buffer=10, settled=how != "settled")
+    if how == "removed":
+        cursor, _, _ = attach(made)
+    else:
+        made.expect(ANNE, before=False, observer=True, now=0.0)
+        made.expect(BERT, before=False, observer=False, now=0.0)
+    put(made, 1)
+    room = made.on_room = Calls()
+    if how == "expired":
+        made.expire(JOIN)
+    elif how == "removed":
+        made.remove(cursor)
+    elif how == "settled":
+        made.settle()
+        made.unexpect(BERT)
+    elif how == "unexpected":
+        made.unexpect(BERT)
+    else:
+        made.end("closed", "")
+    assert room.count
+    assert made.room(1)
+
+
+# --- queueing -----------------------------------------------------------------------------------
+
+
+def test_a_cursor_is_queued_once_until_its_outlet_says_otherwise() -> None:
+    made = publication()
+    outlet = Outlet()
+    cursor, _, _ = attach(made, outlet=outlet, limit=1)
+    put(made, 1, 1)
+    assert outlet.queue == [cursor]
+    assert outlet.send() == [0]
+    put(made, 1)
+    assert outlet.queue == [cursor]
+    outlet.send()
+    made.ack(cursor, 0, 5000)
+    assert outlet.queue == [cursor]
+    made.ack(cursor, 0, 5001)
+    assert outlet.queue == [cursor]
+    assert outlet.send() == [1, 2]
+    made.ack(cursor, 3, 9000)
+    assert outlet.queue == []  # there is nothing to send
+
+
+def test_a_detached_cursor_is_not_queued() -> None:
+    made = publication()
+    outlet = Outlet()
+    cursor, _, _ = attach(made, outlet=outlet)
+    outlet.send()
+    made.detach(cursor, 0.0)
+    put(made, 1)
+    assert outlet.queue == []
+    made.ack(cursor, 0, 1)
+    assert outlet.queue == []
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def test_the_end_is_told_to_all_that_are_attached_and_everything_is_let_go() -> None:
+    made = publication()
+    outlet = Outlet()
+    anne, _, _ = attach(made, ANNE, outlet)
+    made.expect(BERT, before=False, observer=False, now=0.0)
+    put(made, 2, 1)
+    watcher, flushed = Calls(), Calls()
+    made.watchers.append(watcher)
+    assert made.when_received(flushed, observers=False) is not None
+    made.end("closed", "the Pub was closed")
+    assert outlet.ended == [(anne, 3, "closed", "the Pub was closed")]
+    assert made.ended
+    assert (len(made.log), made.log.holds.total(), made.log.firm.total()) == (0, 0, 0)
+    assert (watcher.count, flushed.count, made.attached) == (1, 1, 0)
+    assert made.log.next_seq == 3
+    made.remove(anne)
+    made.unexpect(BERT)
+    assert made.expire(1e9) is None
+
+
+# --- flushing -----------------------------------------------------------------------------------
+
+
+def flush(made: Publication, *, observers: bool = False) -> tuple[Calls, bool]:
+    """A flush, and whether it waits."""
+    calls = Calls()
+    return calls, made.when_received(calls, observers=observers) is not None
+
+
+def test_a_flush_without_subscribers_is_done() -> None:
+    made = publication()
+    put(made, 1)
+    assert flush(made)[1] is False
+
+
+def test_a_flush_waits_until_all_have_received_what_was_put() -> None:
+    made = publication()
+    outlet = Outlet()
+    anne, _, _ = attach(made, ANNE, outlet)
+    bert, _, _ = attach(made, BERT, outlet)
+    put(made, 1)
+    calls, waits = flush(made)
+    assert waits
+    assert anne.confirm == bert.confirm == 1
+    put(made, 1)  # is not waited for
+    outlet.send()
+    anne.arrived(1)
+    made.progress(anne)
+    assert calls.count == 0
+    made.ack(bert, 1, UNLIMITED)  # consumed is received
+    assert calls.count == 1
+    made.ack(bert, 2, UNLIMITED)
+    made.ack(anne, 2, UNLIMITED)
+    assert calls.count == 1
+    assert flush(made)[1] is False
+
+
+def test_flushes_are_asked_for_one_after_the_other() -> None:
+    made = publication()
+    outlet = Outlet()
+    cursor, _, _ = attach(made, outlet=outlet)
+    put(made, 1)
+    first, _ = flush(made)
+    put(made, 1)
+    second, _ = flush(made)
+    assert cursor.confirm == 1
+    outlet.send()
+    cursor.confirm = None
+    cursor.arrived(1)
+    made.progress(cursor)
+    assert (first.count, second.count) == (1, 0)
+    assert cursor.confirm == 2
+    assert outlet.queue == [cursor]
+    cursor.arrived(2)
+    made.progress(cursor)
+    assert (first.count, second.count) == (1, 1)
+
+
+def test_a_flush_waits_for_the_expected_and_the_reconnecting_as_long_as_they_have_time() -> None:
+    made = publication()
+    made.expect(ANNE, before=False, observer=False, now=0.0)
+    cursor, _, _ = attach(made, BERT)
+    made.detach(cursor, 0.0)
+    put(made, 1)
+    calls, waits = flush(made)
+    assert waits
+    made.expire(JOIN)
+    assert calls.count == 0
+    made.expire(RESUME)
+    assert calls.count == 1
+
+
+def test_a_flush_goes_on_over_a_broken_link() -> None:
+    made = publication()
+    outlet = Outlet()
+    cursor, _, _ = attach(made)
+    put(made, 1)
+    calls, _ = flush(made)
+    assert cursor.take() is not None
+    cursor.confirm = None  # the question was asked, and lost with the link
+    made.detach(cursor, 0.0)
+    attach(made, outlet=outlet, resume=0)
+    assert cursor.confirm == 1
+    assert outlet.send() == [0]
+    assert calls.count == 0
+    made.detach(cursor, 0.0)
+    attach(made, resume=1)  # a resume says what has arrived
+    assert calls.count == 1
+
+
+def test_a_flush_waits_for_observers_where_it_is_told_to() -> None:
+    made = publication()
+    cursor, _, _ = attach(made, observer=True)
+    put(made, 1)
+    assert flush(made)[1] is False
+    calls, waits = flush(made, observers=True)
+    assert waits
+    made.remove(cursor)
+    assert calls.count == 1
+
+
+def test_a_flush_waits_until_the_coordinators_have_named_the_subscribers() -> None:
+    made = publication(settled=False)
+    put(made, 1)
+    calls, waits = flush(made)
+    assert waits
+    made.expect(ANNE, before=True, observer=False, now=0.0)
+    made.answered()
+    assert calls.count == 0  # it waits for Anne now
+    cursor, _, _ = attach(made)
+    assert cursor.take() is not None
+    made.ack(cursor, 1, UNLIMITED)
+    assert calls.count == 1
+    put(made, 1)
+    made.ack(cursor, 1, UNLIMITED)
+    made.remove(cursor)
+    assert flush(made)[1] is False
+
+
+def test_a_flush_that_was_given_up_is_not_called() -> None:
+    made = publication()
+    cursor, _, _ = attach(made)
+    put(made, 1)
+    calls = Calls()
+    waiter = made.when_received(calls, observers=False)
+    assert waiter is not None
+    made.forget_waiter(waiter)
+    made.forget_waiter(waiter)
+    made.remove(cursor)
+    assert calls.count == 0
+
+
+def test_a_flush_may_begin_another_one_when_it_is_done() -> None:
+    made = publication()
+    cursor, _, _ = attach(made)
+    put(made, 1)
+    order: list[str] = []
+
+    def again() -> None:
+        order.append("first")
+        put(made, 1)
+        made.when_received(lambda: order.append("second"), observers=False)
+
+    made.when_received(again, observers=False)
+    cursor.arrived(1)
+    made.progress(cursor)
+    assert order == ["first"]
+    made.remove(cursor)
+    assert order == ["first", "second"]
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+def test_watchers_hear_of_every_subscriber_and_may_leave_meanwhile() -> None:
+    made = publication()
+    calls = Calls()
+
+    def once() -> None:
+        made.watchers.remove(once)
+        calls()
+
+    callbacks: list[Callable[[], None]] = [once, calls]
+    made.watchers.extend(callbacks)
+    attach(made, ANNE)
+    assert calls.count == 2
+    attach(made, BERT)
+    assert calls.count == 3
+
+
+def test_subscribers_are_named_with_how_they_stand_and_the_newborn_is_none() -> None:
+    made = publication(settled=False)
+    assert states(made) == {}
+    made.expect(ANNE, before=False, observer=True, now=0.0)
+    cursor, _, _ = attach(made, BERT)
+    assert states(made) == {ANNE: "expected", BERT: "attached"}
+    assert made.attached == 1
+    made.detach(cursor, 0.0)
+    assert states(made)[BERT] == "reconnecting"
+    assert made.attached == 0

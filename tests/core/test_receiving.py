@@ -1,0 +1,425 @@
+"""The subscribing end of a link: what it asks for, what it hands on, whom it cuts."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Sequence
+
+import msgpack
+import pytest
+
+from pubsub.core.frames import (
+    BATCH_COST,
+    BUFFER_PIECE,
+    Data,
+    Event,
+    FrameReader,
+    Piece,
+    array_header,
+    buffer_header,
+    data_header,
+)
+from pubsub.core.inbox import Inbox
+from pubsub.core.messages import (
+    Ack,
+    Control,
+    End,
+    Ping,
+    Pong,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Welcome,
+    encode,
+)
+from pubsub.core.receiving import Receiving
+from pubsub.core.stream import Entry, Stream, StreamKey
+from pubsub.errors import ProtocolError
+
+WINDOW = 8192
+MAX_MESSAGE = 100_000
+
+
+class End_:
+    """A Receiving that is fed bytes, and what it writes as the publisher reads it."""
+
+    def __init__(self) -> None:
+        self.dirty = False
+        self.settled: list[Stream] = []
+        self.receiving = Receiving(self.on_output, self.settled.append)
+        self.reader = FrameReader(bytearray(4096), self.receiving.place)
+        self.reader.max_payload = 2 * BUFFER_PIECE
+
+    def on_output(self) -> None:
+        self.dirty = True
+
+    def read(self, *frames: bytes) -> None:
+        """All of it in as few reads as the scratch buffer allows."""
+        data = b"".join(frames)
+        while data:
+            room = self.reader.get_buffer()
+            size = min(len(room), len(data))
+            room[:size] = data[:size]
+            data = data[size:]
+            for event in self.reader.received(size):
+                if isinstance(event, ProtocolError):
+                    raise event
+                self.receiving.receive(event)
+
+    def hear(self, *messages: Control) -> None:
+        self.read(*map(encode, messages))
+
+    def said(self) -> list[Event]:
+        chunks = self.receiving.pump(0)
+        self.dirty = False
+        return FrameReader(bytearray(4096)).feed(b"".join(chunks))
+
+
+def stream_of(inbox: Inbox, number: int = 1) -> Stream:
+    stream = Stream(inbox, StreamKey("publisher", number), "topic", "publisher:1", MAX_MESSAGE)
+    inbox.add(stream)
+    return stream
+
+
+def inbox_of(sub_id: int = 7, *, window: int = WINDOW) -> Inbox:
+    return Inbox(sub_id, "topic", window=window)
+
+
+def opened(end: End_, *, due: int = 0, window: int = WINDOW) -> Stream:
+    """A stream whose subscription was answered."""
+    stream = stream_of(inbox_of(window=window))
+    end.receiving.subscribe(stream)
+    end.said()
+    end.hear(subscribed(stream.channel, due))
+    return stream
+
+
+def subscribed(channel: int, due: int = 0, first: int | None = None) -> Subscribed:
+    return Subscribed(channel, "topic", "msgpack", due, due if first is None else first, 10**6)
+
+
+def data(channel: int, first: int, *values: object) -> bytes:
+    body = array_header(len(values)) + b"".join(map(msgpack.packb, values))
+    return data_header(channel, first, 1.5, len(body)) + body
+
+
+def buffer(channel: int, total: int, offset: int, payload: bytes) -> bytes:
+    return buffer_header(channel, total, offset, len(payload)) + payload
+
+
+def entries(stream: Stream) -> list[Entry]:
+    return list(iter(stream.inbox.take, None))
+
+
+def values(stream: Stream) -> list[object]:
+    return [value for entry in entries(stream) for value in msgpack.unpackb(entry.body)]
+
+
+# --- what it asks for ---------------------------------------------------------------------------
+
+
+def test_streams_are_asked_for_on_channels_that_rise() -> None:
+    end = End_()
+    inbox = Inbox(7, "topic", window=1000, history=None, observer=True)
+    end.receiving.subscribe(stream_of(inbox, 3))
+    second = stream_of(inbox, 4)
+    second.before = True
+    end.receiving.subscribe(second)
+    assert end.dirty
+    assert end.said() == [
+        Subscribe(0, 3, 7, None, None, 1000, True, False),
+        Subscribe(1, 4, 7, None, None, 500, True, True),
+    ]
+    assert end.said() == []
+    assert end.receiving.streams == list(inbox.streams.values())
+
+
+def test_g5_a_stream_is_asked_for_from_where_it_stands() -> None:
+    first, second = End_(), End_()
+    stream = opened(first)
+    first.read(data(0, 0, "a", "b"))
+    assert first.receiving.lost() == [stream]
+    assert first.receiving.lost() == []
+    assert first.receiving.streams == []
+    second.receiving.subscribe(stream)
+    assert second.said() == [Subscribe(0, 1, 7, 2, 0, WINDOW - stream.received_bytes, False, False)]
+    second.hear(subscribed(0, 2))
+    second.read(data(0, 2, "c"))
+    assert values(stream) == ["a", "b", "c"]
+    assert stream.lost == 0
+
+
+def test_an_answer_settles_it_either_way() -> None:
+    end = End_()
+    streams = [stream_of(inbox_of()) for _ in range(4)]
+    for stream in streams:
+        end.receiving.subscribe(stream)
+    end.hear(subscribed(0))
+    assert end.settled == streams[:1]
+    assert streams[0].open
+    end.hear(End(1, 0, "unknown", "there is none"), End(2, 5, "refused", "no"))
+    assert end.settled == streams[:3]
+    assert streams[1].ended
+    assert streams[2].ended
+    streams[3].inbox.accepts = lambda stream: ValueError("no")
+    end.said()
+    end.hear(subscribed(3))
+    assert end.settled == streams
+    assert streams[3].ended
+    assert end.said() == [Unsubscribe(3)]
+
+
+def test_the_answer_names_topic_codec_and_pace() -> None:
+    end = End_()
+    stream = stream_of(inbox_of())
+    end.receiving.subscribe(stream)
+    end.hear(Subscribed(0, "another/topic", "raw", 3, 5, 100))
+    assert (stream.topic, stream.codec, stream.ack_every) == ("another/topic", "raw", 100)
+    assert (stream.expected, stream.lost) == (5, 2)
+
+
+def test_acks_are_said_when_there_is_something_new() -> None:
+    end = End_()
+    stream = opened(end)
+    end.read(data(0, 0, "a"))
+    end.receiving.ack(stream)
+    assert end.said() == []
+    assert not end.dirty
+    entries(stream)
+    end.receiving.ack(stream)
+    assert end.dirty
+    assert end.said() == [Ack(0, 1, WINDOW + stream.received_bytes)]
+
+
+def test_an_unsubscription_is_said_once_and_frames_may_cross_it() -> None:
+    end = End_()
+    stream = opened(end)
+    end.receiving.unsubscribe(stream)
+    end.receiving.unsubscribe(stream)
+    assert end.said() == [Unsubscribe(0)]
+    end.read(
+        data(0, 0, "a"),
+        buffer(0, 900, 0, b"x" * 900),
+        buffer(0, 9000, 0, b"x" * 9000),
+        encode(End(0, 5, "closed", "")),
+        encode(subscribed(0)),
+    )
+    assert entries(stream) == []
+    assert not stream.ended
+    assert end.receiving.streams == []
+
+
+# --- what it hands on ---------------------------------------------------------------------------
+
+
+def test_batches_go_to_their_streams() -> None:
+    end = End_()
+    one, two = opened(end), opened(end, due=5)
+    end.read(data(0, 0, "a", "b"), data(1, 5, "c"), data(0, 2, "d"))
+    assert values(one) == ["a", "b", "d"]
+    assert values(two) == ["c"]
+
+
+@pytest.mark.parametrize("read", [1, 40, 10**6])
+def test_a_message_with_large_buffers_may_come_right_behind_the_answer(read: int) -> None:
+    end = End_()
+    stream = stream_of(inbox_of(window=10**6))
+    end.receiving.subscribe(stream)
+    wire = b"".join(
+        [
+            encode(subscribed(0)),
+            data(0, 0, "a"),
+            buffer(0, 300, 0, b"x" * 200),
+            buffer(0, 300, 200, b"x" * 100),
+            buffer(0, 5000, 0, b"y" * 5000),
+            data(0, 1, "b"),
+            buffer(0, 1, 0, b"z"),
+            data(0, 2, "c"),
+        ]
+    )
+    for position in range(0, len(wire), read):
+        end.read(wire[position : position + read])
+    first, second, third = entries(stream)
+    assert first.buffers == ()
+    assert second.buffers == (b"x" * 300, b"y" * 5000)
+    assert third.buffers == (b"z",)
+
+
+def test_the_pieces_of_two_channels_may_be_interleaved() -> None:
+    end = End_()
+    one, two = opened(end), opened(end)
+    end.read(
+        buffer(0, 4, 0, b"ab"),
+        buffer(1, 4, 0, b"AB"),
+        buffer(0, 4, 2, b"cd"),
+        buffer(1, 4, 2, b"CD"),
+        data(1, 0, "two"),
+        data(0, 0, "one"),
+    )
+    assert [entry.buffers for entry in entries(one)] == [(b"abcd",)]
+    assert [entry.buffers for entry in entries(two)] == [(b"ABCD",)]
+
+
+def test_g3_the_end_of_a_stream_shows_what_did_not_come() -> None:
+    end = End_()
+    stream = opened(end)
+    end.read(data(0, 0, "a"), encode(End(0, 3, "closed", "the Pub was closed")))
+    assert [entry.gaps for entry in entries(stream)] == [(), ((2, "closed"),)]
+    assert stream.ended
+    assert end.receiving.streams == []
+    assert end.receiving.lost() == []
+
+
+@pytest.mark.parametrize("code", ["unknown", "refused"])
+def test_a_stream_that_is_not_there_any_more_owes_nothing(code: str) -> None:
+    end = End_()
+    stream = opened(end)
+    end.hear(End(0, 3, code, ""))
+    assert stream.ended
+    assert stream.inbox.lost == 0
+
+
+# --- hostile publishers -------------------------------------------------------------------------
+
+LARGE = buffer(0, 6, 0, b"abc")
+
+HOSTILE: Sequence[object] = [
+    pytest.param([data(2, 0, 1)], "channel 2 was never opened", id="data, unknown channel"),
+    pytest.param([buffer(2, 1, 0, b"x")], "channel 2 was never opened", id="buffer, unknown"),
+    pytest.param([subscribed(2)], "channel 2 was never opened", id="answer, unknown channel"),
+    pytest.param([End(2, 0, "closed", "")], "channel 2 was never opened", id="end, unknown"),
+    pytest.param([data(1, 0, 1)], "a DATA before SUBSCRIBED", id="data too early"),
+    pytest.param([buffer(1, 1, 0, b"x")], "a BUFFER before SUBSCRIBED", id="buffer too early"),
+    pytest.param([subscribed(0)], "a second SUBSCRIBED on channel 0", id="answered twice"),
+    pytest.param([subscribed(1, 5, 4)], "SUBSCRIBED from 5 and 4", id="answer going back"),
+    pytest.param([LARGE, LARGE], "at 0 of 6 where 3 was due", id="buffer again"),
+    pytest.param([LARGE, buffer(0, 6, 4, b"e")], "at 4 of 6 where 3 was due", id="buffer hole"),
+    pytest.param([LARGE, buffer(0, 7, 3, b"d")], "at 3 of 7 where 3", id="buffer of another size"),
+    pytest.param([buffer(0, 6, 3, b"d")], "a BUFFER that begins at 3", id="buffer from its middle"),
+    pytest.param([LARGE, data(0, 1, 1)], "in the middle of a large buffer", id="data in a buffer"),
+    pytest.param([buffer(0, 2, 0, b"abc")], "3 bytes at 0 of 2", id="buffer overlong"),
+    pytest.param(
+        [buffer(0, MAX_MESSAGE + 1, 0, b"x")], "more than 100,000 bytes", id="over max_message"
+    ),
+    pytest.param(
+        [buffer(0, 60_000, 0, b"x" * 60_000), buffer(0, 60_000, 0, b"x")],
+        "60,524 bytes on a channel that may carry 8,192",
+        id="a large buffer in a small window that is in use",
+    ),
+    pytest.param([buffer(0, 2**64 - 1, 0, b"x")], "max_message", id="2**64 bytes"),
+    pytest.param(
+        [data(0, 1, b"x" * 4000), data(0, 2, b"x" * 5000)],
+        "bytes on a channel that may carry 8,192 for now",
+        id="more than the window",
+    ),
+    pytest.param(
+        [data(0, 1, b"x" * 9000), data(0, 2, b"x")], "on a channel that may", id="over it again"
+    ),
+    pytest.param(
+        [data(0, 1, b"x" * 4000), buffer(0, 5000, 0, b"x")],
+        "on a channel that may carry 8,192 for now",
+        id="a buffer over the window",
+    ),
+    pytest.param([Ack(0, 0, 0)], "ACK where a publisher speaks", id="an ack"),
+    pytest.param([Pong(3)], "a PONG where a publisher speaks", id="a pong never asked for"),
+    pytest.param([Ping(3)], "a PING where", id="a ping, which the link answers"),
+    pytest.param([Unsubscribe(0)], "UNSUBSCRIBE where", id="an unsubscription"),
+    pytest.param([Welcome(1, "peer", "x", 0.0, {})], "a WELCOME where", id="a welcome"),
+    pytest.param([b"GET / HTTP/1.1\r\n"], "this is another protocol", id="another protocol"),
+    pytest.param([data_header(0, 2**63, 0.0, 2) + b"\x91\x01"], "malformed DATA", id="seq 2**63"),
+]
+
+
+@pytest.mark.parametrize(("frames", "what"), HOSTILE)
+def test_a_publisher_that_breaks_the_protocol_is_cut_and_nothing_else_is_harmed(
+    frames: list[Control | bytes], what: str
+) -> None:
+    end = End_()
+    stream = opened(end)
+    waiting = stream_of(inbox_of())
+    end.receiving.subscribe(waiting)
+    end.read(data(0, 0, "before"))
+    with pytest.raises(ProtocolError, match=what):
+        end.read(*[f if isinstance(f, bytes) else encode(f) for f in frames])
+    end.receiving.lost()  # what the link does then
+    assert stream.inbox.lost == 0
+    again = End_()
+    again.receiving.subscribe(stream)
+    again.receiving.subscribe(waiting)
+    assert stream.expected is not None
+    again.hear(subscribed(0, stream.expected), subscribed(1, 4))
+    entries(stream)
+    again.read(data(0, stream.expected, "after"), data(1, 4, "other"))
+    assert values(stream) == ["after"]
+    assert values(waiting) == ["other"]
+
+
+def test_g5_an_answer_that_leaves_messages_out_is_refused() -> None:
+    first, second = End_(), End_()
+    stream = opened(first)
+    first.read(data(0, 0, "a"))
+    first.receiving.lost()
+    second.receiving.subscribe(stream)
+    with pytest.raises(ProtocolError, match="SUBSCRIBED from 3 and 3 where 1 is due"):
+        second.hear(subscribed(0, 3))
+
+
+def test_events_that_no_frame_makes_are_refused() -> None:
+    end = End_()
+    with pytest.raises(ProtocolError, match="channel 0 was never opened"):
+        end.receiving.receive(Data(0, 0, 0.0, 1, b"\x91\x01"))
+    end.receiving.receive(Piece(0))  # its bytes are in place, or nowhere
+
+
+def test_the_largest_numbers_of_the_wire_still_can_be_acknowledged_and_resumed() -> None:
+    """What a publisher says must not make us say what cannot be said."""
+    end = End_()
+    stream = opened(end, due=2**64 - 1)
+    entries(stream)
+    end.read(data(0, 2**63 - 1, "repeated"))
+    end.receiving.ack(stream)
+    end.said()
+    end.receiving.lost()
+    other = opened(end)
+    end.read(data(1, 2**63 - 1, *range(1000)))
+    entries(other)
+    end.receiving.ack(other)
+    [ack] = end.said()
+    assert isinstance(ack, Ack)
+    assert ack.next == 2**63 + 999
+    end.receiving.lost()
+    again = End_()
+    again.receiving.subscribe(stream)
+    again.receiving.subscribe(other)
+    one, two = again.said()
+    assert isinstance(one, Subscribe)
+    assert isinstance(two, Subscribe)
+    assert (one.resume, two.resume) == (2**64 - 1, 2**63 + 999)
+
+
+def test_g6_what_a_hostile_publisher_can_make_us_hold_is_bounded() -> None:
+    end = End_()
+    stream = opened(end, window=50_000)
+    frames = [data(0, seq, b"x" * 400) for seq in range(200)]
+    frames += [buffer(0, 1, 0, b"x")] * 5000
+    tracemalloc.start()
+    try:
+        for frame in frames:
+            try:
+                end.read(frame)
+            except ProtocolError:
+                continue
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert stream.received_bytes <= 50_000
+    assert peak < 150_000
+
+
+def test_a_batch_counts_for_more_than_its_bytes() -> None:
+    """Many tiny batches are many objects: the window counts these too."""
+    end = End_()
+    stream = opened(end, window=BATCH_COST * 10)
+    with pytest.raises(ProtocolError, match="may carry 2,560"):
+        end.read(*[data(0, seq, 1) for seq in range(20)])
+    assert stream.expected == 9

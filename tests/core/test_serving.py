@@ -1,0 +1,629 @@
+"""The publishing end of a link: what it answers, in which order it writes, whom it cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+
+import pubsub.core.serving as serving_module
+from pubsub.core.frames import (
+    BATCH_COST,
+    Data,
+    Event,
+    FrameReader,
+    Piece,
+    array_header,
+)
+from pubsub.core.messages import (
+    Ack,
+    Control,
+    End,
+    Hello,
+    Ping,
+    Pong,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Welcome,
+    encode,
+)
+from pubsub.core.publication import Publication
+from pubsub.core.serving import HEARTBEAT_TOKEN, Serving
+from pubsub.errors import ProtocolError
+
+UNLIMITED = 10**9
+
+
+def publication(stream_id: int = 1, *, buffer: int = 10**6, block: bool = False) -> Publication:
+    made = Publication(
+        stream_id,
+        f"topic/{stream_id}",
+        block=block,
+        buffer=buffer,
+        join_timeout=5.0,
+        resume_timeout=30.0,
+        now=0.0,
+    )
+    made.answered()
+    made.settle()
+    return made
+
+
+def put(made: Publication, *values: Any, buffers: tuple[bytes, ...] = ()) -> int:
+    """A batch of these values; the bytes it counts for."""
+    body = array_header(len(values)) + b"".join(map(msgpack.packb, values))
+    return made.append(len(values), body, buffers, 1.5).size
+
+
+class End_:
+    """A Serving, and what it writes as the subscriber reads it."""
+
+    def __init__(self, *publications: Publication, max_channels: int = 10) -> None:
+        self.publications = {made.stream_id: made for made in publications}
+        self.dirty = False
+        self.serving = Serving(
+            "subscriber", "subscriber:1", self.find, self.on_output, max_channels=max_channels
+        )
+        self.reader = FrameReader(bytearray(4096), self.place)
+        self.reader.max_payload = 10**8
+        self.pieces: list[tuple[int, int, int, int]] = []
+        self.found: list[int] = []
+        self.on_find: Callable[[], None] = lambda: None
+
+    def find(self, stream_id: int) -> Publication | None:
+        self.found.append(stream_id)
+        self.on_find()
+        return self.publications.get(stream_id)
+
+    def on_output(self) -> None:
+        self.dirty = True
+
+    def place(self, channel: int, total: int, offset: int, size: int) -> None:
+        self.pieces.append((channel, total, offset, size))
+
+    def hear(self, *messages: Control) -> None:
+        for message in messages:
+            [event] = FrameReader(bytearray(4096)).feed(encode(message))
+            self.serving.receive(event)
+
+    def pump(self, budget: int = UNLIMITED) -> list[Event]:
+        chunks = self.serving.pump(budget)
+        self.dirty = False
+        return self.reader.feed(b"".join(chunks))
+
+
+def subscribe(
+    channel: int = 0,
+    stream_id: int = 1,
+    *,
+    sub_id: int = 7,
+    resume: int | None = None,
+    limit: int = UNLIMITED,
+    observer: bool = False,
+) -> Subscribe:
+    return Subscribe(channel, stream_id, sub_id, resume, 0, limit, observer, False)
+
+
+def values(events: list[Event]) -> list[tuple[int, Any]]:
+    """The channels and values of all DATA."""
+    return [
+        (event.channel, value)
+        for event in events
+        if isinstance(event, Data)
+        for value in msgpack.unpackb(event.body)
+    ]
+
+
+# --- what it answers ----------------------------------------------------------------------------
+
+
+def test_a_subscription_is_answered_and_then_served() -> None:
+    made = publication(buffer=4000)
+    end = End_(made)
+    put(made, "before")
+    end.hear(subscribe())
+    assert end.dirty
+    assert end.serving.channels == 1
+    assert end.pump() == [Subscribed(0, "topic/1", "msgpack", 1, 1, 1000)]
+    put(made, "a", "b")
+    assert end.dirty
+    [data] = end.pump()
+    assert isinstance(data, Data)
+    assert (data.channel, data.first, data.sent_at, data.messages) == (0, 1, 1.5, 2)
+    assert values([data]) == [(0, "a"), (0, "b")]
+    assert end.pump() == []
+
+
+def test_what_is_pending_is_brought_in_before_a_cursor_is_opened() -> None:
+    made = publication()
+    end = End_(made)
+    end.on_find = lambda: put(made, "pending") and None
+    end.hear(subscribe())
+    assert end.pump() == [Subscribed(0, "topic/1", "msgpack", 1, 1, 250_000)]
+
+
+def test_an_unknown_stream_is_answered_with_its_end() -> None:
+    end = End_(publication())
+    end.hear(subscribe(3, 99))
+    assert end.pump() == [End(3, 0, "unknown", "there is no stream 99 here")]
+    assert end.serving.channels == 0
+    end.hear(Ack(3, 0, 0), Unsubscribe(3))  # crossed it
+
+
+def test_g3_a_stream_that_ended_while_the_link_was_broken_is_answered_with_its_count() -> None:
+    made = publication()
+    end = End_(made)
+    put(made, 1, 2, 3)
+    made.end("closed", "the Pub was closed")
+    end.hear(subscribe(resume=1))
+    assert end.pump() == [End(0, 3, "closed", "the Pub was closed")]
+
+
+def test_an_ack_opens_the_window_and_lets_go() -> None:
+    made = publication()
+    end = End_(made)
+    size = put(made, "a")
+    end.hear(subscribe(limit=size))
+    end.pump()
+    put(made, "b")
+    put(made, "c")
+    assert values(end.pump()) == [(0, "b")]
+    assert not end.dirty
+    end.hear(Ack(0, 2, 2 * size))
+    assert end.dirty
+    assert values(end.pump()) == [(0, "c")]
+    end.hear(Ack(0, 3, 3 * size))
+    assert len(made.log) == 0
+
+
+def test_an_unsubscription_lets_go_and_frames_may_cross_it() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "a")
+    end.hear(Unsubscribe(0))
+    assert (end.serving.channels, made.attached, len(made.log)) == (0, 0, 0)
+    assert end.pump() == []
+    end.hear(Ack(0, 1, 5), Unsubscribe(0))
+    put(made, "b")
+    assert end.pump() == []
+
+
+def test_the_end_of_a_pub_is_told_and_frames_may_cross_it() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "a")
+    made.end("closed", "the Pub was closed")
+    assert end.dirty
+    assert end.pump() == [End(0, 1, "closed", "the Pub was closed")]
+    assert end.serving.channels == 0
+    end.hear(Ack(0, 0, 5), Unsubscribe(0))
+    end.hear(subscribe(1))
+    assert end.pump() == [End(1, 1, "closed", "the Pub was closed")]
+
+
+def test_one_peer_may_have_several_subs_and_streams() -> None:
+    one, two = publication(1), publication(2)
+    end = End_(one, two)
+    end.hear(subscribe(0, 1, sub_id=7), subscribe(1, 1, sub_id=8), subscribe(5, 2, sub_id=7))
+    end.pump()
+    put(one, "a")
+    put(two, "b")
+    assert sorted(values(end.pump())) == [(0, "a"), (1, "a"), (5, "b")]
+
+
+# --- in which order it writes -------------------------------------------------------------------
+
+
+def test_g8_channels_take_turns() -> None:
+    one, two = publication(1), publication(2)
+    end = End_(one, two)
+    end.hear(subscribe(0, 1), subscribe(1, 2))
+    end.pump()
+    for number in range(3):
+        put(one, number)
+    put(two, "other")
+    assert values(end.pump()) == [(0, 0), (1, "other"), (0, 1), (0, 2)]
+
+
+def test_about_as_much_is_written_as_asked_for() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    sizes = [put(made, number) for number in range(5)]
+    assert values(end.pump(1)) == [(0, 0)]
+    assert values(end.pump(sizes[0] + 1)) == [(0, 1), (0, 2)]
+    assert values(end.pump(0)) == []
+    assert values(end.pump(UNLIMITED)) == [(0, 3), (0, 4)]
+
+
+def test_control_frames_go_first_and_whatever_the_budget() -> None:
+    one, two = publication(1), publication(2)
+    end = End_(one, two)
+    end.hear(subscribe(0, 1))
+    end.pump()
+    put(one, "a")
+    end.hear(subscribe(1, 2))
+    assert isinstance(end.pump(0)[0], Subscribed)
+    assert values(end.pump()) == [(0, "a")]
+
+
+def test_g8_a_closed_window_holds_up_no_other_channel() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(0, sub_id=1, limit=1), subscribe(1, sub_id=2))
+    end.pump()
+    for number in range(3):
+        put(made, number)
+    assert values(end.pump()) == [(0, 0), (1, 0), (1, 1), (1, 2)]
+    end.hear(Ack(0, 1, 10_000))
+    assert values(end.pump()) == [(0, 1), (0, 2)]
+
+
+def test_large_buffers_go_in_pieces_between_which_others_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving_module, "BUFFER_PIECE", 100)
+    one, two = publication(1), publication(2)
+    end = End_(one, two)
+    end.hear(subscribe(0, 1), subscribe(1, 2))
+    end.pump()
+    put(one, "large", buffers=(b"x" * 250, b"y" * 100))
+    put(one, "behind")
+    put(two, "small 1")
+    put(two, "small 2")
+    events = end.pump()
+    assert [e if isinstance(e, Piece) else values([e])[0] for e in events] == [
+        (1, "small 1"),
+        Piece(0),
+        (1, "small 2"),
+        Piece(0),
+        Piece(0),
+        Piece(0),
+        (0, "large"),
+        (0, "behind"),
+    ]
+    assert end.pieces == [(0, 250, 0, 100), (0, 250, 100, 100), (0, 250, 200, 50), (0, 100, 0, 100)]
+
+
+def test_pieces_count_against_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_module, "BUFFER_PIECE", 100)
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "large", buffers=(b"x" * 300,))
+    put(made, "behind")
+    assert end.pump(150) == [Piece(0), Piece(0)]
+    assert end.pump(100) == [Piece(0)]
+    assert values(end.pump(1)) == [(0, "large")]
+    assert values(end.pump(1)) == [(0, "behind")]
+
+
+def test_bodies_and_buffers_are_not_copied() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(0, sub_id=1), subscribe(1, sub_id=2))
+    end.pump()
+    large = b"x" * 1000
+    body = array_header(1) + b"\x01"
+    made.append(1, body, (large,), 0.0)
+    chunks = end.serving.pump(UNLIMITED)
+    assert sum(chunk is body for chunk in chunks) == 2
+    assert sum(isinstance(chunk, memoryview) and chunk.obj is large for chunk in chunks) == 2
+
+
+@pytest.mark.parametrize("how", ["unsubscribed", "ended", "taken over", "lost"])
+def test_a_large_message_stops_when_its_channel_does(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "BUFFER_PIECE", 100)
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "large", buffers=(b"x" * 300,))
+    assert end.pump(1) == [Piece(0)]
+    if how == "unsubscribed":
+        end.hear(Unsubscribe(0))
+    elif how == "ended":
+        made.end("closed", "")
+        assert end.pump() == [End(0, 1, "closed", "")]
+    elif how == "taken over":
+        other = End_(made)
+        other.hear(subscribe(resume=0))
+        assert [type(event) for event in other.pump()] == [Subscribed, *[Piece] * 3, Data]
+    else:
+        end.serving.lost(0.0)
+    assert end.pump() == []
+
+
+# --- whether it arrived -------------------------------------------------------------------------
+
+
+def flushed(made: Publication) -> list[bool]:
+    done: list[bool] = []
+    assert made.when_received(lambda: done.append(True), observers=False) is not None
+    return done
+
+
+def test_a_flush_sends_a_ping_behind_the_data_and_its_pong_says_that_it_arrived() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "a")
+    done = flushed(made)
+    put(made, "b")
+    data, ping, more = end.pump()
+    assert values([data, more]) == [(0, "a"), (0, "b")]
+    assert isinstance(ping, Ping)
+    assert ping.token != HEARTBEAT_TOKEN
+    end.hear(Pong(HEARTBEAT_TOKEN))
+    assert done == []
+    end.hear(Pong(ping.token))
+    assert done == [True]
+    end.hear(Pong(ping.token))  # again: nothing
+
+
+def test_a_flush_of_what_was_sent_long_ago_asks_at_once() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    put(made, "a")
+    end.pump()
+    done = flushed(made)
+    assert end.dirty
+    [ping] = end.pump()
+    assert isinstance(ping, Ping)
+    end.hear(Pong(ping.token))
+    assert done == [True]
+
+
+def test_a_flush_waits_for_the_window_and_does_not_spin() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(limit=1))
+    end.pump()
+    put(made, "a")
+    put(made, "b")
+    done = flushed(made)
+    assert values(end.pump()) == [(0, "a")]
+    assert not end.dirty
+    end.hear(Ack(0, 1, 10_000))
+    data, ping = end.pump()
+    assert values([data]) == [(0, "b")]
+    assert isinstance(ping, Ping)
+    end.hear(Pong(ping.token))
+    assert done == [True]
+
+
+def test_a_flush_of_a_large_message_asks_behind_its_last_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serving_module, "BUFFER_PIECE", 100)
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "large", buffers=(b"x" * 200,))
+    done = flushed(made)
+    assert end.pump(1) == [Piece(0)]
+    later = flushed(made)
+    assert [type(event) for event in end.pump()] == [Piece, Data, Ping]
+    end.hear(Pong(1))
+    assert done == later == [True]
+
+
+def test_one_pong_answers_all_pings_before_it() -> None:
+    one, two = publication(1), publication(2)
+    end = End_(one, two)
+    end.hear(subscribe(0, 1), subscribe(1, 2))
+    end.pump()
+    put(one, "a")
+    put(two, "b")
+    first, second = flushed(one), flushed(two)
+    pings = [event for event in end.pump() if isinstance(event, Ping)]
+    assert [ping.token for ping in pings] == [1, 2]
+    end.hear(Pong(2))
+    assert first == second == [True]
+
+
+def test_a_pong_for_a_channel_that_is_no_more_means_nothing() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "a")
+    done = flushed(made)
+    end.pump()
+    other = End_(made)
+    other.hear(subscribe(resume=0))
+    end.hear(subscribe(1, sub_id=8))  # another Sub
+    end.hear(Pong(1))
+    assert done == []
+    ping = other.pump()[-1]
+    assert isinstance(ping, Ping)
+    other.hear(Pong(ping.token))
+    assert done == [True]
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def test_g5_when_the_link_breaks_places_are_held() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "a")
+    put(made, "b")
+    end.pump()
+    end.serving.lost(100.0)
+    assert (end.serving.channels, made.attached) == (0, 0)
+    assert made.expire(100.0) == 130.0
+    put(made, "c")
+    assert end.pump() == []
+    again = End_(made)
+    again.hear(subscribe(resume=1))
+    subscribed, *data = again.pump()
+    assert subscribed == Subscribed(0, "topic/1", "msgpack", 1, 1, 250_000)
+    assert values(data) == [(0, "b"), (0, "c")]
+
+
+def test_after_a_goodbye_nothing_is_held() -> None:
+    one, two = publication(1), publication(2)
+    end = End_(one, two)
+    end.hear(subscribe(0, 1), subscribe(1, 2))
+    end.pump()
+    put(one, "a")
+    end.serving.closed()
+    assert [len(one.log), one.attached, two.attached] == [0, 0, 0]
+    assert one.expire(0.0) is None
+    end.serving.closed()
+    end.serving.lost(0.0)
+
+
+def test_g5_a_half_open_link_that_is_lost_later_takes_nothing_with_it() -> None:
+    made = publication()
+    old, new = End_(made), End_(made)
+    old.hear(subscribe())
+    old.pump()
+    put(made, "a")
+    old.pump()
+    new.hear(subscribe(resume=0))
+    new.pump()
+    old.hear(Ack(0, 0, 0), Unsubscribe(0))  # was on its way
+    put(made, "b")
+    assert old.pump() == []
+    assert values(new.pump()) == [(0, "b")]
+    old.serving.lost(0.0)
+    assert made.attached == 1
+    put(made, "c")
+    assert values(new.pump()) == [(0, "c")]
+
+
+# --- hostile subscribers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("messages", "what"),
+    [
+        pytest.param([Ack(0, 4, 1)], "an ACK of 4 where it is between 1 and 3", id="never sent"),
+        pytest.param([Ack(0, 0, 1)], "an ACK of 0 where it is between 1 and 3", id="goes back"),
+        pytest.param(
+            [Ack(0, 2, 1), Ack(0, 1, 1)],
+            "an ACK of 1 where it is between 2 and 3",
+            id="goes back 2",
+        ),
+        pytest.param([Ack(1, 0, 1)], "channel 1 was never opened", id="ack on unknown channel"),
+        pytest.param([Unsubscribe(9)], "channel 9 was never opened", id="unsubscribes unknown"),
+        pytest.param([subscribe(0)], "channel 0 was used before", id="reuses a channel"),
+        pytest.param(
+            [Unsubscribe(0), subscribe(0)], "channel 0 was used before", id="reuses a closed one"
+        ),
+        pytest.param(
+            [subscribe(5), subscribe(4)], "channel 4 was used before", id="channels going down"
+        ),
+        pytest.param(
+            [subscribe(1, resume=4)], "a resume at 4 of a stream of 3 messages", id="resume behind"
+        ),
+        pytest.param(
+            [subscribe(1, sub_id=9, resume=2**64 - 1)], "a resume at", id="resume far behind"
+        ),
+        pytest.param(
+            [subscribe(i, sub_id=i) for i in range(1, 4)], "more than 3 channels", id="too many"
+        ),
+        pytest.param([Pong(1)], "a PONG for PING 1 that was never sent", id="never asked"),
+        pytest.param([Ping(1)], "a PING where a subscriber speaks", id="a ping"),
+        pytest.param([Welcome(1, "peer", "x", 0.0, {})], "a WELCOME where", id="a welcome"),
+        pytest.param([Hello(1, "peer", "peer", "x", "", "", 0, {})], "a HELLO where", id="a hello"),
+        pytest.param([Subscribed(0, "t", "raw", 0, 0, 1)], "a SUBSCRIBED where", id="subscribed"),
+        pytest.param([End(0, 0, "closed", "")], "END where", id="an end"),
+    ],
+)
+def test_a_subscriber_that_breaks_the_protocol_is_cut_and_nobody_else_notices(
+    messages: list[Control], what: str
+) -> None:
+    made = publication()
+    hostile, honest = End_(made, max_channels=3), End_(made)
+    put(made, "a")
+    hostile.hear(subscribe(0))
+    hostile.pump()
+    put(made, "b", "c")
+    assert values(hostile.pump()) == [(0, "b"), (0, "c")]
+    honest.serving.peer_id = "honest"
+    honest.hear(subscribe(resume=1))
+    with pytest.raises(ProtocolError, match=what):
+        hostile.hear(*messages)
+    hostile.serving.lost(0.0)  # what the link does then
+    put(made, "d")
+    assert values(honest.pump()) == [(0, "b"), (0, "c"), (0, "d")]
+    honest.hear(Ack(0, 4, UNLIMITED))
+    made.expire(1000.0)
+    assert (made.attached, len(made.log), made.log.holds.total()) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("how", ["closed", "lost"])
+def test_a_channel_whose_subscription_was_refused_serves_nothing(how: str) -> None:
+    made = publication()
+    end = End_(made)
+    with pytest.raises(ProtocolError, match="a resume at 1"):
+        end.hear(subscribe(resume=1))
+    end.hear(Ack(0, 0, 1), Unsubscribe(0))
+    with pytest.raises(ProtocolError, match="a resume at 1"):
+        end.hear(subscribe(1, resume=1))
+    if how == "closed":
+        end.serving.closed()
+    else:
+        end.serving.lost(0.0)
+    assert end.pump() == []
+    assert made.expire(0.0) is None
+
+
+@pytest.mark.parametrize("event", [Data(0, 0, 0.0, 1, b"\x91\x01"), Piece(0)])
+def test_a_subscriber_that_publishes_is_refused(event: Event) -> None:
+    with pytest.raises(ProtocolError, match="where a subscriber speaks"):
+        End_(publication()).serving.receive(event)
+
+
+def test_too_many_channels_is_a_limit() -> None:
+    end = End_(publication(), max_channels=1)
+    end.hear(subscribe(0))
+    with pytest.raises(ProtocolError) as it:
+        end.hear(subscribe(1, sub_id=2))
+    assert it.value.code == "limit"
+
+
+def test_channels_that_were_closed_make_room() -> None:
+    end = End_(publication(), max_channels=1)
+    for channel in range(10):
+        end.hear(subscribe(channel), Unsubscribe(channel))
+        end.pump()
+
+
+def test_g6_a_subscriber_that_asks_on_and_on_without_reading_is_cut() -> None:
+    end = End_(publication(), max_channels=5)
+    with pytest.raises(ProtocolError, match="does not read the answers") as it:
+        for channel in range(100):
+            end.hear(subscribe(channel, 99))
+    assert it.value.code == "limit"
+    assert len(end.serving.pump(0)) == 11
+
+
+def test_an_ack_before_anything_was_sent_changes_only_the_limit() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(limit=0))
+    end.pump()
+    put(made, "a")
+    assert end.pump() == []
+    end.hear(Ack(0, 0, BATCH_COST))
+    assert values(end.pump()) == [(0, "a")]

@@ -1,0 +1,522 @@
+"""A stream on its subscribing side: order, gaps, the window, and large buffers put together."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pubsub.core.frames import BATCH_COST
+from pubsub.core.inbox import Inbox
+from pubsub.core.stream import SMALLEST_BUFFER, Entry, Stream, StreamKey
+from pubsub.errors import ProtocolError
+
+WINDOW = 8192
+
+
+class Route:
+    """The way back; remembers."""
+
+    def __init__(self) -> None:
+        self.unsubscribed: list[Stream] = []
+
+    def ack(self, stream: Stream) -> None:
+        """Nothing: the tests ask for `grant` themselves."""
+
+    def unsubscribe(self, stream: Stream) -> None:
+        self.unsubscribed.append(stream)
+
+
+def fresh(
+    *, window: int = WINDOW, max_message: int = 10**6, inbox: Inbox | None = None
+) -> tuple[Inbox, Stream]:
+    inbox = inbox or Inbox(1, "topic", window=window)
+    key = StreamKey("publisher", len(inbox.streams))
+    stream = Stream(inbox, key, "topic", "publisher:1", max_message)
+    inbox.add(stream)
+    return inbox, stream
+
+
+def opened(
+    due: int = 0, first: int | None = None, *, window: int = WINDOW, max_message: int = 10**6
+) -> tuple[Inbox, Stream]:
+    inbox, stream = fresh(window=window, max_message=max_message)
+    stream.connect(Route(), 0)
+    stream.opened("topic", "msgpack", due, due if first is None else first, 10**9)
+    return inbox, stream
+
+
+def batch(stream: Stream, first: int, count: int = 1, size: int = 1000) -> None:
+    """A batch that counts for `size` bytes."""
+    stream.batch(first, count, 1.5, b"." * (size - BATCH_COST), ())
+
+
+def entries(inbox: Inbox) -> list[Entry]:
+    return list(iter(inbox.take, None))
+
+
+def spans(inbox: Inbox) -> list[tuple[int, int, int]]:
+    return [(e.first, e.end, e.skip) for e in entries(inbox)]
+
+
+# --- order, once, gaps --------------------------------------------------------------------------
+
+
+def test_g1_batches_become_entries_in_order() -> None:
+    inbox, stream = opened(5)
+    stream.batch(5, 2, 1.5, b"body", ())
+    stream.batch(7, 1, 2.5, b"more", (b"large",))
+    first, second = entries(inbox)
+    assert (first.first, first.end, first.skip, first.body) == (5, 7, 0, b"body")
+    assert (first.sent_at, first.buffers, first.gaps, first.error) == (1.5, (), (), None)
+    assert first.size == BATCH_COST + 4
+    assert (second.first, second.end, second.buffers) == (7, 8, (b"large",))
+    assert second.size == BATCH_COST + 4 + 5
+    assert stream.expected == 8
+    assert stream.lost == 0
+
+
+def test_g2_what_came_before_is_skipped() -> None:
+    inbox, stream = opened(4)
+    batch(stream, 2, 4)  # a batch in whose middle the subscription begins
+    batch(stream, 4, 2)  # all of it came
+    batch(stream, 5, 3)
+    assert spans(inbox) == [(4, 6, 2), (6, 8, 1)]
+    assert inbox.lost == 0
+
+
+def test_g3_what_will_never_come_is_a_gap_before_the_next_message() -> None:
+    inbox, stream = opened()
+    batch(stream, 3)
+    batch(stream, 4)
+    batch(stream, 9)
+    assert [(e.first, e.gaps) for e in entries(inbox)] == [
+        (3, ((3, "overflow"),)),
+        (4, ()),
+        (9, ((4, "overflow"),)),
+    ]
+    assert stream.lost == inbox.lost == 7
+
+
+def test_g3_what_left_the_log_before_the_subscription_was_answered_is_a_gap() -> None:
+    inbox, stream = opened(2, 6)
+    assert stream.expected == 6
+    [gap] = entries(inbox)
+    assert (gap.first, gap.end, gap.gaps, gap.size) == (6, 6, ((4, "overflow"),), 0)
+    assert stream.lost == inbox.lost == 4
+    assert stream.acked == 6
+
+
+def test_g3_what_did_not_come_before_the_end_is_a_gap() -> None:
+    inbox, stream = opened()
+    batch(stream, 0)
+    stream.end(4)
+    assert [(e.first, e.end, e.gaps) for e in entries(inbox)] == [
+        (0, 1, ()),
+        (4, 4, ((3, "closed"),)),
+    ]
+    assert stream.ended
+    assert not stream.open
+    assert inbox.streams == {}
+    assert inbox.lost == 3
+
+
+@pytest.mark.parametrize("final", [0, 1])
+def test_an_end_with_nothing_missing_leaves_no_gap(final: int) -> None:
+    inbox, stream = opened()
+    batch(stream, 0)
+    stream.end(final)
+    assert spans(inbox) == [(0, 1, 0)]
+    assert inbox.lost == 0
+
+
+def test_the_end_of_a_stream_that_was_never_opened_owes_nothing() -> None:
+    inbox, stream = fresh()
+    stream.connect(Route(), 0)
+    stream.end(7)
+    assert stream.ended
+    assert (entries(inbox), inbox.lost) == ([], 0)
+
+
+def test_a_batch_before_the_answer_is_refused() -> None:
+    _, stream = fresh()
+    stream.connect(Route(), 0)
+    with pytest.raises(ProtocolError, match="a DATA before SUBSCRIBED"):
+        batch(stream, 0)
+    stream.opened("topic", "msgpack", 0, 0, 1)
+    stream.disconnected()
+    with pytest.raises(ProtocolError, match="a DATA before SUBSCRIBED"):
+        batch(stream, 0)
+
+
+@pytest.mark.parametrize(("due", "first"), [(3, 2), (2**64 - 1, 0)])
+def test_an_answer_with_bad_numbers_is_refused(due: int, first: int) -> None:
+    inbox, stream = fresh()
+    stream.connect(Route(), 0)
+    with pytest.raises(ProtocolError, match="where None is due"):
+        stream.opened("topic", "msgpack", due, first, 1)
+    assert not stream.open
+    assert inbox.lost == 0
+
+
+@pytest.mark.parametrize("due", [0, 2, 4])
+def test_g5_an_answer_that_does_not_go_on_where_the_stream_stands_is_refused(due: int) -> None:
+    _, stream = opened()
+    batch(stream, 0, 3)
+    stream.disconnected()
+    stream.connect(Route(), 0)
+    with pytest.raises(ProtocolError, match=f"SUBSCRIBED from {due} and 5 where 3 is due"):
+        stream.opened("topic", "msgpack", due, 5, 1)
+
+
+def test_g5_a_stream_goes_on_over_a_new_channel() -> None:
+    inbox, stream = opened()
+    batch(stream, 0, 3)
+    stream.disconnected()
+    assert stream.route is None
+    assert not stream.open
+    route = Route()
+    stream.connect(route, 4)
+    stream.opened("topic", "msgpack", 3, 5, 1)
+    assert (stream.route, stream.channel) == (route, 4)
+    batch(stream, 5)
+    assert spans(inbox) == [(0, 3, 0), (5, 5, 0), (5, 6, 0)]
+    assert inbox.lost == 2
+
+
+# --- the window ---------------------------------------------------------------------------------
+
+
+def test_g6_a_channel_begins_with_the_window_less_what_waits() -> None:
+    inbox, stream = fresh(window=4000)
+    assert stream.connect(Route(), 0) == 4000
+    stream.opened("topic", "msgpack", 0, 0, 1)
+    batch(stream, 0)
+    batch(stream, 1)
+    entry = inbox.take()
+    assert entry is not None
+    stream.disconnected()
+    assert stream.connect(Route(), 0) == 3000
+    stream.disconnected()
+    stream.opened("topic", "msgpack", 2, 2, 1)
+    batch(stream, 2, size=2500)
+    stream.disconnected()
+    assert stream.connect(Route(), 0) == 500
+    stream.disconnected()
+    stream.opened("topic", "msgpack", 3, 3, 1)
+    batch(stream, 3, size=600)
+    stream.disconnected()
+    assert stream.connect(Route(), 0) == 0
+
+
+def test_g6_more_than_the_window_is_refused() -> None:
+    _, stream = opened(window=2500)
+    batch(stream, 0)
+    batch(stream, 1)
+    with pytest.raises(ProtocolError, match="3,000 bytes on a channel that may carry 2,500") as it:
+        batch(stream, 2)
+    assert it.value.code == "limit"
+
+
+def test_one_batch_may_pass_the_limit_when_all_before_it_is_acknowledged() -> None:
+    inbox, stream = opened(window=1500)
+    batch(stream, 0, size=9000)
+    with pytest.raises(ProtocolError):
+        batch(stream, 1)
+    entries(inbox)
+    assert stream.grant() == (1, 10_500)
+    batch(stream, 1, size=5000)
+    entries(inbox)
+    with pytest.raises(ProtocolError):  # consumed, but the publisher cannot know
+        batch(stream, 2)
+
+
+def test_none_may_pass_a_limit_that_was_reached() -> None:
+    inbox, stream = opened(window=1000)
+    batch(stream, 0, size=1000)
+    entries(inbox)
+    stream.acked = 1  # as if all were acknowledged and the limit as before
+    with pytest.raises(ProtocolError):
+        batch(stream, 1)
+
+
+def test_what_was_on_its_way_when_the_limit_became_less_is_taken() -> None:
+    inbox, stream = opened(window=4000)
+    batch(stream, 0)
+    fresh(inbox=inbox)
+    assert stream.grant() == (0, 2000)
+    batch(stream, 1)
+    batch(stream, 2)
+    batch(stream, 3)
+    with pytest.raises(ProtocolError, match="5,000 bytes on a channel that may carry 4,000"):
+        batch(stream, 4)
+
+
+def test_a_new_channel_begins_with_the_limit_of_its_own() -> None:
+    inbox, stream = opened(window=4000)
+    fresh(inbox=inbox)
+    stream.disconnected()
+    assert stream.connect(Route(), 0) == 2000
+    stream.opened("topic", "msgpack", 0, 0, 1)
+    batch(stream, 0)
+    with pytest.raises(ProtocolError):
+        batch(stream, 1, size=1001)
+
+
+def test_a_repeated_batch_counts_for_nothing() -> None:
+    inbox, stream = opened(window=3000)
+    batch(stream, 0)
+    batch(stream, 0)
+    entries(inbox)
+    assert stream.grant() == (1, 5000)  # both were sent on this channel
+    batch(stream, 1, size=3000)
+
+
+# --- acknowledging ------------------------------------------------------------------------------
+
+
+def test_an_ack_is_due_soon_or_now_and_once() -> None:
+    inbox, stream = opened(window=8192)
+    assert stream.ack_every == 2048
+    stages: list[int] = []
+    inbox.on_consumed = lambda stream, stage: stages.append(stage)
+    for seq in range(5):
+        batch(stream, seq)
+    entries(inbox)
+    assert stages == [1, 2]
+    assert stream.grant() == (5, 8192 + 5000)
+    assert stream.grant() is None
+    batch(stream, 5)
+    entries(inbox)
+    assert stages == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("window", "asked", "every"), [(8192, 100, 100), (8192, 10**9, 2048), (1, 0, 1)]
+)
+def test_acks_are_as_frequent_as_both_sides_need(window: int, asked: int, every: int) -> None:
+    _, stream = fresh(window=window)
+    stream.connect(Route(), 0)
+    stream.opened("topic", "msgpack", 0, 0, asked)
+    assert stream.ack_every == every
+
+
+def test_an_ack_says_what_was_consumed_and_not_what_came() -> None:
+    inbox, stream = opened(3)
+    batch(stream, 3, 2)
+    batch(stream, 5, 2)
+    assert stream.grant() is None
+    inbox.take()
+    assert stream.grant() == (5, WINDOW + 1000)
+
+
+def test_an_ack_covers_the_gap_behind_which_something_was_consumed() -> None:
+    inbox, stream = opened()
+    batch(stream, 4)
+    inbox.take()
+    assert stream.grant() == (5, WINDOW + 1000)
+
+
+def test_an_ack_never_goes_back() -> None:
+    """After a resume the publisher takes for consumed what only waits here."""
+    inbox, stream = opened()
+    batch(stream, 0)
+    batch(stream, 1)
+    stream.disconnected()
+    stream.connect(Route(), 0)
+    stream.opened("topic", "msgpack", 2, 2, 1)
+    inbox.take()
+    assert stream.grant() == (2, WINDOW - 1000)
+    inbox.take()
+    assert stream.grant() == (2, WINDOW)
+    batch(stream, 2)
+    inbox.take()
+    assert stream.grant() == (3, WINDOW + 1000)
+
+
+def test_without_a_way_back_there_is_no_ack() -> None:
+    inbox, stream = opened()
+    batch(stream, 0)
+    stream.disconnected()
+    inbox.take()
+    assert stream.grant() is None
+
+
+@pytest.mark.parametrize("when", ["disconnected", "connecting"])
+@pytest.mark.parametrize("asked", [True, False], ids=["asked in vain", "not asked yet"])
+def test_what_was_consumed_without_a_way_back_is_acknowledged_with_the_answer(
+    when: str, asked: bool
+) -> None:
+    """Else the window of the new channel might never open: nothing more comes to be consumed."""
+    inbox, stream = opened(window=2000)
+    calls: list[int] = []
+    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    batch(stream, 0)
+    batch(stream, 1)
+    stream.disconnected()
+    if when == "disconnected":
+        entries(inbox)
+    assert stream.connect(Route(), 0) == (2000 if when == "disconnected" else 0)
+    if when == "connecting":
+        entries(inbox)
+    if asked:
+        assert stream.grant() is None
+    calls.clear()
+    stream.opened("topic", "msgpack", 2, 2, 1)
+    assert calls == ([] if when == "disconnected" else [2])
+    assert stream.grant() == (None if when == "disconnected" else (2, 2000))
+    calls.clear()
+    batch(stream, 2)
+    entries(inbox)
+    assert calls == [2], "an ACK that was lost with the link must not silence the next ones"
+
+
+# --- large buffers ------------------------------------------------------------------------------
+
+
+def piece(stream: Stream, data: bytes, total: int, offset: int) -> None:
+    place = stream.place(total, offset, len(data))
+    assert len(place) == len(data)
+    place[:] = data
+
+
+def test_large_buffers_are_put_together_in_place() -> None:
+    inbox, stream = opened()
+    piece(stream, b"abc", 5, 0)
+    piece(stream, b"de", 5, 3)
+    piece(stream, b"f", 1, 0)
+    stream.data(0, 1, 1.5, b"body")
+    stream.data(1, 1, 1.5, b"body")
+    first, second = entries(inbox)
+    assert first.buffers == (b"abcde", b"f")
+    assert first.size == BATCH_COST + 10
+    assert second.buffers == ()
+
+
+@pytest.mark.parametrize(
+    ("total", "offset", "what"),
+    [
+        (10, 2, "at 2 of 10 where 3 was due"),
+        (10, 4, "at 4 of 10 where 3 was due"),
+        (10, 0, "at 0 of 10 where 3 was due"),
+        (11, 3, "at 3 of 11 where 3 was due"),
+    ],
+)
+def test_pieces_that_do_not_follow_are_refused(total: int, offset: int, what: str) -> None:
+    _, stream = opened()
+    piece(stream, b"abc", 10, 0)
+    with pytest.raises(ProtocolError, match=what):
+        stream.place(total, offset, 3)
+
+
+def test_a_buffer_that_does_not_begin_at_its_beginning_is_refused() -> None:
+    _, stream = opened()
+    with pytest.raises(ProtocolError, match="a BUFFER that begins at 3"):
+        stream.place(10, 3, 3)
+
+
+def test_a_batch_in_the_middle_of_a_buffer_is_refused() -> None:
+    _, stream = opened()
+    piece(stream, b"abc", 10, 0)
+    with pytest.raises(ProtocolError, match="in the middle of a large buffer"):
+        stream.data(0, 1, 0.0, b"")
+
+
+def test_a_message_over_max_message_is_refused_before_memory_is_taken() -> None:
+    _, stream = opened(max_message=10_000, window=10**6)
+    with pytest.raises(ProtocolError, match=r"more than 10,000 bytes \(max_message\)") as it:
+        stream.place(2**64 - 1, 0, 1)
+    assert it.value.code == "limit"
+    piece(stream, b"x" * 6000, 6000, 0)
+    with pytest.raises(ProtocolError):
+        stream.place(4001, 0, 1)
+    stream.place(4000, 0, 1)
+
+
+def test_many_small_buffers_are_no_way_around_max_message() -> None:
+    _, stream = opened(max_message=10 * SMALLEST_BUFFER, window=10**6)
+    for _ in range(11):
+        piece(stream, b"x", 1, 0)
+    with pytest.raises(ProtocolError):
+        stream.place(1, 0, 1)
+
+
+def test_g6_a_buffer_beyond_the_window_is_refused_before_memory_is_taken() -> None:
+    inbox, stream = opened(window=3000)
+    batch(stream, 0)
+    with pytest.raises(ProtocolError, match="6,256 bytes on a channel that may carry 3,000"):
+        stream.place(5000, 0, 1)
+    entries(inbox)
+    stream.grant()
+    piece(stream, b"x" * 5000, 5000, 0)
+    stream.data(1, 1, 0.0, b"")
+    with pytest.raises(ProtocolError):
+        stream.place(5000, 0, 1)
+
+
+def test_the_second_buffer_of_a_message_counts_with_the_first() -> None:
+    inbox, stream = opened(window=3000)
+    batch(stream, 0)
+    piece(stream, b"x" * 1000, 1000, 0)
+    with pytest.raises(ProtocolError, match="3,256 bytes"):
+        stream.place(1000, 0, 1)
+    assert inbox.lost == 0
+
+
+@pytest.mark.parametrize("how", ["disconnected", "end"])
+def test_a_message_that_was_under_way_when_the_link_broke_is_forgotten(how: str) -> None:
+    inbox, stream = opened()
+    piece(stream, b"whole", 5, 0)
+    piece(stream, b"ab", 10, 0)
+    if how == "end":
+        stream.end(1)
+        assert [e.gaps for e in entries(inbox)] == [((1, "closed"),)]
+        return
+    stream.disconnected()
+    stream.connect(Route(), 0)
+    stream.opened("topic", "msgpack", 0, 0, 1)
+    piece(stream, b"whole", 5, 0)
+    stream.data(0, 1, 0.0, b"body")
+    [entry] = entries(inbox)
+    assert entry.buffers == (b"whole",)
+
+
+# --- all of it ----------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-4, 4), st.integers(1, 4), st.integers(0, 3), st.booleans()),
+        max_size=30,
+    )
+)
+def test_whatever_comes_delivered_and_lost_is_what_was_due(
+    steps: list[tuple[int, int, int, bool]],
+) -> None:
+    """Batches that go back, follow or leap, with consumption and reconnection in between."""
+    inbox, stream = opened(10, window=10**9)
+    position, delivered, received = 10, 0, 0
+    for offset, count, take, reconnect in steps:
+        assert stream.expected is not None
+        before = stream.expected
+        first = max(0, before + offset)
+        stream.batch(first, count, 0.0, b"", ())
+        assert stream.expected == max(before, first + count)
+        received += BATCH_COST * (first + count > before)
+        if reconnect:
+            stream.disconnected()
+            assert stream.connect(Route(), 0) == 10**9 - stream.received_bytes + (
+                stream.consumed_bytes
+            )
+            stream.opened("topic", "msgpack", stream.expected, stream.expected, 1)
+        for entry in [e for e in (inbox.take() for _ in range(take)) if e is not None]:
+            assert entry.first == position + sum(n for n, _ in entry.gaps)
+            position = entry.end
+            delivered += entry.end - entry.first
+    for entry in entries(inbox):
+        assert entry.first == position + sum(n for n, _ in entry.gaps)
+        position = entry.end
+        delivered += entry.end - entry.first
+    assert delivered + inbox.lost == stream.expected - 10
+    assert position == stream.expected
+    assert stream.received_bytes == stream.consumed_bytes == received

@@ -1,0 +1,340 @@
+"""The blocking face: the examples of Dask's old Pub and Sub, threads, and the wrong form."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import pubsub.peer
+from pubsub import (
+    Closed,
+    CoordinatorUnavailable,
+    DecodeError,
+    EncodeError,
+    MessageTooLarge,
+    Peer,
+    Pub,
+    Sub,
+    TopicError,
+    WrongContext,
+)
+from tests.integration.support import LONG, coordinator_in_thread, free_port
+
+
+@pytest.fixture
+def coordinator(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with coordinator_in_thread() as coordinator:
+        monkeypatch.setenv("PUBSUB_COORDINATOR", coordinator.address)
+        yield coordinator.address
+        peer = pubsub.peer._of_process
+        if peer is not None:
+            peer.close(linger=0)
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_the_examples_of_dasks_docstring_run_as_they_stand(coordinator: str) -> None:
+    pub = Pub("my-topic")
+    sub = Sub("my-topic")
+    pub.put([1, 2, 3])
+    assert sub.get() == [1, 2, 3]
+    for i in range(1000):
+        pub.put(i)
+    for i, msg in enumerate(sub):
+        assert msg == i
+        if i == 999:
+            break
+    assert list(pub.subscribers) == [f"local#{sub._inbox.sub_id}"]
+
+    async def inside() -> None:
+        pub = Pub("my-topic-too")
+        sub = await Sub("my-topic-too")
+        pub.put(123)
+        assert await sub.get() == 123
+        pub.put(124)
+        async for msg in sub:
+            assert msg == 124
+            break
+
+    asyncio.run(inside())
+
+
+def test_two_blocking_peers_exchange_over_a_link(coordinator: str) -> None:
+    with Peer() as here, Peer() as there:
+        sub = there.sub("t")
+        pub = here.pub("t")
+        for i in range(5_000):
+            pub.put(i)
+        assert [sub.get(timeout=10) for _ in range(5_000)] == list(range(5_000))
+        assert sub.lost == 0
+
+
+def test_many_threads_put_on_one_pub(coordinator: str) -> None:
+    with Peer() as here, Peer() as there:
+        sub, pub = there.sub("t"), here.pub("t")
+
+        def put(thread: int) -> None:
+            for i in range(500):
+                pub.put((thread, i))
+
+        threads = [threading.Thread(target=put, args=(n,)) for n in range(32)]
+        for thread in threads:
+            thread.start()
+        got = [sub.get(timeout=10) for _ in range(32 * 500)]
+        for thread in threads:
+            thread.join()
+        for n in range(32):
+            assert [i for thread, i in got if thread == n] == list(range(500))
+
+
+def test_two_threads_share_what_one_sub_gets(coordinator: str) -> None:
+    with Peer() as here, Peer() as there:
+        sub, pub = there.sub("t"), here.pub("t")
+        got: list[list[int]] = [[], []]
+
+        def take(mine: list[int]) -> None:
+            mine.extend(sub)
+
+        threads = [threading.Thread(target=take, args=(mine,)) for mine in got]
+        for thread in threads:
+            thread.start()
+        for i in range(10_000):
+            pub.put(i)
+        until(lambda: sum(map(len, got)) == 10_000)
+        sub.close()
+        for thread in threads:
+            thread.join(LONG)
+            assert not thread.is_alive()
+        assert sorted(got[0] + got[1]) == list(range(10_000))
+
+
+def test_g9_close_in_another_thread_ends_the_loop(coordinator: str) -> None:
+    sub = Sub("t")
+    ended = threading.Event()
+
+    def take() -> None:
+        for _ in sub:
+            pass
+        ended.set()
+
+    threading.Thread(target=take, daemon=True).start()
+    until(lambda: sub._waiting)
+    sub.close()
+    assert ended.wait(LONG)
+
+
+def test_block_makes_put_wait_until_there_is_room(coordinator: str) -> None:
+    with Peer() as here, Peer() as there:
+        sub = there.sub("t", window=10_000)
+        pub = here.pub("t", overflow="block", buffer=50_000)
+        done = threading.Event()
+
+        def put() -> None:
+            for i in range(20_000):
+                pub.put(i)
+            done.set()
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        until(lambda: pub._waiting)
+        assert not done.is_set()
+        assert pub._publication.log.size <= 50_000
+        assert [sub.get(timeout=10) for _ in range(20_000)] == list(range(20_000))
+        assert done.wait(LONG)
+        thread.join()
+        assert sub.lost == 0
+
+
+def test_flush_waits_for_receipt_and_says_who_is_behind(coordinator: str) -> None:
+    with Peer() as here, Peer() as there:
+        sub = there.sub("t", window=1_000)
+        pub = here.pub("t")
+        pub.put(1)
+        pub.flush(timeout=10)
+        assert not sub._inbox.empty
+        for i in range(10):
+            pub.put(b"x" * 100_000 + bytes([i]))
+        with pytest.raises(TimeoutError, match=r"flush of 't': after 0\.05 s .* behind"):
+            pub.flush(timeout=0.05)
+
+
+def test_wait_for_subscribers(coordinator: str) -> None:
+    with Peer() as here, Peer() as there:
+        pub = here.pub("t")
+        with pytest.raises(TimeoutError, match=r"0 of 1 subscribers on 't' after 0\.01 s"):
+            pub.wait_for_subscribers(1, timeout=0.01)
+        subs = [there.sub("t"), there.sub("t")]
+        pub.wait_for_subscribers(2, timeout=10)
+        assert len(pub.subscribers) == len(subs)
+
+
+def test_get_many_takes_what_is_there(coordinator: str) -> None:
+    pub, sub = Pub("t"), Sub("t")
+    pub.put_many(range(10))
+    pub.flush(10)
+    assert sub.get_many(4) == [0, 1, 2, 3]
+    assert sub.get_many() == [4, 5, 6, 7, 8, 9]
+    with pytest.raises(TimeoutError):
+        sub.get_many(timeout=0)
+
+
+def test_a_bad_value_is_refused_and_harms_no_other(coordinator: str) -> None:
+    pub, sub = Pub("t"), Sub("t")
+    pub.put(1)
+    with pytest.raises(EncodeError, match="object"):
+        pub.put({"a": object()})
+    pub.put(2)
+    assert [sub.get(timeout=10), sub.get(timeout=10)] == [1, 2]
+
+
+def test_a_message_over_max_message_is_refused_and_harms_no_other(coordinator: str) -> None:
+    with Peer(max_message=1_000) as here, Peer() as there:
+        pub, sub = here.pub("t"), there.sub("t")
+        pub.put(1)
+        with pytest.raises(MessageTooLarge, match=r"max_message \(1,000 bytes\)"):
+            pub.put(b"x" * 1_001)
+        with pytest.raises(MessageTooLarge):
+            pub.put(b"x" * 1_000_000)
+        pub.put(b"y" * 990)
+        pub.put(2)
+        assert [sub.get(timeout=10) for _ in range(3)] == [1, b"y" * 990, 2]
+
+
+def test_bad_topics_and_options_are_refused(coordinator: str) -> None:
+    with pytest.raises(TopicError, match="topic 'a//b' has an empty segment"):
+        Pub("a//b")
+    with pytest.raises(TopicError):
+        Pub("a/*")
+    with pytest.raises(TopicError):
+        Sub("sens*")
+    with pytest.raises(ValueError, match="overflow 'wait' is neither"):
+        Pub("t", overflow="wait")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="codec 'json' is none of"):
+        Pub("t", codec="json")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="window=0 is below 1"):
+        Sub("t", window=0)
+    with pytest.raises(TypeError, match="Peer has no setting 'lingr'"):
+        Peer(lingr=1)
+    with pytest.raises(ValueError, match="is not host:port"):
+        Peer("nowhere")
+
+
+def test_pickle_reaches_only_who_allows_it(coordinator: str) -> None:
+    class_of_its_own = complex(1, 2), slice(1, 2)
+    pub = Pub("t", codec="pickle")
+    no, yes = Sub("t"), Sub("t", allow_pickle=True)
+    pub.put(class_of_its_own)
+    assert yes.get(timeout=10) == class_of_its_own
+    with pytest.raises(DecodeError, match="allow_pickle=True"):
+        no.get(timeout=10)
+    with pytest.raises(TimeoutError):
+        no.get(timeout=0.01)
+
+
+def test_raw_passes_bytes_through(coordinator: str) -> None:
+    pub, sub = Pub("t", codec="raw"), Sub("t")
+    pub.put(b"\xff\x00")
+    pub.put(memoryview(b"abc"))
+    assert [sub.get(timeout=10), sub.get(timeout=10)] == [b"\xff\x00", b"abc"]
+    with pytest.raises(EncodeError):
+        pub.put("text")
+
+
+def test_a_second_close_is_harmless_and_use_after_close_says_so(coordinator: str) -> None:
+    pub, sub = Pub("t"), Sub("t")
+    for _ in range(2):
+        pub.close()
+        sub.close()
+    with pytest.raises(Closed, match=r"Pub\('t'\) is closed"):
+        pub.put(1)
+    with pytest.raises(Closed):
+        pub.flush()
+    with pytest.raises(Closed, match=r"Sub\('t'\) is closed"):
+        sub.get(timeout=1)
+    assert list(sub) == []
+    assert "closed" in repr(pub)
+    assert "closed" in repr(sub)
+    peer = Peer()
+    peer.close()
+    peer.close()
+    with pytest.raises(Closed, match="this Peer is closed"):
+        peer.pub("t")
+
+
+def test_the_blocking_form_in_a_loop_names_the_right_one(coordinator: str) -> None:
+    pub, sub = Pub("t"), Sub("t")
+
+    async def inside() -> None:
+        with pytest.raises(WrongContext, match="inside the loop"):
+            sub.get(timeout=1)
+        with pytest.raises(WrongContext, match="inside the loop"):
+            pub.flush()
+        with pytest.raises(WrongContext, match="iterate it by `for`"):
+            async for _ in sub:  # type: ignore[attr-defined]
+                pass
+        with pytest.raises(WrongContext):
+            await sub
+        pub.put("a plain put is fine")
+
+    asyncio.run(inside())
+    assert sub.get(timeout=10) == "a plain put is fine"
+
+
+def test_the_async_form_names_the_right_one(coordinator: str) -> None:
+    async def inside() -> tuple[Any, Any]:
+        pub, sub = Pub("t"), Sub("t")
+        with pytest.raises(WrongContext, match="`async for`"):
+            for _ in sub:
+                pass
+        with pytest.raises(WrongContext, match="`async with`"), sub:
+            pass
+        with pytest.raises(WrongContext, match="`async with`"), pub:
+            pass
+        with pytest.raises(WrongContext, match="`async with`"), Peer():
+            pass
+        await asyncio.gather(pub, sub)
+        return pub, sub
+
+    pub, _ = asyncio.run(inside())
+    with pytest.raises((WrongContext, Closed)):
+        pub.put(1)
+
+
+def test_a_dropped_sub_unsubscribes_and_a_dropped_pub_ends(coordinator: str) -> None:
+    with Peer() as here, Peer() as there:
+        sub = there.sub("t")
+        pub = here.pub("t")
+        pub.wait_for_subscribers(1, timeout=10)
+        pub.put(1)
+        del pub
+        gc.collect()
+        assert sub.get(timeout=10) == 1
+        until(lambda: not sub.publishers)
+        pub = here.pub("t")
+        pub.wait_for_subscribers(1, timeout=10)
+        del sub
+        gc.collect()
+        until(lambda: not pub.subscribers)
+
+
+def test_no_coordinator_is_said_within_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    with Peer(f"127.0.0.1:{port}", connect_timeout=0.2) as peer:
+        with pytest.raises(
+            CoordinatorUnavailable, match=rf"127\.0\.0\.1:{port}: nothing listens there"
+        ) as caught:
+            peer.sub("t")
+        assert caught.value.addresses == (f"127.0.0.1:{port}",)
+        with pytest.raises(CoordinatorUnavailable, match="pubsubd coordinator"):
+            peer.pub("t")

@@ -1,0 +1,228 @@
+"""Coordinators that come and go, several of them, and the embedded one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import pubsub.runtime
+from pubsub import CoordinatorUnavailable, Peer
+from pubsub.config import Address
+from tests.integration.support import (
+    CoordinatorThread,
+    break_links,
+    coordinator_in_loop,
+    coordinator_in_thread,
+    eventually,
+    free_port,
+)
+
+
+async def _restart(coordinator: CoordinatorThread, *, rudely: bool = True) -> None:
+    await asyncio.to_thread(coordinator.stop, rudely=rudely)
+    await asyncio.to_thread(coordinator.start)
+
+
+@pytest.mark.parametrize("rudely", [True, False])
+async def test_g7_streams_go_on_while_the_coordinator_is_down(rudely: bool) -> None:
+    with coordinator_in_thread() as coordinator:
+        async with Peer(coordinator.address) as here, Peer(coordinator.address) as there:
+            sub = await there.sub("t")
+            pub = await here.pub("t")
+            pub.put(0)
+            assert await sub.get(timeout=10) == 0
+            await asyncio.to_thread(coordinator.stop, rudely=rudely)
+            await eventually(lambda: not here.runtime.sessions[0].up)
+            await eventually(lambda: not there.runtime.sessions[0].up)
+            for i in range(1, 1_000):
+                pub.put(i)
+                assert await sub.get(timeout=10) == i
+            assert break_links(here)  # and a break while it is down heals too
+            for i in range(1_000, 2_000):
+                pub.put(i)
+            for i in range(1_000, 2_000):
+                assert await sub.get(timeout=10) == i
+            assert sub.lost == 0
+
+
+async def test_g7_a_restarted_coordinator_learns_everything_again() -> None:
+    with coordinator_in_thread() as coordinator:
+        async with Peer(coordinator.address) as here, Peer(coordinator.address) as there:
+            sub = await there.sub("t")
+            pub = await here.pub("t")
+            pub.put(0)
+            assert await sub.get(timeout=10) == 0
+            (link,) = [r.link for r in there.runtime._remotes.values()]
+            await _restart(coordinator)
+            new_pub, new_sub = here.pub("new"), there.sub("new")
+            await asyncio.gather(new_pub, new_sub)
+            new_pub.put("match")
+            assert await new_sub.get(timeout=10) == "match"
+            await eventually(lambda: len(list(coordinator.coordinator.registry.topics())) == 2)
+            pub.put(1)
+            assert await sub.get(timeout=10) == 1
+            assert [r.link for r in there.runtime._remotes.values()] == [link]  # never torn down
+
+
+async def test_g4_a_sub_that_returns_after_a_restart_gets_a_new_pubs_first_message() -> None:
+    with coordinator_in_thread(settle=20) as coordinator:
+        async with Peer(coordinator.address) as there:
+            sub = await there.sub("t")
+            await asyncio.to_thread(coordinator.stop, rudely=True)
+            await eventually(lambda: not there.runtime.sessions[0].up)
+            there.runtime.sessions[0].close()  # it is slow to come back
+            await asyncio.to_thread(coordinator.start)
+            async with Peer(coordinator.address) as here:
+                pub = await here.pub("t")
+                pub.put("first")
+                await asyncio.sleep(0.1)
+                session = pubsub.runtime.Session(
+                    there.runtime.loop,
+                    there.runtime.sessions[0].address,
+                    there.runtime,
+                    there.settings,
+                    there.runtime._scratch,
+                    there.runtime._random,
+                )
+                there.runtime.sessions[0] = session
+                session.start()
+                assert await sub.get(timeout=10) == "first"
+
+
+async def test_each_coordinator_alone_is_enough() -> None:
+    with coordinator_in_thread() as one, coordinator_in_thread() as two:
+        both = f"{one.address},{two.address}"
+        async with Peer(both) as here, Peer(both) as there:
+            sub = await there.sub("t")
+            pub = await here.pub("t")
+            pub.put(1)
+            assert await sub.get(timeout=10) == 1
+            assert sub.lost == 0
+            await asyncio.to_thread(one.stop)
+            await eventually(lambda: not here.runtime.sessions[0].up)
+            await eventually(lambda: not there.runtime.sessions[0].up)
+            late = await asyncio.wait_for(_ready(there.sub("t")), 10)
+            pub.put(2)
+            assert await sub.get(timeout=10) == 2
+            assert await late.get(timeout=10) == 2
+
+
+async def _ready(sub):  # type: ignore[no-untyped-def]
+    return await sub
+
+
+async def test_peers_that_vanish_leave_the_maps() -> None:
+    async with coordinator_in_loop(ping_interval=0.05, ping_timeout=0.2) as address:
+        here = Peer(address)
+        await here.pub("t")
+        async with Peer(address) as watcher:
+            sub = watcher.sub("t")
+            await sub
+            assert sub.publishers
+            for session in here.runtime.sessions:
+                assert session.link is not None
+                session.link.transport.pause_reading()  # half-open: it answers no more
+                session.close = lambda: None  # type: ignore[method-assign]
+                session._closed = True
+            await eventually(
+                lambda: not watcher.runtime._directory.listed(
+                    sub._inbox.sub_id, next(iter(sub._inbox.streams))
+                )
+            )
+            assert sub.publishers  # its link is healthy: nothing is torn down
+        await here.close()
+
+
+async def test_a_dead_publisher_that_is_still_listed_does_not_hold_up_readiness() -> None:
+    async with coordinator_in_loop() as address:
+        dead = Peer(address)
+        await dead.pub("t")
+        for server in dead.runtime._servers.values():
+            server.close()
+        async with Peer(address) as peer:
+            await asyncio.wait_for(_ready(peer.sub("t")), 5)
+        await dead.close()
+
+
+async def test_what_is_no_coordinator_is_named() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, Peer(f"127.0.0.1:{port}", connect_timeout=30) as peer:
+        with pytest.raises(CoordinatorUnavailable, match="another protocol"):
+            await asyncio.wait_for(_ready(peer.sub("t")), 10)
+
+
+async def test_a_peer_is_not_taken_for_a_coordinator() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as here:
+        await here.pub("t")
+        async with Peer(here.address, connect_timeout=30) as peer:
+            with pytest.raises(CoordinatorUnavailable, match="this is a peer, not a coordinator"):
+                await asyncio.wait_for(_ready(peer.pub("t")), 10)
+
+
+async def test_the_embedded_coordinator_is_taken_over_when_its_peer_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = free_port()
+    monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
+    first = Peer()
+    pub = await first.pub("warm-up")
+    assert first.runtime._embedded is not None
+    others = [Peer() for _ in range(3)]
+    subs = [await peer.sub("t") for peer in others]
+    assert not any(peer.runtime._embedded for peer in others)
+    await pub.close()
+    await first.close()
+    await eventually(lambda: all(peer.runtime.sessions[0].up for peer in others))
+    assert sum(peer.runtime._embedded is not None for peer in others) == 1
+    late = Peer()
+    async with late.pub("t") as pub:
+        pub.put("found")
+        for sub in subs:
+            assert await sub.get(timeout=10) == "found"
+    for peer in (late, *others):
+        await peer.close()
+
+
+async def test_what_is_advertised_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with coordinator_in_loop() as address:
+        async with Peer(address, advertise="localhost") as peer:
+            await peer.pub("t")
+            assert peer.address.startswith("localhost:")
+        monkeypatch.setenv("PUBSUB_ADVERTISE", "example.invalid:1234")
+        async with Peer(address) as peer:
+            await peer.pub("t")
+            assert peer.address == "example.invalid:1234"
+
+
+async def test_g4_a_thousand_fresh_pairs_of_peers_lose_no_first_message() -> None:
+    """Sub first or Pub first, ready or not, at changing distances in time."""
+    async with coordinator_in_loop() as address:
+
+        async def pair(n: int) -> None:
+            topic = f"pair/{n}"
+            here, there = Peer(address), Peer(address)
+            if n % 2:
+                sub = await there.sub(topic)
+                pub = here.pub(topic)
+                if n % 4 == 1:
+                    await asyncio.sleep(0.001 * (n % 7))
+            else:
+                pub = here.pub(topic)
+                if n % 4 == 0:
+                    await pub
+                sub = await there.sub(topic)
+            for i in range(3):
+                pub.put(i)
+            assert [await sub.get(timeout=30) for _ in range(3)] == [0, 1, 2]
+            assert sub.lost == 0
+            await asyncio.gather(here.close(), there.close())
+
+        for start in range(0, 1000, 50):
+            await asyncio.gather(*map(pair, range(start, start + 50)))
