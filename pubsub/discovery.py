@@ -17,7 +17,7 @@ from pubsub.core.handshake import Dialler, Identity, Other
 from pubsub.core.liveness import Backoff
 from pubsub.core.messages import Control, Expect, Match, Register, encode
 from pubsub.errors import AuthError, ProtocolError
-from pubsub.link import Link
+from pubsub.link import Link, dial
 
 __all__ = ["Directed", "Session"]
 
@@ -96,6 +96,10 @@ class Session:
         """Begin to connect, in the background."""
         self._task = self._loop.create_task(self._run(), name=f"pubsub session {self.address}")
 
+    def revive(self) -> None:
+        if self._task is not None and self._task.done() and not self.up and not self._closed:
+            self.start()
+
     async def _run(self) -> None:
         while not self._closed:
             over = self._over = self._loop.create_future()
@@ -128,11 +132,8 @@ class Session:
         self._established.add_done_callback(_look_at)
         link = Link(self._loop, None, self, self._settings, self._scratch)
         self.link = link
-        transport, _ = await asyncio.wait_for(
-            self._loop.create_connection(lambda: link, self.address.host, self.address.port),
-            timeout,
-        )
         try:
+            transport = await dial(link, self.address.host, self.address.port, timeout)
             # which address of ours others can reach depends on how we reach the coordinator
             local = transport.get_extra_info("sockname")
             link.begin(
@@ -140,7 +141,7 @@ class Session:
             )
             await self._established
         except BaseException:
-            transport.abort()
+            link.abort()
             raise
 
     # --- the link's endpoint ------------------------------------------------------------

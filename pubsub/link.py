@@ -21,7 +21,7 @@ from pubsub.core.messages import Control, Goodbye, Hello, Ping, Pong, encode
 from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
 
-__all__ = ["Endpoint", "Gate", "Link", "Lost"]
+__all__ = ["Endpoint", "Gate", "Link", "Lost", "dial"]
 
 log = logging.getLogger("pubsub")
 
@@ -40,6 +40,23 @@ FRAME_SLACK = 1024
 
 class Lost(ConnectionError):
     """A connection that broke: reset, end of file without GOODBYE, or no sign of life."""
+
+
+async def dial(link: Link, host: str, port: int, timeout: float) -> Any:
+    """Connect. Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that
+    comes in the same turn as the result."""
+    loop = link.loop
+    task = loop.create_task(loop.create_connection(lambda: link, host, port))
+    try:
+        await asyncio.wait({task}, timeout=timeout)
+        if not task.done():
+            raise asyncio.TimeoutError
+        return task.result()[0]
+    finally:
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled():
+            task.exception()
 
 
 class Endpoint(Protocol):
@@ -181,7 +198,7 @@ class Link(asyncio.BufferedProtocol):
         if self.other is None:
             self._welcome(event)
         elif isinstance(event, Ping):
-            self._pong = event.token  # cumulative: only the last needs an answer
+            self._pong = max(self._pong or 0, event.token)  # cumulative: the highest says it all
         elif isinstance(event, Pong) and event.token == HEARTBEAT_TOKEN:
             pass
         elif isinstance(event, Goodbye):

@@ -21,19 +21,18 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pubsub.config import Settings, coordinators_from
 from pubsub.errors import Closed, PubSubError, WrongContext
 from pubsub.runtime import Runtime
 
-if TYPE_CHECKING:
-    from pubsub.pub import Pub
-    from pubsub.sub import Sub
-
 __all__ = ["Peer", "default_peer", "running_loop"]
 
 log = logging.getLogger("pubsub")
+
+faces: dict[str, Callable[..., Any]] = {}
+"""``pub`` and ``sub``: the classes, which stand above this module and enter themselves."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -103,17 +102,13 @@ class Peer:
 
     # --- what users call ----------------------------------------------------------------
 
-    def pub(self, topic: str, **options: Any) -> Pub:
+    def pub(self, topic: str, **options: Any) -> Any:
         """A `Pub` of this Peer; see there for the options."""
-        from pubsub.pub import Pub
+        return faces["pub"](topic, peer=self, **options)
 
-        return Pub(topic, peer=self, **options)
-
-    def sub(self, topic: str, **options: Any) -> Sub:
+    def sub(self, topic: str, **options: Any) -> Any:
         """A `Sub` of this Peer; see there for the options."""
-        from pubsub.sub import Sub
-
-        return Sub(topic, peer=self, **options)
+        return faces["sub"](topic, peer=self, **options)
 
     @property
     def address(self) -> str:
@@ -324,6 +319,9 @@ def default_peer() -> Peer:
     if loop is not None:
         peer = _of_loops.get(loop)
         if peer is None or peer.closed:
+            for other in list(_of_loops):  # a Peer keeps its loop alive, so no key goes by itself
+                if other.is_closed():
+                    _of_loops.pop(other, None)
             peer = _of_loops[loop] = Peer()
         return peer
     with _lock:

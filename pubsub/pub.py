@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pubsub.codec import CODECS, LARGE, Encoder
@@ -26,9 +26,11 @@ from pubsub.core.frames import BATCH_COST, array_header
 from pubsub.core.publication import Publication
 from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge, WrongContext
-from pubsub.peer import Peer, default_peer, running_loop
+from pubsub.peer import Peer, default_peer, faces, running_loop
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from pubsub.runtime import Ready, Runtime
 
 __all__ = ["AsyncPub", "BlockingPub", "Pub"]
@@ -129,7 +131,10 @@ class Pub:
         self._block = overflow == "block"
         self._max_message = self.peer.settings.max_message
         self._batch_bytes = max(1, min(BATCH_BYTES, buffer // 4, self._max_message))
-        self._encoder = Encoder(codec, self.topic, self._max_message, self._on_large)
+        on_large = weakref.WeakMethod(self._on_large)  # no cycle: a dropped Pub goes at once
+        self._encoder = Encoder(
+            codec, self.topic, self._max_message, lambda: _call_if_there(on_large)
+        )
         self._pack: Callable[[Any], bytes] = self._encoder.pack
         self._parts: list[bytes] = []
         self._bytes = 0  # of the parts of the present batch, where it is not on the fast path
@@ -139,9 +144,20 @@ class Pub:
     def _open(self) -> None:
         raise NotImplementedError
 
+    if TYPE_CHECKING:  # of either face: what is awaited in an event loop returns at once elsewhere
+
+        def flush(self, timeout: float | None = None) -> Any: ...
+        def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> Any: ...
+        def close(self, linger: float | None = None) -> Any: ...
+        def __enter__(self) -> Self: ...
+        def __exit__(self, *exc: object) -> None: ...
+        def __await__(self) -> Generator[Any, Any, Self]: ...
+        def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
+        def __aexit__(self, *exc: object) -> Coroutine[Any, Any, None]: ...
+
     # --- putting ------------------------------------------------------------------------
 
-    def put(self, value: Any) -> Awaitable[None] | None:
+    def put(self, value: Any) -> Any:
         """Publish a message.
 
         The value is encoded now: what happens to it later changes nothing.
@@ -157,7 +173,7 @@ class Pub:
         """
         raise NotImplementedError
 
-    def put_many(self, values: Iterable[Any]) -> Awaitable[None] | None:
+    def put_many(self, values: Iterable[Any]) -> Any:
         """Publish many messages, as `put` does one by one, in order.
 
         An error leaves the messages before it put, and those behind it not.
@@ -327,6 +343,7 @@ class AsyncPub(Pub):
             self._publication.append(*self._close_batch(buffers))
 
     async def _put_when_room(self, data: bytes, buffers: tuple[bytes, ...], size: int) -> None:
+        self._check()
         turn: asyncio.Future[None] = self._runtime.loop.create_future()
         self._room_waiters.append(turn)
         self._publication.on_room = self._wake_first
@@ -367,6 +384,8 @@ class AsyncPub(Pub):
 
     def abandon(self, error: Exception) -> None:
         """See `Source`."""
+        if not isinstance(error, WrongContext):
+            self.seal()
         super().abandon(error)
         for waiter in self._room_waiters:
             if not waiter.done():
@@ -411,7 +430,7 @@ class AsyncPub(Pub):
         if task is not None:
             await asyncio.wait([task])
 
-    def __await__(self) -> Generator[Any, None, AsyncPub]:
+    def __await__(self) -> Generator[Any, Any, Self]:
         """Wait until it is ready: the coordinators have named the Subs that are there.
 
         Raises:
@@ -420,7 +439,7 @@ class AsyncPub(Pub):
         yield from self._ready.wait().__await__()
         return self
 
-    async def __aenter__(self) -> AsyncPub:
+    async def __aenter__(self) -> Self:
         return await self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -517,11 +536,12 @@ class BlockingPub(Pub):
         """Have the loop's thread call `seal`."""
         self.peer.call_soon(self._runtime.pending, self)
 
-    def _wait(self, there: Callable[[], bool]) -> None:
+    def _wait(self, there: Callable[[], bool], size: int = 0) -> None:
         """Wait, under the lock, until it is so or the Pub is closed."""
         self._waiting += 1
         try:
             while not there():
+                self._needed = size
                 self._wake()
                 self._roomy.wait()
                 self._check()
@@ -543,7 +563,7 @@ class BlockingPub(Pub):
                     f"Pub({self.topic!r}, overflow='block') would have to block the event loop: "
                     "make it inside the loop, and await pub.put(...)"
                 )
-            self._wait(roomy)
+            self._wait(roomy, size)
 
     def seal(self) -> None:
         """See `Source`."""
@@ -579,6 +599,8 @@ class BlockingPub(Pub):
             self._lock = threading.Lock()
             self._roomy = threading.Condition(self._lock)
         with self._lock:
+            if self._parts:
+                self._hand_over()  # put is put: it goes into the log before the end
             super().abandon(error)
             self._roomy.notify_all()
 
@@ -623,7 +645,7 @@ class BlockingPub(Pub):
         self._finalizer.detach()
         self.peer.wait(self._runtime.close_pub(self._publication.stream_id, linger))
 
-    def __enter__(self) -> BlockingPub:
+    def __enter__(self) -> Self:
         self._check()
         return self
 
@@ -658,6 +680,12 @@ class _WeakSource:
         pub = self._pub()
         if pub is not None:
             pub.abandon(error)
+
+
+def _call_if_there(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    call = method()
+    if call is not None:
+        call()
 
 
 def _drop_pub(runtime_ref: weakref.ref[Runtime], stream_id: int) -> None:
@@ -704,7 +732,8 @@ async def wait_attached(
 
 def _flush_text(pub: Pub, timeout: float | None) -> str:
     behind = [f"{who} ({how['lag']} behind)" for who, how in pub.subscribers.items()]
-    return f"flush of {pub.topic!r}: after {timeout:g} s not all has been received: " + (
+    when = "the Pub was closed" if timeout is None else f"after {timeout:g} s"
+    return f"flush of {pub.topic!r}: {when} and not all has been received: " + (
         ", ".join(behind) or "subscribers are still to come"
     )
 
@@ -715,3 +744,6 @@ def _whole(name: str, value: Any, least: int) -> int:
     if value < least:
         raise ValueError(f"{name}={value!r} is below {least}")
     return value
+
+
+faces["pub"] = Pub

@@ -17,13 +17,17 @@ from pubsub.core.handshake import Dialler, Identity, Other, Refused
 from pubsub.core.liveness import Backoff
 from pubsub.core.receiving import Receiving
 from pubsub.core.stream import Stream
-from pubsub.discovery import explain
+from pubsub.discovery import _look_at, explain
 from pubsub.errors import AuthError, ProtocolError
-from pubsub.link import Link
+from pubsub.link import Link, dial
 
 __all__ = ["Owner", "Remote"]
 
 log = logging.getLogger("pubsub")
+
+
+STABLE = 0.1
+"""Seconds after which a link counts as one that works."""
 
 
 class Owner(Protocol):
@@ -79,6 +83,7 @@ class Remote:
         self._broken_at: float | None = None
         self._closed = False
         self._warned = False
+        self._opened_at = 0.0
 
     def moved(self, address: Address) -> None:
         """A coordinator says where it is."""
@@ -115,17 +120,20 @@ class Remote:
 
     # --- dialling -----------------------------------------------------------------------
 
-    def _dial(self) -> None:
+    def _dial(self, delay: float = 0.0) -> None:
         if self._task is None or self._task.done():
             self._task = self._owner.loop.create_task(
-                self._run(), name=f"pubsub dial {self.address}"
+                self._run(delay), name=f"pubsub dial {self.address}"
             )
 
-    async def _run(self) -> None:
+    async def _run(self, delay: float) -> None:
+        if delay:
+            await asyncio.sleep(delay)
         while self._streams and not self._closed:
             try:
                 await self._connect()
-                return
+                if self._receiving is not None:
+                    return
             except (OSError, ProtocolError, AuthError, Refused, asyncio.TimeoutError) as error:
                 self._failed(error)
             except Exception as error:  # never stop trying
@@ -136,14 +144,12 @@ class Remote:
     async def _connect(self) -> None:
         owner = self._owner
         answer = self._answer = owner.loop.create_future()
+        answer.add_done_callback(_look_at)
         handshake = Dialler(owner.identity(), "peer", self.peer_id)
         link = Link(owner.loop, handshake, self, owner.settings, self._scratch)
         self.link = link
         try:
-            await asyncio.wait_for(
-                owner.loop.create_connection(lambda: link, self.address.host, self.address.port),
-                owner.settings.connect_timeout,
-            )
+            await dial(link, *self.address, owner.settings.connect_timeout)
             await answer
         except BaseException:
             if self._receiving is None:
@@ -175,7 +181,7 @@ class Remote:
 
     def opened(self, link: Link, other: Other) -> None:
         """See `Endpoint`."""
-        self._backoff.reset()
+        self._opened_at = self._owner.loop.time()
         self._broken_at = None
         self._warned = False
         receiving = self._receiving = Receiving(self._output, self._answered)
@@ -226,4 +232,8 @@ class Remote:
         self._broken_at = self._owner.loop.time()
         for stream in self._streams:
             self._owner.settled(stream)
-        self._dial()
+        # one that opens and breaks at once is dialled with growing delays
+        brief = self._broken_at - self._opened_at < STABLE
+        if not brief:
+            self._backoff.reset()
+        self._dial(self._backoff.delay() if brief else 0.0)

@@ -61,7 +61,7 @@ class Sink(Protocol):
     def abandon(self, error: Exception) -> None:
         """Refuse every further call, with this error."""
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception | None) -> None:
         """It could not be made ready."""
 
 
@@ -73,15 +73,24 @@ class Ready:
         self.done = False
         self.error: Exception | None = None
         self._waiters: list[asyncio.Future[None]] = []
+        self.timer: asyncio.TimerHandle | None = None
 
     def set(self, error: Exception | None = None) -> None:
         """It is, or cannot be for now."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
         self.done = error is None
         self.error = error
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
+
+    def retry(self) -> None:
+        """There is hope again."""
+        if not self.done:
+            self.error = None
 
     async def wait(self) -> None:
         """Return when ready.
@@ -140,7 +149,8 @@ class Runtime:
         self.loop = loop
         self.settings = settings
         self.peer_id = secrets.token_hex(8)
-        self.closing = False
+        self.closing = False  # nothing new is made
+        self._ended_all = False  # lingering is over: nobody is let in
         self._random = random.Random(secrets.randbits(64)).random
         self._scratch = bytearray(SCRATCH_SIZE)
         self._gate = Gate(settings.max_unauthenticated)
@@ -208,7 +218,10 @@ class Runtime:
         if self._sources:
             sources, self._sources = self._sources, []
             for source in sources:
-                source.seal()
+                try:
+                    source.seal()
+                except Exception:  # one Pub's trouble is no other's
+                    log.exception("internal error while a batch was closed")
         if self._local_dirty:
             self._local_dirty = False
             self._local.pump()
@@ -304,6 +317,8 @@ class Runtime:
         pub.source.seal()
         pub.publication.end("closed", "the Pub was closed")
         self._ended[stream_id] = pub.publication
+        for answered in self._answers.values():
+            answered.discard(stream_id)
         if len(self._ended) > REMEMBERED:
             del self._ended[next(iter(self._ended))]
         for session in self.sessions:
@@ -368,6 +383,8 @@ class Runtime:
             if remote is not None:
                 remote.remove(stream)
         self._directory.drop(sub_id)
+        for answered in self._answers.values():
+            answered.discard(sub_id)
         for session in self.sessions:
             session.send(Unregister(sub_id))
         if not sub.ready.done:
@@ -459,6 +476,11 @@ class Runtime:
         self._contact = True
         self._answers[session] = set()
         self._directory.restart(session)
+        for pub in self._pubs.values():
+            pub.ready.retry()
+        for sub in self._subs.values():
+            sub.ready.retry()
+            sub.sink.failed(None)
 
     def disconnected(self, session: Session) -> None:
         """See `Directed`."""
@@ -543,15 +565,24 @@ class Runtime:
 
     def _await_contact(self, ready: Ready, sub: _Sub | None) -> None:
         """Fail what is not ready when no coordinator was ever reached in time."""
-        if self._contact:
-            return
         if all(session.hopeless for session in self.sessions):
-            self.loop.call_soon(self._give_up_contact)
+            self.loop.call_soon(self._give_up_on, ready, sub)
         else:
-            self.loop.call_later(self.settings.connect_timeout, self._give_up_contact)
+            later = self.loop.call_later
+            ready.timer = later(self.settings.connect_timeout, self._give_up_on, ready, sub)
 
     def _give_up_contact(self) -> None:
-        if self._contact or self.closing:
+        for pub in self._pubs.values():
+            self._give_up_on(pub.ready, None)
+        for sub in self._subs.values():
+            self._give_up_on(sub.ready, sub)
+
+    def _give_up_on(self, ready: Ready, sub: _Sub | None) -> None:
+        if ready.done or ready.error is not None or self.closing:
+            return
+        if any(session.up for session in self.sessions):  # it will answer, or go
+            later = self.loop.call_later
+            ready.timer = later(self.settings.connect_timeout, self._give_up_on, ready, sub)
             return
         addresses = tuple(str(session.address) for session in self.sessions)
         why = "; ".join(
@@ -563,10 +594,8 @@ class Runtime:
             "set PUBSUB_COORDINATOR to where it runs",
             addresses=addresses,
         )
-        for pub in self._pubs.values():
-            pub.ready.set(error)
-        for sub in self._subs.values():
-            sub.ready.set(error)
+        ready.set(error)
+        if sub is not None:
             sub.sink.failed(error)
 
     def _answered_by_all(self, entity: int) -> bool:
@@ -589,6 +618,8 @@ class Runtime:
             pub.ready.set()
         publication.answered()
         self._settle(publication)
+        if not publication.settled:
+            self._arm_expiry(self.loop.time() + self.settings.join_timeout)
 
     def _settle(self, publication: Publication) -> None:
         """Stop keeping a Pub's first messages once no older Sub can turn up."""
@@ -708,17 +739,29 @@ class Runtime:
         self.closing = True
         linger = self.settings.linger if linger is None else linger
         if self._pubs and linger > 0:
+            for session in self.sessions:
+                session.revive()  # asyncio.run has cancelled every task by now
             for pub in self._pubs.values():
                 pub.source.seal()
             waits: list[Awaitable[bool]] = [
                 self.received(pub.publication, linger, observers=True)
                 for pub in self._pubs.values()
             ]
-            await asyncio.gather(*waits)
+            try:
+                await asyncio.gather(*waits)
+            except BaseException:
+                self._end_all()
+                raise
+        await self._gone(self._end_all())
+        if self._embedded is not None:
+            await self._embedded.close()
+
+    def _end_all(self) -> list[Link]:
+        self._ended_all = True
         closed = Closed("this Peer is closed")
         for stream_id, pub in list(self._pubs.items()):
+            pub.source.abandon(closed)  # first, so that nothing is put behind what is sent
             self._end_pub(stream_id)
-            pub.source.abandon(closed)
         for sub_id, sub in list(self._subs.items()):
             self.close_sub(sub_id)
             sub.sink.abandon(closed)
@@ -736,12 +779,10 @@ class Runtime:
             remote.close()
         for server in self._servers.values():
             server.close()
-        await self._gone(links)
-        if self._embedded is not None:
-            await self._embedded.close()
         for timer in (self._ack_timer, self._expiry, self._settle_timer):
             if timer is not None:
                 timer.cancel()
+        return links
 
     async def _gone(self, links: Sequence[Link]) -> None:
         """Wait until the other ends have closed; each link aborts by itself when they do not."""
@@ -803,7 +844,7 @@ class _Served:
             self._output,
             max_channels=runtime.settings.max_channels,
         )
-        if runtime.closing:
+        if runtime._ended_all:
             link.goodbye()
 
     def _output(self) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
@@ -24,9 +24,11 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
 from pubsub.errors import Closed, DecodeError, PubSubError, WrongContext
-from pubsub.peer import Peer, default_peer, running_loop
+from pubsub.peer import Peer, default_peer, faces, running_loop
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from pubsub.runtime import Ready, Runtime
 
 __all__ = ["AsyncSub", "BlockingSub", "Gap", "Message", "Sub"]
@@ -184,6 +186,20 @@ class Sub:
 
         inbox.accepts = accepts
         return inbox
+
+    if TYPE_CHECKING:  # of either face: what is awaited in an event loop returns at once elsewhere
+
+        def get(self, timeout: float | None = None) -> Any: ...
+        def get_many(self, max: int = 1000, timeout: float | None = None) -> Any: ...
+        def messages(self) -> Any: ...
+        def close(self) -> Any: ...
+        def __iter__(self) -> Iterator[Any]: ...
+        def __aiter__(self) -> AsyncIterator[Any]: ...
+        def __enter__(self) -> Self: ...
+        def __exit__(self, *exc: object) -> None: ...
+        def __await__(self) -> Generator[Any, Any, Self]: ...
+        def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
+        def __aexit__(self, *exc: object) -> Coroutine[Any, Any, None]: ...
 
     # --- decoding -----------------------------------------------------------------------
 
@@ -478,12 +494,12 @@ class AsyncSub(Sub):
         self._closed_now(error)
         self._wake()
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception | None) -> None:
         """See `Sink`."""
         self._failure = error
         self._wake()
 
-    def __await__(self) -> Generator[Any, None, AsyncSub]:
+    def __await__(self) -> Generator[Any, Any, Self]:
         """Wait until it is ready.
 
         Raises:
@@ -492,7 +508,7 @@ class AsyncSub(Sub):
         yield from self._ready.wait().__await__()
         return self
 
-    async def __aenter__(self) -> AsyncSub:
+    async def __aenter__(self) -> Self:
         return await self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -613,8 +629,11 @@ class BlockingSub(Sub):
         Raises: as `get`.
         """
         found = [self.get(timeout)]
-        with self._taking:
-            take_more(self, found, max)
+        if self._taking.acquire(blocking=False):  # else another thread waits for what comes next
+            try:
+                take_more(self, found, max)
+            finally:
+                self._taking.release()
         return found
 
     def __iter__(self) -> Iterator[Any]:
@@ -661,12 +680,12 @@ class BlockingSub(Sub):
         with self._arrived:
             self._arrived.notify_all()
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception | None) -> None:
         """See `Sink`."""
         self._failure = error
         self._wake()
 
-    def __enter__(self) -> BlockingSub:
+    def __enter__(self) -> Self:
         self._check()
         return self
 
@@ -703,7 +722,7 @@ class _WeakSink:
         if sub is not None:
             sub.abandon(error)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception | None) -> None:
         sub = self._sub()
         if sub is not None:
             sub.failed(error)
@@ -745,3 +764,6 @@ def _timeout_text(sub: Sub, timeout: float | None) -> str:
     publishers = len(sub._inbox.streams)
     who = f"{publishers} publishers are" if publishers != 1 else "one publisher is"
     return f"nothing came on {sub.topic!r} within {timeout:g} s ({who} connected)"
+
+
+faces["sub"] = Sub

@@ -289,7 +289,13 @@ class FrameReader:
         if kind == _DATA_KIND:
             if len(frame) >= _DATA_SIZE:
                 five, _, u32, channel, u64, first, f64, sent_at = _DATA_FIELDS.unpack_from(frame)
-                if five == _FIVE and u32 == _U32 and u64 == _U64 and f64 == _F64 and first < _MAX_SEQ:
+                if (
+                    five == _FIVE
+                    and u32 == _U32
+                    and u64 == _U64
+                    and f64 == _F64
+                    and first < _MAX_SEQ
+                ):
                     body = frame[_DATA_SIZE:] if own else bytes(frame[_DATA_SIZE:])
                     return Data(channel, first, sent_at, _count_of(body), body)
             return _foreign_data(frame)

@@ -96,7 +96,7 @@ def test_g4_a_sub_that_was_there_before_the_pub_is_marked_so() -> None:
     registry.register("A", sub(1, "**"), 0.0)
     assert registry.register("B", pub(2), 0.0) == [
         ("B", expect(2, [ExpectedSub("A", 1, True, False)], revision=2)),
-        ("A", match(1, [row("B", 2)], revision=2)),
+        ("A", match(1, [row("B", 2, before=True)], revision=2)),
     ]
 
 
@@ -194,7 +194,7 @@ def test_another_topic_or_role_under_the_same_id_replaces() -> None:
     assert registry.register("A", pub(1, "new"), 0.0) == [
         ("B", match(5, removed=[("A", 1)], revision=3)),
         ("A", expect(1, [ExpectedSub("B", 5, True, False)], revision=4)),
-        ("B", match(5, [row("A", 1, "new")], revision=4)),
+        ("B", match(5, [row("A", 1, "new", before=True)], revision=4)),
     ]
     assert registry.register("A", sub(1, "new"), 0.0) == [
         ("B", match(5, removed=[("A", 1)], revision=5)),
@@ -267,7 +267,7 @@ def test_a_returning_peer_keeps_its_revisions_and_gets_the_whole_answer(broken_f
         ("B", expect(3, [ExpectedSub("A", 1, True, False)], revision=3))
     ]
     assert registry.register("A", sub(1, renewed=True), 3.0) == [
-        ("A", match(1, [row("B", 2), row("B", 3)], revision=3))
+        ("A", match(1, [row("B", 2, before=True), row("B", 3, before=True)], revision=3))
     ]
     assert registry.next_expiry() is None
     connected("B", registry=registry)

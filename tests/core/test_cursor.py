@@ -318,7 +318,7 @@ class Places(RuleBasedStateMachine):
     def put(self, count: int, size: int) -> None:
         self.batches.append(self.log.append(count, b"." * size, (), 0.0))
 
-    @precondition(lambda self: len(self.log))
+    @precondition(lambda self: len(self.log) > 0)
     @rule()
     def drop(self) -> None:
         self.log.drop_first()

@@ -25,6 +25,7 @@ from pubsub.core.frames import (
 from pubsub.core.messages import (
     MAX_PAYLOAD_BEFORE_WELCOME,
     Ack,
+    Control,
     Ping,
     Subscribe,
     Subscribed,
@@ -134,7 +135,7 @@ def frames(draw: st.DrawFn) -> Expected:
         else:
             data = foreign(8, channel, total, offset, payload)
         return data, (channel, total, offset, len(payload), payload)
-    message = draw(
+    message: Control = draw(
         st.sampled_from(
             [
                 Ping(0),

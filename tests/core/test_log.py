@@ -126,7 +126,7 @@ class Ring(RuleBasedStateMachine):
     def release(self, which: int) -> None:
         self.log.holds.remove(self.places.pop(which % len(self.places)))
 
-    @precondition(lambda self: len(self.log))
+    @precondition(lambda self: len(self.log) > 0)
     @rule()
     def drop_first(self) -> None:
         assert self.log.drop_first() is self.batches[self.gone]

@@ -140,7 +140,11 @@ def test_a_subscription_is_answered_and_then_served() -> None:
 def test_what_is_pending_is_brought_in_before_a_cursor_is_opened() -> None:
     made = publication()
     end = End_(made)
-    end.on_find = lambda: put(made, "pending") and None
+
+    def bring_in() -> None:
+        put(made, "pending")
+
+    end.on_find = bring_in
     end.hear(subscribe())
     assert end.pump() == [Subscribed(0, "topic/1", "msgpack", 1, 1, 250_000)]
 
@@ -445,8 +449,8 @@ def test_a_pong_for_a_channel_that_is_no_more_means_nothing() -> None:
     done = flushed(made)
     end.pump()
     other = End_(made)
-    other.hear(subscribe(resume=0))
-    end.hear(subscribe(1, sub_id=8))  # another Sub
+    other.hear(subscribe(1, resume=0))
+    end.hear(subscribe(1, sub_id=8))  # another Sub, on a channel of the same number
     end.hear(Pong(1))
     assert done == []
     ping = other.pump()[-1]

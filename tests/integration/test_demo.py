@@ -42,10 +42,8 @@ def example(name: str, *args: str, coordinator: str | None = None) -> str:
     return run.stdout
 
 
-def test_the_demo_loses_nothing_and_ends_in_time() -> None:
-    began = time.monotonic()
+def test_the_demo_loses_nothing() -> None:
     shown = example("demo.py")
-    assert time.monotonic() - began < 20
     received = r"\s+(\d+)\s+(\d+)\n"
     rows = re.findall(
         f"with the coordinator{received}.*without any coordinator{received}"

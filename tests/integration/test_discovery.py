@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-import pubsub.runtime
-from pubsub import CoordinatorUnavailable, Peer
+from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
 from pubsub.config import Address
+from pubsub.discovery import Session
 from tests.integration.support import (
     CoordinatorThread,
     break_links,
@@ -77,7 +78,7 @@ async def test_g4_a_sub_that_returns_after_a_restart_gets_a_new_pubs_first_messa
                 pub = await here.pub("t")
                 pub.put("first")
                 await asyncio.sleep(0.1)
-                session = pubsub.runtime.Session(
+                session = Session(
                     there.runtime.loop,
                     there.runtime.sessions[0].address,
                     there.runtime,
@@ -108,14 +109,14 @@ async def test_each_coordinator_alone_is_enough() -> None:
             assert await late.get(timeout=10) == 2
 
 
-async def _ready(sub):  # type: ignore[no-untyped-def]
-    return await sub
+async def _ready(waited: Pub | Sub) -> Any:
+    return await waited
 
 
 async def test_peers_that_vanish_leave_the_maps() -> None:
     async with coordinator_in_loop(ping_interval=0.05, ping_timeout=0.2) as address:
         here = Peer(address)
-        await here.pub("t")
+        pub = await here.pub("t")
         async with Peer(address) as watcher:
             sub = watcher.sub("t")
             await sub
@@ -126,22 +127,26 @@ async def test_peers_that_vanish_leave_the_maps() -> None:
                 session.close = lambda: None  # type: ignore[method-assign]
                 session._closed = True
             await eventually(
-                lambda: not watcher.runtime._directory.listed(
-                    sub._inbox.sub_id, next(iter(sub._inbox.streams))
+                lambda: (
+                    not watcher.runtime._directory.listed(
+                        sub._inbox.sub_id, next(iter(sub._inbox.streams))
+                    )
                 )
             )
             assert sub.publishers  # its link is healthy: nothing is torn down
+            assert not pub.closed
         await here.close()
 
 
 async def test_a_dead_publisher_that_is_still_listed_does_not_hold_up_readiness() -> None:
     async with coordinator_in_loop() as address:
         dead = Peer(address)
-        await dead.pub("t")
+        pub = await dead.pub("t")
         for server in dead.runtime._servers.values():
             server.close()
         async with Peer(address) as peer:
             await asyncio.wait_for(_ready(peer.sub("t")), 5)
+        assert not pub.closed
         await dead.close()
 
 

@@ -1,0 +1,173 @@
+"""Real processes: the end of a process, fork, and who may start whom."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.support import coordinator_in_thread, python, run_python
+
+BLOCKING = """
+    from pubsub import Pub
+    pub = Pub("t")
+    for i in range(1000): pub.put(i)
+"""
+ASYNC = """
+    import asyncio
+    from pubsub import Pub
+    async def main():
+        pub = Pub("t")
+        for i in range(1000): pub.put(i)
+    asyncio.run(main())
+"""
+EXIT = """
+    import sys
+    from pubsub import Pub
+    pub = Pub("t")
+    for i in range(1000): pub.put(i)
+    sys.exit(0)
+"""
+TAKE = """
+    from pubsub import Sub
+    sub = Sub("t")
+    print("ready", flush=True)
+    got = [sub.get(timeout=30) for _ in range(1000)]
+    assert got == list(range(1000)), got
+    assert sub.lost == 0
+    print("all", flush=True)
+"""
+
+
+@pytest.fixture
+def coordinator() -> Iterator[str]:
+    with coordinator_in_thread() as coordinator:
+        yield coordinator.address
+
+
+@pytest.mark.parametrize("script", [BLOCKING, ASYNC, EXIT], ids=["blocking", "async", "exit"])
+def test_g9_a_process_that_puts_and_ends_has_sent_everything(coordinator: str, script: str) -> None:
+    subscriber = python(TAKE, PUBSUB_COORDINATOR=coordinator)
+    assert subscriber.stdout is not None
+    assert subscriber.stdout.readline() == "ready\n"
+    assert run_python(script, PUBSUB_COORDINATOR=coordinator) == ""
+    out, err = subscriber.communicate(timeout=30)
+    assert (out, err) == ("all\n", "")
+
+
+def test_g9_a_process_ends_while_a_thread_waits_in_get(coordinator: str) -> None:
+    out = run_python(
+        """
+        import threading
+        from pubsub import Sub
+        sub = Sub("t")
+        threading.Thread(target=lambda: list(sub), daemon=True).start()
+        print("done")
+        """,
+        PUBSUB_COORDINATOR=coordinator,
+    )
+    assert out == "done\n"
+
+
+def test_g9_an_async_process_ends_with_everything_open(coordinator: str) -> None:
+    out = run_python(
+        """
+        import asyncio
+        from pubsub import Pub, Sub
+        async def main():
+            pub, sub = await Pub("a"), await Sub("b")
+            asyncio.ensure_future(sub.get())
+            await asyncio.sleep(0)
+            print("done")
+        asyncio.run(main())
+        """,
+        PUBSUB_COORDINATOR=coordinator,
+    )
+    assert out == "done\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_after_a_fork_the_child_makes_its_own_and_the_parents_is_refused(coordinator: str) -> None:
+    out = run_python(
+        """
+        import os, sys, warnings
+        warnings.simplefilter("ignore")
+        from pubsub import Pub, Sub, WrongContext
+        pub, sub = Pub("t"), Sub("t")
+        pub.put("before")
+        pid = os.fork()
+        if not pid:
+            for call in (lambda: pub.put(1), lambda: sub.get(timeout=1), pub.flush):
+                try:
+                    call()
+                except WrongContext as error:
+                    assert "fork" in str(error)
+                else:
+                    os._exit(1)
+            mine = Pub("t")
+            mine.put("from the child")
+            mine.close()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert [sub.get(timeout=10), sub.get(timeout=10)] == ["before", "from the child"]
+        print("done")
+        """,
+        PUBSUB_COORDINATOR=coordinator,
+    )
+    assert out == "done\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX start methods")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_g9_a_multiprocessing_child_delivers_what_it_put(
+    coordinator: str, method: str, tmp_path: object
+) -> None:
+    script = os.path.join(str(tmp_path), "main.py")
+    with open(script, "w") as file:
+        file.write(
+            """
+import multiprocessing, sys, warnings
+from pubsub import Pub, Sub
+
+def child():
+    pub = Pub("t")
+    for i in range(100):
+        pub.put(i)
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sub = Sub("t")
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=child)
+    process.start()
+    assert [sub.get(timeout=30) for _ in range(100)] == list(range(100))
+    process.join()
+    print("done")
+"""
+        )
+    out = run_python(
+        f"import runpy, sys; sys.argv = ['main.py', {method!r}]; "
+        f"runpy.run_path({script!r}, run_name='__main__')"
+        if method == "fork"
+        else f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, {script!r}, "
+        f"{method!r}]))",
+        PUBSUB_COORDINATOR=coordinator,
+    )
+    assert out == "done\n"
+
+
+def test_without_a_daemon_the_first_process_is_the_coordinator() -> None:
+    out = run_python(
+        """
+        import pubsub.config
+        from tests.integration.support import free_port
+        pubsub.config.DEFAULT_COORDINATOR = pubsub.config.Address("127.0.0.1", free_port())
+        from pubsub import Pub, Sub
+        sub, pub = Sub("t"), Pub("t")
+        pub.put({"x": 1})
+        print(sub.get(timeout=10))
+        """,
+        PYTHONPATH=os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+    )
+    assert out == "{'x': 1}\n"
