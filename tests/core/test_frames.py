@@ -25,7 +25,6 @@ from pubsub.core.frames import (
 from pubsub.core.messages import (
     MAX_PAYLOAD_BEFORE_WELCOME,
     Ack,
-    Control,
     Ping,
     Subscribe,
     Subscribed,
@@ -135,7 +134,7 @@ def frames(draw: st.DrawFn) -> Expected:
         else:
             data = foreign(8, channel, total, offset, payload)
         return data, (channel, total, offset, len(payload), payload)
-    message: Control = draw(
+    message: Any = draw(
         st.sampled_from(
             [
                 Ping(0),
