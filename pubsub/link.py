@@ -9,6 +9,7 @@ to a coordinator.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -320,8 +321,9 @@ class Link(asyncio.BufferedProtocol):
         self._leaving = True
         self._send(Goodbye(code, reason))
         self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            with contextlib.suppress(OSError):  # the other end has reset it meanwhile
+                self.transport.write_eof()
         self._finish(None)
 
     def _close(self) -> None:
