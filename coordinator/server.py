@@ -152,10 +152,14 @@ class Coordinator:
             connection = self._connections.get(peer_id)
             if connection is not None:
                 if not connection.output:
-                    if not self._dirty:
-                        self.loop.call_soon(self._write)
-                    self._dirty.append(connection)
+                    self.touch(connection)
                 connection.output.append(encode(message))
+
+    def touch(self, connection: _Connection) -> None:
+        """It has something to write."""
+        if not self._dirty:
+            self.loop.call_soon(self._write)
+        self._dirty.append(connection)
 
     def _write(self) -> None:
         dirty, self._dirty = self._dirty, []
@@ -184,15 +188,16 @@ class _Connection:
         self.output: list[bytes] = []
         self._answers: list[Iterator[bytes]] = []
 
-    def opened(self, link: Link, other: Other) -> None:
+    def opened(self, link: Link, other: Other) -> _Connection:
         """See `Endpoint`."""
         self.link = link
         self.peer_id = other.peer_id if other.role == "peer" else ""
         link.reader.max_payload = LARGEST_REQUEST
         self.coordinator.joined(self, link, other)
+        return self
 
     def receive(self, event: Event) -> None:
-        """See `Endpoint`."""
+        """See `Core`."""
         coordinator = self.coordinator
         if isinstance(event, Register) and self.peer_id:
             now = coordinator.loop.time()
@@ -204,6 +209,7 @@ class _Connection:
             if len(self._answers) >= 16:
                 raise ProtocolError("too many questions at once", code="limit")
             self._answers.append(self._answer(event))
+            coordinator.touch(self)
         else:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a peer speaks")
 
@@ -218,14 +224,16 @@ class _Connection:
                 return
 
     def pump(self, budget: int) -> Sequence[bytes]:
-        """See `Endpoint`."""
+        """See `Core`."""
         output, self.output = self.output, []
-        if not output and self._answers and budget:
+        budget -= sum(map(len, output))
+        while self._answers and budget > 0:
             frame = next(self._answers[0], None)
             if frame is None:
                 del self._answers[0]
-                return self.pump(budget)
-            return [frame]
+            else:
+                output.append(frame)
+                budget -= len(frame)
         return output
 
     def closed(self, link: Link, error: Exception | None) -> None:

@@ -414,27 +414,29 @@ class Decoder:
         Raises:
             DecodeError: anything is wrong with any of them; `decode_each` tells them apart.
         """
-        if buffers:
-            self._waiting = list(buffers)
+        if not buffers:
+            return self._decode(body)
+        self._waiting = list(buffers)
+        try:
+            values = self._decode(body)
+            if any(buffer is not None for buffer in self._waiting):
+                raise DecodeError("a batch with buffers that belong to no value")
+        finally:
+            self._waiting = []
+        return values
+
+    def _decode(self, body: bytes | bytearray | memoryview) -> list[Any]:
         try:
             if len(body) > _UNCHECKED:
                 _check_structure(body)
-            values = self._unpack(body)
+            values: list[Any] = self._unpack(body)
             if type(values) is not list:
                 raise DecodeError("a batch that is no array")
-            if self._finish is not None:
-                values = self._finish(values)
+            return values if self._finish is None else self._finish(values)
         except DecodeError:
             raise
         except Exception as error:
             raise DecodeError(_reason(error)) from error
-        finally:
-            if buffers:
-                left = any(buffer is not None for buffer in self._waiting)
-                self._waiting = []
-        if buffers and left:
-            raise DecodeError("a batch with buffers that belong to no value")
-        return values
 
     def decode_each(
         self, body: bytes | bytearray | memoryview, buffers: Sequence[bytes | bytearray] = ()

@@ -146,7 +146,7 @@ class Session:
 
     # --- the link's endpoint ------------------------------------------------------------
 
-    def opened(self, link: Link, other: Other) -> None:
+    def opened(self, link: Link, other: Other) -> Session:
         """See `Endpoint`."""
         self.up = self.tried = True
         self.failure = None
@@ -159,9 +159,10 @@ class Session:
             link.transport.write(b"".join(frames))
         if self._established is not None and not self._established.done():
             self._established.set_result(None)
+        return self
 
     def receive(self, event: Event) -> None:
-        """See `Endpoint`."""
+        """See `Core`."""
         if isinstance(event, Match):
             self._directed.matched(self, event)
         elif isinstance(event, Expect):
@@ -170,7 +171,7 @@ class Session:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a coordinator speaks")
 
     def pump(self, budget: int) -> Sequence[bytes | memoryview]:
-        """See `Endpoint`: what a peer tells a coordinator is sent at once."""
+        """See `Core`: what a peer tells a coordinator is sent at once."""
         return ()
 
     def closed(self, link: Link, error: Exception | None) -> None:

@@ -22,7 +22,7 @@ from pubsub.core.messages import Control, Goodbye, Hello, Ping, Pong, encode
 from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
 
-__all__ = ["Endpoint", "Gate", "Link", "Lost", "dial"]
+__all__ = ["Core", "Endpoint", "Gate", "Link", "Lost", "dial"]
 
 log = logging.getLogger("pubsub")
 
@@ -60,17 +60,21 @@ async def dial(link: Link, host: str, port: int, timeout: float) -> Any:
             task.exception()
 
 
-class Endpoint(Protocol):
-    """What a link carries frames for."""
-
-    def opened(self, link: Link, other: Other) -> None:
-        """The handshake is done."""
+class Core(Protocol):
+    """What the frames of a link mean."""
 
     def receive(self, event: Event) -> None:
         """A frame came. May raise ProtocolError, which cuts the link with a GOODBYE."""
 
     def pump(self, budget: int) -> Sequence[bytes | memoryview]:
-        """What to write next; empty when there is nothing."""
+        """What to write next, about `budget` bytes; less only when that is all there is."""
+
+
+class Endpoint(Protocol):
+    """Who a link is for."""
+
+    def opened(self, link: Link, other: Other) -> Core:
+        """The handshake is done: who takes and gives the frames from here on."""
 
     def closed(self, link: Link, error: Exception | None) -> None:
         """The link is gone; `error` is None after a GOODBYE of either side that said
@@ -109,8 +113,10 @@ class Link(asyncio.BufferedProtocol):
         self.loop = loop
         self.endpoint = endpoint
         self.reader = FrameReader(scratch)
+        self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]
         self.other: Other | None = None
         self.transport: Any = None
+        self._core: Core | None = None
         self._handshake = handshake
         self._settings = settings
         self._gate = gate
@@ -147,16 +153,12 @@ class Link(asyncio.BufferedProtocol):
         if opening is not None and not self._leaving:
             self._send(opening)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.reader.get_buffer()
-
     def buffer_updated(self, nbytes: int) -> None:
-        self._heartbeat.heard()
-        events = self.reader.received(nbytes)
+        self._heartbeat.silent = 0
         if self._leaving:
             return  # read on, so that closing sends no reset over what we wrote
         try:
-            for event in events:
+            for event in self.reader.received(nbytes):
                 self._event(event)
                 if self._leaving:
                     return
@@ -169,7 +171,6 @@ class Link(asyncio.BufferedProtocol):
             return
         if self._pong is not None:
             self._send_pong()
-        self.flush()
 
     def eof_received(self) -> bool:
         return False  # the transport closes itself; `connection_lost` tells the endpoint
@@ -196,7 +197,8 @@ class Link(asyncio.BufferedProtocol):
     def _event(self, event: Event) -> None:
         if isinstance(event, ProtocolError):
             raise event
-        if self.other is None:
+        core = self._core
+        if core is None:
             self._welcome(event)
         elif isinstance(event, Ping):
             self._pong = max(self._pong or 0, event.token)  # cumulative: the highest says it all
@@ -207,7 +209,7 @@ class Link(asyncio.BufferedProtocol):
         else:
             if self._pong is not None and not self._paused:
                 self._send_pong()
-            self.endpoint.receive(event)
+            core.receive(event)
 
     def _welcome(self, event: Event) -> None:
         if self._handshake is None:
@@ -229,7 +231,8 @@ class Link(asyncio.BufferedProtocol):
         self.reader.max_payload = self._settings.max_message + FRAME_SLACK
         if answer is not None:
             self._send(answer)
-        self.endpoint.opened(self, other)
+        self._core = self.endpoint.opened(self, other)
+        self.flush()
 
     def _heard_goodbye(self, goodbye: Goodbye) -> None:
         self._leaving = True
@@ -276,22 +279,21 @@ class Link(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Write what the endpoint has, as far as the socket takes it."""
-        if self._leaving or self.other is None or self.transport.is_closing():
+        core = self._core
+        if self._leaving or core is None or self.transport.is_closing():
             return
-        pump = self.endpoint.pump
         while not self._paused:
-            chunks = pump(PUMP_BUDGET)
-            if not chunks:
+            chunks = core.pump(PUMP_BUDGET)
+            if not chunks or self._write(chunks) < PUMP_BUDGET:
                 return
-            self._write(chunks)
 
-    def _write(self, chunks: Sequence[bytes | memoryview]) -> None:
-        if len(chunks) == 1:
-            self.transport.write(chunks[0])
-        elif sum(map(len, chunks)) < JOIN_BELOW:
+    def _write(self, chunks: Sequence[bytes | memoryview]) -> int:
+        size = sum(map(len, chunks))
+        if size < JOIN_BELOW:
             self.transport.write(b"".join(chunks))
         else:
             self.transport.writelines(chunks)
+        return size
 
     # --- ending -------------------------------------------------------------------------
 
@@ -315,7 +317,7 @@ class Link(asyncio.BufferedProtocol):
         if self.other is None:  # nobody to say it to
             self.abort()
             return
-        chunks = self.endpoint.pump(0)
+        chunks = self._core.pump(0) if self._core is not None else ()
         if chunks:
             self._write(chunks)
         self._leaving = True

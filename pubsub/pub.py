@@ -18,7 +18,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from pubsub.codec import CODECS, LARGE, Encoder
 from pubsub.config import KIB, MIB
@@ -45,20 +46,21 @@ HANDOVER_BYTES = 1 * MIB
 Batch = tuple[int, bytes, tuple[bytes, ...], float]
 
 
-class _Done:
-    """What `put` returns in an event loop when there is nothing to wait for."""
+class _Turn:
+    """What `put` returns in an event loop when it has filled a batch: awaiting it lets the loop
+    run once, so that a long row of awaited puts holds up nobody."""
 
     __slots__ = ()
 
     def __await__(self) -> Generator[None, None, None]:
-        return
         yield
 
     def __repr__(self) -> str:
         return "<put: done>"
 
 
-_DONE = _Done()
+_TURN = _Turn()
+_ONE = array_header(1)
 _NEVER = float("-inf")
 
 
@@ -216,10 +218,11 @@ class Pub:
     def _close_batch(self, buffers: tuple[bytes, ...] = ()) -> Batch:
         """The pending messages as one batch."""
         parts = self._parts
+        count = len(parts)
         self._parts = []
         self._left = 0
-        body = b"".join((array_header(len(parts)), *parts))
-        return len(parts), body, buffers, time.time()
+        body = _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts))
+        return count, body, buffers, time.time()
 
     def seal(self) -> None:
         """See `Source`: called in the loop's thread."""
@@ -269,6 +272,15 @@ class Pub:
         return f"<Pub {self.topic!r}: {put} put, {self._publication.attached} subscribers>"
 
 
+class _Queued(NamedTuple):
+    """A put that waits for room."""
+
+    turn: asyncio.Future[None]
+    data: bytes
+    buffers: tuple[bytes, ...]
+    size: int
+
+
 class AsyncPub(Pub):
     """A Pub inside an event loop."""
 
@@ -277,9 +289,11 @@ class AsyncPub(Pub):
             raise WrongContext(
                 "this Peer runs on a thread of its own: Pub(peer=…) made with it is blocking"
             )
-        self._closing = False
         self._runtime = runtime = self.peer.runtime
-        self._room_waiters: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[_Queued] = deque()  # puts that wait for room, in their order
+        self._closing: asyncio.Task[None] | None = None
+        self._done: asyncio.Future[None] = runtime.loop.create_future()
+        self._done.set_result(None)  # what `put` returns when there is nothing to wait for
         self._publication, self._ready = runtime.add_pub(
             _WeakSource(self),
             self.topic,
@@ -302,76 +316,71 @@ class AsyncPub(Pub):
         if left <= 0:
             return self._slow(data, value)
         self._parts.append(data)
-        return _DONE
+        return self._done
 
     def _slow(self, data: bytes, value: Any) -> Awaitable[None]:
         """A put that is out of the ordinary."""
-        self._check()
+        if self._dead is not None:
+            raise self._dead
         self._left += len(data)
         buffers: tuple[bytes, ...] = ()
         if self._encoder.buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value)
         if self._block:
             size = len(data) + sum(map(len, buffers)) + OVERHEAD
-            if self._room_waiters or not self._fits(size):
-                return self._put_when_room(data, buffers, size)
-        self._admit(data, buffers)
-        return _DONE
+            if self._queue or not self._fits(size):
+                turn: asyncio.Future[None] = self._runtime.loop.create_future()
+                self._queue.append(_Queued(turn, data, buffers, size))
+                self._publication.on_room = self._room_opened
+                return turn
+        return _TURN if self._admit(data, buffers) else self._done
 
     def _fits(self, size: int) -> bool:
         """Bring what is pending into the log, and see whether there is room for so much more."""
         self.seal()
         return self._publication.room(size)
 
-    def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> None:
+    def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> bool:
+        """Put what there is room for; True: it has filled the batch."""
         if not self._parts:
-            if running_loop() is not self._runtime.loop:
+            runtime = self._runtime
+            if get_ident() != runtime.thread:
                 raise WrongContext(
-                    f"Pub({self.topic!r}) belongs to an event loop that does not run here: use it "
+                    f"Pub({self.topic!r}) belongs to the event loop of another thread: use it "
                     "there, or make a Pub outside of any loop, which all threads may use"
                 )
-            self._runtime.pending(self)
-            self._room = self._batch_bytes
+            runtime.pending(self)
+            room = self._batch_bytes
             if self._block:
-                self._room = min(
-                    self._room, max(1, self.buffer - self._publication.log.size - OVERHEAD)
-                )
-            self._left = self._room
+                room = min(room, max(1, self.buffer - self._publication.log.size - OVERHEAD))
+            self._left = self._room = room
         self._parts.append(data)
         self._left -= len(data)
         if buffers or self._left <= 0:
             self._publication.append(*self._close_batch(buffers))
+            return True
+        return False
 
-    async def _put_when_room(self, data: bytes, buffers: tuple[bytes, ...], size: int) -> None:
-        self._check()
-        turn: asyncio.Future[None] = self._runtime.loop.create_future()
-        self._room_waiters.append(turn)
-        self._publication.on_room = self._wake_first
-        try:
-            while self._room_waiters[0] is not turn or not self._fits(size):
-                await turn
-                self._check()
-                turn = self._room_waiters[0] = self._runtime.loop.create_future()
-            self._admit(data, buffers)
-        finally:
-            if turn in self._room_waiters:
-                self._room_waiters.remove(turn)
-            self._wake_first()
-
-    def _wake_first(self) -> None:
-        if self._room_waiters:
-            first = self._room_waiters[0]
-            if not first.done():
-                first.set_result(None)
-        else:
-            self._publication.on_room = None
+    def _room_opened(self) -> None:
+        """Put what waited, as far as there is room; one that was cancelled is not put."""
+        queue = self._queue
+        while queue:
+            turn, data, buffers, size = queue[0]
+            if not turn.done():
+                if not self._fits(size):
+                    return
+                self._admit(data, buffers)
+                turn.set_result(None)
+            queue.popleft()
+        self._publication.on_room = None
 
     def put_many(self, values: Iterable[Any]) -> Awaitable[None]:
         if self._block:
             return self._put_each(values)
+        put = self.put
         for value in values:
-            self.put(value)
-        return _DONE
+            put(value)
+        return self._done
 
     async def _put_each(self, values: Iterable[Any]) -> None:
         for value in values:
@@ -387,9 +396,10 @@ class AsyncPub(Pub):
         if not isinstance(error, WrongContext):
             self.seal()
         super().abandon(error)
-        for waiter in self._room_waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        for queued in self._queue:
+            if not queued.turn.done():
+                queued.turn.set_exception(error)
+        self._queue.clear()
 
     async def flush(self, timeout: float | None = None) -> None:
         """Wait until every Sub that is connected, expected or reconnecting has received what was
@@ -420,15 +430,11 @@ class AsyncPub(Pub):
             self.seal()
             self.abandon(Closed(f"Pub({self.topic!r}) is closed"))
             self._finalizer.detach()
-            self._closing_task = self._runtime.loop.create_task(
-                self._runtime.close_pub(self._publication.stream_id, linger)
-            )
-        return self._closed()
+            self._closing = self._runtime.loop.create_task(self._end(linger))
+        return self._done if self._closing is None else asyncio.shield(self._closing)
 
-    async def _closed(self) -> None:
-        task = getattr(self, "_closing_task", None)
-        if task is not None:
-            await asyncio.wait([task])
+    async def _end(self, linger: float | None) -> None:
+        await self._runtime.close_pub(self._publication.stream_id, linger)
 
     def __await__(self) -> Generator[Any, Any, Self]:
         """Wait until it is ready: the coordinators have named the Subs that are there.
@@ -534,7 +540,7 @@ class BlockingPub(Pub):
 
     def _wake(self) -> None:
         """Have the loop's thread call `seal`."""
-        self.peer.call_soon(self._runtime.pending, self)
+        self.peer.call_soon(self._runtime.pending_now, self)
 
     def _wait(self, there: Callable[[], bool], size: int = 0) -> None:
         """Wait, under the lock, until it is so or the Pub is closed."""

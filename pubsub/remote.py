@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from pubsub.config import Address, Settings
-from pubsub.core.frames import Event
 from pubsub.core.handshake import Dialler, Identity, Other, Refused
 from pubsub.core.liveness import Backoff
 from pubsub.core.receiving import Receiving
@@ -179,19 +178,21 @@ class Remote:
 
     # --- the link's endpoint ------------------------------------------------------------
 
-    def opened(self, link: Link, other: Other) -> None:
+    def opened(self, link: Link, other: Other) -> Receiving:
         """See `Endpoint`."""
         self._opened_at = self._owner.loop.time()
         self._broken_at = None
         self._warned = False
         receiving = self._receiving = Receiving(self._output, self._answered)
         link.reader.place = receiving.place
+        link.reader.data = receiving.data
         for stream in self._streams:
             receiving.subscribe(stream)
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None)
         if self._closed:
             link.goodbye()
+        return receiving
 
     def _output(self) -> None:
         if self.link is not None:
@@ -201,15 +202,6 @@ class Remote:
         self._owner.settled(stream)
         if stream.ended:
             self.remove(stream)
-
-    def receive(self, event: Event) -> None:
-        """See `Endpoint`."""
-        assert self._receiving is not None
-        self._receiving.receive(event)
-
-    def pump(self, budget: int) -> Sequence[bytes | memoryview]:
-        """See `Endpoint`."""
-        return self._receiving.pump(budget) if self._receiving is not None else ()
 
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""

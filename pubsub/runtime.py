@@ -17,13 +17,14 @@ import secrets
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from threading import get_ident
 from typing import Any, Protocol
 
 from pubsub._version import __version__
 from pubsub.config import Address, Settings, parse_address
 from pubsub.core.cursor import SubKey
 from pubsub.core.directory import Directory
-from pubsub.core.frames import SCRATCH_SIZE, Event
+from pubsub.core.frames import SCRATCH_SIZE
 from pubsub.core.handshake import Acceptor, Identity, Other
 from pubsub.core.inbox import Inbox
 from pubsub.core.local import Local
@@ -147,6 +148,7 @@ class Runtime:
         settings: Settings,
     ) -> None:
         self.loop = loop
+        self.thread = 0
         self.settings = settings
         self.peer_id = secrets.token_hex(8)
         self.closing = False  # nothing new is made
@@ -187,7 +189,8 @@ class Runtime:
         ]
 
     def start(self) -> None:
-        """Begin to connect to the coordinators."""
+        """Begin to connect to the coordinators; called in the loop's thread."""
+        self.thread = get_ident()
         for session in self.sessions:
             session.start()
 
@@ -202,33 +205,55 @@ class Runtime:
     def pending(self, source: Source) -> None:
         """A Pub has messages that are not in the log yet."""
         self._sources.append(source)
-        self.schedule()
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._turn)
+
+    def pending_now(self, source: Source) -> None:
+        """The same, where nothing else is going on in this turn of the loop."""
+        self._sources.append(source)
+        if not self._scheduled:
+            self._scheduled = True
+            self._turn()
 
     def touch(self, link: Link) -> None:
         """A link has something to write."""
         self._dirty.append(link)
-        self.schedule()
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._turn)
 
     def _local_output(self) -> None:
         self._local_dirty = True
         self.schedule()
 
     def _turn(self) -> None:
-        self._scheduled = False
-        if self._sources:
-            sources, self._sources = self._sources, []
-            for source in sources:
-                try:
-                    source.seal()
-                except Exception:  # one Pub's trouble is no other's
-                    log.exception("internal error while a batch was closed")
-        if self._local_dirty:
-            self._local_dirty = False
-            self._local.pump()
-        if self._dirty:
-            dirty, self._dirty = self._dirty, []
-            for link in dict.fromkeys(dirty):
-                link.flush()
+        """Batches into the log, from there to local Subs and to the sockets; what one step makes
+        due for the next is done in the same turn."""
+        try:
+            if self._sources:
+                sources, self._sources = self._sources, []
+                for source in sources:
+                    try:
+                        source.seal()
+                    except Exception:  # one Pub's trouble is no other's
+                        log.exception("internal error while a batch was closed")
+            if self._local_dirty:
+                self._local_dirty = False
+                self._local.pump()
+            dirty = self._dirty
+            if dirty:
+                self._dirty = []
+                for link in dirty:
+                    try:
+                        link.flush()
+                    except Exception:
+                        log.exception("internal error while writing to %s", link)
+                        link.abort()
+        finally:
+            self._scheduled = False
+            if self._sources or self._local_dirty or self._dirty:
+                self.schedule()
 
     # --- acknowledgements ---------------------------------------------------------------
 
@@ -831,13 +856,13 @@ class _Served:
         self.link: Link | None = None
         self._serving: Serving | None = None
 
-    def opened(self, link: Link, other: Other) -> None:
+    def opened(self, link: Link, other: Other) -> Serving:
         """See `Endpoint`."""
         runtime = self._runtime
         self.link = link
         runtime._served.add(self)
         address = str(Address(other.host, other.port)) if other.port else f"peer {other.peer_id}"
-        self._serving = Serving(
+        serving = self._serving = Serving(
             other.peer_id,
             address,
             runtime._find,
@@ -846,19 +871,11 @@ class _Served:
         )
         if runtime._ended_all:
             link.goodbye()
+        return serving
 
     def _output(self) -> None:
         if self.link is not None:
             self._runtime.touch(self.link)
-
-    def receive(self, event: Event) -> None:
-        """See `Endpoint`."""
-        assert self._serving is not None
-        self._serving.receive(event)
-
-    def pump(self, budget: int) -> Sequence[bytes | memoryview]:
-        """See `Endpoint`."""
-        return self._serving.pump(budget) if self._serving is not None else ()
 
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""

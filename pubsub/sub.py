@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from pubsub.codec import Decoder
@@ -63,14 +64,24 @@ class Gap(NamedTuple):
     it could send them), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``."""
 
 
-class _Run(NamedTuple):
+class _Run:
     """Decoded messages of consecutive numbers, behind what was lost before them."""
 
-    stream: Stream
-    gaps: tuple[tuple[int, str], ...]
-    end: int
-    values: list[Any]
-    sent_at: float
+    __slots__ = ("end", "gaps", "sent_at", "stream", "values")
+
+    def __init__(
+        self,
+        stream: Stream,
+        gaps: tuple[tuple[int, str], ...],
+        end: int,
+        values: list[Any],
+        sent_at: float,
+    ) -> None:
+        self.stream = stream
+        self.gaps = gaps
+        self.end = end
+        self.values = values
+        self.sent_at = sent_at
 
 
 class Sub:
@@ -161,7 +172,7 @@ class Sub:
     def _open(self) -> None:
         raise NotImplementedError
 
-    def _make_inbox(self, sub_id: int, lock: AbstractContextManager[object] | None) -> Inbox:
+    def _make_inbox(self, sub_id: int, lock: AbstractContextManager[object]) -> Inbox:
         inbox = Inbox(
             sub_id,
             self.topic,
@@ -203,8 +214,8 @@ class Sub:
 
     # --- decoding -----------------------------------------------------------------------
 
-    def _load(self, entry: Entry) -> None:
-        """Make an entry's messages the next to be handed out.
+    def _decoded(self, entry: Entry) -> _Run | None:
+        """An entry's messages; None: what could be saved of them is in `_runs`.
 
         Raises:
             DecodeError: the entry says that a stream cannot be read by this Sub.
@@ -212,9 +223,9 @@ class Sub:
         if entry.error is not None:
             raise entry.error
         stream = entry.stream
-        if entry.first == entry.end:
-            self._runs.append(_Run(stream, entry.gaps, entry.end, [], 0.0))
-            return
+        wanted = entry.end - entry.first
+        if not wanted:
+            return _Run(stream, entry.gaps, entry.end, [], 0.0)
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
             decoder = self._decoders[stream.codec] = Decoder(
@@ -222,16 +233,16 @@ class Sub:
             )
         try:
             values = decoder.decode(entry.body, entry.buffers)
-            if entry.skip:
-                del values[: entry.skip]
         except DecodeError as error:
             self._salvage(entry, decoder, error)
-            return
-        if len(values) != entry.end - entry.first:
+            return None
+        if entry.skip:
+            del values[: entry.skip]
+        if len(values) != wanted:
             self._salvage(entry, None, DecodeError("another number of values than announced"))
-            return
-        stream.delivered += len(values)
-        self._runs.append(_Run(stream, entry.gaps, entry.end, values, entry.sent_at))
+            return None
+        stream.delivered += wanted
+        return _Run(stream, entry.gaps, entry.end, values, entry.sent_at)
 
     def _salvage(self, entry: Entry, decoder: Decoder | None, error: Exception) -> None:
         """Of a batch that does not decode as a whole: deliver what does, count what does not."""
@@ -280,17 +291,23 @@ class Sub:
         """Go on to the next decoded run, or the next entry that waits; False: there is none."""
         while True:
             if self._runs:
-                run = self._run = self._runs.popleft()
+                run = self._runs.popleft()
+            else:
+                entry = self._inbox.take()
+                if entry is None:
+                    return False
+                decoded = self._decoded(entry)
+                if decoded is None:
+                    continue
+                run = decoded
+            self._run = run
+            if run.gaps:
                 self._gaps.extend(
                     Gap(run.stream.publisher, run.stream.topic, count, reason)
                     for count, reason in run.gaps
                 )
-                self._values = iter(run.values)
-                return True
-            entry = self._inbox.take()
-            if entry is None:
-                return False
-            self._load(entry)
+            self._values = iter(run.values)
+            return True
 
     def _event(self) -> Message | Gap | None:
         """The next message or gap of what is decoded."""
@@ -371,16 +388,16 @@ class AsyncSub(Sub):
                 "this Peer runs on a thread of its own: Sub(peer=…) made with it is blocking"
             )
         self._runtime = runtime = self.peer.runtime
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: set[asyncio.Future[bool]] = set()
         self._inbox, self._ready = runtime.add_sub(
-            _WeakSink(self), lambda sub_id: self._make_inbox(sub_id, None)
+            _WeakSink(self), lambda sub_id: self._make_inbox(sub_id, threading.Lock())
         )
-        wake = weakref.WeakMethod(self._wake)
+        this = weakref.ref(self)
 
         def on_entry() -> None:
-            method = wake()
-            if method is not None:
-                method()
+            sub = this()
+            if sub is not None and sub._waiters:
+                sub._wake()
 
         self._inbox.on_entry = on_entry
         self._inbox.on_consumed = runtime.consumed
@@ -393,27 +410,22 @@ class AsyncSub(Sub):
         """There is something to take, or nothing will come."""
         for waiter in self._waiters:
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(True)
         self._waiters.clear()
 
-    async def _wait(self, deadline: float | None) -> bool:
+    async def _arrival(self, deadline: float | None = None) -> bool:
         """Wait until something may be there; False: time ran out. Cancelling it loses nothing:
         messages are taken only after it."""
         loop = self._runtime.loop
-        waiter: asyncio.Future[None] = loop.create_future()
+        waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters.add(waiter)
-        timer = None
-        if deadline is not None:
-            timer = loop.call_at(deadline, _time_out, waiter)
+        timer = None if deadline is None else loop.call_at(deadline, _time_out, waiter)
         try:
-            await waiter
-            return True
-        except TimeoutError:
-            return False
+            return await waiter
         finally:
+            self._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
-            self._waiters.discard(waiter)
 
     async def get(self, timeout: float | None = None) -> Any:
         """The next message.
@@ -438,10 +450,18 @@ class AsyncSub(Sub):
             self._check()
             if self._advance():
                 continue
-            if timeout is not None and deadline is None:
-                deadline = self._runtime.loop.time() + timeout
-            if (timeout is not None and timeout <= 0) or not await self._wait(deadline):
-                raise TimeoutError(_timeout_text(self, timeout))
+            if timeout is not None:
+                if deadline is None:
+                    deadline = self._runtime.loop.time() + timeout
+                if timeout <= 0 or not await self._arrival(deadline):
+                    raise TimeoutError(_timeout_text(self, timeout))
+                continue
+            waiter = self._runtime.loop.create_future()  # as `_arrival` does
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
 
     async def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
         """At least one message and at most `max`: what is there, waiting only for the first.
@@ -461,7 +481,7 @@ class AsyncSub(Sub):
                 return
             self._check()
             if not self._advance():
-                await self._wait(None)
+                await self._arrival()
 
     async def messages(self) -> AsyncIterator[Message | Gap]:
         """The same messages with where they come from, and each gap in its place.
@@ -478,7 +498,7 @@ class AsyncSub(Sub):
                 return
             self._check()
             if not self._advance():
-                await self._wait(None)
+                await self._arrival()
 
     def close(self) -> Awaitable[None]:
         """Close: loops over it end, what waits is given up (and counted as lost). May be called
@@ -487,7 +507,9 @@ class AsyncSub(Sub):
             self._finalizer.detach()
             self._runtime.close_sub(self._inbox.sub_id)
             self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
-        return _nothing()
+        done: asyncio.Future[None] = self._runtime.loop.create_future()
+        done.set_result(None)
+        return done
 
     def abandon(self, error: Exception) -> None:
         """See `Sink`."""
@@ -532,17 +554,17 @@ class BlockingSub(Sub):
         self.peer.refuse_in_loop("Sub(peer=…)")
         self._runtime = self.peer.runtime
         self._taking = threading.Lock()
-        self._arrived = threading.Condition(threading.Lock())
+        self._arrived: SimpleQueue[None] = SimpleQueue()  # a token for the one that waits
         self._waiting = False
         lock = threading.Lock()
         # the callbacks are there before the first entry can be
-        wake = weakref.WeakMethod(self._wake)
+        this = weakref.ref(self)
         call_soon, consumed = self.peer.call_soon, self._runtime.consumed
 
         def on_entry() -> None:
-            method = wake()
-            if method is not None:
-                method()
+            sub = this()
+            if sub is not None and sub._waiting:
+                sub._wake()
 
         def make(sub_id: int) -> Inbox:
             inbox = self._make_inbox(sub_id, lock)
@@ -567,8 +589,8 @@ class BlockingSub(Sub):
     def _wake(self) -> None:
         """There is something to take, or nothing will come. Called in the loop's thread."""
         if self._waiting:
-            with self._arrived:
-                self._arrived.notify_all()
+            self._waiting = False
+            self._arrived.put(None)
 
     def _refill(self, timeout: float | None) -> bool:
         """Have messages to hand out; False: time ran out.
@@ -587,16 +609,17 @@ class BlockingSub(Sub):
                 self._check()
                 if self._advance():
                     return True
-                with self._arrived:
-                    self._waiting = True
-                    try:
-                        if self._inbox.empty and self._dead is None and not self._fails():
-                            left = None if deadline is None else deadline - time.monotonic()
-                            if left is not None and left <= 0:
-                                return False
-                            self._arrived.wait(left)
-                    finally:
-                        self._waiting = False
+                self._waiting = True
+                try:
+                    if self._inbox.empty and self._dead is None and not self._fails():
+                        left = None if deadline is None else deadline - time.monotonic()
+                        if left is not None and left <= 0:
+                            return False
+                        self._arrived.get(timeout=left)  # may be one token too many: then again
+                except Empty:
+                    pass
+                finally:
+                    self._waiting = False
         finally:
             self._taking.release()
 
@@ -674,11 +697,10 @@ class BlockingSub(Sub):
         """See `Sink`."""
         if isinstance(error, WrongContext):  # after a fork: whoever held a lock is not here
             self._taking = threading.Lock()
-            self._arrived = threading.Condition(threading.Lock())
+            self._arrived = SimpleQueue()
             self._inbox.lock = threading.Lock()
         self._closed_now(error)
-        with self._arrived:
-            self._arrived.notify_all()
+        self._wake()
 
     def failed(self, error: Exception | None) -> None:
         """See `Sink`."""
@@ -751,13 +773,9 @@ def _drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
         runtime.drop_sub(sub_id)
 
 
-def _time_out(waiter: asyncio.Future[None]) -> None:
+def _time_out(waiter: asyncio.Future[bool]) -> None:
     if not waiter.done():
-        waiter.set_exception(TimeoutError())
-
-
-async def _nothing() -> None:
-    """What an awaitable close() has left to do."""
+        waiter.set_result(False)
 
 
 def _timeout_text(sub: Sub, timeout: float | None) -> str:

@@ -172,6 +172,11 @@ class Cursor:
             self.received = seq
 
     @property
+    def at_end(self) -> bool:
+        """Whether all that is in the log was sent."""
+        return self.send == self.log.next_number
+
+    @property
     def lag(self) -> int:
         """Messages in the log that the subscriber has not consumed."""
         return self.log.next_seq - self.acked

@@ -6,7 +6,8 @@ strategy:
 
 - All links of one loop share one scratch buffer: what is left of an unfinished frame moves into
   a small string of its own after each read, so a quiet link costs next to nothing.
-- DATA is not decoded here. Its header has a fixed layout; the values are copied out once.
+- DATA is not decoded here. Its header has a fixed layout; the values are copied out once, and go
+  straight to `data` where that is set: per batch there is one call and no object.
 - A frame larger than the scratch buffer gets memory of its own, and the payload of BUFFER is
   read straight into the place that `place` names: neither is copied again.
 - Bad bytes never raise: the last event is the `ProtocolError`, and the reader is done.
@@ -15,7 +16,7 @@ strategy:
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import msgpack
@@ -45,6 +46,8 @@ BATCH_COST = 256
 _LENGTH = struct.Struct(">I")
 # length | fixarray 5, kind | uint32 channel | uint64 first | float64 sent_at
 _DATA = struct.Struct(">IBBBIBQBd")
+# the same, and the head of the array that follows it: array32
+_DATA_AND_ARRAY = struct.Struct(">IBBBIBQBdBI")
 _DATA_FIELDS = struct.Struct(">BBBIBQBd")
 # length | fixarray 5, kind | uint32 channel | uint64 total | uint64 offset | bin32 size
 _BUFFER = struct.Struct(">IBBBIBQBQBI")
@@ -54,6 +57,7 @@ _FIVE, _U32, _U64, _F64, _BIN32, _ARRAY32 = 0x95, 0xCE, 0xCF, 0xCB, 0xC6, 0xDD
 _MAX_SEQ = 2**63  # so that what follows a batch still is a number of the wire
 _DATA_KIND, _BUFFER_KIND = int(Kind.DATA), int(Kind.BUFFER)
 _DATA_SIZE = _DATA_FIELDS.size
+_SHORTEST_DATA = _DATA_AND_ARRAY.size
 _BUFFER_SIZE = _BUFFER_FIELDS.size
 
 
@@ -105,6 +109,9 @@ class Piece(NamedTuple):
 
 
 Event: TypeAlias = Data | Piece | Control | ProtocolError
+TakeData: TypeAlias = Callable[[int, int, int, float, "bytes | memoryview"], None]
+"""``data(channel, first, messages, sent_at, body)``: the fields of `Data`. May raise
+ProtocolError."""
 Place: TypeAlias = Callable[[int, int, int, int], "memoryview | None"]
 """``place(channel, total, offset, size)``: where these bytes belong; None: nowhere any more.
 May raise ProtocolError."""
@@ -144,6 +151,7 @@ class FrameReader:
 
     Attributes:
         max_payload: bytes a frame may announce; raised when the other end is known.
+        data: takes DATA frames as they come; None: they are events, as all others are.
     """
 
     __slots__ = (
@@ -155,11 +163,13 @@ class FrameReader:
         "_rest",
         "_target",
         "_view",
+        "data",
         "max_payload",
     )
 
     def __init__(self, scratch: bytearray, place: Place = no_place) -> None:
         self.max_payload = MAX_PAYLOAD_BEFORE_WELCOME
+        self.data: TakeData | None = None
         self._view = memoryview(scratch)
         self._place = place
         self._rest = b""
@@ -183,7 +193,7 @@ class FrameReader:
         """True in the middle of a frame."""
         return bool(self._rest) or self._target is not None
 
-    def get_buffer(self) -> memoryview:
+    def get_buffer(self, sizehint: int = -1) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._target is not None:
             return self._target[self._got :]
@@ -193,26 +203,78 @@ class FrameReader:
             return self._view[len(rest) :]
         return self._view
 
-    def received(self, size: int) -> Iterator[Event]:
+    def received(self, size: int) -> Iterable[Event]:
         """The events that become whole by the `size` bytes just read into the buffer.
 
-        Act on each before taking the next: `place` is asked for a BUFFER when its turn comes, and
-        what it answers depends on the frames before it.
+        Act on each before taking the next: `place` and `data` are called when the turn of a
+        BUFFER or DATA comes, and what they answer depends on the frames before it.
         """
         if self._broken:
-            return
+            return ()
+        end = len(self._rest) + size
+        if self.data is None or self._target is not None:
+            return self._events(0, end, size)
+        try:
+            position = self._take_data(self.data, end)
+        except ProtocolError as error:
+            self._break()
+            return (error,)
+        if position == end:
+            self._rest = b""
+            return ()
+        return self._events(position, end, 0)
+
+    def _take_data(self, data: TakeData, end: int) -> int:
+        """Hand over what comes in the flow of messages, whole DATA frames of our own layout;
+        returns where something else begins."""
+        view = self._view
+        position = 0
+        while end - position > _SHORTEST_DATA:
+            length, five, kind, u32, channel, u64, first, f64, sent_at, array32, messages = (
+                _DATA_AND_ARRAY.unpack_from(view, position)
+            )
+            stop = position + 4 + length
+            if (
+                kind != _DATA_KIND
+                or stop > end
+                or five != _FIVE
+                or u32 != _U32
+                or u64 != _U64
+                or f64 != _F64
+                or array32 != _ARRAY32
+                or not 0 < messages <= length - _DATA_SIZE - 5
+                or first >= _MAX_SEQ
+                or length > self.max_payload
+            ):
+                break
+            body = bytes(view[position + 4 + _DATA_SIZE : stop])
+            data(channel, first, messages, sent_at, body)
+            position = stop
+        return position
+
+    def _events(self, position: int, end: int, size: int) -> Iterator[Event]:
+        """The rest: from `position` to `end` in the scratch buffer, or `size` more bytes of what
+        goes elsewhere."""
         try:
             if self._target is not None:
-                event = self._fill(self._target, size)
-                if event is not None:
-                    yield event
+                found = self._fill(self._target, size)
+                events = iter(()) if found is None else iter((found,))
             else:
-                yield from self._parse(len(self._rest) + size)
+                events = self._parse(position, end)
+            for event in events:
+                if self.data is not None and type(event) is Data:
+                    channel, first, sent_at, messages, body = event
+                    self.data(channel, first, messages, sent_at, body)
+                else:
+                    yield event
         except ProtocolError as error:
-            self._broken = True
-            self._target = self._frame = None
-            self._rest = b""
+            self._break()
             yield error
+
+    def _break(self) -> None:
+        self._broken = True
+        self._target = self._frame = None
+        self._rest = b""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
         """The same for bytes that are already somewhere else (tests, simulations)."""
@@ -235,9 +297,8 @@ class FrameReader:
         self._piece = self._frame = None
         return piece if frame is None else self._whole(frame, own=True)
 
-    def _parse(self, end: int) -> Iterator[Event]:
+    def _parse(self, position: int, end: int) -> Iterator[Event]:
         view = self._view
-        position = 0
         while end - position >= 4:
             (length,) = _LENGTH.unpack_from(view, position)
             if length > self.max_payload:

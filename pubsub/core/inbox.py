@@ -191,7 +191,9 @@ class Inbox:
             else:
                 return None
             if entry.size:
-                self._taken(entry)
+                stage = entry.stream.take(entry)
+                if stage:
+                    self.on_consumed(entry.stream, stage)
         return entry
 
     @property

@@ -26,6 +26,9 @@ class Heartbeat:
     Parameters:
         interval: seconds of silence before a PING.
         timeout: seconds of silence before the connection is dead.
+
+    Attributes:
+        silent: ticks since something came; set to 0 whenever something does.
     """
 
     TICKS = 5
@@ -34,18 +37,14 @@ class Heartbeat:
         self.tick_every = min(interval, timeout / self.TICKS)
         self._ping_at = max(1, round(interval / self.tick_every))
         self._dead_at = max(self._ping_at + 1, round(timeout / self.tick_every))
-        self._silent = 0
-
-    def heard(self) -> None:
-        """Something came."""
-        self._silent = 0
+        self.silent = 0
 
     def tick(self) -> Pulse:
         """`tick_every` seconds have passed."""
-        self._silent += 1
-        if self._silent >= self._dead_at:
+        self.silent += 1
+        if self.silent >= self._dead_at:
             return Pulse.DEAD
-        if self._silent >= self._ping_at and (self._silent - self._ping_at) % self._ping_at == 0:
+        if self.silent >= self._ping_at and (self.silent - self._ping_at) % self._ping_at == 0:
             return Pulse.PING
         return Pulse.NOTHING
 

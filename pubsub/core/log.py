@@ -43,7 +43,9 @@ class Batch:
         self.end = first + count
         self.body = body
         self.buffers = buffers
-        self.size = BATCH_COST + len(body) + sum(map(len, buffers))
+        self.size = BATCH_COST + len(body)
+        if buffers:
+            self.size += sum(map(len, buffers))
         self.sent_at = sent_at
 
     @property

@@ -103,7 +103,8 @@ class Publication:
             if self.block and log.firm.at(log.first_number):
                 break
             log.drop_first()
-        log.trim(self.history)
+        if self.history or not self._cursors:
+            log.trim(self.history)
         for cursor in self._attached.values():
             if not cursor.queued:
                 cursor.queued = True
@@ -241,7 +242,7 @@ class Publication:
         """See `Cursor.ack`; trims the log and opens the cursor's window."""
         cursor.ack(seq, limit)
         self._trimmed()
-        if cursor.outlet is not None and not cursor.queued and cursor.send != self.log.next_number:
+        if cursor.outlet is not None and not cursor.queued and not cursor.at_end:
             cursor.queued = True
             cursor.outlet.enqueue(cursor)
         self.progress(cursor)

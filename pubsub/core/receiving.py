@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pubsub.core.frames import Data, Event, Piece
+from pubsub.core.frames import Event, Piece
 from pubsub.core.messages import Ack, End, Subscribe, Subscribed, Unsubscribe, encode
 from pubsub.core.stream import Stream
 from pubsub.errors import ProtocolError
@@ -20,7 +20,8 @@ class Receiving:
     """The subscribing end of one link; the route of its streams.
 
     Parameters:
-        on_output: called when there is something to write; `pump` then, but not within the call.
+        on_output: called once when there is something to write; `pump` then, but not within the
+            call.
         on_settled: called with a stream when its SUBSCRIBE was answered, either way.
     """
 
@@ -68,12 +69,7 @@ class Receiving:
         Raises:
             ProtocolError: it is not one that belongs here.
         """
-        if isinstance(event, Data):
-            channel, first, sent_at, count, body = event
-            stream = self._channel(channel)
-            if stream is not None:
-                stream.data(first, count, sent_at, body)
-        elif isinstance(event, Piece):
+        if isinstance(event, Piece):
             pass  # its bytes are in place already
         elif isinstance(event, Subscribed):
             stream = self._channel(event.channel)
@@ -91,6 +87,16 @@ class Receiving:
         else:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a publisher speaks")
 
+    def data(
+        self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
+    ) -> None:
+        """A batch came (see `frames.TakeData`)."""
+        stream = self._channels.get(channel)
+        if stream is not None:
+            stream.data(first, messages, sent_at, body)
+        else:
+            self._channel(channel)  # was it ever opened?
+
     def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
         """Where a piece of a large buffer belongs (see `frames.Place`)."""
         stream = self._channel(channel)
@@ -107,11 +113,12 @@ class Receiving:
         return self._channels.get(number)
 
     def _say(self, message: Subscribe | Unsubscribe | Ack) -> None:
+        if not self._out:
+            self._on_output()
         self._out.append(encode(message))
-        self._on_output()
 
     def pump(self, budget: int) -> list[bytes | memoryview]:
-        """The next bytes to write; empty when there is nothing."""
+        """All that is to be written, whatever the budget: it is small."""
         out = self._out
         self._out = []
         return out

@@ -64,7 +64,8 @@ class Serving:
         peer_id, address: of the subscribing peer.
         find: the publication of a stream number, if there is or was one; called before a cursor
             is opened, so that it can bring in what is pending.
-        on_output: called when there is something to write; `pump` then, but not within the call.
+        on_output: called once when there is something to write; `pump` then, but not within the
+            call.
         max_channels: how many may be open at once.
     """
 
@@ -81,6 +82,7 @@ class Serving:
         self.address = address
         self._find = find
         self._on_output = on_output
+        self._due = False  # it was called, and `pump` was not yet
         self._max_channels = max_channels
         self._channels: dict[int, _Channel] = {}
         self._highest = -1
@@ -185,7 +187,9 @@ class Serving:
     def enqueue(self, cursor: Cursor) -> None:
         """See `Outlet`."""
         self._ready.append(self._channels[cursor.channel])
-        self._on_output()
+        if not self._due:
+            self._due = True
+            self._on_output()
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """See `Outlet`."""
@@ -200,10 +204,13 @@ class Serving:
 
     def _say(self, message: End | Subscribed | Ping) -> None:
         self._control.append(encode(message))
-        self._on_output()
+        if not self._due:
+            self._due = True
+            self._on_output()
 
     def pump(self, budget: int) -> list[Chunk]:
-        """The next bytes to write, about `budget` of them; empty when there is nothing."""
+        """The next bytes to write, about `budget` of them; less only when that is all."""
+        self._due = False
         out = self._control
         self._control = []
         ready = self._ready
@@ -214,7 +221,7 @@ class Serving:
             cursor = channel.cursor
             assert cursor is not None
             if channel.partial is not None:
-                budget -= self._piece(channel, channel.partial, out)
+                budget -= self._piece(channel, cursor, channel.partial, out)
                 ready.append(channel)
                 continue
             batch = cursor.take()
@@ -226,26 +233,28 @@ class Serving:
             if batch.buffers:
                 channel.partial = _Partial(batch)
             else:
-                self._write(channel, batch, out)
-                budget -= batch.size
+                self._write(channel, cursor, batch, out)
+                budget -= len(batch.body)
+                if cursor.at_end:
+                    cursor.queued = False
+                    continue
             ready.append(channel)
         return out
 
-    def _write(self, channel: _Channel, batch: Batch, out: list[Chunk]) -> None:
+    def _write(self, channel: _Channel, cursor: Cursor, batch: Batch, out: list[Chunk]) -> None:
         body = batch.body
         out.append(data_header(channel.number, batch.first, batch.sent_at, len(body)))
         out.append(body)
-        cursor = channel.cursor
-        if cursor is not None and cursor.confirm is not None:
+        if cursor.confirm is not None:
             self._confirm(cursor, out)
 
-    def _piece(self, channel: _Channel, partial: _Partial, out: list[Chunk]) -> int:
+    def _piece(self, channel: _Channel, cursor: Cursor, partial: _Partial, out: list[Chunk]) -> int:
         """Write the next piece of a large buffer, or the batch behind the last one."""
         batch = partial.batch
         if partial.index == len(batch.buffers):
             channel.partial = None
-            self._write(channel, batch, out)
-            return batch.size - sum(map(len, batch.buffers))
+            self._write(channel, cursor, batch, out)
+            return len(batch.body)
         buffer = batch.buffers[partial.index]
         offset = partial.offset
         piece = memoryview(buffer)[offset : offset + BUFFER_PIECE]

@@ -263,10 +263,12 @@ class Stream:
         Raises:
             ProtocolError: it is no message that may come now.
         """
-        if self._assembling is not None:
-            raise ProtocolError("a DATA in the middle of a large buffer")
-        buffers: tuple[bytes | bytearray, ...] = tuple(self._buffers)
-        self._clear()
+        buffers: tuple[bytes | bytearray, ...] = ()
+        if self._buffers or self._assembling is not None:
+            if self._assembling is not None:
+                raise ProtocolError("a DATA in the middle of a large buffer")
+            buffers = tuple(self._buffers)
+            self._clear()
         self.batch(first, count, sent_at, body, buffers)
 
     def batch(

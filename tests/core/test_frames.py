@@ -68,11 +68,18 @@ class Places:
 
 
 class Reading:
-    """A reader whose events are kept in a form that can be compared."""
+    """A reader whose events are kept in a form that can be compared.
 
-    def __init__(self, scratch: bytearray, max_payload: int = 2**31) -> None:
+    `direct`: DATA is handed over as on a link, and not among the events.
+    """
+
+    def __init__(
+        self, scratch: bytearray, max_payload: int = 2**31, *, direct: bool = True
+    ) -> None:
         self.places = Places()
         self.reader = FrameReader(scratch, self.places)
+        if direct:
+            self.reader.data = self.take_data
         self.reader.max_payload = max_payload
         self.events: list[object] = []
         self.pieces = 0
@@ -87,6 +94,11 @@ class Reading:
             data = data[size:]
             for event in self.reader.received(size):
                 self.events.append(self.plain(event))
+
+    def take_data(
+        self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
+    ) -> None:
+        self.events.append(self.plain(Data(channel, first, sent_at, messages, body)))
 
     def plain(self, event: Event) -> object:
         if isinstance(event, Piece):
@@ -166,12 +178,15 @@ def cut(data: bytes, sizes: Sequence[int]) -> list[bytes]:
     st.lists(frames(), max_size=8),
     st.lists(st.integers(1, 60), min_size=1, max_size=6),
     st.sampled_from([SMALLEST_SCRATCH, 64, 300, 2**16]),
+    st.booleans(),
 )
-@example([(own_data(1, 2, 3.0, [b"x" * 300]), (1, 2, 3.0, [b"x" * 300]))], [1], SMALLEST_SCRATCH)
+@example(
+    [(own_data(1, 2, 3.0, [b"x" * 300]), (1, 2, 3.0, [b"x" * 300]))], [1], SMALLEST_SCRATCH, True
+)
 def test_any_cut_of_the_stream_reads_alike(
-    sent: list[Expected], sizes: list[int], scratch: int
+    sent: list[Expected], sizes: list[int], scratch: int, direct: bool
 ) -> None:
-    reading = Reading(bytearray(scratch))
+    reading = Reading(bytearray(scratch), direct=direct)
     for piece in cut(b"".join(data for data, _ in sent), sizes):
         reading.take(piece)
     assert reading.events == [event for _, event in sent]
@@ -274,7 +289,7 @@ def test_the_place_of_a_buffer_is_asked_for_when_the_frames_before_it_were_acted
     data = encode(Ping(1)) + own_buffer(1, 2, 0, b"ab") + own_buffer(1, 900, 0, b"c" * 900)
     room = reader.get_buffer()
     room[:100] = data[:100]
-    events = reader.received(100)
+    events = iter(reader.received(100))
     assert next(events) == Ping(1)
     assert places.asked == []
     assert next(events) == Piece(1)
@@ -319,7 +334,7 @@ def refusal(data: bytes, *, max_payload: int = 10_000_000, scratch: int = 4096) 
     """The error in which `data` ends, whether it comes at once or byte by byte."""
     found = []
     for size in (len(data), 1 if len(data) < 10_000 else 997):
-        reading = Reading(bytearray(scratch), max_payload)
+        reading = Reading(bytearray(scratch), max_payload, direct=size == len(data))
         for piece in cut(data, [size]):
             reading.take(piece)
         *before, error = reading.events

@@ -35,7 +35,7 @@ def test_any_sign_of_life_begins_anew() -> None:
     heartbeat = Heartbeat(5.0, 15.0)
     for _ in range(100):
         assert [heartbeat.tick() for _ in range(4)][-1] is Pulse.PING
-        heartbeat.heard()
+        heartbeat.silent = 0
     assert ticks(heartbeat)[-1] is Pulse.DEAD
 
 
@@ -62,7 +62,7 @@ def test_a_pause_on_this_side_does_not_make_the_other_side_look_dead(pause: int)
     for _ in range(10):
         for _ in range(pause):
             assert heartbeat.tick() is not Pulse.DEAD
-        heartbeat.heard()
+        heartbeat.silent = 0
 
 
 def test_delays_double_up_to_the_longest() -> None:

@@ -11,7 +11,6 @@ import pytest
 from pubsub.core.frames import (
     BATCH_COST,
     BUFFER_PIECE,
-    Data,
     Event,
     FrameReader,
     Piece,
@@ -48,6 +47,7 @@ class End_:
         self.settled: list[Stream] = []
         self.receiving = Receiving(self.on_output, self.settled.append)
         self.reader = FrameReader(bytearray(4096), self.receiving.place)
+        self.reader.data = self.receiving.data
         self.reader.max_payload = 2 * BUFFER_PIECE
 
     def on_output(self) -> None:
@@ -367,7 +367,7 @@ def test_g5_an_answer_that_leaves_messages_out_is_refused() -> None:
 def test_events_that_no_frame_makes_are_refused() -> None:
     end = End_()
     with pytest.raises(ProtocolError, match="channel 0 was never opened"):
-        end.receiving.receive(Data(0, 0, 0.0, 1, b"\x91\x01"))
+        end.receiving.data(0, 0, 1, 0.0, b"\x91\x01")
     end.receiving.receive(Piece(0))  # its bytes are in place, or nowhere
 
 
