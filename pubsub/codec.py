@@ -28,7 +28,7 @@ from typing import Any, Final
 import msgpack
 
 from pubsub import exttypes, numpytypes
-from pubsub.errors import DecodeError, EncodeError, MessageTooLarge, PubSubError
+from pubsub.errors import DecodeError, EncodeError, MessageTooLarge, PubSubError, WrongContext
 from pubsub.exttypes import (
     BUFFER,
     CONTAINERS,
@@ -88,7 +88,9 @@ class Encoder:
         name: the codec.
         pack: the value as bytes, in the form that it has in a body. Raises whatever it raises,
             which `error` explains; then it must be called before anything else. With msgpack it
-            is a C method, and another one after `pack_out_of_band` or `error`.
+            is mostly a C method, and not always the same one. While code of others may run in
+            the middle of it (a value's own, a destructor, a signal handler), it is one that
+            refuses: a packer that packs must not be called.
         buffers: the buffers that belong to the value just packed. The caller takes them before
             it packs the next.
 
@@ -163,6 +165,8 @@ class Encoder:
 
         It names the part of the value that is at fault, its place, the topic and the way out.
         """
+        if isinstance(exc, WrongContext) and self.pack == self._refuse:
+            return exc  # the put around this one goes on
         self.buffers.clear()
         self._depth = 0
         if self.name == "msgpack":
@@ -235,6 +239,20 @@ class Encoder:
 
     def _default(self, value: Any) -> Any:
         """The packer's hook: the extension type of a value that msgpack has no type for."""
+        pack, self.pack = self.pack, self._refuse
+        try:
+            return self._extension(value)
+        finally:
+            self.pack = pack
+
+    def _refuse(self, value: Any) -> bytes:
+        """Stands for `pack` while it runs."""
+        raise WrongContext(
+            f"a put on {self._topic!r} from within another put on the same Pub, which encodes its "
+            "value at this moment (from a destructor, a signal handler, or the value's own code)"
+        )
+
+    def _extension(self, value: Any) -> Any:
         kind = type(value)
         layout = LAYOUTS.get(kind)
         if layout is not None:
@@ -309,7 +327,12 @@ class Encoder:
     # --- pickle and raw -----------------------------------------------------------------
 
     def _pack_pickle(self, value: Any) -> bytes:
-        return self._pack_bin(self._dumps(value))
+        pack, self.pack = self.pack, self._refuse
+        try:
+            data = self._dumps(value)
+        finally:
+            self.pack = pack
+        return self._pack_bin(data)
 
     def _pack_raw(self, value: Any) -> bytes:
         if type(value) is not bytes:

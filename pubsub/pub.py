@@ -137,7 +137,6 @@ class Pub:
         self._encoder = Encoder(
             codec, self.topic, self._max_message, lambda: _call_if_there(on_large)
         )
-        self._pack: Callable[[Any], bytes] = self._encoder.pack
         self._parts: list[bytes] = []
         self._bytes = 0  # of the parts of the present batch, where it is not on the fast path
         self._room: float = 0  # what `_left` was set to when the present batch began
@@ -186,11 +185,12 @@ class Pub:
         """The encoder has set large buffers aside: this put takes the slow path."""
         self._left = 0
 
-    def _encode_failed(self, error: Exception, value: Any) -> NoReturn:
+    def _encode_failed(self, error: BaseException, value: Any) -> NoReturn:
         explained = self._encoder.error(error, value)
-        self._pack = self._encoder.pack
         if self._left == 0 and self._parts:
             self._left = self._room - sum(map(len, self._parts))
+        if not isinstance(error, Exception):  # KeyboardInterrupt, say: no fault of the value's
+            raise error
         raise explained from None
 
     def _encode_large(self, data: bytes, value: Any) -> tuple[bytes, tuple[bytes, ...]]:
@@ -206,7 +206,6 @@ class Pub:
                 self._encode_failed(error, value)
             buffers = tuple(encoder.buffers)
             encoder.buffers.clear()
-            self._pack = encoder.pack
             self._left = 0
         size = len(data) + sum(map(len, buffers))
         if size > self._max_message:
@@ -217,10 +216,9 @@ class Pub:
 
     def _close_batch(self, buffers: tuple[bytes, ...] = ()) -> Batch:
         """The pending messages as one batch."""
-        parts = self._parts
-        count = len(parts)
-        self._parts = []
+        parts, self._parts = self._parts, []
         self._left = 0
+        count = len(parts)
         body = _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts))
         return count, body, buffers, time.time()
 
@@ -309,8 +307,8 @@ class AsyncPub(Pub):
 
     def put(self, value: Any) -> Awaitable[None]:
         try:
-            data = self._pack(value)
-        except Exception as error:
+            data = self._encoder.pack(value)
+        except BaseException as error:
             self._encode_failed(error, value)
         left = self._left = self._left - len(data)
         if left <= 0:
@@ -383,8 +381,11 @@ class AsyncPub(Pub):
         return self._done
 
     async def _put_each(self, values: Iterable[Any]) -> None:
+        put, done = self.put, self._done
         for value in values:
-            await self.put(value)
+            later = put(value)
+            if later is not done:
+                await later
 
     def seal(self) -> None:
         """See `Source`."""
@@ -463,7 +464,7 @@ class BlockingPub(Pub):
     def _open(self) -> None:
         if not self.peer.blocking:
             raise WrongContext("this Peer belongs to an event loop: make the Pub inside it")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may put, in the middle of a put
         self._roomy = threading.Condition(self._lock)
         self._handover: deque[Batch] = deque()
         self._ahead = 0  # bytes handed over and not in the log yet
@@ -495,8 +496,8 @@ class BlockingPub(Pub):
     def put(self, value: Any) -> None:
         with self._lock:
             try:
-                data = self._pack(value)
-            except Exception as error:
+                data = self._encoder.pack(value)
+            except BaseException as error:
                 self._encode_failed(error, value)
             left = self._left = self._left - len(data)
             if left <= 0:
@@ -602,7 +603,7 @@ class BlockingPub(Pub):
     def abandon(self, error: Exception) -> None:
         """See `Source`."""
         if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
-            self._lock = threading.Lock()
+            self._lock = threading.RLock()
             self._roomy = threading.Condition(self._lock)
         with self._lock:
             if self._parts:

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
@@ -660,8 +661,12 @@ class BlockingSub(Sub):
         return found
 
     def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(self._batches())
+
+    def _batches(self) -> Iterator[Iterator[Any]]:
+        """What is decoded, again and again: its messages are then handed out in C."""
         while True:
-            yield from self._values
+            yield self._values
             self._gaps.clear()
             try:
                 self._refill(None)

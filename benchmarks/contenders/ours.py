@@ -38,7 +38,6 @@ class _AsyncPublisher:
         put = self._pub.put
         for value in values:
             await put(value)
-        await asyncio.sleep(0)
 
     async def close(self) -> None:
         await self._pub.close()
@@ -81,8 +80,8 @@ class Async(AsyncContender):
     name = "pubsub-async"
     title = "pubsubd, async face"
     how = (
-        '`Pub(overflow="block")`; `await pub.put(value)` one by one, and `await asyncio.sleep(0)` '
-        "after each 256; `async for value in sub`. Round trip: `pub.put(value)`, `await sub.get()`."
+        '`Pub(overflow="block")`; `await pub.put(value)` one by one; `async for value in sub`. '
+        "Round trip: `pub.put(value)`, `await sub.get()`."
     )
     kind = "ours"
     service = True

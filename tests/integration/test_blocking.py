@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -155,6 +156,55 @@ def test_block_makes_put_wait_until_there_is_room(coordinator: str) -> None:
         assert [sub.get(timeout=10) for _ in range(20_000)] == list(range(20_000))
         assert done.wait(LONG)
         thread.join()
+        assert sub.lost == 0
+
+
+class Meddler:
+    """A value whose encoding does something else first."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        self.what = what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.what()
+        return (str, ("meddled",))
+
+
+def test_a_put_in_the_middle_of_a_put_harms_neither(coordinator: str) -> None:
+    """From a destructor or a signal handler, say: refused while a value is being encoded,
+    and done where that is possible."""
+    with Peer() as peer:
+        pub = peer.pub("t", codec="pickle")
+        sub = peer.sub("t", allow_pickle=True)
+        with pytest.raises(WrongContext, match="from within another put"):
+            pub.put(Meddler(lambda: pub.put("inner")))
+
+        def meddle() -> None:
+            with contextlib.suppress(WrongContext):
+                pub.put("inner")
+
+        pub.put("before")
+        pub.put(Meddler(meddle))
+        pub.put("after")
+        assert [sub.get(timeout=10) for _ in range(3)] == ["before", "meddled", "after"]
+        with pub._lock:  # as in a handler that interrupts a put between two of its steps
+            pub.put("handler")
+        assert sub.get(timeout=10) == "handler"
+
+
+def test_an_interrupt_while_a_value_is_encoded_loses_only_that_value(coordinator: str) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with Peer() as peer:
+        pub = peer.pub("t", codec="pickle")
+        sub = peer.sub("t", allow_pickle=True)
+        pub.put(1)
+        with pytest.raises(KeyboardInterrupt):
+            pub.put(Meddler(interrupt))
+        pub.put(b"x" * 200_000)
+        assert sub.get(timeout=10) == 1
+        assert sub.get(timeout=10) == b"x" * 200_000
         assert sub.lost == 0
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
 
-from pubsub import Gap, Message, Peer
+from pubsub import Closed, Gap, Message, Peer
 from tests.integration.support import break_links, coordinator_in_loop, eventually
 
 
@@ -194,6 +196,68 @@ async def test_block_makes_put_wait_and_loses_nothing(coordinator: str) -> None:
         assert [await sub.get(timeout=10) for _ in range(20_000)] == list(range(20_000))
         await putter
         assert sub.lost == 0
+
+
+async def test_g1_puts_that_wait_for_room_keep_their_order_also_when_nobody_awaits_them(
+    coordinator: str,
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=10_000)
+        pub = await here.pub("t", overflow="block", buffer=20_000)
+        await pub.wait_for_subscribers(1, timeout=10)
+        puts = [asyncio.ensure_future(pub.put((i, b"x" * (i % 7 * 100)))) for i in range(1_000)]
+        cancelled = {i for i in range(500, 1_000, 3) if puts[i].cancel()}
+        assert len(cancelled) > 100  # they waited; a put that is cancelled is not put
+        expected = [i for i in range(1_000) if i not in cancelled]
+        assert [(await sub.get(timeout=10))[0] for _ in expected] == expected
+        await asyncio.wait(puts)
+        assert all(put.cancelled() or put.result() is None for put in puts)
+        assert sub.lost == 0
+
+
+async def test_a_put_that_waits_for_room_fails_when_the_pub_is_closed(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=1_000)
+        pub = await here.pub("t", overflow="block", buffer=1_000)
+        await pub.wait_for_subscribers(1, timeout=10)
+        puts = [pub.put(b"x" * 900) for _ in range(4)]
+        closing = pub.close(linger=0.1)
+        with pytest.raises(Closed):
+            await puts[-1]
+        await closing
+        for put in puts[:-1]:
+            with contextlib.suppress(Closed):
+                await put
+        sub.close()
+
+
+async def test_a_long_row_of_awaited_puts_lets_others_run(coordinator: str) -> None:
+    async with Peer(coordinator) as peer:
+        pub = await peer.pub("t")
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        for _ in range(100):
+            await pub.put(b"x" * 10_000)
+        task.cancel()
+        assert turns >= 10
+
+
+@pytest.mark.filterwarnings("error")
+async def test_closing_without_awaiting_is_no_fault(coordinator: str) -> None:
+    async with Peer(coordinator) as peer:
+        sub, pub = await peer.sub("t"), await peer.pub("t")
+        pub.put(1)
+        assert await sub.get(timeout=10) == 1
+        pub.close()
+        sub.close()
+        gc.collect()
 
 
 async def test_an_observer_never_makes_a_blocking_pub_wait(coordinator: str) -> None:
