@@ -67,7 +67,7 @@ fmt: $(DEV) ## let ruff repair what it can
 	@$(BIN)/ruff format .
 
 .PHONY: types
-types: $(DEV) ## mypy --strict over pubsub/, coordinator/, cli/ and tests/
+types: $(DEV) ## mypy --strict over all of it, benchmarks and tests too
 	@$(BIN)/python .ci/check_types.py
 
 .PHONY: bench

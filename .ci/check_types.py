@@ -1,4 +1,4 @@
-"""mypy --strict over the package under its installed names, and over the tests.
+"""mypy --strict over the package under its installed names, over the tests and the benchmarks.
 
 A checker pointed at ``pubsub`` sees neither ``coordinator/`` nor ``cli/``, and passes; pointed
 at the folders, it takes them for top-level packages. So this builds, of links, the tree that an
@@ -21,6 +21,7 @@ FOLDERS = {
     "pubsub.coordinator": "coordinator",
     "pubsub.cli": "cli",
     "tests": "tests",
+    "benchmarks": "benchmarks",
 }
 
 
@@ -44,7 +45,8 @@ def build_tree() -> None:
             (package / entry.name).symlink_to(entry)
     (package / "coordinator").symlink_to(ROOT / "coordinator", target_is_directory=True)
     (package / "cli").symlink_to(ROOT / "cli", target_is_directory=True)
-    (TREE / "tests").symlink_to(ROOT / "tests", target_is_directory=True)
+    for folder in ("tests", "benchmarks"):
+        (TREE / folder).symlink_to(ROOT / folder, target_is_directory=True)
 
 
 def main() -> int:
