@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 __all__ = [
+    "BATCH_BYTES",
     "DEFAULT_COORDINATOR",
     "KIB",
     "MIB",
@@ -19,6 +20,8 @@ __all__ = [
 
 KIB = 1024
 MIB = 1024 * KIB
+BATCH_BYTES = 64 * KIB
+"""A batch is closed when it has so many bytes, or at the end of the loop's turn."""
 
 
 class Address(NamedTuple):
@@ -113,7 +116,8 @@ class Settings:
     ack_delay: float = 0.02
     """At most so long after taking a message its acknowledgement is sent."""
     max_message: int = 256 * MIB
-    """The largest encoded message, sent or received."""
+    """The largest encoded message that is sent. One that comes may be larger by as much as others
+    could stand before it in its batch (64 KiB); beyond that, it is a gap."""
     max_channels: int = 65_536
     """Channels that one link may hold open."""
     max_unauthenticated: int = 1_024
@@ -139,3 +143,9 @@ class Settings:
             )
         if self.port > 65535:
             raise ValueError(f"port {self.port} is not between 0 and 65535")
+
+    @property
+    def max_batch(self) -> int:
+        """Bytes of the largest batch: the largest message, behind others that were put with it."""
+        array_head = 5
+        return array_head + BATCH_BYTES + self.max_message

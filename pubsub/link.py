@@ -36,7 +36,7 @@ are. (A copy of this size costs less than a longer writev.)"""
 GOODBYE_GRACE = 1.0
 """Seconds that the other end may take to close after our GOODBYE."""
 FRAME_SLACK = 1024
-"""What a frame may have beyond `max_message`: its header."""
+"""What a frame may have beyond `max_batch`: its header."""
 
 
 class Lost(ConnectionError):
@@ -228,7 +228,7 @@ class Link(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self.loop.call_later(self._heartbeat.tick_every, self._tick)
-        self.reader.max_payload = self._settings.max_message + FRAME_SLACK
+        self.reader.max_payload = self._settings.max_batch + FRAME_SLACK
         if answer is not None:
             self._send(answer)
         self._core = self.endpoint.opened(self, other)

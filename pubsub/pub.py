@@ -22,7 +22,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from pubsub.codec import CODECS, LARGE, Encoder
-from pubsub.config import KIB, MIB
+from pubsub.config import BATCH_BYTES, MIB
 from pubsub.core.frames import BATCH_COST, array_header
 from pubsub.core.publication import Publication
 from pubsub.core.topics import check_topic
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncPub", "BlockingPub", "Pub"]
 
-BATCH_BYTES = 64 * KIB
-"""A batch is closed when it has so many bytes, or at the end of the loop's turn."""
 OVERHEAD = BATCH_COST + len(array_header(0))
 """What a batch counts for beyond its messages."""
 HANDOVER_BYTES = 1 * MIB
@@ -244,7 +242,8 @@ class Pub:
 
         The address is ``host:port#n``, with the Sub's number in its process. Of each: ``state``
         (``attached``, ``expected`` or ``reconnecting``), ``lag`` (messages that it has not yet
-        taken), ``lost`` (messages that left the buffer before they could be sent), ``observer``.
+        taken), ``lost`` (messages that left the buffer before they could be sent, or were too
+        large for it), ``observer``.
         """
         found = {}
         for state, cursor in self._publication.cursors():

@@ -422,7 +422,7 @@ class Runtime:
             key,
             publication.topic,
             f"{self.address or 'local'}#{publication.stream_id}",
-            self.settings.max_message,
+            self.settings.max_batch,
         )
         sub.inbox.add(stream)
         self._local.join(publication, stream)
@@ -578,7 +578,7 @@ class Runtime:
         if key in sub.inbox.streams:
             return
         publisher = f"{Address(row.host, row.port)}#{row.stream_id}"
-        stream = Stream(sub.inbox, key, row.topic, publisher, self.settings.max_message)
+        stream = Stream(sub.inbox, key, row.topic, publisher, self.settings.max_batch)
         stream.before = row.before
         stream.expected = sub.places.pop(key, None)
         sub.inbox.add(stream)

@@ -62,7 +62,8 @@ class Gap(NamedTuple):
     """How many."""
     reason: str
     """``overflow`` (they had left the publisher's buffer), ``closed`` (the Pub was closed before
-    it could send them), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``."""
+    it could send them), ``too large`` (above this Peer's `max_message`, or in one batch with such
+    a message), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``."""
 
 
 class _Run:

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from pubsub.core.frames import BATCH_COST
 from pubsub.core.log import Batch, Log
 from pubsub.errors import ProtocolError
 
-__all__ = ["Cursor", "Outlet", "SubKey"]
+__all__ = ["NO_LIMIT", "Cursor", "Outlet", "SubKey"]
+
+NO_LIMIT = 2**64 - 1
+"""The `Cursor.max_batch` of a subscriber that takes batches of any size."""
 
 
 class SubKey(NamedTuple):
@@ -48,7 +52,8 @@ class Cursor:
         channel: the present or the last one at an outlet; -1: it never was attached.
         acked: everything below it was consumed.
         received: everything below it is known to have arrived (see `Outlet`, PING behind data).
-        lost: messages that left the log before they could be sent.
+        lost: messages that left the log before they could be sent, or were too large.
+        max_batch: bytes of the largest batch that the subscriber takes.
         limit, sent: bytes that may be, and have been, sent on the present channel.
         flown: everything below it was sent or given up; in flight is ``acked <= seq < flown``.
         confirm: a flush waits until everything below it is known to have arrived; None: none does.
@@ -67,6 +72,7 @@ class Cursor:
         "limit",
         "log",
         "lost",
+        "max_batch",
         "next",
         "observer",
         "outlet",
@@ -88,6 +94,7 @@ class Cursor:
         self.confirm: int | None = None
         self.lost = 0
         self.limit = self.sent = 0
+        self.max_batch = NO_LIMIT
         self.due = seq
         self.held = log.locate(seq)
         log.holds.add(self.held)
@@ -125,7 +132,11 @@ class Cursor:
             self.log.firm.remove(held)
 
     def take(self) -> Batch | None:
-        """The batch to send now; None when there is none or the window is closed."""
+        """The batch to send now; None when there is none or the window is closed.
+
+        One that `refuses` says the subscriber does not take is to be sent as a gap, which counts
+        for `BATCH_COST` bytes.
+        """
         log = self.log
         number = self.send
         if number < log.first_number:  # what we were to send has left the log
@@ -135,14 +146,20 @@ class Cursor:
         if number == log.next_number:
             return None
         batch = log.batch(number)
-        if self.sent + batch.size > self.limit and (
-            self.acked < self.flown or self.sent >= self.limit
-        ):
+        refused = self.refuses(batch)
+        size = BATCH_COST if refused else batch.size
+        if self.sent + size > self.limit and (self.acked < self.flown or self.sent >= self.limit):
             return None  # one batch may pass the limit, when nothing else is in the window
-        self.sent += batch.size
+        if refused:
+            self.lost += batch.end - max(self.next, batch.first)
+        self.sent += size
         self.send = number + 1
         self.next = self.flown = batch.end
         return batch
+
+    def refuses(self, batch: Batch) -> bool:
+        """Whether the batch is too large for the subscriber."""
+        return batch.size - BATCH_COST > self.max_batch
 
     def ack(self, seq: int, limit: int) -> None:
         """The subscriber consumed everything below `seq` and takes up to `limit` bytes.

@@ -141,6 +141,8 @@ class Inbox:
             self._pass_over(stream, count, reason)
         entry.gaps = ()
         if entry.first == entry.end:
+            if entry.size:
+                self._taken(entry)
             return
         overtaken = entry.end - 1 - entry.first
         if overtaken:

@@ -30,6 +30,7 @@ __all__ = [
     "End",
     "Expect",
     "ExpectedSub",
+    "Gap",
     "Goodbye",
     "Hello",
     "Kind",
@@ -72,6 +73,7 @@ class Kind(IntEnum):
     PING = 11
     PONG = 12
     GOODBYE = 13
+    GAP = 14
     REGISTER = 16
     UNREGISTER = 17
     MATCH = 18
@@ -279,6 +281,9 @@ class Subscribe:
     before: bool = _field(_flag)
     """True: the Sub is older than the Pub and due its first message (as MATCH told it), if the
     Pub still keeps it for such Subs."""
+    max_batch: int = _field(_number)
+    """Bytes of the largest batch (DATA's array and its large buffers) that it takes. A larger one
+    is a GAP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +322,20 @@ class Ack:
     limit: int = _field(_number)
     """Bytes of batches, counted from the channel's opening, that may be sent in all. One batch
     may pass it when less was sent and all that was sent is acknowledged. It may become less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Publisher → subscriber: in the place of a DATA whose batch is not sent."""
+
+    KIND: ClassVar[Kind] = Kind.GAP
+    channel: int = _field(_channel)
+    first: int = _field(_number)
+    """The sequence number of the batch's first message."""
+    next: int = _field(_number)
+    """The one behind its last."""
+    reason: str = _field(_text(64))
+    """As in `pubsub.Gap`: ``too large``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,6 +480,7 @@ Control: TypeAlias = (
     | Subscribed
     | Unsubscribe
     | Ack
+    | Gap
     | End
     | Register
     | Unregister

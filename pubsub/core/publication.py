@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from pubsub.core.cursor import Cursor, Outlet, SubKey
+from pubsub.core.cursor import NO_LIMIT, Cursor, Outlet, SubKey
 from pubsub.core.log import Batch, Log
 from pubsub.errors import ProtocolError
 
@@ -175,6 +175,7 @@ class Publication:
         limit: int,
         observer: bool,
         before: bool = False,
+        max_batch: int = NO_LIMIT,
     ) -> tuple[Cursor, int, int]:
         """A subscriber is here: open its cursor, or give it back the one that waited.
 
@@ -216,6 +217,7 @@ class Publication:
         cursor.deadline = None
         cursor.sent = 0
         cursor.limit = limit
+        cursor.max_batch = max_batch
         cursor.queued = True
         self._attached[key] = cursor
         outlet.enqueue(cursor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pubsub.core.frames import Event, Piece
-from pubsub.core.messages import Ack, End, Subscribe, Subscribed, Unsubscribe, encode
+from pubsub.core.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
 from pubsub.core.stream import Stream
 from pubsub.errors import ProtocolError
 
@@ -49,6 +49,7 @@ class Receiving:
                 limit,
                 inbox.observer,
                 stream.before,
+                stream.max_batch,
             )
         )
 
@@ -78,6 +79,10 @@ class Receiving:
                     raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
                 stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
                 self._on_settled(stream)
+        elif isinstance(event, Gap):
+            stream = self._channel(event.channel)
+            if stream is not None:
+                stream.gap(event.first, event.next, event.reason)
         elif isinstance(event, End):
             stream = self._channel(event.channel)
             if stream is not None:

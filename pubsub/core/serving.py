@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable
 
 from pubsub.core.cursor import Cursor, SubKey
-from pubsub.core.frames import BUFFER_PIECE, Event, buffer_header, data_header
+from pubsub.core.frames import BATCH_COST, BUFFER_PIECE, Event, buffer_header, data_header
 from pubsub.core.log import Batch
 from pubsub.core.messages import (
     Ack,
     End,
+    Gap,
     Ping,
     Pong,
     Subscribe,
@@ -156,6 +157,7 @@ class Serving:
             limit=asked.limit,
             observer=asked.observer,
             before=asked.before,
+            max_batch=asked.max_batch,
         )
         channel.cursor = cursor
         self._say(
@@ -230,7 +232,10 @@ class Serving:
                 if cursor.confirm is not None:
                     self._confirm(cursor, out)
                 continue
-            if batch.buffers:
+            if cursor.refuses(batch):
+                out.append(encode(Gap(channel.number, batch.first, batch.end, "too large")))
+                budget -= BATCH_COST
+            elif batch.buffers:
                 channel.partial = _Partial(batch)
             else:
                 self._write(channel, cursor, batch, out)

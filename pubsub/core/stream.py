@@ -124,7 +124,7 @@ class Stream:
         "key",
         "limit",
         "lost",
-        "max_message",
+        "max_batch",
         "open",
         "publisher",
         "received_bytes",
@@ -133,13 +133,13 @@ class Stream:
     )
 
     def __init__(
-        self, inbox: Inbox, key: StreamKey, topic: str, publisher: str, max_message: int
+        self, inbox: Inbox, key: StreamKey, topic: str, publisher: str, max_batch: int
     ) -> None:
         self.inbox = inbox
         self.key = key
         self.topic = topic
         self.publisher = publisher
-        self.max_message = max_message
+        self.max_batch = max_batch
         self.codec = "msgpack"
         self.before = False
         self.expected: int | None = None
@@ -240,9 +240,9 @@ class Stream:
             if offset:
                 raise ProtocolError(f"a BUFFER that begins at {offset}")
             pending = self._pending + total
-            if max(pending, len(self._buffers) * SMALLEST_BUFFER) > self.max_message:
+            if max(pending, len(self._buffers) * SMALLEST_BUFFER) > self.max_batch:
                 raise ProtocolError(
-                    f"a message of more than {self.max_message:,} bytes (max_message)", code="limit"
+                    f"a batch of more than {self.max_batch:,} bytes (max_message)", code="limit"
                 )
             self._check_window(pending + BATCH_COST)
             self._assembling = bytearray(total)
@@ -302,6 +302,32 @@ class Stream:
             gaps = ((first - expected, "overflow"),)
         self.expected = end
         self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, gaps, size))
+
+    def gap(self, first: int, end: int, reason: str) -> None:
+        """GAP came, in the place of a batch. It takes its part of the window like one, so that it
+        is acknowledged, and so that a flood of them is bounded.
+
+        Raises:
+            ProtocolError: it may not come now.
+        """
+        expected = self.expected
+        if expected is None or not self.open:
+            raise ProtocolError("a GAP before SUBSCRIBED")
+        if self._assembling is not None or self._buffers:
+            raise ProtocolError("a GAP in the middle of a batch")
+        if not first < end:
+            raise ProtocolError(f"a GAP from {first} to {end}")
+        self._check_window(BATCH_COST)
+        if end <= expected:
+            self._base -= BATCH_COST
+            return
+        self.received_bytes += BATCH_COST
+        gaps: tuple[tuple[int, str], ...] = ((end - max(first, expected), reason),)
+        if first > expected:
+            gaps = ((first - expected, "overflow"), *gaps)
+        self.inbox.lose(self, end - expected)
+        self.expected = end
+        self.inbox.put(Entry(self, end, end, gaps=gaps, size=BATCH_COST))
 
     def _check_window(self, size: int) -> None:
         """One batch may pass the limit when all before it is acknowledged and less has come."""

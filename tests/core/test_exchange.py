@@ -149,11 +149,13 @@ class Sink:
         history: int | None,
         observer: bool,
         threaded: bool,
+        max_batch: int,
     ) -> None:
         self.inbox = Inbox(
             number, "topic/*", latest=latest, window=window, history=history, observer=observer
         )
         self.threaded = threaded
+        self.max_batch = max_batch
         self.inbox.on_consumed = self._on_consumed
         self.accounts: dict[StreamKey, Account] = {}
         self.posted: list[tuple[Stream, int]] = []
@@ -191,7 +193,8 @@ class Sink:
         if entry is None:
             return False
         account = self.accounts[entry.stream.key]
-        account.gaps.update({reason: count for count, reason in entry.gaps})
+        for count, reason in entry.gaps:
+            account.gaps[reason] += count
         self.check_content(account, entry)
         if self.inbox.latest:
             if entry.first < entry.end:
@@ -208,6 +211,7 @@ class Sink:
         if entry.first == entry.end:
             assert entry.gaps
             return
+        assert entry.size - BATCH_COST <= self.max_batch
         values = msgpack.unpackb(entry.body)[entry.skip :]
         assert values == account.source.values[entry.first : entry.end]
         assert tuple(map(bytes, entry.buffers)) == account.source.buffers[entry.end]
@@ -451,6 +455,7 @@ class World(RuleBasedStateMachine):
                 st.sampled_from([0, 1, None]),
                 st.booleans(),
                 st.booleans(),
+                st.sampled_from([MAX_MESSAGE, 500]),
             ),
             min_size=1,
             max_size=3,
@@ -462,7 +467,7 @@ class World(RuleBasedStateMachine):
         self,
         scratch: int,
         sources: list[tuple[bool, int, int]],
-        sinks: list[tuple[bool, int, int | None, bool, bool]],
+        sinks: list[tuple[bool, int, int | None, bool, bool, int]],
         peers: int,
         wanted: bool,
     ) -> None:
@@ -622,7 +627,7 @@ class World(RuleBasedStateMachine):
                 return
             expected = account.stream.expected
         stream = account.stream = Stream(
-            sink.inbox, StreamKey(PUBLISHER, source.number), "?", "publisher:1", MAX_MESSAGE
+            sink.inbox, StreamKey(PUBLISHER, source.number), "?", "publisher:1", sink.max_batch
         )
         stream.before = before
         stream.expected = expected
@@ -807,13 +812,16 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost_that_was_held(self) -> None:
-        """G3, G4, G5: no overflow where the buffer was large enough, or the Pub waited."""
+        """G3, G4, G5: no overflow where the buffer was large enough, or the Pub waited; nothing
+        is too large where nothing was."""
         for sink in self.sinks:
             for account in sink.accounts.values():
                 source = account.source
                 safe = not source.overflowed or (source.block and not sink.inbox.observer)
                 if safe and not account.given_up:
                     assert not account.gaps["overflow"]
+                if source.largest - BATCH_COST <= sink.max_batch:
+                    assert not account.gaps["too large"]
 
     # --- at rest ------------------------------------------------------------------------
 

@@ -151,7 +151,7 @@ def frames(draw: st.DrawFn) -> Expected:
             [
                 Ping(0),
                 Ack(channel, 2**64 - 1, 7),
-                Subscribe(channel, 1, 2, None, 0, 8, False, True),
+                Subscribe(channel, 1, 2, None, 0, 8, False, True, 9),
                 Subscribed(channel, "a topic that is a little long", "msgpack", 0, 0, 1),
             ]
         )

@@ -79,6 +79,18 @@ def test_a_gap_by_itself_is_nothing_to_acknowledge() -> None:
     assert calls == []
 
 
+def test_a_gap_in_the_place_of_a_batch_is_acknowledged() -> None:
+    for latest in (False, True):
+        inbox = Inbox(1, "topic", window=10**6, latest=latest)
+        calls: list[int] = []
+        inbox.on_consumed = lambda stream, stage, calls=calls: calls.append(stage)  # type: ignore[misc]
+        stream = opened(inbox)
+        stream.gap(0, 2, "too large")
+        assert [entry.gaps for entry in rest(inbox)] == [((2, "too large"),)]
+        assert calls == [1]
+        assert stream.grant() == (2, 10**6 + BATCH_COST)
+
+
 def test_defaults_do_nothing() -> None:
     inbox = Inbox(1, "topic", window=4)
     stream = opened(inbox)

@@ -23,6 +23,7 @@ from pubsub.core.messages import (
     End,
     Expect,
     ExpectedSub,
+    Gap,
     Goodbye,
     Hello,
     Kind,
@@ -105,6 +106,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "limit": u64,
         "observer": flag,
         "before": flag,
+        "max_batch": u64,
     },
     Subscribed: {
         "channel": u32,
@@ -116,6 +118,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     },
     Unsubscribe: {"channel": u32},
     Ack: {"channel": u32, "next": u64, "limit": u64},
+    Gap: {"channel": u32, "first": u64, "next": u64, "reason": text(64)},
     End: {
         "channel": u32,
         "final": u64,
@@ -212,7 +215,10 @@ def test_every_kind_but_those_of_the_bulk_has_a_message() -> None:
     [
         (Ping(1), "00000003 92 0b 01"),
         (Goodbye("closing", ""), "0000000b 93 0d a7636c6f73696e67 a0"),
-        (Subscribe(1, 2, 3, None, 0, 8, False, True), "0000000a 99 04 01 02 03 c0 00 08 c2 c3"),
+        (
+            Subscribe(1, 2, 3, None, 0, 8, False, True, 9),
+            "0000000b 9a 04 01 02 03 c0 00 08 c2 c3 09",
+        ),
         (Register(7, "sub", "a/*", True, False), "0000000d 96 10 07 a3737562 a3612f2a c3 c2"),
         (Match(1, 2, True, (), (("p", 3),)), "0000000b 96 12 01 02 c3 90 91 92a17003"),
     ],
@@ -323,10 +329,12 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
     Goodbye: [is_text(32), is_text(1024)],
     Subscribe: [
         *(is_entity, is_entity, is_entity, is_nullable, is_nullable, is_uint(U64), is_bool),
+        *(is_bool, is_uint(U64)),
     ],
     Subscribed: [is_entity, is_topic, is_text(32), is_uint(U64), is_uint(U64), is_uint(U64)],
     Unsubscribe: [is_entity],
     Ack: [is_entity, is_uint(U64), is_uint(U64)],
+    Gap: [is_entity, is_uint(U64), is_uint(U64), is_text(64)],
     End: [is_entity, is_uint(U64), is_in("closed", "unknown", "refused"), is_text(1024)],
     Register: [is_entity, is_in("pub", "sub"), is_topic, is_bool, is_bool],
     Unregister: [is_entity],
@@ -382,7 +390,7 @@ TOO_LONG = [
     ([1, 1, "peer", "peer", "", "", "", 65536, {}], "port"),
     ([2, "x" * 65, None], "method"),
     ([3, 1, "peer", "", 1e9, {}], "settle"),
-    ([4, U32 + 1, 0, 0, None, None, 0, False, False], "channel"),
+    ([4, U32 + 1, 0, 0, None, None, 0, False, False, 0], "channel"),
     ([5, 0, "x" * 1025, "raw", 0, 0, 0], "topic"),
     ([5, 0, "x", "x" * 33, 0, 0, 0], "codec"),
     ([13, "x" * 33, ""], "code"),

@@ -23,6 +23,7 @@ from pubsub.core.messages import (
     Ack,
     Control,
     End,
+    Gap,
     Ping,
     Pong,
     Subscribe,
@@ -36,7 +37,7 @@ from pubsub.core.stream import Entry, Stream, StreamKey
 from pubsub.errors import ProtocolError
 
 WINDOW = 8192
-MAX_MESSAGE = 100_000
+MAX_BATCH = 100_000
 
 
 class End_:
@@ -76,7 +77,7 @@ class End_:
 
 
 def stream_of(inbox: Inbox, number: int = 1) -> Stream:
-    stream = Stream(inbox, StreamKey("publisher", number), "topic", "publisher:1", MAX_MESSAGE)
+    stream = Stream(inbox, StreamKey("publisher", number), "topic", "publisher:1", MAX_BATCH)
     inbox.add(stream)
     return stream
 
@@ -127,11 +128,21 @@ def test_streams_are_asked_for_on_channels_that_rise() -> None:
     end.receiving.subscribe(second)
     assert end.dirty
     assert end.said() == [
-        Subscribe(0, 3, 7, None, None, 1000, True, False),
-        Subscribe(1, 4, 7, None, None, 500, True, True),
+        Subscribe(0, 3, 7, None, None, 1000, True, False, MAX_BATCH),
+        Subscribe(1, 4, 7, None, None, 500, True, True, MAX_BATCH),
     ]
     assert end.said() == []
     assert end.receiving.streams == list(inbox.streams.values())
+
+
+def test_g3_a_gap_is_the_streams_and_one_that_crossed_its_end_nobodys() -> None:
+    end = End_()
+    stream = opened(end)
+    end.hear(Gap(0, 0, 2, "too large"))
+    assert stream.lost == 2
+    end.receiving.unsubscribe(stream)
+    end.hear(Gap(0, 2, 4, "too large"))
+    assert stream.lost == 2
 
 
 def test_g5_a_stream_is_asked_for_from_where_it_stands() -> None:
@@ -142,7 +153,8 @@ def test_g5_a_stream_is_asked_for_from_where_it_stands() -> None:
     assert first.receiving.lost() == []
     assert first.receiving.streams == []
     second.receiving.subscribe(stream)
-    assert second.said() == [Subscribe(0, 1, 7, 2, 0, WINDOW - stream.received_bytes, False, False)]
+    limit = WINDOW - stream.received_bytes
+    assert second.said() == [Subscribe(0, 1, 7, 2, 0, limit, False, False, MAX_BATCH)]
     second.hear(subscribed(0, 2))
     second.read(data(0, 2, "c"))
     assert values(stream) == ["a", "b", "c"]
@@ -299,7 +311,7 @@ HOSTILE: Sequence[object] = [
     pytest.param([LARGE, data(0, 1, 1)], "in the middle of a large buffer", id="data in a buffer"),
     pytest.param([buffer(0, 2, 0, b"abc")], "3 bytes at 0 of 2", id="buffer overlong"),
     pytest.param(
-        [buffer(0, MAX_MESSAGE + 1, 0, b"x")], "more than 100,000 bytes", id="over max_message"
+        [buffer(0, MAX_BATCH + 1, 0, b"x")], "more than 100,000 bytes", id="over max_batch"
     ),
     pytest.param(
         [buffer(0, 60_000, 0, b"x" * 60_000), buffer(0, 60_000, 0, b"x")],

@@ -21,6 +21,7 @@ from pubsub.core.messages import (
     Ack,
     Control,
     End,
+    Gap,
     Hello,
     Ping,
     Pong,
@@ -103,8 +104,9 @@ def subscribe(
     resume: int | None = None,
     limit: int = UNLIMITED,
     observer: bool = False,
+    max_batch: int = UNLIMITED,
 ) -> Subscribe:
-    return Subscribe(channel, stream_id, sub_id, resume, 0, limit, observer, False)
+    return Subscribe(channel, stream_id, sub_id, resume, 0, limit, observer, False, max_batch)
 
 
 def values(events: list[Event]) -> list[tuple[int, Any]]:
@@ -309,6 +311,40 @@ def test_pieces_count_against_the_budget(monkeypatch: pytest.MonkeyPatch) -> Non
     assert end.pump(100) == [Piece(0)]
     assert values(end.pump(1)) == [(0, "large")]
     assert values(end.pump(1)) == [(0, "behind")]
+
+
+def test_g3_what_is_too_large_for_a_subscriber_is_a_gap_to_it_alone() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(0, max_batch=1000), subscribe(1, sub_id=8))
+    end.pump()
+    put(made, "a")
+    put(made, "b", "c" * 1000)
+    put(made, "d", buffers=(b"." * 1000,))
+    said = end.pump()
+    assert [event for event in said if isinstance(event, Gap)] == [
+        Gap(0, 1, 3, "too large"),
+        Gap(0, 3, 4, "too large"),
+    ]
+    assert values(said) == [(0, "a"), (1, "a"), (1, "b"), (1, "c" * 1000), (1, "d")]
+    end.hear(Ack(0, 4, UNLIMITED), Ack(1, 4, UNLIMITED))
+    assert len(made.log) == 0
+    assert [cursor.lost for _, cursor in made.cursors()] == [3, 0]
+
+
+def test_a_flush_does_not_wait_for_what_is_too_large() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(max_batch=1000))
+    end.pump()
+    put(made, "x" * 2000)
+    done: list[bool] = []
+    made.when_received(lambda: done.append(True), observers=False)
+    [gap, ping] = end.pump()
+    assert gap == Gap(0, 0, 1, "too large")
+    assert isinstance(ping, Ping)
+    end.hear(Pong(ping.token))
+    assert done == [True]
 
 
 def test_bodies_and_buffers_are_not_copied() -> None:

@@ -28,19 +28,19 @@ class Route:
 
 
 def fresh(
-    *, window: int = WINDOW, max_message: int = 10**6, inbox: Inbox | None = None
+    *, window: int = WINDOW, max_batch: int = 10**6, inbox: Inbox | None = None
 ) -> tuple[Inbox, Stream]:
     inbox = inbox or Inbox(1, "topic", window=window)
     key = StreamKey("publisher", len(inbox.streams))
-    stream = Stream(inbox, key, "topic", "publisher:1", max_message)
+    stream = Stream(inbox, key, "topic", "publisher:1", max_batch)
     inbox.add(stream)
     return inbox, stream
 
 
 def opened(
-    due: int = 0, first: int | None = None, *, window: int = WINDOW, max_message: int = 10**6
+    due: int = 0, first: int | None = None, *, window: int = WINDOW, max_batch: int = 10**6
 ) -> tuple[Inbox, Stream]:
-    inbox, stream = fresh(window=window, max_message=max_message)
+    inbox, stream = fresh(window=window, max_batch=max_batch)
     stream.connect(Route(), 0)
     stream.opened("topic", "msgpack", due, due if first is None else first, 10**9)
     return inbox, stream
@@ -318,6 +318,54 @@ def test_an_ack_covers_the_gap_behind_which_something_was_consumed() -> None:
     assert stream.grant() == (5, WINDOW + 1000)
 
 
+def test_g3_what_is_not_sent_is_a_gap_at_once_and_is_acknowledged() -> None:
+    inbox, stream = opened()
+    batch(stream, 0)
+    stream.gap(1, 3, "too large")
+    assert (stream.expected, stream.lost, inbox.lost) == (3, 2, 2)
+    inbox.take()
+    [gap] = entries(inbox)
+    assert (gap.first, gap.end, gap.gaps) == (3, 3, ((2, "too large"),))
+    assert stream.grant() == (3, WINDOW + 1000 + BATCH_COST)
+
+
+def test_g3_a_gap_may_stand_behind_another_and_over_what_came() -> None:
+    inbox, stream = opened()
+    stream.gap(2, 5, "too large")
+    stream.gap(4, 6, "too large")
+    stream.gap(3, 6, "too large")  # all of it came before
+    assert [entry.gaps for entry in entries(inbox)] == [
+        ((2, "overflow"), (3, "too large")),
+        ((1, "too large"),),
+    ]
+    assert (stream.expected, stream.lost) == (6, 6)
+    assert stream.received_bytes == stream.consumed_bytes == 2 * BATCH_COST
+
+
+def test_g6_gaps_take_their_part_of_the_window() -> None:
+    _, stream = opened(window=2 * BATCH_COST)
+    stream.gap(0, 1, "too large")
+    stream.gap(1, 2, "too large")
+    with pytest.raises(ProtocolError) as it:
+        stream.gap(2, 3, "too large")
+    assert it.value.code == "limit"
+
+
+def test_a_gap_that_may_not_come_now_breaks_the_protocol() -> None:
+    _, stream = fresh()
+    with pytest.raises(ProtocolError, match="a GAP before SUBSCRIBED"):
+        stream.gap(0, 1, "too large")
+    _, stream = opened()
+    with pytest.raises(ProtocolError, match="a GAP from 1 to 1"):
+        stream.gap(1, 1, "too large")
+    stream.place(100, 0, 50)
+    with pytest.raises(ProtocolError, match="a GAP in the middle of a batch"):
+        stream.gap(0, 1, "too large")
+    stream.place(100, 50, 50)
+    with pytest.raises(ProtocolError, match="a GAP in the middle of a batch"):
+        stream.gap(0, 1, "too large")
+
+
 def test_an_ack_never_goes_back() -> None:
     """After a resume the publisher takes for consumed what only waits here."""
     inbox, stream = opened()
@@ -424,8 +472,8 @@ def test_a_batch_in_the_middle_of_a_buffer_is_refused() -> None:
         stream.data(0, 1, 0.0, b"")
 
 
-def test_a_message_over_max_message_is_refused_before_memory_is_taken() -> None:
-    _, stream = opened(max_message=10_000, window=10**6)
+def test_a_message_over_max_batch_is_refused_before_memory_is_taken() -> None:
+    _, stream = opened(max_batch=10_000, window=10**6)
     with pytest.raises(ProtocolError, match=r"more than 10,000 bytes \(max_message\)") as it:
         stream.place(2**64 - 1, 0, 1)
     assert it.value.code == "limit"
@@ -435,8 +483,8 @@ def test_a_message_over_max_message_is_refused_before_memory_is_taken() -> None:
     stream.place(4000, 0, 1)
 
 
-def test_many_small_buffers_are_no_way_around_max_message() -> None:
-    _, stream = opened(max_message=10 * SMALLEST_BUFFER, window=10**6)
+def test_many_small_buffers_are_no_way_around_max_batch() -> None:
+    _, stream = opened(max_batch=10 * SMALLEST_BUFFER, window=10**6)
     for _ in range(11):
         piece(stream, b"x", 1, 0)
     with pytest.raises(ProtocolError):

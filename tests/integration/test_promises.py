@@ -59,6 +59,51 @@ async def test_g3_what_leaves_the_buffer_is_counted_exactly(coordinator: str) ->
         assert how["lost"] == sub.lost
 
 
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+async def test_g3_what_is_too_large_for_a_sub_is_counted_at_once(
+    coordinator: str, overflow: str
+) -> None:
+    async with (
+        Peer(coordinator) as here,
+        Peer(coordinator, max_message=100_000) as there,
+        Peer(coordinator) as elsewhere,
+    ):
+        sub, other = await there.sub("t"), await elsewhere.sub("t")
+        pub = await here.pub("t", overflow=overflow, buffer=2_000_000)
+        await pub.wait_for_subscribers(2, timeout=10)
+        large: list[object] = [b"x" * 300_000, ["y"] * 300_000, b"z" * 90_000]
+        for value in large:
+            await pub.put(value)
+            await pub.flush(timeout=10)
+        events = sub.messages()
+        (publisher,) = sub.publishers
+        assert [await anext(events) for _ in range(2)] == [
+            Gap(publisher, "t", 1, "too large"),
+            Gap(publisher, "t", 1, "too large"),
+        ]
+        event = await anext(events)
+        assert isinstance(event, Message)
+        assert event.value == large[2]
+        await pub.put(large[0])  # the last one: nothing comes behind it to tell of it
+        await eventually(lambda: sub.lost == 3)
+        assert await anext(events) == Gap(publisher, "t", 1, "too large")
+        assert [await other.get(timeout=10) for _ in range(4)] == [*large, large[0]]
+        assert other.lost == 0
+        assert sorted(how["lost"] for how in pub.subscribers.values()) == [0, 3]
+        await eventually(lambda: len(pub._publication.log) == 0)
+
+
+async def test_many_small_messages_go_to_a_sub_that_takes_only_small_ones(
+    coordinator: str,
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator, max_message=1_000) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        for i in range(50_000):
+            pub.put(i)
+        assert [await sub.get(timeout=10) for _ in range(50_000)] == list(range(50_000))
+
+
 async def test_g4_a_ready_sub_gets_what_is_put_next(coordinator: str) -> None:
     async with Peer(coordinator) as here, Peer(coordinator) as there:
         pub = await here.pub("t")
