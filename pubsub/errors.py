@@ -16,10 +16,13 @@
 
 Each class also derives from the built-in that fits, so ``except ValueError`` works, and
 carries what it talks about as attributes. ``get(timeout=…)`` and the other calls with a
-timeout raise the built-in :class:`TimeoutError`.
+timeout raise the built-in :class:`TimeoutError`. All of them can be copied and pickled, so that
+one that is raised in a process pool arrives as it is.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "AuthError",
@@ -37,6 +40,17 @@ __all__ = [
 
 class PubSubError(Exception):
     """The root of all errors of this library."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By args and fields: the one of `BaseException` calls the class with the message alone."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[PubSubError], args: tuple[Any, ...], fields: dict[str, Any]) -> PubSubError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class TopicError(PubSubError, ValueError):
@@ -127,8 +141,8 @@ class ProtocolError(PubSubError):
     """The other end of a connection broke the protocol.
 
     Attributes:
-        code: the code that goes into GOODBYE: ``"protocol"``, ``"version"``, ``"limit"``,
-            ``"role"``, ``"auth"``, ``"busy"`` or ``"timeout"``.
+        code: the one that goes into GOODBYE, or came in it: see
+            `pubsub.core.messages.GOODBYE_CODES`.
     """
 
     def __init__(self, message: str, *, code: str = "protocol") -> None:

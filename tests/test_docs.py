@@ -239,14 +239,15 @@ def test_the_rows_of_rows_are_named_in_their_order(kind: str, field: str, row: A
 
 
 def test_every_goodbye_code_of_the_code_is_listed() -> None:
-    listed = {row[0].strip("`") for row in rows(sections(page(PROTOCOL))["GOODBYE codes"])}
+    table = rows(sections(page(PROTOCOL))["GOODBYE codes"])
+    assert {row[0].strip("`"): row[1] for row in table} == messages.GOODBYE_CODES
     used = {"closing", "protocol"}  # the defaults of `Link.goodbye` and of `ProtocolError`
     for folder in ("pubsub", "coordinator"):
         for path in (ROOT / folder).rglob("*.py"):
             source = path.read_text(encoding="utf-8")
             used.update(re.findall(r'code="(\w+)"', source))
             used.update(re.findall(r'goodbye\("(\w+)"', source))
-    assert listed == used
+    assert set(messages.GOODBYE_CODES) == used
 
 
 def test_the_limits_are_those_of_the_code() -> None:

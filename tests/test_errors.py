@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
+from collections.abc import Callable
 
 import pytest
 
 from pubsub import errors
+from pubsub.core.handshake import Refused
+from pubsub.core.messages import Goodbye
 from pubsub.errors import (
     AuthError,
     Closed,
@@ -103,11 +107,34 @@ def test_the_plain_ones_take_a_text(kind: type[PubSubError]) -> None:
     assert str(kind("why")) == "why"
 
 
+class _Own(MessageTooLarge):
+    """An error of a user's own."""
+
+
 @pytest.mark.parametrize(
     "error",
-    [Closed("why"), DecodeError("why"), CoordinatorUnavailable("why"), ProtocolError("why")],
+    [
+        PubSubError("why"),
+        TopicError("a//b", "topic 'a//b' has an empty segment"),
+        EncodeError("why", topic="t", type_name="Foo"),
+        DecodeError("why", topic="t", publisher="10.0.0.1:5"),
+        MessageTooLarge(topic="t", size=3, limit=2),
+        _Own(topic="t", size=3, limit=2),
+        Closed("why"),
+        WrongContext("why"),
+        CoordinatorUnavailable("why", addresses=("a:1",)),
+        AuthError("why"),
+        ProtocolError("why", code="limit"),
+        Refused(Goodbye("busy", "why")),
+    ],
+    ids=lambda error: type(error).__name__,
 )
-def test_those_without_required_fields_survive_a_pickle(error: PubSubError) -> None:
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is type(error)
-    assert str(again) == str(error)
+@pytest.mark.parametrize(
+    "again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy]
+)
+def test_every_one_survives_a_pickle_and_a_copy(
+    error: PubSubError, again: Callable[[PubSubError], PubSubError]
+) -> None:
+    other = again(error)
+    assert type(other) is type(error)
+    assert (str(other), other.args, vars(other)) == (str(error), error.args, vars(error))

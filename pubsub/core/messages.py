@@ -21,6 +21,7 @@ import msgpack
 from pubsub.errors import ProtocolError
 
 __all__ = [
+    "GOODBYE_CODES",
     "MAX_PAYLOAD_BEFORE_WELCOME",
     "PROTOCOL_VERSION",
     "Ack",
@@ -52,6 +53,20 @@ __all__ = [
 PROTOCOL_VERSION = 1
 MAX_PAYLOAD_BEFORE_WELCOME = 4096
 """Bytes that a frame may have before the other end is known."""
+
+GOODBYE_CODES = {
+    "closing": "an orderly end",
+    "protocol": "a frame that breaks this page",
+    "version": "the other protocol version is not spoken here",
+    "limit": "over a limit above, or over the window of a channel",
+    "role": "not what was wanted, or not served here",
+    "identity": "another peer than the one that was asked for",
+    "auth": "authentication is not part of this version",
+    "busy": "too many connections without a handshake, or the same peer has connected anew",
+    "timeout": "no handshake in time",
+    "internal": "a defect of the side that says it",
+}
+"""Every code of a GOODBYE and what it means, in the words of docs/protocol.md (“this page”)."""
 
 U32 = 2**32 - 1
 U64 = 2**64 - 1
@@ -250,8 +265,7 @@ class Goodbye:
 
     KIND: ClassVar[Kind] = Kind.GOODBYE
     code: str = _field(_text(32))
-    """``closing`` (an orderly end), ``protocol``, ``version``, ``limit``, ``role``, ``identity``,
-    ``auth``, ``busy`` or ``timeout``."""
+    """One of `GOODBYE_CODES`; a later version may have more."""
     reason: str = _field(_text(1024))
     """A sentence for people."""
 
