@@ -305,7 +305,7 @@ class Link(asyncio.BufferedProtocol):
         self._error = error
         if not self._leaving:
             self._leaving = True
-            self._send(Goodbye(error.code[:32], str(error)[:1000]))
+            self._send(Goodbye.because(error.code, str(error)))
         self._finish(error)
         self._close()
 
@@ -321,7 +321,7 @@ class Link(asyncio.BufferedProtocol):
         if chunks:
             self._write(chunks)
         self._leaving = True
-        self._send(Goodbye(code, reason))
+        self._send(Goodbye.because(code, reason))
         self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)
         if self.transport.can_write_eof() and not self.transport.is_closing():
             with contextlib.suppress(OSError):  # the other end has reset it meanwhile

@@ -185,7 +185,8 @@ _number = _uint(U64)
 _entity = _uint(U32)
 _peer_id = _text(64)
 _topic = _text(1024)
-_role = _one_of("peer", "coordinator", "client")
+_dials = _one_of("peer", "client")
+_answers = _one_of("peer", "coordinator")
 
 
 def _field(check: Check, **more: Any) -> Any:
@@ -202,9 +203,9 @@ class Hello:
     KIND: ClassVar[Kind] = Kind.HELLO
     version: int = _field(_uint(U32))
     """`PROTOCOL_VERSION`; always the first field, in every version to come."""
-    role: str = _field(_role)
+    role: str = _field(_dials)
     """What the dialling side is: ``peer``, or ``client`` (asks a coordinator, no more)."""
-    wants: str = _field(_role)
+    wants: str = _field(_answers)
     """What it expects to find: ``peer`` or ``coordinator``."""
     peer_id: str = _field(_peer_id)
     """Its identity: random, new for every peer and after every fork."""
@@ -233,7 +234,7 @@ class Welcome:
 
     KIND: ClassVar[Kind] = Kind.WELCOME
     version: int = _field(_uint(U32))
-    role: str = _field(_role)
+    role: str = _field(_answers)
     """What the answering side is: ``peer`` or ``coordinator``."""
     peer_id: str = _field(_peer_id)
     """Its identity; a coordinator's is new at each start."""
@@ -268,6 +269,13 @@ class Goodbye:
     """One of `GOODBYE_CODES`; a later version may have more."""
     reason: str = _field(_text(1024))
     """A sentence for people."""
+
+    @classmethod
+    def because(cls, code: str, reason: str) -> Goodbye:
+        """One that may be sent at any time, whatever the reason quotes: cut to 1,024 bytes, so
+        that it fits into a frame before WELCOME too."""
+        brief = reason.encode(errors="replace")[:1024].decode(errors="ignore")
+        return cls(code[:32], brief)
 
 
 # --- peer link: the subscribing peer dialled --------------------------------------------

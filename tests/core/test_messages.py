@@ -65,7 +65,8 @@ flag = st.booleans()
 id_ = text(64)
 topic = text(1024)
 seconds = st.floats(0, 999_999_999, allow_nan=False)
-role = st.sampled_from(["peer", "coordinator", "client"])
+dials = st.sampled_from(["peer", "client"])
+answers = st.sampled_from(["peer", "coordinator"])
 anything = st.recursive(
     st.none()
     | st.booleans()
@@ -84,8 +85,8 @@ pairs = st.lists(st.tuples(id_, u32), max_size=3).map(tuple)
 FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     Hello: {
         "version": st.just(PROTOCOL_VERSION),
-        "role": role,
-        "wants": role,
+        "role": dials,
+        "wants": answers,
         "peer_id": id_,
         "expects": id_,
         "host": text(255),
@@ -93,7 +94,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "info": table,
     },
     Auth: {"method": text(64), "payload": anything},
-    Welcome: {"version": u32, "role": role, "peer_id": id_, "settle": seconds, "info": table},
+    Welcome: {"version": u32, "role": answers, "peer_id": id_, "settle": seconds, "info": table},
     Ping: {"token": u64},
     Pong: {"token": u64},
     Goodbye: {"code": text(32), "reason": text(1024)},
@@ -257,6 +258,17 @@ def test_a_handshake_with_the_longest_fields_fits_into_its_frame(cls: type[Any])
     assert len(encode(message)) - 4 <= MAX_PAYLOAD_BEFORE_WELCOME
 
 
+@pytest.mark.parametrize("reason", ["x" * 5000, "é" * 5000, "🙂" * 5000, "a\udcffb", "", "why"])
+def test_a_goodbye_may_be_sent_at_any_time_whatever_its_reason_quotes(reason: str) -> None:
+    goodbye = Goodbye.because("c" * 40, reason)
+    frame = encode(goodbye)
+    assert len(frame) - 4 <= MAX_PAYLOAD_BEFORE_WELCOME
+    assert parse(msgpack.unpackb(frame[4:])) == goodbye
+    assert goodbye.code == "c" * 32
+    assert goodbye.reason == reason.replace("\udcff", "?")[: len(goodbye.reason)]
+    assert len(goodbye.reason.encode()) >= min(len(reason), 1021)
+
+
 # --- what is not as documented is refused ---------------------------------------------------------
 
 
@@ -312,18 +324,20 @@ def is_rows(*checks: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
-is_role = is_in("peer", "coordinator", "client")
+is_dialling = is_in("peer", "client")
+is_answering = is_in("peer", "coordinator")
 is_id, is_topic, is_entity = is_text(64), is_text(1024), is_uint(U32)
 is_pairs = is_rows(is_id, is_entity)
 
 # Each kind's fields once more, as the documentation has them: what may be taken.
 TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
     Hello: [
-        *(lambda value: value == 1 and type(value) is int, is_role, is_role, is_id, is_id),
+        *(lambda value: value == 1 and type(value) is int, is_dialling, is_answering),
+        *(is_id, is_id),
         *(is_text(255), is_uint(65535), is_table),
     ],
     Auth: [is_id, lambda value: True],
-    Welcome: [is_entity, is_role, is_id, is_seconds, is_table],
+    Welcome: [is_entity, is_answering, is_id, is_seconds, is_table],
     Ping: [is_uint(U64)],
     Pong: [is_uint(U64)],
     Goodbye: [is_text(32), is_text(1024)],
