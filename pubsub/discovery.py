@@ -85,6 +85,7 @@ class Session:
         self._scratch = scratch
         self._embed = embed
         self._backoff = Backoff(random)
+        self._opened_at = 0.0
         self.link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -112,8 +113,8 @@ class Session:
                 log.exception("internal error in the session with %s", self.address)
                 self._failed(error)
             else:
-                self._backoff.reset()
                 await over
+                self._backoff.lived(self._loop.time() - self._opened_at)
             if not self._closed:
                 await asyncio.sleep(self._backoff.delay())
 
@@ -152,7 +153,8 @@ class Session:
         self.failure = None
         self.hopeless = False
         self._warned = False
-        self.settled_at = self._loop.time() + other.settle
+        self._opened_at = self._loop.time()
+        self.settled_at = self._opened_at + other.settle
         self._directed.connected(self, other.settle)
         frames = [encode(message) for message in self._directed.registrations(self)]
         if frames:

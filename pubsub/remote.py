@@ -25,10 +25,6 @@ __all__ = ["Owner", "Remote"]
 log = logging.getLogger("pubsub")
 
 
-STABLE = 0.1
-"""Seconds after which a link counts as one that works."""
-
-
 class Owner(Protocol):
     """The runtime, as a remote sees it."""
 
@@ -224,8 +220,5 @@ class Remote:
         self._broken_at = self._owner.loop.time()
         for stream in self._streams:
             self._owner.settled(stream)
-        # one that opens and breaks at once is dialled with growing delays
-        brief = self._broken_at - self._opened_at < STABLE
-        if not brief:
-            self._backoff.reset()
-        self._dial(self._backoff.delay() if brief else 0.0)
+        stable = self._backoff.lived(self._broken_at - self._opened_at)
+        self._dial(0.0 if stable else self._backoff.delay())

@@ -7,6 +7,9 @@ from enum import Enum
 
 __all__ = ["Backoff", "Heartbeat", "Pulse"]
 
+STABLE = 0.1
+"""Seconds after which a connection counts as one that works."""
+
 
 class Pulse(Enum):
     """What a heartbeat's tick says to do."""
@@ -63,9 +66,13 @@ class Backoff:
         self._most = most
         self._attempts = 0
 
-    def reset(self) -> None:
-        """It worked."""
-        self._attempts = 0
+    def lived(self, seconds: float) -> bool:
+        """A connection has ended after so long. Returns whether it was a stable one, after which
+        the delays begin anew; one that opens and breaks at once is dialled with growing ones."""
+        stable = seconds >= STABLE
+        if stable:
+            self._attempts = 0
+        return stable
 
     def delay(self) -> float:
         """Seconds to wait now: between half and all of a delay that doubles each time."""

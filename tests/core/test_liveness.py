@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pubsub.core.liveness import Backoff, Heartbeat, Pulse
+from pubsub.core.liveness import STABLE, Backoff, Heartbeat, Pulse
 
 
 def ticks(heartbeat: Heartbeat, most: int = 1000) -> list[Pulse]:
@@ -69,7 +69,9 @@ def test_delays_double_up_to_the_longest() -> None:
     backoff = Backoff(lambda: 1.0, 0.05, 2.0)
     delays = [backoff.delay() for _ in range(9)]
     assert delays == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0])
-    backoff.reset()
+    assert not backoff.lived(STABLE / 2)
+    assert backoff.delay() == pytest.approx(2.0)
+    assert backoff.lived(STABLE)
     assert backoff.delay() == pytest.approx(0.05)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
 from pubsub.config import Address
+from pubsub.core.messages import Welcome, encode
 from pubsub.discovery import Session
 from tests.integration.support import (
     CoordinatorThread,
@@ -148,6 +149,22 @@ async def test_a_dead_publisher_that_is_still_listed_does_not_hold_up_readiness(
             await asyncio.wait_for(_ready(peer.sub("t")), 5)
         assert not pub.closed
         await dead.close()
+
+
+async def test_a_coordinator_that_fails_after_the_handshake_is_dialled_with_growing_delays() -> (
+    None
+):
+    async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        writer.write(encode(Welcome(1, "coordinator", "head", 0.0, {})))
+        writer.close()
+
+    server = await asyncio.start_server(fail, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with Peer(f"127.0.0.1:{port}") as peer:
+        (session,) = peer.runtime.sessions
+        await eventually(lambda: session._backoff._attempts >= 4)
+    server.close()
 
 
 async def test_what_is_no_coordinator_is_named() -> None:
