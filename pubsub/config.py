@@ -108,7 +108,8 @@ class Settings:
     handshake_timeout: float = 5.0
     """How long a new connection may take to say who it is."""
     join_timeout: float = 5.0
-    """How long a Pub holds its messages for a subscriber that is expected."""
+    """How long a Pub holds its messages for a subscriber that is expected, and how long a Sub waits
+    to be ready for a publisher that is connected and does not answer."""
     resume_timeout: float = 30.0
     """How long a Pub holds its messages for a subscriber whose link broke."""
     linger: float = 5.0

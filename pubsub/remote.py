@@ -88,9 +88,16 @@ class Remote:
         """A Sub wants a stream."""
         self._streams[stream] = None
         if self._receiving is not None:
-            self._receiving.subscribe(stream)
+            self._subscribe(self._receiving, stream)
         else:
             self._dial()
+
+    def _subscribe(self, receiving: Receiving, stream: Stream) -> None:
+        """Ask for it. A publisher that hangs does not hold up readiness until its heartbeat ends
+        the link: whoever waits for a subscriber waits for `join_timeout`, in both directions."""
+        receiving.subscribe(stream)
+        owner = self._owner
+        owner.loop.call_later(owner.settings.join_timeout, owner.settled, stream)
 
     def remove(self, stream: Stream) -> None:
         """A stream is over."""
@@ -183,7 +190,7 @@ class Remote:
         link.reader.place = receiving.place
         link.reader.data = receiving.data
         for stream in self._streams:
-            receiving.subscribe(stream)
+            self._subscribe(receiving, stream)
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None)
         if self._closed:

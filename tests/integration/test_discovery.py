@@ -9,8 +9,11 @@ import pytest
 
 from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
 from pubsub.config import Address
-from pubsub.core.messages import Welcome, encode
+from pubsub.core.frames import Event
+from pubsub.core.handshake import Acceptor, Identity, Other
+from pubsub.core.messages import Subscribe, Welcome, encode
 from pubsub.discovery import Session
+from pubsub.link import Link
 from tests.integration.support import (
     CoordinatorThread,
     break_links,
@@ -149,6 +152,48 @@ async def test_a_dead_publisher_that_is_still_listed_does_not_hold_up_readiness(
             await asyncio.wait_for(_ready(peer.sub("t")), 5)
         assert not pub.closed
         await dead.close()
+
+
+class _Hung:
+    """Endpoint of a publisher that shakes hands and then hangs."""
+
+    def __init__(self) -> None:
+        self.got: list[Event] = []
+
+    def opened(self, link: Link, other: Other) -> None:
+        """See `Endpoint`."""
+
+    def receive(self, event: Event) -> None:
+        """See `Endpoint`."""
+        self.got.append(event)
+
+    def pump(self, budget: int) -> tuple[bytes, ...]:
+        """See `Endpoint`."""
+        return ()
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+
+
+async def test_a_publisher_that_hangs_holds_up_readiness_for_the_join_timeout_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hung = _Hung()
+    async with coordinator_in_loop() as address, Peer(address) as publisher:
+        runtime = publisher.runtime
+
+        def accept() -> Link:
+            acceptor = Acceptor(Identity("peer", runtime.peer_id), ("peer",))
+            return Link(runtime.loop, acceptor, hung, runtime.settings, runtime._scratch)
+
+        monkeypatch.setattr(runtime, "_accept", accept)
+        pub = await publisher.pub("t")
+        async with Peer(address, join_timeout=0.2) as peer:
+            sub = peer.sub("t")
+            await asyncio.wait_for(_ready(sub), 5)
+            assert [how["state"] for how in sub.publishers.values()] == ["connecting"]
+            assert [type(event) for event in hung.got] == [Subscribe]
+        assert not pub.closed
 
 
 async def test_a_coordinator_that_fails_after_the_handshake_is_dialled_with_growing_delays() -> (
