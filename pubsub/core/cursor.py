@@ -16,7 +16,7 @@ from pubsub.errors import ProtocolError
 __all__ = ["NO_LIMIT", "Cursor", "Outlet", "SubKey"]
 
 NO_LIMIT = 2**64 - 1
-"""The `Cursor.max_batch` of a subscriber that takes batches of any size."""
+"""The `Cursor.largest` of a subscriber that takes batches of any size."""
 
 
 class SubKey(NamedTuple):
@@ -53,7 +53,7 @@ class Cursor:
         acked: everything below it was consumed.
         received: everything below it is known to have arrived (see `Outlet`, PING behind data).
         lost: messages that left the log before they could be sent, or were too large.
-        max_batch: bytes of the largest batch that the subscriber takes.
+        largest: size of the largest batch that the subscriber takes.
         limit, sent: bytes that may be, and have been, sent on the present channel.
         flown: everything below it was sent or given up; in flight is ``acked <= seq < flown``.
         confirm: a flush waits until everything below it is known to have arrived; None: none does.
@@ -69,10 +69,10 @@ class Cursor:
         "flown",
         "held",
         "key",
+        "largest",
         "limit",
         "log",
         "lost",
-        "max_batch",
         "next",
         "observer",
         "outlet",
@@ -94,7 +94,7 @@ class Cursor:
         self.confirm: int | None = None
         self.lost = 0
         self.limit = self.sent = 0
-        self.max_batch = NO_LIMIT
+        self.largest = NO_LIMIT
         self.due = seq
         self.held = log.locate(seq)
         log.holds.add(self.held)
@@ -134,8 +134,7 @@ class Cursor:
     def take(self) -> Batch | None:
         """The batch to send now; None when there is none or the window is closed.
 
-        One that `refuses` says the subscriber does not take is to be sent as a gap, which counts
-        for `BATCH_COST` bytes.
+        One above `largest` is to be sent as a gap, which counts for `BATCH_COST` bytes.
         """
         log = self.log
         number = self.send
@@ -146,8 +145,10 @@ class Cursor:
         if number == log.next_number:
             return None
         batch = log.batch(number)
-        refused = self.refuses(batch)
-        size = BATCH_COST if refused else batch.size
+        size = batch.size
+        refused = size > self.largest
+        if refused:
+            size = BATCH_COST
         if self.sent + size > self.limit and (self.acked < self.flown or self.sent >= self.limit):
             return None  # one batch may pass the limit, when nothing else is in the window
         if refused:
@@ -156,10 +157,6 @@ class Cursor:
         self.send = number + 1
         self.next = self.flown = batch.end
         return batch
-
-    def refuses(self, batch: Batch) -> bool:
-        """Whether the batch is too large for the subscriber."""
-        return batch.size - BATCH_COST > self.max_batch
 
     def ack(self, seq: int, limit: int) -> None:
         """The subscriber consumed everything below `seq` and takes up to `limit` bytes.

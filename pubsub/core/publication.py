@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from pubsub.core.cursor import NO_LIMIT, Cursor, Outlet, SubKey
+from pubsub.core.frames import BATCH_COST
 from pubsub.core.log import Batch, Log
 from pubsub.errors import ProtocolError
 
@@ -217,7 +218,7 @@ class Publication:
         cursor.deadline = None
         cursor.sent = 0
         cursor.limit = limit
-        cursor.max_batch = max_batch
+        cursor.largest = max_batch + BATCH_COST
         cursor.queued = True
         self._attached[key] = cursor
         outlet.enqueue(cursor)

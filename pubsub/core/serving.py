@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pubsub.core.cursor import Cursor, SubKey
-from pubsub.core.frames import BATCH_COST, BUFFER_PIECE, Event, buffer_header, data_header
+from pubsub.core.frames import BUFFER_PIECE, Event, buffer_header, data_header
 from pubsub.core.log import Batch
 from pubsub.core.messages import (
     Ack,
@@ -232,9 +232,10 @@ class Serving:
                 if cursor.confirm is not None:
                     self._confirm(cursor, out)
                 continue
-            if cursor.refuses(batch):
-                out.append(encode(Gap(channel.number, batch.first, batch.end, "too large")))
-                budget -= BATCH_COST
+            if batch.size > cursor.largest:
+                gap = encode(Gap(channel.number, batch.first, batch.end, "too large"))
+                out.append(gap)
+                budget -= len(gap)
             elif batch.buffers:
                 channel.partial = _Partial(batch)
             else:

@@ -160,15 +160,16 @@ class _Hung:
     def __init__(self) -> None:
         self.got: list[Event] = []
 
-    def opened(self, link: Link, other: Other) -> None:
+    def opened(self, link: Link, other: Other) -> _Hung:
         """See `Endpoint`."""
+        return self
 
     def receive(self, event: Event) -> None:
-        """See `Endpoint`."""
+        """See `Core`."""
         self.got.append(event)
 
     def pump(self, budget: int) -> tuple[bytes, ...]:
-        """See `Endpoint`."""
+        """See `Core`."""
         return ()
 
     def closed(self, link: Link, error: Exception | None) -> None:
