@@ -8,15 +8,16 @@ strategy:
   a small string of its own after each read, so a quiet link costs next to nothing.
 - DATA is not decoded here. Its header has a fixed layout; the values are copied out once, and go
   straight to `data` where that is set: per batch there is one call and no object.
-- A frame larger than the scratch buffer gets memory of its own, and the payload of BUFFER is
-  read straight into the place that `place` names: neither is copied again.
+- A frame larger than the scratch buffer gets memory of its own, which grows with the bytes that
+  came and not by what was announced. The payload of BUFFER is read straight into the place that
+  `place` names.
 - Bad bytes never raise: the last event is the `ProtocolError`, and the reader is done.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import msgpack
@@ -28,12 +29,14 @@ __all__ = [
     "BATCH_COST",
     "BUFFER_PIECE",
     "SCRATCH_SIZE",
+    "SMALLEST_BUFFER",
     "Data",
     "Event",
     "FrameReader",
     "Piece",
     "array_header",
     "buffer_header",
+    "buffers_cost",
     "data_header",
 ]
 
@@ -42,6 +45,8 @@ BUFFER_PIECE = 1024 * 1024
 """Bytes of a large buffer that go into one BUFFER frame, so that others may pass in between."""
 BATCH_COST = 256
 """What a batch counts for in windows and buffers beyond its bytes: the objects that hold it."""
+SMALLEST_BUFFER = 1024
+"""Bytes that a large buffer counts for at least: each is an object too."""
 
 _LENGTH = struct.Struct(">I")
 # length | fixarray 5, kind | uint32 channel | uint64 first | float64 sent_at
@@ -83,6 +88,11 @@ def buffer_header(channel: int, total: int, offset: int, size: int) -> bytes:
         _BIN32,
         size,
     )
+
+
+def buffers_cost(buffers: Sequence[bytes | bytearray]) -> int:
+    """What the large buffers of a batch count for in windows and buffers."""
+    return sum(max(len(buffer), SMALLEST_BUFFER) for buffer in buffers)
 
 
 def array_header(count: int) -> bytes:
@@ -158,6 +168,7 @@ class FrameReader:
         "_broken",
         "_frame",
         "_got",
+        "_length",
         "_piece",
         "_place",
         "_rest",
@@ -177,6 +188,7 @@ class FrameReader:
         self._got = 0
         self._piece: Piece | None = None  # the target is a BUFFER's place, else a whole frame
         self._frame: memoryview | None = None
+        self._length = 0  # of the frame, which may not have all of its memory yet
         self._broken = False
 
     @property
@@ -292,6 +304,11 @@ class FrameReader:
         self._got += size
         if self._got < len(target):
             return None
+        if self._frame is not None and self._got < self._length:
+            grown = memoryview(bytearray(min(self._length, 2 * self._got)))
+            grown[: self._got] = target
+            self._target = self._frame = grown
+            return None
         self._target = None
         piece, frame = self._piece, self._frame
         self._piece = self._frame = None
@@ -333,9 +350,9 @@ class FrameReader:
                 return True
         if length + 4 <= len(self._view):
             return False
-        frame = memoryview(bytearray(length))
+        frame = memoryview(bytearray(min(length, max(BUFFER_PIECE, 2 * len(head)))))
         frame[: len(head)] = head
-        self._target, self._got, self._frame = frame, len(head), frame
+        self._target, self._got, self._frame, self._length = frame, len(head), frame, length
         return True
 
     def _find_place(self, head: memoryview) -> tuple[memoryview, int]:

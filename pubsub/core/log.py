@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 
-from pubsub.core.frames import BATCH_COST
+from pubsub.core.frames import BATCH_COST, buffers_cost
 
 __all__ = ["Batch", "Holds", "Log"]
 
@@ -45,7 +45,7 @@ class Batch:
         self.buffers = buffers
         self.size = BATCH_COST + len(body)
         if buffers:
-            self.size += sum(map(len, buffers))
+            self.size += buffers_cost(buffers)
         self.sent_at = sent_at
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pubsub.core.frames import BATCH_COST
+from pubsub.core.frames import BATCH_COST, BUFFER_PIECE, SMALLEST_BUFFER, buffers_cost
 from pubsub.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Route", "Stream", "StreamKey"]
 
-SMALLEST_BUFFER = 1024
-"""Buffers count for so many bytes of a message at least: each is an object too."""
+_ZEROS = memoryview(bytes(BUFFER_PIECE))
 
 
 class StreamKey(NamedTuple):
@@ -108,6 +107,7 @@ class Stream:
         "_buffers",
         "_filled",
         "_pending",
+        "_total",
         "ack_every",
         "ack_stage",
         "acked",
@@ -157,9 +157,9 @@ class Stream:
         self._base = 0  # of received_bytes, where the present channel's count began
         self._allowed = 0  # the highest limit of this channel: what was sent before a lower one
         self._assembling: bytearray | None = None
-        self._filled = 0
+        self._filled = self._total = 0
         self._buffers: list[bytearray] = []
-        self._pending = 0  # bytes of these
+        self._pending = 0  # what these count for
 
     # --- opening and closing ------------------------------------------------------------
 
@@ -239,21 +239,24 @@ class Stream:
         if self._assembling is None:
             if offset:
                 raise ProtocolError(f"a BUFFER that begins at {offset}")
-            pending = self._pending + total
-            if max(pending, len(self._buffers) * SMALLEST_BUFFER) > self.max_batch:
+            pending = self._pending + max(total, SMALLEST_BUFFER)
+            if pending > self.max_batch:
                 raise ProtocolError(
                     f"a batch of more than {self.max_batch:,} bytes (max_message)", code="limit"
                 )
             self._check_window(pending + BATCH_COST)
-            self._assembling = bytearray(total)
+            self._assembling = bytearray(size)
             self._filled = 0
+            self._total = total
         buffer = self._assembling
-        if offset != self._filled or total != len(buffer):
+        if offset != self._filled or total != self._total:
             raise ProtocolError(f"a BUFFER at {offset} of {total} where {self._filled} was due")
         self._filled += size
+        if self._filled > len(buffer):  # memory grows with what came, not by what was announced
+            buffer.extend(_ZEROS[: self._filled - len(buffer)])
         if self._filled == total:
             self._buffers.append(buffer)
-            self._pending += total
+            self._pending += max(total, SMALLEST_BUFFER)
             self._assembling = None
         return memoryview(buffer)[offset : offset + size]
 
@@ -285,7 +288,7 @@ class Stream:
             raise ProtocolError("a DATA before SUBSCRIBED")
         size = BATCH_COST + len(body)
         if buffers:
-            size += sum(map(len, buffers))
+            size += buffers_cost(buffers)
         if self.received_bytes + size > self.limit:
             self._check_window(size)
         end = first + count

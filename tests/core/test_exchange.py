@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 
 import pubsub.core.serving as serving_module
 from pubsub.core.cursor import SubKey
-from pubsub.core.frames import BATCH_COST, Event, FrameReader, array_header
+from pubsub.core.frames import BATCH_COST, Event, FrameReader, array_header, buffers_cost
 from pubsub.core.inbox import Inbox
 from pubsub.core.messages import Ping, Pong, Subscribe, Subscribed, Unsubscribe, encode
 from pubsub.core.publication import Publication, Waiter
@@ -105,7 +105,7 @@ class Source:
         large = tuple(
             bytes([(self.put + i + size) % 256]) * size for i, size in enumerate(buffers, 1)
         )
-        size = BATCH_COST + len(body) + sum(map(len, large))
+        size = BATCH_COST + len(body) + buffers_cost(large)
         if not self.publication.room(size):
             assert self.block
             return False

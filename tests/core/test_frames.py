@@ -394,18 +394,32 @@ def test_strangers_may_only_send_small_frames() -> None:
     assert isinstance(event, Data)
 
 
-def test_a_large_frame_takes_the_memory_that_it_announced_and_no_more() -> None:
+def test_a_large_frame_takes_memory_for_what_came_and_not_for_what_it_announced() -> None:
     reader = FrameReader(bytearray(2**16))
-    reader.max_payload = 2_000_000
+    reader.max_payload = 2**31
     tracemalloc.start()
     try:
-        assert reader.feed(b"\x00\x1e\x84\x80" + own_data(1, 0, 0.0, [1])[4:]) == []
+        assert reader.feed(b"\x40\x00\x00\x00" + own_data(1, 0, 0.0, [1])[4:]) == []
         for _ in range(50):
             assert reader.feed(b"x" * 1000) == []
         _, peak = tracemalloc.get_traced_memory()
+        assert peak < BUFFER_PIECE + 50_000
+        for _ in range(3_000):
+            assert reader.feed(b"x" * 1000) == []
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak < 3 * 3_050_000
     finally:
         tracemalloc.stop()
-    assert peak < 2_000_000 + 50_000
+
+
+def test_a_frame_of_several_megabytes_comes_whole() -> None:
+    value = bytes(range(256)) * 12_000
+    frame = own_data(1, 0, 0.0, [value])
+    for size in (len(frame), 700_001, 2**16):
+        reading = Reading(bytearray(2**16))
+        for piece in cut(frame + encode(Ping(1)), [size]):
+            reading.take(piece)
+        assert reading.events == [(1, 0, 0.0, [value]), Ping(1)]
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(1, 40), min_size=1, max_size=4))

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pubsub.core.frames import BATCH_COST
+from pubsub.core.frames import BATCH_COST, SMALLEST_BUFFER
 from pubsub.core.log import Batch, Holds, Log
 
 
@@ -22,8 +22,8 @@ def filled(*counts: int) -> Log:
 
 
 def test_a_batch_counts_its_bytes_and_what_holds_them() -> None:
-    batch = Batch(3, 10, 2, b"12345", (b"x" * 100, b"y" * 50), 7.5)
-    assert batch.size == BATCH_COST + 155
+    batch = Batch(3, 10, 2, b"12345", (b"x" * 5000, b"y" * 50), 7.5)
+    assert batch.size == BATCH_COST + 5 + 5000 + SMALLEST_BUFFER
     assert (batch.first, batch.end, batch.count) == (10, 12, 2)
     assert (batch.number, batch.sent_at) == (3, 7.5)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pubsub.core.frames import BATCH_COST
+from pubsub.core.frames import BATCH_COST, BUFFER_PIECE, SMALLEST_BUFFER
 from pubsub.core.inbox import Inbox
-from pubsub.core.stream import SMALLEST_BUFFER, Entry, Stream, StreamKey
+from pubsub.core.stream import Entry, Stream, StreamKey
 from pubsub.errors import ProtocolError
 
 WINDOW = 8192
@@ -71,7 +73,7 @@ def test_g1_batches_become_entries_in_order() -> None:
     assert (first.sent_at, first.buffers, first.gaps, first.error) == (1.5, (), (), None)
     assert first.size == BATCH_COST + 4
     assert (second.first, second.end, second.buffers) == (7, 8, (b"large",))
-    assert second.size == BATCH_COST + 4 + 5
+    assert second.size == BATCH_COST + 4 + SMALLEST_BUFFER
     assert stream.expected == 8
     assert stream.lost == 0
 
@@ -439,7 +441,7 @@ def test_large_buffers_are_put_together_in_place() -> None:
     stream.data(1, 1, 1.5, b"body")
     first, second = entries(inbox)
     assert first.buffers == (b"abcde", b"f")
-    assert first.size == BATCH_COST + 10
+    assert first.size == BATCH_COST + 4 + 2 * SMALLEST_BUFFER
     assert second.buffers == ()
 
 
@@ -485,10 +487,39 @@ def test_a_message_over_max_batch_is_refused_before_memory_is_taken() -> None:
 
 def test_many_small_buffers_are_no_way_around_max_batch() -> None:
     _, stream = opened(max_batch=10 * SMALLEST_BUFFER, window=10**6)
-    for _ in range(11):
+    for _ in range(10):
         piece(stream, b"x", 1, 0)
     with pytest.raises(ProtocolError):
         stream.place(1, 0, 1)
+
+
+def test_g6_many_small_buffers_are_no_way_around_the_window() -> None:
+    inbox, stream = opened(window=10 * SMALLEST_BUFFER)
+    batch(stream, 0)
+    for _ in range(4):
+        piece(stream, b"x", 1, 0)
+    stream.data(1, 1, 0.0, b"")
+    for _ in range(4):
+        piece(stream, b"x", 1, 0)
+    with pytest.raises(ProtocolError, match="bytes on a channel that may carry"):
+        stream.place(1, 0, 1)
+    assert inbox.lost == 0
+
+
+def test_g6_the_memory_of_a_large_buffer_grows_with_what_came() -> None:
+    _, stream = opened(max_message=2**30, window=2**30)
+    tracemalloc.start()
+    try:
+        for offset in range(100):
+            piece(stream, b"x", 2**29, offset)
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak < 10_000
+        for offset in range(100, 5 * BUFFER_PIECE, BUFFER_PIECE):
+            piece(stream, bytes(BUFFER_PIECE), 2**29, offset)
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak < 8 * BUFFER_PIECE
+    finally:
+        tracemalloc.stop()
 
 
 def test_g6_a_buffer_beyond_the_window_is_refused_before_memory_is_taken() -> None:
@@ -507,9 +538,9 @@ def test_g6_a_buffer_beyond_the_window_is_refused_before_memory_is_taken() -> No
 def test_the_second_buffer_of_a_message_counts_with_the_first() -> None:
     inbox, stream = opened(window=3000)
     batch(stream, 0)
-    piece(stream, b"x" * 1000, 1000, 0)
-    with pytest.raises(ProtocolError, match="3,256 bytes"):
-        stream.place(1000, 0, 1)
+    piece(stream, b"x" * 1500, 1500, 0)
+    with pytest.raises(ProtocolError, match="4,256 bytes"):
+        stream.place(1500, 0, 1)
     assert inbox.lost == 0
 
 
