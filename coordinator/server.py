@@ -18,11 +18,11 @@ from typing import Any
 from pubsub._version import __version__
 from pubsub.config import Address, Settings
 from pubsub.coordinator.registry import Push, Registry
-from pubsub.core.frames import SCRATCH_SIZE, Event
+from pubsub.core.frames import Event
 from pubsub.core.handshake import Acceptor, Identity, Other
-from pubsub.core.messages import Answer, Query, Register, Unregister, encode
+from pubsub.core.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
 from pubsub.errors import ProtocolError
-from pubsub.link import Gate, Link
+from pubsub.link import REQUEST_SCRATCH, Gate, Link
 
 __all__ = ["SETTLE", "Coordinator"]
 
@@ -32,8 +32,6 @@ SETTLE = 5.0
 """Seconds after its start in which a coordinator takes peers to be coming back."""
 ANSWER_ROWS = 500
 """Rows of one ANSWER."""
-LARGEST_REQUEST = 64 * 1024
-"""Bytes that a frame to a coordinator may have."""
 
 
 class Coordinator:
@@ -62,7 +60,7 @@ class Coordinator:
         self.servers: list[asyncio.Server] = []
         self._connections: dict[str, _Connection] = {}
         self._links: set[Link] = set()
-        self._scratch = bytearray(SCRATCH_SIZE)
+        self._scratch = bytearray(REQUEST_SCRATCH)
         self._gate = Gate(self.settings.max_unauthenticated)
         self._settle = settle
         self._started = loop.time()
@@ -192,7 +190,7 @@ class _Connection:
         """See `Endpoint`."""
         self.link = link
         self.peer_id = other.peer_id if other.role == "peer" else ""
-        link.reader.max_payload = LARGEST_REQUEST
+        link.reader.max_payload = MAX_REQUEST_PAYLOAD
         self.coordinator.joined(self, link, other)
         return self
 

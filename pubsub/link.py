@@ -22,7 +22,7 @@ from pubsub.core.messages import Control, Goodbye, Hello, Ping, Pong, encode
 from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
 
-__all__ = ["Core", "Endpoint", "Gate", "Link", "Lost", "dial"]
+__all__ = ["REQUEST_SCRATCH", "Core", "Endpoint", "Gate", "Link", "Lost", "dial"]
 
 log = logging.getLogger("pubsub")
 
@@ -35,6 +35,11 @@ JOIN_BELOW = 16 * 1024
 are. (A copy of this size costs less than a longer writev.)"""
 GOODBYE_GRACE = 1.0
 """Seconds that the other end may take to close after our GOODBYE."""
+REQUEST_SCRATCH = 32 * 1024
+"""Read buffer of accepted connections. What they send is small; less read at a time means that
+one who floods its connection holds up the others by less."""
+PINGS_PER_TICK = 200_000
+"""PINGs that may come within one tick of the heartbeat: more than one for each open channel."""
 FRAME_SLACK = 1024
 """What a frame may have beyond `max_batch`: its header."""
 
@@ -82,11 +87,29 @@ class Endpoint(Protocol):
 
 
 class Gate:
-    """Counts the accepted connections that have not yet said who they are."""
+    """The accepted connections that have not yet said who they are.
+
+    When there are too many, the oldest has to go: an honest peer says HELLO at once, so that a
+    crowd of those who say nothing does not keep it out.
+    """
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.waiting = 0
+        self._limit = limit
+        self._waiting: dict[Link, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def enter(self, link: Link) -> None:
+        """A connection was accepted."""
+        self._waiting[link] = None
+        if len(self._waiting) > self._limit:
+            oldest = next(iter(self._waiting))
+            oldest.fail(ProtocolError("too many connections that say nothing", code="busy"))
+
+    def leave(self, link: Link) -> None:
+        """It has said who it is, or is gone."""
+        self._waiting.pop(link, None)
 
 
 class Link(asyncio.BufferedProtocol):
@@ -125,6 +148,7 @@ class Link(asyncio.BufferedProtocol):
         self._paused = False
         self._leaving = False  # GOODBYE was said or heard: nothing is sent or listened to
         self._pong: int | None = None
+        self._pings = 0  # since the last tick
         self._error: Exception | None = None
         self._closed = False
         self._lost = False
@@ -137,11 +161,9 @@ class Link(asyncio.BufferedProtocol):
         self.transport = transport
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         if self._gate is not None:
-            if self._gate.waiting >= self._gate.limit:
-                self._gate = None
-                self.fail(ProtocolError("too many connections that say nothing", code="busy"))
+            self._gate.enter(self)
+            if self._leaving:
                 return
-            self._gate.waiting += 1
         self._timer = self.loop.call_later(self._settings.handshake_timeout, self._too_slow)
         if self._handshake is not None:
             self.begin(self._handshake)
@@ -202,6 +224,12 @@ class Link(asyncio.BufferedProtocol):
             self._welcome(event)
         elif isinstance(event, Ping):
             self._pong = max(self._pong or 0, event.token)  # cumulative: the highest says it all
+            self._pings += 1
+            if self._pings > PINGS_PER_TICK:
+                raise ProtocolError(
+                    f"{PINGS_PER_TICK:,} PINGs within {self._heartbeat.tick_every:g} s",
+                    code="limit",
+                )
         elif isinstance(event, Pong) and event.token == HEARTBEAT_TOKEN:
             pass
         elif isinstance(event, Goodbye):
@@ -250,6 +278,7 @@ class Link(asyncio.BufferedProtocol):
         self.fail(ProtocolError(f"no handshake within {seconds:g} s", code="timeout"))
 
     def _tick(self) -> None:
+        self._pings = 0
         pulse = self._heartbeat.tick()
         if pulse is Pulse.DEAD:
             seconds = self._settings.ping_timeout
@@ -348,7 +377,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _leave_gate(self) -> None:
         if self._gate is not None:
-            self._gate.waiting -= 1
+            self._gate.leave(self)
             self._gate = None
 
     def _finish(self, error: Exception | None) -> None:

@@ -78,11 +78,28 @@ class Remote:
         self._broken_at: float | None = None
         self._closed = False
         self._warned = False
+        self._refused = False
         self._opened_at = 0.0
 
     def moved(self, address: Address) -> None:
         """A coordinator says where it is."""
         self.address = address
+
+    @property
+    def streams(self) -> int:
+        """How many of its streams are wanted."""
+        return len(self._streams)
+
+    def refuse(self) -> None:
+        """It has more streams than one link may carry channels: those are left out."""
+        if not self._refused:
+            self._refused = True
+            log.warning(
+                "the peer at %s has more than %d streams for us (max_channels): the others are "
+                "not subscribed",
+                self.address,
+                self._owner.settings.max_channels,
+            )
 
     def add(self, stream: Stream) -> None:
         """A Sub wants a stream."""
@@ -137,6 +154,8 @@ class Remote:
                 if self._receiving is not None:
                     return
             except (OSError, ProtocolError, AuthError, Refused, asyncio.TimeoutError) as error:
+                self._failed(error)
+            except ValueError as error:  # a host that is no name: whoever registered it says it
                 self._failed(error)
             except Exception as error:  # never stop trying
                 log.exception("internal error while dialling %s", self.address)

@@ -28,14 +28,21 @@ from pubsub.core.frames import SCRATCH_SIZE
 from pubsub.core.handshake import Acceptor, Identity, Other
 from pubsub.core.inbox import Inbox
 from pubsub.core.local import Local
-from pubsub.core.messages import Expect, Match, MatchedPub, Register, Unregister
+from pubsub.core.messages import (
+    MAX_REQUEST_PAYLOAD,
+    Expect,
+    Match,
+    MatchedPub,
+    Register,
+    Unregister,
+)
 from pubsub.core.publication import Publication
 from pubsub.core.serving import Serving
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.discovery import Session, explain
 from pubsub.errors import Closed, CoordinatorUnavailable
-from pubsub.link import Gate, Link
+from pubsub.link import REQUEST_SCRATCH, Gate, Link
 from pubsub.remote import Remote
 
 __all__ = ["Ready", "Runtime", "Source"]
@@ -155,6 +162,7 @@ class Runtime:
         self._ended_all = False  # lingering is over: nobody is let in
         self._random = random.Random(secrets.randbits(64)).random
         self._scratch = bytearray(SCRATCH_SIZE)
+        self._request_scratch = bytearray(REQUEST_SCRATCH)
         self._gate = Gate(settings.max_unauthenticated)
         self._servers: dict[str, asyncio.Server] = {}
         self._identities: dict[str, Identity] = {}
@@ -577,6 +585,9 @@ class Runtime:
         remote.moved(Address(row.host, row.port))
         if key in sub.inbox.streams:
             return
+        if remote.streams >= self.settings.max_channels:
+            remote.refuse()
+            return
         publisher = f"{Address(row.host, row.port)}#{row.stream_id}"
         stream = Stream(sub.inbox, key, row.topic, publisher, self.settings.max_batch)
         stream.before = row.before
@@ -678,7 +689,7 @@ class Runtime:
             Acceptor(Identity("peer", self.peer_id, info=self.info()), ("peer",)),
             served,
             self.settings,
-            self._scratch,
+            self._request_scratch,
             self._gate,
         )
 
@@ -860,6 +871,7 @@ class _Served:
         """See `Endpoint`."""
         runtime = self._runtime
         self.link = link
+        link.reader.max_payload = MAX_REQUEST_PAYLOAD
         runtime._served.add(self)
         address = str(Address(other.host, other.port)) if other.port else f"peer {other.peer_id}"
         serving = self._serving = Serving(

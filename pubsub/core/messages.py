@@ -23,6 +23,7 @@ from pubsub.errors import ProtocolError
 __all__ = [
     "GOODBYE_CODES",
     "MAX_PAYLOAD_BEFORE_WELCOME",
+    "MAX_REQUEST_PAYLOAD",
     "PROTOCOL_VERSION",
     "Ack",
     "Answer",
@@ -53,6 +54,8 @@ __all__ = [
 PROTOCOL_VERSION = 1
 MAX_PAYLOAD_BEFORE_WELCOME = 4096
 """Bytes that a frame may have before the other end is known."""
+MAX_REQUEST_PAYLOAD = 64 * 1024
+"""Bytes that a frame to a publisher or to a coordinator may have: all of them are small."""
 
 GOODBYE_CODES = {
     "closing": "an orderly end",
@@ -122,6 +125,24 @@ def _text(limit: int) -> Check:
     return check
 
 
+def _shown(limit: int) -> Check:
+    """A text that gets into logs and onto terminals: no control characters, no line breaks."""
+    text = _text(limit)
+
+    def check(value: Any) -> str:
+        checked: str = text(value)
+        return checked if checked.isprintable() else repr(checked)[1:-1][:limit]
+
+    return check
+
+
+def _identity(value: Any) -> str:
+    checked: str = _text(64)(value)
+    if not checked.isprintable():
+        raise ValueError(f"{_short(value)} has control characters")
+    return checked
+
+
 def _flag(value: Any) -> bool:
     if type(value) is not bool:
         raise ValueError(f"{_short(value)} is neither true nor false")
@@ -183,7 +204,7 @@ _repr: Callable[[Any], str] = _brief.repr
 _channel = _uint(U32)
 _number = _uint(U64)
 _entity = _uint(U32)
-_peer_id = _text(64)
+_peer_id = _identity
 _topic = _text(1024)
 _dials = _one_of("peer", "client")
 _answers = _one_of("peer", "coordinator")
@@ -211,7 +232,7 @@ class Hello:
     """Its identity: random, new for every peer and after every fork."""
     expects: str = _field(_peer_id)
     """The identity it wants to meet, or ``""``; a peer that is another says GOODBYE."""
-    host: str = _field(_text(255))
+    host: str = _field(_shown(255))
     """Where it can be dialled (``""``: nowhere)."""
     port: int = _field(_uint(65535))
     """Where it can be dialled (0: nowhere)."""
@@ -265,9 +286,9 @@ class Goodbye:
     """Last frame before closing. Without it a closed connection is a broken one."""
 
     KIND: ClassVar[Kind] = Kind.GOODBYE
-    code: str = _field(_text(32))
+    code: str = _field(_shown(32))
     """One of `GOODBYE_CODES`; a later version may have more."""
-    reason: str = _field(_text(1024))
+    reason: str = _field(_shown(1024))
     """A sentence for people."""
 
     @classmethod
@@ -370,7 +391,7 @@ class End:
     """The number of messages that were put in all; those that did not come are a gap."""
     code: str = _field(_one_of("closed", "unknown", "refused"))
     """``closed`` (the Pub was), ``unknown`` (there is no such stream) or ``refused``."""
-    reason: str = _field(_text(1024))
+    reason: str = _field(_shown(1024))
 
 
 # --- coordinator ------------------------------------------------------------------------
@@ -433,7 +454,7 @@ def _row(cls: Any, *checks: Check) -> Check:
     return make
 
 
-_matched_pub = _row(MatchedPub, _peer_id, _text(255), _uint(65535), _entity, _topic, _flag)
+_matched_pub = _row(MatchedPub, _peer_id, _shown(255), _uint(65535), _entity, _topic, _flag)
 _expected_sub = _row(ExpectedSub, _peer_id, _entity, _flag, _flag)
 
 

@@ -53,7 +53,11 @@ U64 = 2**64 - 1
 def text(limit: int) -> st.SearchStrategy[str]:
     encodable = st.characters(exclude_categories=["Cs"])
     short = st.text(encodable, max_size=min(limit, 20))
-    return short | st.sampled_from(["", "x" * limit, "é" * limit, "\U0010ffff" * limit])
+    return short | st.sampled_from(["", "x" * limit, "é" * limit, "\U0001f600" * limit])
+
+
+def shown(limit: int) -> st.SearchStrategy[str]:
+    return text(limit).filter(str.isprintable)
 
 
 def uint(limit: int) -> st.SearchStrategy[int]:
@@ -62,7 +66,7 @@ def uint(limit: int) -> st.SearchStrategy[int]:
 
 u16, u32, u64 = uint(65535), uint(U32), uint(U64)
 flag = st.booleans()
-id_ = text(64)
+id_ = shown(64)
 topic = text(1024)
 seconds = st.floats(0, 999_999_999, allow_nan=False)
 dials = st.sampled_from(["peer", "client"])
@@ -89,7 +93,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "wants": answers,
         "peer_id": id_,
         "expects": id_,
-        "host": text(255),
+        "host": shown(255),
         "port": u16,
         "info": table,
     },
@@ -97,7 +101,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     Welcome: {"version": u32, "role": answers, "peer_id": id_, "settle": seconds, "info": table},
     Ping: {"token": u64},
     Pong: {"token": u64},
-    Goodbye: {"code": text(32), "reason": text(1024)},
+    Goodbye: {"code": shown(32), "reason": shown(1024)},
     Subscribe: {
         "channel": u32,
         "stream_id": u32,
@@ -124,7 +128,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "channel": u32,
         "final": u64,
         "code": st.sampled_from(["closed", "unknown", "refused"]),
-        "reason": text(1024),
+        "reason": shown(1024),
     },
     Register: {
         "id": u32,
@@ -139,7 +143,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "revision": u64,
         "complete": flag,
         "added": st.lists(
-            st.builds(MatchedPub, id_, text(255), u16, u32, topic, flag), max_size=3
+            st.builds(MatchedPub, id_, shown(255), u16, u32, topic, flag), max_size=3
         ).map(tuple),
         "removed": pairs,
     },
@@ -239,7 +243,9 @@ def test_fields_of_a_later_version_are_ignored(cls: type[Any], data: st.DataObje
     assert parse([*sent(message), *more]) == message
 
 
-@given(st.builds(MatchedPub, id_, text(255), u16, u32, topic, flag), st.lists(anything, max_size=3))
+@given(
+    st.builds(MatchedPub, id_, shown(255), u16, u32, topic, flag), st.lists(anything, max_size=3)
+)
 def test_rows_of_a_later_version_may_have_more_fields(row: MatchedPub, more: list[Any]) -> None:
     assert parse([18, 1, 2, True, [[*row, *more]], [["p", 3, *more]]]) == (
         Match(1, 2, True, (row,), (("p", 3),))
@@ -554,3 +560,22 @@ def test_a_huge_wrong_value_is_not_copied_into_its_error(value: Any) -> None:
     finally:
         tracemalloc.stop()
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("text", ["\n", "a\r\nb", "\x1b[2J", "\u2028", "\x00"])
+def test_text_for_people_forges_no_lines_in_logs_and_commands_no_terminal(text: str) -> None:
+    goodbye = parse([13, "x" + text, "because" + text])
+    assert isinstance(goodbye, Goodbye)
+    assert goodbye.reason == "because" + repr(text)[1:-1]
+    assert (goodbye.code + goodbye.reason).isprintable()
+    long = parse([13, (text * 32)[:32], (text * 1024)[:1024]])
+    assert isinstance(long, Goodbye)
+    assert len(long.code) == 32
+    assert len(long.reason) <= 1024
+    hello = [1, 1, "peer", "peer", "id", "", "ho" + text + "st", 1, {}]
+    parsed = parse(hello)
+    assert isinstance(parsed, Hello)
+    assert parsed.host.isprintable()
+    hello[4] = "id" + text
+    with pytest.raises(ProtocolError, match="control characters"):
+        parse(hello)
