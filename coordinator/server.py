@@ -2,6 +2,10 @@
 
 It accepts peers and clients, hands what they register to the `Registry`, and writes the pushes
 that come back. The pushes of one turn of the loop to one peer go out in one write.
+
+A small request may have a large answer. So a connection's next request is looked at only when it
+has read most of the answers to those before, and until then no more of them are read; and who
+does not read at all what changes is cut.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import logging
 import os
 import secrets
 import socket
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -30,6 +35,10 @@ log = logging.getLogger("pubsub.coordinator")
 
 SETTLE = 5.0
 """Seconds after its start in which a coordinator takes peers to be coming back."""
+ANSWERS_AHEAD = 256 * 1024
+"""Bytes of answers that may wait for a connection before its next request is looked at."""
+MAX_BEHIND = 32 * 1024 * 1024
+"""Bytes of news that may wait for a connection that does not read."""
 ANSWER_ROWS = 500
 """Rows of one ANSWER."""
 
@@ -151,7 +160,7 @@ class Coordinator:
             if connection is not None:
                 if not connection.output:
                     self.touch(connection)
-                connection.output.append(encode(message))
+                connection.put(encode(message))
 
     def touch(self, connection: _Connection) -> None:
         """It has something to write."""
@@ -162,8 +171,12 @@ class Coordinator:
     def _write(self) -> None:
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
-            if connection.link is not None:
-                connection.link.flush()
+            link = connection.link
+            if link is None:
+                continue
+            link.flush()
+            if connection.waiting > MAX_BEHIND:
+                link.fail(ProtocolError("it does not read what it is told", code="limit"))
 
     def _arm(self) -> None:
         due = self.registry.next_expiry()
@@ -184,7 +197,15 @@ class _Connection:
         self.link: Link | None = None
         self.peer_id = ""
         self.output: list[bytes] = []
+        self.waiting = 0
+        """Bytes in `output`."""
+        self._requests: deque[Register | Unregister | Query] = deque()
         self._answers: list[Iterator[bytes]] = []
+
+    def put(self, frame: bytes) -> None:
+        """Have a frame written."""
+        self.output.append(frame)
+        self.waiting += len(frame)
 
     def opened(self, link: Link, other: Other) -> _Connection:
         """See `Endpoint`."""
@@ -196,24 +217,47 @@ class _Connection:
 
     def receive(self, event: Event) -> None:
         """See `Core`."""
-        coordinator = self.coordinator
-        if isinstance(event, Register) and self.peer_id:
-            now = coordinator.loop.time()
-            coordinator.push(coordinator.registry.register(self.peer_id, event, now))
-            coordinator._arm()
-        elif isinstance(event, Unregister) and self.peer_id:
-            coordinator.push(coordinator.registry.unregister(self.peer_id, event.id))
-        elif isinstance(event, Query):
-            if len(self._answers) >= 16:
-                raise ProtocolError("too many questions at once", code="limit")
-            self._answers.append(self._answer(event))
-            coordinator.touch(self)
+        if isinstance(event, Query) or (isinstance(event, (Register, Unregister)) and self.peer_id):
+            self._requests.append(event)
+            self._work()
         else:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a peer speaks")
 
+    def _work(self) -> None:
+        """Look at the requests that came, until answers to them wait to be read."""
+        link = self.link
+        assert link is not None
+        while self._requests and self.waiting < ANSWERS_AHEAD and not link.paused:
+            self._act(self._requests.popleft())
+        link.listen(not self._requests)
+
+    def _act(self, request: Register | Unregister | Query) -> None:
+        coordinator = self.coordinator
+        if isinstance(request, Register):
+            now = coordinator.loop.time()
+            coordinator.push(coordinator.registry.register(self.peer_id, request, now))
+            coordinator._arm()
+        elif isinstance(request, Unregister):
+            coordinator.push(coordinator.registry.unregister(self.peer_id, request.id))
+        else:
+            if len(self._answers) >= 16:
+                raise ProtocolError("too many questions at once", code="limit")
+            self._answers.append(self._answer(request))
+            coordinator.touch(self)
+
+    def _work_on(self) -> None:
+        link = self.link
+        if link is not None and not link.closing:
+            try:
+                self._work()
+            except ProtocolError as error:
+                link.fail(error)
+            else:
+                link.flush()
+
     def _answer(self, query: Query) -> Iterator[bytes]:
         registry = self.coordinator.registry
-        rows = iter(list(registry.topics() if query.what == "topics" else registry.peers()))
+        rows = registry.topics() if query.what == "topics" else registry.peers()
         while True:
             part = tuple(islice(rows, ANSWER_ROWS))
             complete = len(part) < ANSWER_ROWS
@@ -224,7 +268,10 @@ class _Connection:
     def pump(self, budget: int) -> Sequence[bytes]:
         """See `Core`."""
         output, self.output = self.output, []
-        budget -= sum(map(len, output))
+        budget -= self.waiting
+        self.waiting = 0
+        if self._requests:  # in a turn of their own: others want to be heard in between
+            self.coordinator.loop.call_soon(self._work_on)
         while self._answers and budget > 0:
             frame = next(self._answers[0], None)
             if frame is None:
@@ -238,4 +285,6 @@ class _Connection:
         """See `Endpoint`."""
         if self.link is not None:
             self.link = None
-            self.coordinator.left(self, link, orderly=error is None)
+            self._requests.clear()
+            greedy = isinstance(error, ProtocolError) and error.code == "limit"
+            self.coordinator.left(self, link, orderly=error is None or greedy)

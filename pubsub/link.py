@@ -146,6 +146,7 @@ class Link(asyncio.BufferedProtocol):
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout)
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
+        self._listening = True
         self._leaving = False  # GOODBYE was said or heard: nothing is sent or listened to
         self._pong: int | None = None
         self._pings = 0  # since the last tick
@@ -202,6 +203,7 @@ class Link(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._heartbeat.heard()  # it reads: it lives
         if self._pong is not None:
             self._send_pong()
         self.flush()
@@ -305,6 +307,22 @@ class Link(asyncio.BufferedProtocol):
         if not self._paused and self._pong is not None:
             token, self._pong = self._pong, None
             self._send(Pong(token))
+
+    @property
+    def paused(self) -> bool:
+        """Whether the socket takes no more for now."""
+        return self._paused
+
+    def listen(self, on: bool) -> None:
+        """Read on, or leave for now what comes; to be called whenever something was done about
+        what was read, since nothing is heard of the other end meanwhile."""
+        self._heartbeat.heard()
+        if on != self._listening and not self.transport.is_closing():
+            self._listening = on
+            if on:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
 
     def flush(self) -> None:
         """Write what the endpoint has, as far as the socket takes it."""
