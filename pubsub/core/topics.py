@@ -23,6 +23,7 @@ from pubsub.errors import TopicError
 
 __all__ = [
     "MAX_TOPIC_BYTES",
+    "MAX_TOPIC_SEGMENTS",
     "PatternIndex",
     "TopicIndex",
     "check_pattern",
@@ -33,6 +34,8 @@ __all__ = [
 
 MAX_TOPIC_BYTES = 1024
 """Length that a topic or pattern may have, as UTF-8."""
+MAX_TOPIC_SEGMENTS = 64
+"""Segments that it may have. Each costs a coordinator an entry in an index."""
 
 _ONE = "*"
 _ANY = "**"
@@ -55,7 +58,8 @@ def check_topic(topic: object) -> str:
 
     Raises:
         TopicError: it is no str, is empty or has an empty segment, is longer than
-            `MAX_TOPIC_BYTES`, or has a wildcard, a control character or a lone surrogate.
+            `MAX_TOPIC_BYTES`, has more than `MAX_TOPIC_SEGMENTS` segments, or has a wildcard, a
+            control character or a lone surrogate.
     """
     return _checked(topic, "topic", _TOPIC)
 
@@ -77,7 +81,7 @@ def _checked(text: object, what: str, valid: re.Pattern[str]) -> str:
         raise TopicError(text, f"a {what} must be a str, not {type(text).__name__}")
     if len(text) > MAX_TOPIC_BYTES or not valid.fullmatch(text):
         raise TopicError(text, _problem(text, what))
-    if len(text.encode()) > MAX_TOPIC_BYTES:
+    if len(text.encode()) > MAX_TOPIC_BYTES or text.count("/") >= MAX_TOPIC_SEGMENTS:
         raise TopicError(text, _problem(text, what))
     return str.__str__(text)  # a plain str also of an enum's member
 
@@ -97,6 +101,9 @@ def _problem(text: str, what: str) -> str:
         return f"{shown} is {size:,} bytes long, over {MAX_TOPIC_BYTES:,}"
     if "" in text.split("/"):
         return f"{shown} has an empty segment"
+    segments = text.count("/") + 1
+    if segments > MAX_TOPIC_SEGMENTS:
+        return f"{shown} has {segments} segments, over {MAX_TOPIC_SEGMENTS}"
     if what == "topic":
         return f"{shown} has a wildcard: a Pub needs one topic; patterns are for Sub"
     return f"{shown}: a wildcard stands for a whole segment: use '*' or '**'"

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 import pubsub.core.topics as topics_module
 from pubsub.core.topics import (
     MAX_TOPIC_BYTES,
+    MAX_TOPIC_SEGMENTS,
     PatternIndex,
     TopicIndex,
     check_pattern,
@@ -54,6 +55,7 @@ VALID = [
     ".",
     "a.b:c-d_e",
     "x" * MAX_TOPIC_BYTES,
+    "/".join("a" * MAX_TOPIC_SEGMENTS),
     "é" * (MAX_TOPIC_BYTES // 2),
     "/".join("a" * 512),
 ]
@@ -71,6 +73,7 @@ INVALID = [
     ("a\ud800", r"topic 'a\ud800' has the lone surrogate '\ud800'"),
     ("x" * 1025, f"topic '{'x' * 60}…' is 1,025 bytes long, over 1,024"),
     ("é" * 513, f"topic '{'é' * 60}…' is 1,026 bytes long, over 1,024"),
+    ("/".join("a" * 65), f"topic '{'a/' * 30}…' has 65 segments, over 64"),
 ]
 
 
@@ -152,6 +155,7 @@ def test_any_text_is_taken_or_refused_with_a_topic_error_that_fits_into_goodbye(
         else:
             assert len(text.encode()) <= MAX_TOPIC_BYTES
             assert all(text.split("/"))
+            assert len(text.split("/")) <= MAX_TOPIC_SEGMENTS
 
 
 @given(st.text(alphabet=st.characters(), min_size=60))
@@ -332,7 +336,7 @@ def test_the_deepest_topics_and_patterns_need_no_recursion() -> None:
     pattern_index: PatternIndex[int] = PatternIndex()
     topic_index.add(topic, 1)
     for key, pattern in enumerate([topic, stars, "**", "**/" + "/".join("a" * 510)]):
-        assert matches(check_pattern(pattern), check_topic(topic))
+        assert matches(pattern, topic)
         pattern_index.add(pattern, key)
         assert topic_index.match(pattern) == {1}
     assert pattern_index.match(topic) == {0, 1, 2, 3}
@@ -353,7 +357,7 @@ def test_many_double_stars_do_not_blow_up(pattern: str) -> None:
     topic_index: TopicIndex[int] = TopicIndex()
     pattern_index: PatternIndex[int] = PatternIndex()
     topic_index.add(topic, 1)
-    pattern_index.add(check_pattern(pattern), 1)
+    pattern_index.add(pattern, 1)
     assert matches(pattern, topic) == expected
     assert topic_index.match(pattern) == ({1} if expected else set())
     assert pattern_index.match(topic) == ({1} if expected else set())
