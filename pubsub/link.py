@@ -203,7 +203,7 @@ class Link(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._heartbeat.heard()  # it reads: it lives
+        self._heartbeat.silent = 0  # it reads: it lives
         if self._pong is not None:
             self._send_pong()
         self.flush()
@@ -316,7 +316,7 @@ class Link(asyncio.BufferedProtocol):
     def listen(self, on: bool) -> None:
         """Read on, or leave for now what comes; to be called whenever something was done about
         what was read, since nothing is heard of the other end meanwhile."""
-        self._heartbeat.heard()
+        self._heartbeat.silent = 0
         if on != self._listening and not self.transport.is_closing():
             self._listening = on
             if on:
