@@ -100,7 +100,7 @@ class Settings:
     name: str = ""
     """What ``pubsub peers`` shows for this process; empty: the program's name."""
     ping_interval: float = 5.0
-    """A connection on which nothing came for so long is pinged."""
+    """How often each side of a connection asks the other for a sign of life."""
     ping_timeout: float = 15.0
     """A connection on which nothing came for so long is dead."""
     connect_timeout: float = 5.0

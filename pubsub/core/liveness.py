@@ -20,14 +20,18 @@ class Pulse(Enum):
 
 
 class Heartbeat:
-    """Counts ticks in which nothing came.
+    """Counts ticks in which nothing came, and says when to PING.
+
+    Every `interval` has its PING, also where much comes: the other side may hear nothing else from
+    us, as while one large message takes longer than `timeout` to arrive and nothing can be
+    acknowledged. (Its own PING would wait behind that message.)
 
     It counts ticks, not seconds since the last byte: after this process was stopped or its loop
     was held up, bytes that wait in the socket are read before enough ticks have passed, so a
     pause on our side never makes the other side look dead.
 
     Parameters:
-        interval: seconds of silence before a PING.
+        interval: seconds between two PINGs.
         timeout: seconds of silence before the connection is dead.
 
     Attributes:
@@ -41,13 +45,16 @@ class Heartbeat:
         self._ping_at = max(1, round(interval / self.tick_every))
         self._dead_at = max(self._ping_at + 1, round(timeout / self.tick_every))
         self.silent = 0
+        self._unasked = 0  # ticks since the last PING
 
     def tick(self) -> Pulse:
         """`tick_every` seconds have passed."""
         self.silent += 1
+        self._unasked += 1
         if self.silent >= self._dead_at:
             return Pulse.DEAD
-        if self.silent >= self._ping_at and (self.silent - self._ping_at) % self._ping_at == 0:
+        if self._unasked >= self._ping_at:
+            self._unasked = 0
             return Pulse.PING
         return Pulse.NOTHING
 

@@ -39,6 +39,16 @@ def test_any_sign_of_life_begins_anew() -> None:
     assert ticks(heartbeat)[-1] is Pulse.DEAD
 
 
+def test_it_asks_also_while_much_comes() -> None:
+    """The other side may hear nothing else from us."""
+    heartbeat = Heartbeat(5.0, 15.0)
+    said = []
+    for _ in range(10):
+        heartbeat.heard()
+        said.append(heartbeat.tick())
+    assert said == [Pulse.NOTHING, Pulse.PING] * 5
+
+
 @given(st.floats(0.01, 1000), st.floats(1.01, 1000))
 def test_it_is_dead_about_when_the_timeout_says_and_never_unasked(
     interval: float, times: float
