@@ -20,7 +20,9 @@ LONG = 40.0
 
 
 def _command(args: tuple[str, ...]) -> list[str]:
-    """``pubsub tail …`` as this Python runs it."""
+    """``pubsub tail …`` as this Python runs it; ``python …`` is this Python itself."""
+    if args[0] == "python":
+        return [sys.executable, *args[1:]]
     return [sys.executable, "-m", f"pubsub.cli.{args[0]}", *args[1:]]
 
 
@@ -66,7 +68,7 @@ class Running:
     """A command that runs.
 
     Parameters:
-        args: ``"pubsub", "tail", …``.
+        args: ``"pubsub", "tail", …`` or ``"python", "-c", …``.
         coordinator: what PUBSUB_COORDINATOR says.
         stdout: a file for its output; default: a pipe, which `out` reads.
         read: False: nobody reads the pipe before `read_on`.

@@ -1,0 +1,131 @@
+"""Coordinators that are killed and come back empty, in the middle of what goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from tests.cli.processes import Start, daemon
+from tests.faults.worker import Worker, start_worker, until
+from tests.integration.support import free_port
+
+HEARTBEAT = 5.0
+"""Seconds of the default `ping_interval`, within which new matches work again."""
+
+
+@pytest.mark.slow
+def test_g7_a_coordinator_killed_under_50_peers_comes_back_empty(start: Start) -> None:
+    """25 publishers and 25 subscribers in 5 processes; each Sub gets 5 of the Pubs."""
+    coordinator, address = daemon(start)
+    port = int(address.rsplit(":", 1)[1])
+    workers = [start_worker(start, address) for _ in range(5)]
+    for worker in workers:
+        for n in range(5):
+            worker.peer(name=f"sub{n}")
+            worker.sub(name=f"sub{n}", topic=f"group{n}/*")
+    streams: dict[int, dict[str, tuple[Worker, str]]] = {n: {} for n in range(5)}
+    for group, worker in enumerate(workers):
+        for n in range(5):
+            worker.peer(name=f"pub{n}")
+            stream = worker.pub(name=f"pub{n}", topic=f"group{n}/{group}", rate=100)
+            streams[n][stream] = worker, f"pub{n}"
+
+    def pass_on(messages: int) -> float:
+        """Until so many messages that are put from now on have come everywhere."""
+        began = time.monotonic()
+        for n in range(5):
+            due = {
+                stream: worker.counts()[name] + messages
+                for stream, (worker, name) in streams[n].items()
+            }
+            for worker in workers:
+                worker.reach(name=f"sub{n}", due=due)
+        return time.monotonic() - began
+
+    pass_on(10)
+    coordinator.kill()
+    for worker in workers:
+        worker.session(name="sub0", up=False)
+        worker.session(name="pub0", up=False)
+    pass_on(50)
+    again, _ = daemon(start, port)
+    began = time.monotonic()
+    one = start_worker(start, address)
+    one.peer(name="new")
+    one.sub(name="new", topic="new/*")
+    workers[0].sub(name="pub0", topic="new/*")
+    found = [
+        (one, one.pub(name="new", topic="new/0", rate=100)),
+        (workers[1], workers[1].pub(name="sub0", topic="new/1", rate=100)),
+    ]
+    for _, stream in found:
+        one.reach(name="new", due={stream: 1})
+        workers[0].reach(name="pub0", due={stream: 1})
+    assert time.monotonic() - began < HEARTBEAT + 10  # the machine may be busy
+    pass_on(10)
+    for worker in workers:
+        puts = worker.stop()
+        for n in range(5):
+            name = f"pub{n}"
+            (stream,) = [s for s, where in streams[n].items() if where == (worker, name)]
+            for other in workers:
+                report = other.reach(name=f"sub{n}", due={stream: puts[name]})
+                assert report["got"][stream] == puts[name]
+                assert report["lost"] == 0
+    again.kill()
+
+
+def test_g7_a_peer_that_is_made_while_the_coordinator_is_down_works_when_it_is_up(
+    start: Start,
+) -> None:
+    coordinator, address = daemon(start)
+    port = int(address.rsplit(":", 1)[1])
+    here, there = start_worker(start, address), start_worker(start, address)
+    for worker in (here, there):
+        worker.peer(name="a", connect_timeout=60)
+        worker.sub(name="a", topic="warm-up")
+    coordinator.kill()
+    here.session(name="a", up=False)
+    there.session(name="a", up=False)
+    there.tell("sub", name="a", topic="t")
+    here.tell("pub", name="a", topic="t", rate=100)
+    daemon(start, port)
+    there.answer()
+    stream = here.answer()
+    there.reach(name="a", due={stream: here.counts()["a"] + 10})
+
+
+def test_g7_when_the_process_with_the_embedded_coordinator_is_killed_another_takes_over(
+    start: Start,
+) -> None:
+    port = free_port()
+
+    def worker(name: str) -> Worker:
+        made = start_worker(start)
+        made.default_coordinator(port=port)
+        made.peer(name=name)
+        return made
+
+    first = worker("first")
+    first.sub(name="first", topic="nothing")
+    assert first.embedded(name="first")
+    there = worker("there")
+    there.sub(name="there", topic="t")
+    here = worker("here")
+    stream = here.pub(name="here", topic="t", rate=1_000)
+    there.reach(name="there", due={stream: 100})
+    first.kill()
+    until(lambda: here.embedded(name="here") or there.embedded(name="there"))
+    here.session(name="here", up=True)
+    there.session(name="there", up=True)
+    assert here.embedded(name="here") is not there.embedded(name="there")
+    late = worker("late")
+    new = late.pub(name="late", topic="t", rate=1_000)
+    report: dict[str, Any] = there.reach(name="there", due={new: 100})
+    assert report["due"][new] == report["got"][new]  # from its first message on
+    put = here.stop()["here"]
+    report = there.reach(name="there", due={stream: put})
+    assert report["got"][stream] == put
+    assert report["lost"] == 0
