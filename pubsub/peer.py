@@ -45,6 +45,9 @@ public one raises where there is none, which costs ten times as much.)"""
 class Peer:
     """A runtime of its own: an event loop's, or a background thread's.
 
+    It runs until it is closed: by `close()`, at the end of its ``with``, or by the end of its event
+    loop or process, also when nobody holds it any more.
+
     Parameters:
         coordinator: ``"host:port"``, several separated by commas or in a list; default: the
             environment's ``PUBSUB_COORDINATOR``, else ``127.0.0.1:7700``, where the first process
@@ -83,6 +86,7 @@ class Peer:
             raise error from None
         self.coordinators = coordinators
         self._dead: Exception | None = None
+        self._ending = threading.RLock()
         loop = running_loop()
         self.blocking = loop is None
         self._thread: _LoopThread | None = None
@@ -98,6 +102,9 @@ class Peer:
             self.runtime.start()
             self._guard = _guard(self.runtime)
             _begin(self._guard)
+        for peer in list(_peers):
+            if peer.runtime.finished:
+                _peers.discard(peer)
         _peers.add(self)
 
     # --- what users call ----------------------------------------------------------------
@@ -127,19 +134,29 @@ class Peer:
 
     def close(self, linger: float | None = None) -> Awaitable[None]:
         """Close all its Pubs and Subs and stop; subscribers have `linger` seconds (default: the
-        setting) to receive what they are due. In an event loop to be awaited."""
+        setting) to receive what they are due.
+
+        In an event loop it begins at once, and what it returns is to be awaited for the end. May
+        be called again, also meanwhile: every call waits for the one end, and cancelling one that
+        waits ends nothing early.
+        """
         if self._thread is None:
             if self._dead is None:
                 self._dead = Closed("this Peer is closed")
-            return self._close(linger)
+            if self.runtime.loop.is_closed() or isinstance(self._dead, WrongContext):
+                return _DONE
+            return self.runtime.close(linger)
         self.refuse_in_loop("Peer.close()")
-        if self._dead is None:
-            self._dead = Closed("this Peer is closed")
-            thread = self._thread
-            try:
-                thread.run(self._close(linger))
-            finally:
-                thread.stop()
+        with self._ending:  # whoever comes second waits for the end
+            if self._dead is None:
+                self._dead = Closed("this Peer is closed")
+                try:
+                    self._thread.run(self._close(linger))
+                except BaseException:  # no more lingering
+                    self._thread.call(self.runtime.end)
+                    raise
+                finally:
+                    self._thread.stop()
         return _DONE
 
     async def _close(self, linger: float | None) -> None:
@@ -217,6 +234,7 @@ class Peer:
             "parent process: make new ones in the child"
         )
         self._dead = error
+        self._ending = threading.RLock()  # whoever held it is not here
         self.runtime.abandon_after_fork(error)
 
 
@@ -305,7 +323,9 @@ _DONE = _Done()
 
 # --- the default Peers ------------------------------------------------------------------
 
-_peers: weakref.WeakSet[Peer] = weakref.WeakSet()
+_peers: set[Peer] = set()
+"""All that are not done with closing: one that nobody holds any more has still to be closed at the
+end of its loop or process, because its Pubs may have put what is still on its way."""
 _abandoned: list[Any] = []
 _lock = threading.Lock()
 _of_process: Peer | None = None
@@ -355,7 +375,7 @@ def _at_exit() -> None:
 
 def _close_all() -> None:
     for peer in list(_peers):
-        if peer.blocking and not peer.closed:
+        if peer.blocking:
             try:
                 peer.close()
             except Exception:

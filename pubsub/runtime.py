@@ -159,6 +159,8 @@ class Runtime:
         self.settings = settings
         self.peer_id = secrets.token_hex(8)
         self.closing = False  # nothing new is made
+        self._close_task: asyncio.Task[None] | None = None
+        self._close_by = 0.0
         self._ended_all = False  # lingering is over: nobody is let in
         self._random = random.Random(secrets.randbits(64)).random
         self._scratch = bytearray(SCRATCH_SIZE)
@@ -767,13 +769,19 @@ class Runtime:
         self._next_id += 1
         return number
 
-    async def close(self, linger: float | None = None) -> None:
+    def close(self, linger: float | None = None) -> asyncio.Future[None]:
         """Give subscribers up to `linger` seconds to receive what they are due, then end
-        everything in order."""
-        if self.closing:
-            return
-        self.closing = True
-        linger = self.settings.linger if linger is None else linger
+        everything in order. It is done once: all who call it wait for the same end, and
+        cancelling one of them cancels no other's."""
+        if not self.closing:
+            self.closing = True
+            self._close_by = self.loop.time() + (self.settings.linger if linger is None else linger)
+        if self._close_task is None or self._close_task.cancelled():  # by the end of `asyncio.run`
+            self._close_task = self.loop.create_task(self._close(), name="pubsub close")
+        return asyncio.shield(self._close_task)
+
+    async def _close(self) -> None:
+        linger = self._close_by - self.loop.time()
         if self._pubs and linger > 0:
             for session in self.sessions:
                 session.revive()  # asyncio.run has cancelled every task by now
@@ -783,16 +791,20 @@ class Runtime:
                 self.received(pub.publication, linger, observers=True)
                 for pub in self._pubs.values()
             ]
-            try:
-                await asyncio.gather(*waits)
-            except BaseException:
-                self._end_all()
-                raise
-        await self._gone(self._end_all())
+            await asyncio.gather(*waits)
+        await self._gone(self.end())
         if self._embedded is not None:
             await self._embedded.close()
 
-    def _end_all(self) -> list[Link]:
+    @property
+    def finished(self) -> bool:
+        """Whether nothing of it runs any more."""
+        closing = self._close_task
+        done = closing is not None and closing.done() and not closing.cancelled()
+        return done or self.loop.is_closed()
+
+    def end(self) -> list[Link]:
+        """End everything now, whatever is still due to whom; returns the links that are closing."""
         self._ended_all = True
         closed = Closed("this Peer is closed")
         for stream_id, pub in list(self._pubs.items()):

@@ -30,6 +30,56 @@ EXIT = """
     for i in range(1000): pub.put(i)
     sys.exit(0)
 """
+DROPPED = """
+    from pubsub import Peer
+    def work():
+        pub = Peer().pub("t")
+        for i in range(1000): pub.put(i)
+    work()
+"""
+DROPPED_IN_A_LOOP = """
+    import asyncio
+    from pubsub import Peer
+    async def main():
+        pub = Peer().pub("t")
+        for i in range(1000): pub.put(i)
+    asyncio.run(main())
+"""
+NOT_AWAITED = """
+    import asyncio
+    from pubsub import Peer
+    async def main():
+        peer = Peer()
+        pub = peer.pub("t")
+        for i in range(1000): pub.put(i)
+        peer.close()
+    asyncio.run(main())
+"""
+CANCELLED = """
+    import asyncio, contextlib
+    from pubsub import Peer
+    async def main():
+        peer = Peer()
+        pub = await peer.pub("t")
+        await pub.wait_for_subscribers()
+        for i in range(1000): pub.put(i)
+        first, second = (asyncio.ensure_future(peer.close()) for _ in range(2))
+        first.cancel()
+        await second
+        assert not first.done() or first.cancelled()
+        assert peer.runtime._ended_all
+    asyncio.run(main())
+"""
+IN_A_THREAD = """
+    import threading
+    from pubsub import Peer
+    peer = Peer()
+    pub = peer.pub("t")
+    for i in range(1000): pub.put(i)
+    threading.Thread(target=peer.close, daemon=True).start()
+    peer.close()
+    assert peer.runtime._ended_all
+"""
 TAKE = """
     from pubsub import Sub
     sub = Sub("t")
@@ -47,7 +97,19 @@ def coordinator() -> Iterator[str]:
         yield coordinator.address
 
 
-@pytest.mark.parametrize("script", [BLOCKING, ASYNC, EXIT], ids=["blocking", "async", "exit"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(BLOCKING, id="blocking"),
+        pytest.param(ASYNC, id="async"),
+        pytest.param(EXIT, id="exit"),
+        pytest.param(DROPPED, id="a Peer that nobody holds"),
+        pytest.param(DROPPED_IN_A_LOOP, id="a Peer in a loop that nobody holds"),
+        pytest.param(NOT_AWAITED, id="a close that is not awaited"),
+        pytest.param(CANCELLED, id="a close of which one caller is cancelled"),
+        pytest.param(IN_A_THREAD, id="a close in another thread"),
+    ],
+)
 def test_g9_a_process_that_puts_and_ends_has_sent_everything(coordinator: str, script: str) -> None:
     subscriber = python(TAKE, PUBSUB_COORDINATOR=coordinator)
     assert subscriber.stdout is not None
