@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import guarantees
+
 ROOT = Path(__file__).resolve().parent.parent
 
 LIARS = '''
@@ -209,3 +211,13 @@ def _alive(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
+
+
+def test_the_figures_of_the_guarantees_can_be_measured() -> None:
+    """With few subscribers and little time: whether it works, not what comes out."""
+    few = guarantees.memory(20)
+    assert few["subscribers"] == 20
+    assert set(few["a_connection_each"]) == {"attached_kib", "after_messages_kib"}
+    found = guarantees.isolation(seconds=0.5, rounds=1)
+    assert found["rate_alone"] > 0
+    assert found["rate_beside_slow_ones"] > 0
