@@ -27,7 +27,7 @@ from pubsub.config import Settings, coordinators_from
 from pubsub.errors import Closed, PubSubError, WrongContext
 from pubsub.runtime import Runtime
 
-__all__ = ["Peer", "default_peer", "running_loop"]
+__all__ = ["Peer", "default_peer", "running_loop", "stay_at_exit"]
 
 log = logging.getLogger("pubsub")
 
@@ -353,6 +353,7 @@ def default_peer() -> Peer:
 # --- the end of the process -------------------------------------------------------------
 
 _registered: set[str] = set()
+_exiting = False
 
 
 def _at_exit() -> None:
@@ -373,7 +374,17 @@ def _at_exit() -> None:
         Finalize(None, _close_all, exitpriority=100)
 
 
+def stay_at_exit() -> None:
+    """Called by who has nothing but `Closed` to tell. In a daemon thread, when the process ends,
+    that would be printed as an error, though nobody did anything wrong: like one that waits for
+    anything else, such a thread stays where it is."""
+    if _exiting and threading.current_thread().daemon:
+        threading.Event().wait()
+
+
 def _close_all() -> None:
+    global _exiting
+    _exiting = True
     for peer in list(_peers):
         if peer.blocking:
             try:
@@ -398,7 +409,8 @@ def _begin(generator: AsyncGenerator[None, None]) -> None:
 
 def _after_fork() -> None:
     """In the child: nothing of the parent's Peers may be used, and nothing of them may run."""
-    global _of_process, _lock
+    global _of_process, _lock, _exiting
+    _exiting = False
     _lock = threading.Lock()
     _of_process = None
     _registered.clear()

@@ -407,11 +407,10 @@ class AsyncPub(Pub):
 
         Raises:
             TimeoutError: `timeout` seconds were not enough.
+            Closed: the Pub was closed before.
         """
         self._check()
-        self.seal()
-        if not await self._runtime.received(self._publication, timeout):
-            raise TimeoutError(_flush_text(self, timeout))
+        await flush(self, self._runtime, self._publication, timeout)
 
     async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until `n` Subs are connected.
@@ -616,15 +615,11 @@ class BlockingPub(Pub):
 
         Raises:
             TimeoutError: `timeout` seconds were not enough.
+            Closed: the Pub was closed before.
         """
         self._check()
         self.peer.refuse_in_loop("flush()")
-        if not self.peer.wait(self._flush(timeout)):
-            raise TimeoutError(_flush_text(self, timeout))
-
-    async def _flush(self, timeout: float | None) -> bool:
-        self.seal()
-        return await self._runtime.received(self._publication, timeout)
+        self.peer.wait(flush(self, self._runtime, self._publication, timeout))
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until `n` Subs are connected.
@@ -736,11 +731,19 @@ async def wait_attached(
             timer.cancel()
 
 
-def _flush_text(pub: Pub, timeout: float | None) -> str:
+async def flush(
+    pub: Pub, runtime: Runtime, publication: Publication, timeout: float | None
+) -> None:
+    """See `Pub.flush`."""
+    pub.seal()
+    if not publication.ended and await runtime.received(publication, timeout):
+        return
+    if publication.ended:
+        raise Closed(f"Pub({pub.topic!r}) was closed before its flush was done")
     behind = [f"{who} ({how['lag']} behind)" for who, how in pub.subscribers.items()]
-    when = "the Pub was closed" if timeout is None else f"after {timeout:g} s"
-    return f"flush of {pub.topic!r}: {when} and not all has been received: " + (
-        ", ".join(behind) or "subscribers are still to come"
+    raise TimeoutError(
+        f"flush of {pub.topic!r}: after {timeout:g} s and not all has been received: "
+        + (", ".join(behind) or "subscribers are still to come")
     )
 
 

@@ -26,7 +26,7 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
 from pubsub.errors import Closed, DecodeError, PubSubError, WrongContext
-from pubsub.peer import Peer, default_peer, faces, running_loop
+from pubsub.peer import Peer, default_peer, faces, running_loop, stay_at_exit
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -636,7 +636,8 @@ class BlockingSub(Sub):
 
         Raises:
             TimeoutError: nothing came in time.
-            Closed: the Sub is closed.
+            Closed: the Sub is closed. (A daemon thread that waits here when the interpreter
+                exits does not return.)
             DecodeError: a publisher's codec is not allowed here (once for each such stream).
             WrongContext: called inside a running event loop, which it would block.
         """
@@ -645,8 +646,12 @@ class BlockingSub(Sub):
             if value is not _NOTHING:
                 return value
             self._gaps.clear()
-            if not self._refill(timeout):
-                raise TimeoutError(_timeout_text(self, timeout))
+            try:
+                if not self._refill(timeout):
+                    raise TimeoutError(_timeout_text(self, timeout))
+            except Closed:
+                stay_at_exit()
+                raise
 
     def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
         """At least one message and at most `max`: what is there, waiting only for the first.

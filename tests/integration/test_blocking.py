@@ -221,6 +221,29 @@ def test_flush_waits_for_receipt_and_says_who_is_behind(coordinator: str) -> Non
             pub.flush(timeout=0.05)
 
 
+def test_a_flush_of_a_pub_that_is_closed_meanwhile_says_so(coordinator: str) -> None:
+    with Peer() as here, Peer() as there:
+        sub = there.sub("t", window=1_000)
+        pub = here.pub("t")
+        for _ in range(3):
+            pub.put(b"x" * 100_000)
+        errors: list[Exception] = []
+
+        def flush() -> None:
+            try:
+                pub.flush()
+            except Closed as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=flush)
+        thread.start()
+        until(lambda: pub._publication._waiters)
+        pub.close(linger=0)
+        thread.join()
+        assert [str(error) for error in errors] == ["Pub('t') was closed before its flush was done"]
+        assert sub.get(timeout=10) == b"x" * 100_000
+
+
 def test_wait_for_subscribers(coordinator: str) -> None:
     with Peer() as here, Peer() as there:
         pub = here.pub("t")

@@ -119,13 +119,16 @@ def test_g9_a_process_that_puts_and_ends_has_sent_everything(coordinator: str, s
     assert (out, err) == ("all\n", "")
 
 
-def test_g9_a_process_ends_while_a_thread_waits_in_get(coordinator: str) -> None:
+@pytest.mark.parametrize(
+    "wait", ["list(sub)", "sub.get()", "sub.get(timeout=60)", "sub.get_many()"]
+)
+def test_g9_a_process_ends_while_a_thread_waits_in_get(coordinator: str, wait: str) -> None:
     out = run_python(
-        """
+        f"""
         import threading
         from pubsub import Sub
         sub = Sub("t")
-        threading.Thread(target=lambda: list(sub), daemon=True).start()
+        threading.Thread(target=lambda: {wait}, daemon=True).start()
         print("done")
         """,
         PUBSUB_COORDINATOR=coordinator,
