@@ -16,6 +16,7 @@ __all__ = [
     "Settings",
     "coordinators_from",
     "parse_address",
+    "parse_advertise",
 ]
 
 KIB = 1024
@@ -57,6 +58,23 @@ def parse_address(text: str, *, what: str = "address") -> Address:
     return Address(match["v6"] or match["host"], port)
 
 
+_HOST = re.compile(r"[^:\s/\[\]]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%\w+)?")
+
+
+def parse_advertise(text: str, port: int) -> Address:
+    """``host``, at this port, or ``host:port``, as an :class:`Address`.
+
+    Raises:
+        ValueError: naming the text and the form that is right.
+    """
+    text = text.strip()
+    if len(text) > 255:
+        raise ValueError(f"advertise {text[:40]!r}… has {len(text)} characters, over 255")
+    if _HOST.fullmatch(text):
+        return Address(text, port)
+    return parse_address(text, what="advertise")
+
+
 def coordinators_from(
     given: str | Address | tuple[str, int] | list[str] | None, environ: Mapping[str, str]
 ) -> tuple[tuple[Address, ...], bool]:
@@ -70,7 +88,7 @@ def coordinators_from(
         what permits the embedded coordinator).
 
     Raises:
-        ValueError: for a text that is not ``host:port``.
+        ValueError: for what is not ``host:port``.
     """
     what = "coordinator"
     if given is None:
@@ -78,8 +96,10 @@ def coordinators_from(
         what = "PUBSUB_COORDINATOR"
     if given is None:
         return (DEFAULT_COORDINATOR,), False
-    if isinstance(given, tuple) and len(given) == 2 and isinstance(given[1], int):
-        return (Address(str(given[0]), given[1]),), True
+    if isinstance(given, tuple) and len(given) == 2:
+        host, port = given
+        if isinstance(port, int) or ":" not in host:  # else two texts
+            given = str(Address(host, port))
     texts: list[str] = given.split(",") if isinstance(given, str) else [str(t) for t in given]
     found = tuple(dict.fromkeys(parse_address(t, what=what) for t in texts if t.strip()))
     if not found:
@@ -142,6 +162,10 @@ class Settings:
                 f"ping_timeout ({self.ping_timeout} s) must be longer than "
                 f"ping_interval ({self.ping_interval} s)"
             )
+        if self.advertise is not None:
+            if not isinstance(self.advertise, str):
+                raise TypeError(f"advertise={self.advertise!r} is not a string")
+            parse_advertise(self.advertise, 0)
         if self.port > 65535:
             raise ValueError(f"port {self.port} is not between 0 and 65535")
 

@@ -21,7 +21,7 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from pubsub._version import __version__
-from pubsub.config import Address, Settings, parse_address
+from pubsub.config import Address, Settings, parse_advertise
 from pubsub.core.cursor import SubKey
 from pubsub.core.directory import Directory
 from pubsub.core.frames import SCRATCH_SIZE
@@ -474,11 +474,7 @@ class Runtime:
         port = server.sockets[0].getsockname()[1]
         advertised = Address(host, port)
         if self.settings.advertise:
-            given = self.settings.advertise
-            if ":" in given and not (given.count(":") > 1 and "]" not in given):
-                advertised = parse_address(given, what="advertise")
-            else:
-                advertised = Address(given, port)
+            advertised = parse_advertise(self.settings.advertise, port)
         return Identity("peer", self.peer_id, advertised.host, advertised.port, self.info())
 
     def info(self) -> dict[str, Any]:

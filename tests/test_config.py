@@ -1,0 +1,82 @@
+"""Settings: what is taken, and what is refused with an error that names it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from pubsub.config import Address, Settings, coordinators_from, parse_advertise
+
+HEAD = Address("head", 7700)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("head:7700", (HEAD,)),
+        (" tcp://head:7700 ", (HEAD,)),
+        ("head:7700, [::1]:1,head:7700", (HEAD, Address("::1", 1))),
+        (("head", 7700), (HEAD,)),
+        (("head", "7700"), (HEAD,)),
+        (HEAD, (HEAD,)),
+        (("::1", 7700), (Address("::1", 7700),)),
+        (["head:7700", "tail:1"], (HEAD, Address("tail", 1))),
+        (("head:7700", "tail:1"), (HEAD, Address("tail", 1))),
+    ],
+)
+def test_a_coordinator_may_be_given_in_many_ways(given: Any, found: tuple[Address, ...]) -> None:
+    assert coordinators_from(given, {"PUBSUB_COORDINATOR": "other:1"}) == (found, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("head", "coordinator 'head' is not host:port"),
+        ("head:99999", "coordinator 'head:99999': port 99999 is not between 1 and 65535"),
+        (("head", 99999), "coordinator 'head:99999': port 99999 is not between 1 and 65535"),
+        (("head", 0), "coordinator 'head:0': port 0 is not between 1 and 65535"),
+        (("head", -1), "coordinator 'head:-1' is not host:port"),
+        (("head", True), "coordinator 'head:True' is not host:port"),
+        (("head", "x"), "coordinator 'head:x' is not host:port"),
+        (("", 7700), "coordinator ':7700' is not host:port"),
+        ([], "coordinator [] names no host:port"),
+        (",", "coordinator ',' names no host:port"),
+    ],
+)
+def test_what_is_no_coordinator_is_named(given: Any, why: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(why)):
+        coordinators_from(given, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("head", Address("head", 5)),
+        (" 10.0.0.1 ", Address("10.0.0.1", 5)),
+        ("head:80", Address("head", 80)),
+        ("::1", Address("::1", 5)),
+        ("fe80::1%eth0", Address("fe80::1%eth0", 5)),
+        ("[::1]:80", Address("::1", 80)),
+    ],
+)
+def test_a_host_or_an_address_may_be_advertised(given: str, found: Address) -> None:
+    assert parse_advertise(given, 5) == found
+    assert Settings(advertise=given).advertise == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", " ", "head:", ":80", "head:x", "head:99999", "a b", "[::1]", "http://head", "x:y:z"],
+)
+def test_what_cannot_be_advertised_is_refused_at_once(given: str) -> None:
+    with pytest.raises(ValueError, match=f"advertise {re.escape(repr(given.strip()))}"):
+        Settings(advertise=given)
+
+
+def test_what_is_too_long_or_no_text_cannot_be_advertised() -> None:
+    with pytest.raises(ValueError, match="has 256 characters"):
+        Settings(advertise="x" * 256)
+    with pytest.raises(TypeError, match="advertise=5 is not a string"):
+        Settings(advertise=5)  # type: ignore[arg-type]
