@@ -1,11 +1,11 @@
 """The figures of docs/guarantees.md: what slow subscribers and many subscribers cost.
 
-``python -m benchmarks.guarantees [isolation] [memory] [--seconds S] [--subscribers N] [--json FILE]``
+``python -m benchmarks.guarantees [isolation] [memory] [--seconds S] [--subscribers N]``
 
 - *isolation*: a publisher at full speed (``overflow="drop"``, a dict with 1 KiB of bytes in it,
-  default buffer) and six subscribers, each a process; then the same with two more, of which one is stopped by SIGSTOP and
-  one takes a message a second. Compared is what the six get per second. The publisher's memory is
-  its highest resident size, above what it had before the first message.
+  default buffer) and six subscribers, each a process; then the same with two more, of which one
+  is stopped by SIGSTOP and one takes a message a second. Compared is what the six get per second.
+  The publisher's memory is its highest resident size, above what it had before the first message.
 - *memory*: one Pub and 1,000 Subs, as 1,000 peers with a connection each, and as 10 peers with 100
   Subs each. Compared is the publisher's resident size without subscribers, with all of them
   attached, and after each of them has taken 1,000 messages.
@@ -27,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,7 @@ ROLES = {
 
 class _Child:
     def __init__(self, role: str, *args: str) -> None:
+        self.role = role
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.guarantees", "--role", role, *args],
             stdin=subprocess.PIPE,
@@ -179,12 +180,22 @@ class _Child:
             text=True,
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self._lines.put(line)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
 
     def tell(self, **what: Any) -> None:
         assert self.process.stdin is not None
@@ -195,7 +206,7 @@ class _Child:
         try:
             return json.loads(self._lines.get(timeout=PATIENCE))[word]
         except queue.Empty:
-            raise RuntimeError(f"{self.process.args}: no {word!r} in {PATIENCE:g} s") from None
+            raise RuntimeError(f"{self.role}: no {word!r} in {PATIENCE:g} s") from None
 
     def ask(self, word: str, **what: Any) -> Any:
         self.tell(**what)
@@ -209,8 +220,7 @@ def _stage() -> Iterator[tuple[list[_Child], str]]:
         yield children, children[0].hear("at")
     finally:
         for child in reversed(children):
-            child.process.kill()
-            child.process.wait()
+            child.end()
 
 
 def isolation(seconds: float = 4.0, rounds: int = 3) -> dict[str, Any]:
