@@ -28,6 +28,9 @@ DEV := $(VENV)/.dev-$(VERSION)
 ONLY ?=
 PEERS ?=
 ARGS ?=
+SEEDS ?= 1000
+SEED ?=
+PROFILE ?=
 
 .PHONY: help
 help: ## this list
@@ -45,6 +48,11 @@ ifeq ($(strip $(ARGS)),)
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
+
+.PHONY: soak
+soak: $(DEV) ## simulated runs under faults (SEEDS=how many, SEED=one again, PROFILE=which faults)
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
+		$(if $(PROFILE),--profile $(PROFILE))
 
 .PHONY: test-all
 test-all: ## the test suite on every Python 3.10 to 3.13 found, on the PATH or among pyenv's

@@ -1,0 +1,364 @@
+"""What every Pub put and every Sub got, and whether that is what was promised.
+
+The model knows the promises and nothing of how they are kept. It is told of each put, each event
+and each fault, and says `Violation` with the name of the promise that was broken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from operator import length_hint
+from typing import TYPE_CHECKING, Any
+
+from pubsub import Gap, Message
+from pubsub.core.stream import StreamKey
+from pubsub.core.topics import is_pattern, matches
+
+if TYPE_CHECKING:
+    from tests.simulation.world import PeerProcess
+
+__all__ = ["Faults", "Model", "PubRecord", "SubRecord", "View", "Violation"]
+
+BATCH = 256 + 5
+"""What a batch of one message counts for beyond the message."""
+
+
+class Violation(AssertionError):
+    """A promise was broken.
+
+    Attributes:
+        promise: ``G1`` to ``G9``; ``leak``, ``error`` (an exception that nobody should have seen)
+            or ``protocol`` (two honest peers did not understand each other).
+    """
+
+    def __init__(self, promise: str, text: str) -> None:
+        self.promise = promise
+        super().__init__(f"{promise}: {text}")
+
+
+class Faults:
+    """When something was wrong, and what."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[float, float, str]] = []
+
+    def add(self, kind: str, start: float, end: float) -> None:
+        self._spans.append((start, end, kind))
+
+    def ended(self, kind: str, start: float, end: float) -> None:
+        """The one that began then is over."""
+        self._spans.remove((start, float("inf"), kind))
+        self._spans.append((start, end, kind))
+
+    def clear(self, start: float, end: float, ignoring: frozenset[str] = frozenset()) -> bool:
+        """Whether nothing was wrong between two times."""
+        return not any(
+            first <= end and start <= last
+            for first, last, kind in self._spans
+            if kind not in ignoring
+        )
+
+
+class PubRecord:
+    """One Pub."""
+
+    def __init__(self, uid: int, peer: PeerProcess, pub: Any, now: float) -> None:
+        self.uid = uid
+        self.peer = peer
+        self.pub = pub
+        self.topic: str = pub.topic
+        self.block: bool = pub.overflow == "block"
+        self.buffer: int = pub.buffer
+        self.history: int = pub.history
+        self.key = StreamKey(peer.peer.peer_id, pub._publication.stream_id)
+        self.created_at = now
+        self.ready_at: float | None = None
+        self.put = 0
+        self.under_way = 0
+        self.bytes = 0
+        self.largest = 0
+        self.state = "open"  # open, closing, closed, dead
+        self.hurried = False  # the close did not wait until all was received
+        self.stopping = False
+        self.older: dict[SubRecord, None] = {}
+
+    def wrote(self, size: int) -> None:
+        """A message was put."""
+        self.put += 1
+        self.bytes += size + BATCH
+        self.largest = max(self.largest, size + BATCH)
+
+    def __str__(self) -> str:
+        kind = "block" if self.block else "drop"
+        return (
+            f"pub {self.uid} on {self.topic} ({kind}, buffer {self.buffer}, history "
+            f"{self.history}, {self.peer.process.name}, {self.state}, {self.put} put)"
+        )
+
+
+class View:
+    """What one Sub has seen of one Pub."""
+
+    def __init__(self) -> None:
+        self.start: int | None = None  # the first number that was due, known with the first message
+        self.position = 0  # the number that comes next
+        self.delivered = 0
+        self.last = -1
+        self.gaps: Counter[str] = Counter()
+        self.most_start: int | None = None  # what is promised of `start`
+        self.why = ""
+
+    @property
+    def missed(self) -> int:
+        return self.gaps.total()
+
+
+class SubRecord:
+    """One Sub."""
+
+    def __init__(self, uid: int, peer: PeerProcess, sub: Any, events: bool, now: float) -> None:
+        self.uid = uid
+        self.peer = peer
+        self.sub = sub
+        self.events = events
+        self.latest: bool = sub.keep == "latest"
+        self.observer: bool = sub.observer
+        self.created_at = now
+        self.ready_at: float | None = None
+        self.state = "open"  # open, closed, dead
+        self.pace = 0.0
+        self.views: dict[PubRecord, View] = {}
+
+    def wants(self, topic: str) -> bool:
+        """Whether it is a Sub of that topic."""
+        pattern: str = self.sub.topic
+        return matches(pattern, topic) if is_pattern(pattern) else pattern == topic
+
+    def drained(self) -> bool:
+        """Whether all that has come was taken."""
+        sub = self.sub
+        return bool(
+            sub._inbox.empty and not sub._runs and not sub._gaps and not length_hint(sub._values)
+        )
+
+    def view(self, pub: PubRecord) -> View:
+        return self.views.setdefault(pub, View())
+
+    def __str__(self) -> str:
+        how = "latest" if self.latest else "all"
+        events = "messages()" if self.events else "get()"
+        observer = ", observer" if self.observer else ""
+        return (
+            f"sub {self.uid} on {self.sub.topic} ({how}, {events}, window {self.sub.window}, "
+            f"history {self.sub.history}{observer}, {self.peer.process.name}, {self.state})"
+        )
+
+
+class Model:
+    """All records, and the checks.
+
+    Parameters:
+        bounded: every fault ends before the time for which a Pub holds a place runs out, so that
+            nothing may be lost but by a full buffer.
+        join_timeout: seconds for which a Pub waits for who is expected.
+    """
+
+    def __init__(self, *, bounded: bool, join_timeout: float) -> None:
+        self.bounded = bounded
+        self.join_timeout = join_timeout
+        self.pubs: list[PubRecord] = []
+        self.subs: list[SubRecord] = []
+        self.faults = Faults()
+        self.checked = 0
+
+    # --- who is owed what ---------------------------------------------------------------
+
+    def pub_opened(self, pub: PubRecord) -> None:
+        """A Pub was made. Subs that were ready before are due its first message (G4)."""
+        self.pubs.append(pub)
+        for sub in self.subs:
+            if sub.ready_at is not None and sub.state == "open" and sub.wants(pub.topic):
+                pub.older[sub] = None
+
+    def sub_ready(self, sub: SubRecord, now: float) -> None:
+        """A Sub is ready: what is put from now on, it is due (G4)."""
+        sub.ready_at = now
+        if not self.faults.clear(sub.created_at, now):
+            return
+        for pub in self.pubs:
+            if (
+                pub.state == "open"
+                and pub.ready_at is not None
+                and pub.ready_at < sub.created_at
+                and sub.wants(pub.topic)
+            ):
+                view = sub.view(pub)
+                view.most_start = pub.put + pub.under_way
+                view.why = "it was ready then"
+
+    def settle_older(self) -> None:
+        """Faults are known: tell the views of Subs that are older than their Pub."""
+        for pub in self.pubs:
+            for sub in pub.older:
+                ignoring = frozenset({"coordinator"})
+                until = pub.created_at + self.join_timeout
+                if self.faults.clear(pub.created_at, until, ignoring):
+                    view = sub.view(pub)
+                    view.most_start = 0
+                    view.why = "it is older than the Pub"
+
+    # --- what comes ---------------------------------------------------------------------
+
+    def message(self, sub: SubRecord, message: Message) -> None:
+        """A Sub got a message, with its number."""
+        uid, number, _ = message.value
+        pub = self.pubs[uid]
+        if number != message.seq or pub.topic != message.topic:
+            raise Violation("G1", f"{sub} got message {number} as {message} of {pub}")
+        self._got(sub, pub, number)
+
+    def value(self, sub: SubRecord, value: Any) -> None:
+        """A Sub got a message, without its number."""
+        uid, number, _ = value
+        self._got(sub, self.pubs[uid], number)
+
+    def _got(self, sub: SubRecord, pub: PubRecord, number: int) -> None:
+        self.checked += 1
+        if not sub.wants(pub.topic):
+            raise Violation("G1", f"{sub} got a message of {pub}")
+        view = sub.view(pub)
+        if number <= view.last:
+            raise Violation(
+                "G2" if number == view.last else "G1",
+                f"{sub} got {number} after {view.last} of {pub}",
+            )
+        exact = sub.events and not sub.latest
+        if view.start is None:
+            view.start = number - view.missed if exact else number
+        elif exact and number < view.position:
+            raise Violation("G2", f"{sub} got {number} of {pub}, which a gap had counted")
+        elif exact and number > view.position:
+            raise Violation(
+                "G3", f"{sub} got {number} of {pub} where {view.position} came next, without a gap"
+            )
+        view.last = number
+        view.position = number + 1
+        view.delivered += 1
+
+    def gap(self, sub: SubRecord, gap: Gap) -> None:
+        """A Sub was told of a gap."""
+        pub = self._find(sub, gap.publisher)
+        view = sub.view(pub)
+        if gap.missed < 1 or gap.topic != pub.topic:
+            raise Violation("G3", f"{sub} was told of {gap}, of {pub}")
+        view.gaps[gap.reason] += gap.missed
+        view.position += gap.missed
+
+    def _find(self, sub: SubRecord, publisher: str) -> PubRecord:
+        """The Pub that a Sub calls by an address."""
+        where, _, number = publisher.rpartition("#")
+        for pub in self.pubs:
+            if pub.key.stream_id == int(number) and (
+                pub.peer.peer.address == where or (where == "local" and pub.peer is sub.peer)
+            ):
+                return pub
+        raise Violation("G3", f"{sub} was told of a gap of {publisher}, which never was")
+
+    # --- at rest ------------------------------------------------------------------------
+
+    def pairs(self) -> list[tuple[PubRecord, SubRecord]]:
+        """Pubs and Subs that should be connected."""
+        return [
+            (pub, sub)
+            for pub in self.pubs
+            if pub.state == "open"
+            for sub in self.subs
+            if sub.state == "open" and sub.wants(pub.topic)
+        ]
+
+    def unsettled(self) -> tuple[str, str] | None:
+        """What is not at rest: the promise that it would break for ever, and how."""
+        for pub, sub in self.pairs():
+            stream = sub.sub._inbox.streams.get(pub.key)
+            if stream is None or not stream.open:
+                return "G7", f"{sub} is not connected with {pub}"
+            if stream.expected != pub.put:
+                return "G5", f"{sub} has {stream.expected} of {pub}"
+            if stream.consumed != pub.put:
+                return "G5", f"{sub} took {stream.consumed} of {pub}"
+        for sub in self.subs:
+            if sub.state == "open" and not sub.drained():
+                return "G3", f"{sub} does not take what is there"
+        return None
+
+    def leftover(self) -> str | None:
+        """What should be forgotten by now."""
+        alive = {pub.key for pub in self.pubs if pub.state == "open"}
+        subs = {
+            (sub.peer.peer.peer_id, sub.sub._inbox.sub_id)
+            for sub in self.subs
+            if sub.state == "open"
+        }
+        for sub in self.subs:
+            if sub.state == "open":
+                for key in sub.sub._inbox.streams:
+                    if key not in alive:
+                        return f"{sub} still has a stream of {key}, which is no more"
+        for pub in self.pubs:
+            if pub.state == "open":
+                for state, cursor in pub.pub._publication.cursors():
+                    if tuple(cursor.key) not in subs:
+                        return f"{pub} still has a cursor ({state}) of {cursor.key}"
+                    if state != "attached":
+                        return f"{pub} has a cursor of {cursor.key} that is {state}"
+        return None
+
+    def check(self) -> None:
+        """Everything is at rest: every account must close."""
+        self.settle_older()
+        for pub, sub in self.pairs():
+            self._check_pair(pub, sub, pub.put)
+        for sub in self.subs:
+            if sub.state == "open" and sub.events:
+                seen = sum(view.missed for view in sub.views.values())
+                if seen != sub.sub.lost:
+                    raise Violation(
+                        "G3", f"{sub} was told of {seen} lost messages and counts {sub.sub.lost}"
+                    )
+
+    def check_closed(self, pub: PubRecord, sub: SubRecord) -> None:
+        """A Pub was closed in order, and a Sub that was connected to it has heard of it."""
+        self._check_pair(pub, sub, pub.put)
+
+    def _check_pair(self, pub: PubRecord, sub: SubRecord, put: int) -> None:
+        view = sub.view(pub)
+        how = f"{sub} of {pub}: due from {view.start}, {view.delivered} got, gaps {dict(view.gaps)}"
+        exact = sub.events and not sub.latest
+        if view.start is None:
+            start = put - view.missed
+        elif exact:
+            start = view.start
+            if view.position != put:
+                raise Violation("G3", f"{how}: {view.position} of {put} accounted for")
+        elif sub.events:
+            start = put - view.delivered - view.missed
+        else:
+            stream = sub.sub._inbox.streams.get(pub.key)
+            if stream is None:  # get() tells of no gaps, and nobody remembers them
+                return
+            start = put - view.delivered - stream.lost
+        if not 0 <= start <= put or (view.start is not None and start > view.start):
+            raise Violation("G3", f"{how}: accounts begin at {start}")
+        if view.most_start is not None and start > view.most_start:
+            raise Violation("G4", f"{how}: begins at {start}, not {view.most_start}; {view.why}")
+        if self.must_be_whole(pub, sub):
+            lost = view.missed if sub.events else put - start - view.delivered
+            if lost and set(view.gaps) != {"conflated"}:
+                promise = "G9" if view.gaps.get("closed") else "G5"
+                raise Violation(promise, f"{how}: {lost} lost, without a reason")
+
+    def must_be_whole(self, pub: PubRecord, sub: SubRecord) -> bool:
+        """Whether nothing of a stream may be lost to a Sub."""
+        if not self.bounded or sub.latest or pub.hurried:
+            return False
+        return pub.bytes <= pub.buffer or (pub.block and not sub.observer)
