@@ -334,9 +334,9 @@ class Model:
         view = sub.view(pub)
         how = f"{sub} of {pub}: due from {view.start}, {view.delivered} got, gaps {dict(view.gaps)}"
         exact = sub.events and not sub.latest
-        if view.start is None:
+        if view.start is None and sub.events:
             start = put - view.missed
-        elif exact:
+        elif exact and view.start is not None:
             start = view.start
             if view.position != put:
                 raise Violation("G3", f"{how}: {view.position} of {put} accounted for")

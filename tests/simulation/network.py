@@ -151,8 +151,9 @@ class Connection:
         random = network.random
         self.network = network
         self.stalled = False
-        self.capacity = random.choice((700, 5_000, 65_536, 1_000_000))
-        self._latency = network.latency * random.choice((0.3, 1.0, 1.0, 3.0))
+        self._latency = network.latency * random.choice((0.3, 1.0, 1.0, 2.0))
+        slow = int(self._latency * network.slowest)
+        self.capacity = max(slow, random.choice((700, 5_000, 65_536, 1_000_000)))
         self.client = Transport(self, client, name, listener.name)
         self.server = Transport(self, listener.process, listener.name, name)
         self.forth = self.client.out = self.server.into = Pipe(self, self.client, self.server)
@@ -163,7 +164,7 @@ class Connection:
         """Seconds that the next bytes take."""
         random = self.network.random
         if random.random() < 0.05:
-            return self._latency * random.uniform(1, 10)
+            return min(0.2, self._latency * random.uniform(1, 10))
         return self._latency * random.uniform(0.5, 1.5)
 
     def back(self, pipe: Pipe) -> Pipe:
@@ -401,6 +402,9 @@ class Network:
     Parameters:
         latency: seconds that bytes take, about.
         chop: how often a read gets less than there is.
+
+    Attributes:
+        slowest: bytes a second that every connection carries at least, about.
     """
 
     def __init__(self, loop: SimulatedLoop, latency: float = 0.001, chop: float = 0.3) -> None:
@@ -408,6 +412,7 @@ class Network:
         self.random = loop.random
         self.latency = latency
         self.chop = chop
+        self.slowest = 100_000
         self.listeners: dict[Name, Listener] = {}
         self.connections: dict[Connection, None] = {}
         self._blocked: dict[tuple[str, str], int] = {}
