@@ -68,7 +68,7 @@ class Coordinator:
         self.peer_id = secrets.token_hex(8)
         self.servers: list[asyncio.Server] = []
         self._connections: dict[str, _Connection] = {}
-        self._links: set[Link] = set()
+        self._links: dict[Link, None] = {}
         self._scratch = bytearray(REQUEST_SCRATCH)
         self._gate = Gate(self.settings.max_unauthenticated)
         self._settle = settle
@@ -124,7 +124,7 @@ class Coordinator:
 
     def joined(self, connection: _Connection, link: Link, other: Other) -> None:
         """The handshake is done."""
-        self._links.add(link)
+        self._links[link] = None
         if self._closing:
             link.goodbye(reason="the coordinator is being stopped")
             return
@@ -142,7 +142,7 @@ class Coordinator:
 
     def left(self, connection: _Connection, link: Link, *, orderly: bool) -> None:
         """A connection is gone."""
-        self._links.discard(link)
+        self._links.pop(link, None)
         peer_id = connection.peer_id
         if self._connections.get(peer_id) is not connection:
             return

@@ -174,7 +174,7 @@ class Runtime:
         self._ended: dict[int, Publication] = {}
         self._next_id = 1
         self._remotes: dict[str, Remote] = {}
-        self._served: set[_Served] = set()
+        self._served: dict[_Served, None] = {}
         self._directory = Directory()
         self._local = Local(self.peer_id, self._local_output)
         self._answers: dict[Session, set[int]] = {}
@@ -880,7 +880,7 @@ class _Served:
         runtime = self._runtime
         self.link = link
         link.reader.max_payload = MAX_REQUEST_PAYLOAD
-        runtime._served.add(self)
+        runtime._served[self] = None
         address = str(Address(other.host, other.port)) if other.port else f"peer {other.peer_id}"
         serving = self._serving = Serving(
             other.peer_id,
@@ -900,7 +900,7 @@ class _Served:
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
         runtime = self._runtime
-        runtime._served.discard(self)
+        runtime._served.pop(self, None)
         self.link = None
         if self._serving is not None:
             if error is None:

@@ -32,12 +32,12 @@ class Waiter:
         self.target = target
         self.observers = observers
         self.callback = callback
-        self.pending: set[Cursor] = set()
+        self.pending: dict[Cursor, None] = {}  # in the order of joining, the same in every run
 
     def add(self, cursor: Cursor) -> None:
         """Wait for this one too, if it concerns us."""
         if cursor.received < self.target and (self.observers or not cursor.observer):
-            self.pending.add(cursor)
+            self.pending[cursor] = None
 
 
 class Publication:
@@ -328,7 +328,7 @@ class Publication:
         done = []
         for waiter in self._waiters:
             if cursor in waiter.pending and (gone or cursor.received >= waiter.target):
-                waiter.pending.discard(cursor)
+                waiter.pending.pop(cursor, None)
                 if not waiter.pending:
                     done.append(waiter)
             elif cursor in waiter.pending:
