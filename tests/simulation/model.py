@@ -82,11 +82,16 @@ class PubRecord:
         self.stopping = False
         self.older: dict[SubRecord, None] = {}
 
+    def writes(self, size: int) -> None:
+        """A message is being put."""
+        self.under_way = 1
+        self.largest = max(self.largest, size + BATCH)
+
     def wrote(self, size: int) -> None:
         """A message was put."""
+        self.under_way = 0
         self.put += 1
         self.bytes += size + BATCH
-        self.largest = max(self.largest, size + BATCH)
 
     def __str__(self) -> str:
         kind = "block" if self.block else "drop"

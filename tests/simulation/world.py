@@ -584,18 +584,16 @@ class PeerProcess:
             size = random.choice((70_000, 200_000))
         value = [record.uid, record.put, b"." * size]
         size = len(msgpack.packb(value))
-        if not record.block:
-            record.pub.put(value)
-            record.wrote(size)
-            return
-        done = False
-        while not done:
-            record.under_way = 1
-            try:
+        record.writes(size)
+        try:
+            done = not record.block
+            if done:
+                record.pub.put(value)
+            while not done:
                 done, _ = await self.patiently(lambda: record.pub.put(value))
-            finally:
-                record.under_way = 0
-        record.wrote(size)
+            record.wrote(size)
+        finally:
+            record.under_way = 0
 
     async def _flush(self, record: PubRecord) -> None:
         """Flush; afterwards all that was put before must have been received."""
