@@ -408,8 +408,8 @@ class Register:
     topic: str = _field(_topic)
     """A Pub's topic, a Sub's topic or pattern."""
     renewed: bool = _field(_flag)
-    """True: a coordinator had acknowledged this registration before (it comes again because
-    that coordinator or the connection to it was lost)."""
+    """True: it comes again, because a coordinator or the connection to it was lost. A Sub: a
+    coordinator had answered it before. A Pub: it does not keep its first messages any more."""
     observer: bool = _field(_flag)
 
 
