@@ -121,7 +121,6 @@ class _Pub:
         self.publication = publication
         self.source = source
         self.ready = ready
-        self.acknowledged = False
 
 
 class _Sub:
@@ -496,8 +495,9 @@ class Runtime:
     def registrations(self, session: Session) -> Iterable[Register]:
         """See `Directed`."""
         for stream_id, pub in self._pubs.items():
-            topic = pub.publication.topic
-            yield Register(stream_id, "pub", topic, pub.acknowledged, False)
+            publication = pub.publication
+            # while its first messages are kept, it counts as new wherever it registers
+            yield Register(stream_id, "pub", publication.topic, publication.settled, False)
         for sub_id, sub in self._subs.items():
             inbox = sub.inbox
             yield Register(sub_id, "sub", inbox.pattern, sub.acknowledged, inbox.observer)
@@ -533,7 +533,7 @@ class Runtime:
             self._want(sub, row)
         for key in gone:
             stream = sub.inbox.streams.get(key)
-            if stream is not None and not stream.open and stream.expected is None:
+            if stream is not None and stream.route is None and stream.expected is None:
                 self.give_up(stream)  # it never was there, and now it need not be
         if match.complete:
             self._answers.get(session, set()).add(match.sub_id)
@@ -563,7 +563,6 @@ class Runtime:
             self._arm_expiry(now + self.settings.join_timeout)
         if expect.complete:
             self._answers.get(session, set()).add(expect.stream_id)
-            pub.acknowledged = True
             self._check_pub(pub)
 
     def _announce(self, register: Register) -> None:
