@@ -32,7 +32,8 @@ from pubsub.peer import Peer, default_peer, faces, running_loop
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from pubsub.runtime import Ready, Runtime
+    from pubsub.ready import Ready
+    from pubsub.runtime import Runtime
 
 __all__ = ["AsyncPub", "BlockingPub", "Pub"]
 
@@ -346,7 +347,7 @@ class AsyncPub(Pub):
                     f"Pub({self.topic!r}) belongs to the event loop of another thread: use it "
                     "there, or make a Pub outside of any loop, which all threads may use"
                 )
-            runtime.pending(self)
+            runtime.turn.pending(self)
             room = self._batch_bytes
             if self._block:
                 room = min(room, max(1, self.buffer - self._publication.log.size - OVERHEAD))
@@ -539,7 +540,7 @@ class BlockingPub(Pub):
 
     def _wake(self) -> None:
         """Have the loop's thread call `seal`."""
-        self.peer.call_soon(self._runtime.pending_now, self)
+        self.peer.call_soon(self._runtime.turn.pending_now, self)
 
     def _wait(self, there: Callable[[], bool], size: int = 0) -> None:
         """Wait, under the lock, until it is so or the Pub is closed."""

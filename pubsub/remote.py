@@ -19,6 +19,7 @@ from pubsub.core.stream import Stream
 from pubsub.discovery import _look_at, explain
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.link import Link, dial
+from pubsub.turn import Turn
 
 __all__ = ["Owner", "Remote"]
 
@@ -30,12 +31,10 @@ class Owner(Protocol):
 
     loop: asyncio.AbstractEventLoop
     settings: Settings
+    turn: Turn
 
     def identity(self) -> Identity:
         """Who we are."""
-
-    def touch(self, link: Link) -> None:
-        """A link has something to write."""
 
     def settled(self, stream: Stream) -> None:
         """A subscription was answered, or cannot be made now."""
@@ -218,7 +217,7 @@ class Remote:
 
     def _output(self) -> None:
         if self.link is not None:
-            self._owner.touch(self.link)
+            self._owner.turn.touch(self.link)
 
     def _answered(self, stream: Stream) -> None:
         self._owner.settled(stream)

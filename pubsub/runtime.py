@@ -3,7 +3,7 @@
 It owns the listening sockets, the links in both directions, the sessions with the coordinators,
 and the publications and inboxes of all Pubs and Subs of the peer. Everything in it runs in its
 loop's thread. What is to be written is collected during a turn of the loop and written at its
-end (`Runtime.schedule`): one batch per Pub, one write per link.
+end (see `turn`): one batch per Pub, one write per link.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from pubsub.config import Address, Settings, parse_advertise
 from pubsub.core.cursor import SubKey
 from pubsub.core.directory import Directory
 from pubsub.core.frames import SCRATCH_SIZE
-from pubsub.core.handshake import Acceptor, Identity, Other
+from pubsub.core.handshake import Acceptor, Identity
 from pubsub.core.inbox import Inbox
-from pubsub.core.local import Local
 from pubsub.core.messages import (
-    MAX_REQUEST_PAYLOAD,
     Expect,
     Match,
     MatchedPub,
@@ -37,30 +35,22 @@ from pubsub.core.messages import (
     Unregister,
 )
 from pubsub.core.publication import Publication
-from pubsub.core.serving import Serving
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.discovery import Session, explain
 from pubsub.errors import Closed, CoordinatorUnavailable
 from pubsub.link import REQUEST_SCRATCH, Gate, Link
+from pubsub.ready import Ready
 from pubsub.remote import Remote
+from pubsub.served import Served
+from pubsub.turn import Source, Turn
 
-__all__ = ["Ready", "Runtime", "Source"]
+__all__ = ["Runtime", "Sink"]
 
 log = logging.getLogger("pubsub")
 
 REMEMBERED = 4096
 """Closed Pubs whose counts, and given-up streams whose places, are remembered."""
-
-
-class Source(Protocol):
-    """What feeds a publication: a Pub."""
-
-    def seal(self) -> None:
-        """Bring what was put so far into the log. Called in the loop's thread."""
-
-    def abandon(self, error: Exception) -> None:
-        """Refuse every further call, with this error."""
 
 
 class Sink(Protocol):
@@ -71,47 +61,6 @@ class Sink(Protocol):
 
     def failed(self, error: Exception | None) -> None:
         """It could not be made ready."""
-
-
-class Ready:
-    """Whether a Pub or Sub is ready, and who waits for it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.done = False
-        self.error: Exception | None = None
-        self._waiters: list[asyncio.Future[None]] = []
-        self.timer: asyncio.TimerHandle | None = None
-
-    def set(self, error: Exception | None = None) -> None:
-        """It is, or cannot be for now."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        self.done = error is None
-        self.error = error
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
-
-    def retry(self) -> None:
-        """There is hope again."""
-        if not self.done:
-            self.error = None
-
-    async def wait(self) -> None:
-        """Return when ready.
-
-        Raises:
-            CoordinatorUnavailable: no coordinator could be reached in time.
-        """
-        while not self.done:
-            if self.error is not None:
-                raise self.error
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
 
 
 class _Pub:
@@ -173,21 +122,13 @@ class Runtime:
         self._ended: dict[int, Publication] = {}
         self._next_id = 1
         self._remotes: dict[str, Remote] = {}
-        self._served: dict[_Served, None] = {}
+        self._served: dict[Served, None] = {}
         self._directory = Directory()
-        self._local = Local(self.peer_id, self._local_output)
+        self.turn = Turn(loop, self.peer_id, settings.ack_delay)
         self._answers: dict[Session, set[int]] = {}
         self._embedded: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._contact = False  # some coordinator was reached once
-        # the turn
-        self._scheduled = False
-        self._local_dirty = False
-        self._dirty: list[Link] = []
-        self._sources: list[Source] = []
-        # timers
-        self._slow_acks: list[Stream] = []
-        self._ack_timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = 0.0
         self._settle_timer: asyncio.TimerHandle | None = None
@@ -202,86 +143,6 @@ class Runtime:
         self.thread = get_ident()
         for session in self.sessions:
             session.start()
-
-    # --- the turn -----------------------------------------------------------------------
-
-    def schedule(self) -> None:
-        """Have everything that is due written at the end of this turn of the loop."""
-        if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._turn)
-
-    def pending(self, source: Source) -> None:
-        """A Pub has messages that are not in the log yet."""
-        self._sources.append(source)
-        if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._turn)
-
-    def pending_now(self, source: Source) -> None:
-        """The same, where nothing else is going on in this turn of the loop."""
-        self._sources.append(source)
-        if not self._scheduled:
-            self._scheduled = True
-            self._turn()
-
-    def touch(self, link: Link) -> None:
-        """A link has something to write."""
-        self._dirty.append(link)
-        if not self._scheduled:
-            self._scheduled = True
-            self.loop.call_soon(self._turn)
-
-    def _local_output(self) -> None:
-        self._local_dirty = True
-        self.schedule()
-
-    def _turn(self) -> None:
-        """Batches into the log, from there to local Subs and to the sockets; what one step makes
-        due for the next is done in the same turn."""
-        try:
-            if self._sources:
-                sources, self._sources = self._sources, []
-                for source in sources:
-                    try:
-                        source.seal()
-                    except Exception:  # one Pub's trouble is no other's
-                        log.exception("internal error while a batch was closed")
-            if self._local_dirty:
-                self._local_dirty = False
-                self._local.pump()
-            dirty = self._dirty
-            if dirty:
-                self._dirty = []
-                for link in dirty:
-                    try:
-                        link.flush()
-                    except Exception:
-                        log.exception("internal error while writing to %s", link)
-                        link.abort()
-        finally:
-            self._scheduled = False
-            if self._sources or self._local_dirty or self._dirty:
-                self.schedule()
-
-    # --- acknowledgements ---------------------------------------------------------------
-
-    def consumed(self, stream: Stream, stage: int) -> None:
-        """A Sub took messages: acknowledge now (2) or within `ack_delay` (1)."""
-        if stage == 2:
-            if stream.route is not None:
-                stream.route.ack(stream)
-            return
-        self._slow_acks.append(stream)
-        if self._ack_timer is None:
-            self._ack_timer = self.loop.call_later(self.settings.ack_delay, self._ack_now)
-
-    def _ack_now(self) -> None:
-        self._ack_timer = None
-        streams, self._slow_acks = self._slow_acks, []
-        for stream in streams:
-            if stream.route is not None:
-                stream.route.ack(stream)
 
     # --- Pubs ---------------------------------------------------------------------------
 
@@ -382,7 +243,7 @@ class Runtime:
                 timer.cancel()
         return not waiter.pending
 
-    def _find(self, stream_id: int) -> Publication | None:
+    def find(self, stream_id: int) -> Publication | None:
         pub = self._pubs.get(stream_id)
         if pub is None:
             return self._ended.get(stream_id)
@@ -434,7 +295,7 @@ class Runtime:
             self.settings.max_batch,
         )
         sub.inbox.add(stream)
-        self._local.join(publication, stream)
+        self.turn.local.join(publication, stream)
 
     # --- what the coordinators say (Directed) -------------------------------------------
 
@@ -680,7 +541,7 @@ class Runtime:
     # --- links --------------------------------------------------------------------------
 
     def _accept(self) -> Link:
-        served = _Served(self)
+        served = Served(self)
         return Link(
             self.loop,
             Acceptor(Identity("peer", self.peer_id, info=self.info()), ("peer",)),
@@ -718,9 +579,16 @@ class Runtime:
         if self._remotes.get(remote.peer_id) is remote:
             del self._remotes[remote.peer_id]
 
-    def detached(self) -> None:
-        """Cursors were detached: have their time run."""
-        self._arm_expiry(self.loop.time() + self.settings.resume_timeout)
+    def joined(self, served: Served) -> bool:
+        """See `served.Owner`."""
+        self._served[served] = None
+        return not self._ended_all
+
+    def left(self, served: Served, *, broken: bool) -> None:
+        """See `served.Owner`."""
+        self._served.pop(served, None)
+        if broken:
+            self._arm_expiry(self.loop.time() + self.settings.resume_timeout)
 
     def _arm_expiry(self, at: float) -> None:
         if self._expiry is not None:
@@ -808,7 +676,8 @@ class Runtime:
         for sub_id, sub in list(self._subs.items()):
             self.close_sub(sub_id)
             sub.sink.abandon(closed)
-        self._turn()
+        self.turn.run()
+        self.turn.close()
         links = [served.link for served in self._served if served.link is not None]
         links += [remote.link for remote in self._remotes.values() if remote.link is not None]
         for session in self.sessions:
@@ -822,7 +691,7 @@ class Runtime:
             remote.close()
         for server in self._servers.values():
             server.close()
-        for timer in (self._ack_timer, self._expiry, self._settle_timer):
+        for timer in (self._expiry, self._settle_timer):
             if timer is not None:
                 timer.cancel()
         return links
@@ -864,49 +733,6 @@ class Runtime:
             fd = sock.fileno() if sock is not None else -1
             if fd >= 0:
                 yield fd
-
-
-class _Served:
-    """Endpoint of an accepted link: a peer that subscribes to Pubs of ours."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self.link: Link | None = None
-        self._serving: Serving | None = None
-
-    def opened(self, link: Link, other: Other) -> Serving:
-        """See `Endpoint`."""
-        runtime = self._runtime
-        self.link = link
-        link.reader.max_payload = MAX_REQUEST_PAYLOAD
-        runtime._served[self] = None
-        address = str(Address(other.host, other.port)) if other.port else f"peer {other.peer_id}"
-        serving = self._serving = Serving(
-            other.peer_id,
-            address,
-            runtime._find,
-            self._output,
-            max_channels=runtime.settings.max_channels,
-        )
-        if runtime._ended_all:
-            link.goodbye()
-        return serving
-
-    def _output(self) -> None:
-        if self.link is not None:
-            self._runtime.touch(self.link)
-
-    def closed(self, link: Link, error: Exception | None) -> None:
-        """See `Endpoint`."""
-        runtime = self._runtime
-        runtime._served.pop(self, None)
-        self.link = None
-        if self._serving is not None:
-            if error is None:
-                self._serving.closed()
-            else:
-                self._serving.lost(runtime.loop.time())
-                runtime.detached()
 
 
 def _wants(pattern: str, topic: str) -> bool:

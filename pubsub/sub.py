@@ -31,7 +31,8 @@ from pubsub.peer import Peer, default_peer, faces, running_loop, stay_at_exit
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from pubsub.runtime import Ready, Runtime
+    from pubsub.ready import Ready
+    from pubsub.runtime import Runtime
 
 __all__ = ["AsyncSub", "BlockingSub", "Gap", "Message", "Sub"]
 
@@ -402,7 +403,7 @@ class AsyncSub(Sub):
                 sub._wake()
 
         self._inbox.on_entry = on_entry
-        self._inbox.on_consumed = runtime.consumed
+        self._inbox.on_consumed = runtime.turn.consumed
         self._finalizer = weakref.finalize(
             self, _drop_sub, weakref.ref(runtime), self._inbox.sub_id
         )
@@ -561,7 +562,7 @@ class BlockingSub(Sub):
         lock = threading.Lock()
         # the callbacks are there before the first entry can be
         this = weakref.ref(self)
-        call_soon, consumed = self.peer.call_soon, self._runtime.consumed
+        call_soon, consumed = self.peer.call_soon, self._runtime.turn.consumed
 
         def on_entry() -> None:
             sub = this()

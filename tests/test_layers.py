@@ -21,7 +21,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("pubsub.cli",),
     "faces": ("pubsub", "pubsub.pub", "pubsub.sub"),
     "peer": ("pubsub.peer",),
-    "runtime": ("pubsub.runtime", "pubsub.remote"),
+    "runtime": ("pubsub.runtime", "pubsub.ready", "pubsub.remote", "pubsub.served", "pubsub.turn"),
     "coordinator": ("pubsub.coordinator",),
     "links": ("pubsub.discovery", "pubsub.link"),
     "core": ("pubsub.core",),

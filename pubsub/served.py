@@ -1,0 +1,73 @@
+"""Served: a peer that subscribes to Pubs of ours, over a link that it dialled (as `remote` is the
+other end)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from pubsub.config import Address, Settings
+from pubsub.core.handshake import Other
+from pubsub.core.messages import MAX_REQUEST_PAYLOAD
+from pubsub.core.publication import Publication
+from pubsub.core.serving import Serving
+from pubsub.link import Link
+from pubsub.turn import Turn
+
+__all__ = ["Owner", "Served"]
+
+
+class Owner(Protocol):
+    """The runtime, as a served peer sees it."""
+
+    loop: asyncio.AbstractEventLoop
+    settings: Settings
+    turn: Turn
+
+    def find(self, stream_id: int) -> Publication | None:
+        """A stream of ours, with all that was put so far."""
+
+    def joined(self, served: Served) -> bool:
+        """It is connected; returns whether it may stay."""
+
+    def left(self, served: Served, *, broken: bool) -> None:
+        """It is not any more; `broken`: and its cursors hold their places."""
+
+
+class Served:
+    """Endpoint of an accepted link."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.link: Link | None = None
+        self._owner = owner
+        self._serving: Serving | None = None
+
+    def opened(self, link: Link, other: Other) -> Serving:
+        """See `Endpoint`."""
+        self.link = link
+        link.reader.max_payload = MAX_REQUEST_PAYLOAD
+        address = str(Address(other.host, other.port)) if other.port else f"peer {other.peer_id}"
+        serving = self._serving = Serving(
+            other.peer_id,
+            address,
+            self._owner.find,
+            self._output,
+            max_channels=self._owner.settings.max_channels,
+        )
+        if not self._owner.joined(self):
+            link.goodbye()
+        return serving
+
+    def _output(self) -> None:
+        if self.link is not None:
+            self._owner.turn.touch(self.link)
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        self.link = None
+        if self._serving is not None:
+            if error is None:
+                self._serving.closed()
+            else:
+                self._serving.lost(self._owner.loop.time())
+        self._owner.left(self, broken=self._serving is not None and error is not None)

@@ -1,0 +1,128 @@
+"""The turn: what is due is collected while the loop runs callbacks, and done at their end.
+
+Batches go into their logs, from there to the Subs of the same process and to the sockets: one
+batch per Pub, one write per link, whatever the number of puts. Acknowledgements are collected
+over a longer time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from pubsub.core.local import Local
+from pubsub.core.stream import Stream
+from pubsub.link import Link
+
+__all__ = ["Source", "Turn"]
+
+log = logging.getLogger("pubsub")
+
+
+class Source(Protocol):
+    """What feeds a publication: a Pub."""
+
+    def seal(self) -> None:
+        """Bring what was put so far into the log. Called in the loop's thread."""
+
+    def abandon(self, error: Exception) -> None:
+        """Refuse every further call, with this error."""
+
+
+class Turn:
+    """See the module. Used in the loop's thread only.
+
+    Parameters:
+        loop: calls `run`.
+        peer_id: of the peer whose Pubs and Subs meet in `local`.
+        ack_delay: seconds that an acknowledgement that nobody waits for may wait.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, peer_id: str, ack_delay: float) -> None:
+        self.local = Local(peer_id, self._local_output)
+        self._loop = loop
+        self._ack_delay = ack_delay
+        self._scheduled = False
+        self._local_dirty = False
+        self._dirty: list[Link] = []
+        self._sources: list[Source] = []
+        self._slow_acks: list[Stream] = []
+        self._ack_timer: asyncio.TimerHandle | None = None
+
+    def pending(self, source: Source) -> None:
+        """A Pub has messages that are not in the log yet."""
+        self._sources.append(source)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.run)
+
+    def pending_now(self, source: Source) -> None:
+        """The same, where nothing else is going on in this turn of the loop."""
+        self._sources.append(source)
+        if not self._scheduled:
+            self._scheduled = True
+            self.run()
+
+    def touch(self, link: Link) -> None:
+        """A link has something to write."""
+        self._dirty.append(link)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.run)
+
+    def _local_output(self) -> None:
+        self._local_dirty = True
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.run)
+
+    def run(self) -> None:
+        """Do what is due. What one step makes due for the next is done in the same turn."""
+        try:
+            if self._sources:
+                sources, self._sources = self._sources, []
+                for source in sources:
+                    try:
+                        source.seal()
+                    except Exception:  # one Pub's trouble is no other's
+                        log.exception("internal error while a batch was closed")
+            if self._local_dirty:
+                self._local_dirty = False
+                self.local.pump()
+            dirty = self._dirty
+            if dirty:
+                self._dirty = []
+                for link in dirty:
+                    try:
+                        link.flush()
+                    except Exception:
+                        log.exception("internal error while writing to %s", link)
+                        link.abort()
+        finally:
+            self._scheduled = False
+            if self._sources or self._local_dirty or self._dirty:
+                self._scheduled = True
+                self._loop.call_soon(self.run)
+
+    def consumed(self, stream: Stream, stage: int) -> None:
+        """A Sub took messages: acknowledge now (2) or within `ack_delay` (1)."""
+        if stage == 2:
+            if stream.route is not None:
+                stream.route.ack(stream)
+            return
+        self._slow_acks.append(stream)
+        if self._ack_timer is None:
+            self._ack_timer = self._loop.call_later(self._ack_delay, self._ack_now)
+
+    def _ack_now(self) -> None:
+        self._ack_timer = None
+        streams, self._slow_acks = self._slow_acks, []
+        for stream in streams:
+            if stream.route is not None:
+                stream.route.ack(stream)
+
+    def close(self) -> None:
+        """Nothing more is acknowledged by itself."""
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
