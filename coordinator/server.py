@@ -268,17 +268,18 @@ class _Connection:
     def pump(self, budget: int) -> Sequence[bytes]:
         """See `Core`."""
         output, self.output = self.output, []
-        budget -= self.waiting
         self.waiting = 0
         if self._requests:  # in a turn of their own: others want to be heard in between
             self.coordinator.loop.call_soon(self._work_on)
-        while self._answers and budget > 0:
-            frame = next(self._answers[0], None)
-            if frame is None:
-                del self._answers[0]
-            else:
-                output.append(frame)
-                budget -= len(frame)
+        if self._answers and budget > 0:
+            if not output:
+                frame = next(self._answers[0], None)
+                if frame is None:
+                    del self._answers[0]
+                else:
+                    output.append(frame)
+            if self._answers:  # the next part in a turn of its own, so that others are heard
+                self.coordinator.touch(self)
         return output
 
     def closed(self, link: Link, error: Exception | None) -> None:

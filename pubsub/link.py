@@ -21,10 +21,12 @@ from pubsub.core.liveness import Heartbeat, Pulse
 from pubsub.core.messages import Control, Goodbye, Hello, Ping, Pong, encode
 from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
+from pubsub.ratelimit import RateLimit
 
 __all__ = ["REQUEST_SCRATCH", "Core", "Endpoint", "Gate", "Link", "Lost", "dial"]
 
-log = logging.getLogger("pubsub")
+log = logging.getLogger("pubsub.link")
+log.addFilter(RateLimit())  # whoever can connect can make it speak
 
 WRITE_HIGH_WATER = 256 * 1024
 """Bytes the transport may hold before the endpoint is asked for no more."""

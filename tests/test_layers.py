@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "pubsub.codec",
         "pubsub.config",
         "pubsub.errors",
+        "pubsub.ratelimit",
         "pubsub.exttypes",
         "pubsub.unencodable",
         "pubsub.numpytypes",

@@ -1,0 +1,156 @@
+"""The coordinator's server: one peer or client is no burden to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+import pubsub.coordinator.server as server_module
+import pubsub.link as link_module
+from pubsub.config import Settings
+from pubsub.coordinator.registry import Registry
+from pubsub.coordinator.server import ANSWER_ROWS, Coordinator
+from pubsub.core.frames import FrameReader
+from pubsub.core.messages import (
+    Answer,
+    Goodbye,
+    Hello,
+    Match,
+    MatchedPub,
+    Query,
+    Welcome,
+    encode,
+)
+from pubsub.ratelimit import RateLimit
+
+pytestmark = pytest.mark.loop
+
+
+class Caller:
+    """Whoever has connected, with its bytes in its own hands."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self._reader = reader
+        self._frames = FrameReader(bytearray(65536))
+        self._frames.max_payload = 10**8
+        self._events: list[Any] = []
+
+    async def hear(self) -> Any:
+        """The next frame."""
+        while not self._events:
+            data = await asyncio.wait_for(self._reader.read(65536), 10)
+            assert data, "closed"
+            self._events += self._frames.feed(data)
+        return self._events.pop(0)
+
+
+@asynccontextmanager
+async def coordinator_with(registry: Registry | None = None) -> AsyncIterator[Coordinator]:
+    loop = asyncio.get_running_loop()
+    coordinator = Coordinator(loop, registry=registry, settings=Settings(), settle=0.0)
+    await coordinator.start("127.0.0.1", 0)
+    yield coordinator
+    await coordinator.close()
+
+
+@asynccontextmanager
+async def caller(coordinator: Coordinator, role: str, peer_id: str) -> AsyncIterator[Caller]:
+    port = coordinator.servers[0].sockets[0].getsockname()[1]
+    found = Caller(*await asyncio.open_connection("127.0.0.1", port, limit=1024))
+    found.writer.write(encode(Hello(1, role, "coordinator", peer_id, "", "", 0, {})))
+    assert isinstance(await found.hear(), Welcome)
+    yield found
+    found.writer.close()
+
+
+class Many(Registry):
+    """One that has many topics, and notes in which turn of the loop it was asked for each."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.turn = 0
+        self.asked: Counter[int] = Counter()
+
+    def topics(self) -> Iterator[dict[str, Any]]:
+        for number in range(self.count):
+            self.asked[self.turn] += 1
+            yield {"topic": f"topic/{number}", "publishers": 1, "subscribers": 0}
+
+    def tick(self) -> None:
+        self.turn += 1
+        asyncio.get_running_loop().call_soon(self.tick)
+
+
+async def test_a_long_answer_is_given_in_many_turns_of_the_loop() -> None:
+    registry = Many(20 * ANSWER_ROWS)
+    async with (
+        coordinator_with(registry) as coordinator,
+        caller(coordinator, "client", "asking") as client,
+    ):
+        registry.tick()
+        client.writer.write(encode(Query(1, "topics")) + encode(Query(2, "peers")))
+        rows: dict[int, list[str]] = {1: [], 2: []}
+        open_ = {1, 2}
+        while open_:
+            answer = await client.hear()
+            assert isinstance(answer, Answer)
+            rows[answer.token] += [row.get("topic", "") for row in answer.rows]
+            if answer.complete:
+                open_.discard(answer.token)
+    assert rows == {1: [f"topic/{number}" for number in range(registry.count)], 2: []}
+    assert max(registry.asked.values()) <= ANSWER_ROWS
+
+
+async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_module, "MAX_BEHIND", 100_000)
+    monkeypatch.setattr(link_module, "GOODBYE_GRACE", 30.0)
+    monkeypatch.setattr(link_module.log, "filters", [])
+    row = MatchedPub("x" * 64, "y" * 255, 1, 1, "z" * 1000, False)
+    match = Match(1, 1, True, (row,) * 100, ())
+    async with (
+        coordinator_with() as coordinator,
+        caller(coordinator, "peer", "slow") as slow,
+        caller(coordinator, "peer", "quick") as quick,
+    ):
+        pushed = 0
+        with caplog.at_level(logging.WARNING, logger="pubsub"):
+            while "slow" in coordinator._connections:
+                coordinator.push([("slow", match), ("quick", match)])
+                pushed += 1
+                assert await quick.hear() == match
+        assert "it does not read what it is told" in caplog.text
+        assert list(coordinator._connections) == ["quick"]
+        for _ in range(3):
+            coordinator.push([("slow", match), ("quick", match)])
+            assert await quick.hear() == match
+        heard = 0
+        while (event := await slow.hear()) == match:  # what was written came through
+            heard += 1
+        assert heard <= pushed
+        assert isinstance(event, Goodbye)
+        assert event.code == "limit"
+
+
+async def test_connections_that_break_the_protocol_do_not_flood_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(link_module.log, "filters", [RateLimit(most=3)])
+    with caplog.at_level(logging.WARNING, logger="pubsub"):
+        async with coordinator_with() as coordinator:
+            port = coordinator.servers[0].sockets[0].getsockname()[1]
+            for _ in range(20):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET / HTTP/1.1\r\n\r\n")
+                await asyncio.wait_for(reader.read(), 10)
+                writer.close()
+    assert caplog.text.count("this is another protocol") == 3
