@@ -158,19 +158,21 @@ class Coordinator:
         for peer_id, message in pushes:
             connection = self._connections.get(peer_id)
             if connection is not None:
-                if not connection.output:
-                    self.touch(connection)
+                self.touch(connection)
                 connection.put(encode(message))
 
     def touch(self, connection: _Connection) -> None:
         """It has something to write."""
-        if not self._dirty:
-            self.loop.call_soon(self._write)
-        self._dirty.append(connection)
+        if not connection.dirty:
+            connection.dirty = True
+            if not self._dirty:
+                self.loop.call_soon(self._write)
+            self._dirty.append(connection)
 
     def _write(self) -> None:
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
+            connection.dirty = False
             link = connection.link
             if link is None:
                 continue
@@ -196,6 +198,7 @@ class _Connection:
         self.coordinator = coordinator
         self.link: Link | None = None
         self.peer_id = ""
+        self.dirty = False
         self.output: list[bytes] = []
         self.waiting = 0
         """Bytes in `output`."""
