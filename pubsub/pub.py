@@ -241,15 +241,14 @@ class Pub:
     def subscribers(self) -> dict[str, dict[str, Any]]:
         """The Subs that get this stream: address → how each stands.
 
-        The address is ``host:port#n``, with the Sub's number in its process. Of each: ``state``
-        (``attached``, ``expected`` or ``reconnecting``), ``lag`` (messages that it has not yet
-        taken), ``lost`` (messages that left the buffer before they could be sent, or were too
-        large for it), ``observer``.
+        The address is ``host:port#n``, with the Sub's number in its process, or ``peer id#n`` of
+        one that is only expected yet. Of each: ``state`` (``attached``, ``expected`` or
+        ``reconnecting``), ``lag`` (messages that it has not yet taken), ``lost`` (messages that
+        left the buffer before they could be sent, or were too large for it), ``observer``.
         """
         found = {}
         for state, cursor in self._publication.cursors():
-            outlet = cursor.outlet
-            where = outlet.address if outlet is not None else f"peer {cursor.key.peer_id}"
+            where = cursor.address or f"peer {cursor.key.peer_id}"
             found[f"{where}#{cursor.key.sub_id}"] = {
                 "state": state,
                 "lag": cursor.lag,

@@ -50,6 +50,7 @@ class Cursor:
         due: the first sequence number that the subscriber had a right to when it was expected.
         next: the sequence number to send next.
         channel: the present or the last one at an outlet; -1: it never was attached.
+        address: of that outlet, for people; empty: it never was attached.
         acked: everything below it was consumed.
         received: everything below it is known to have arrived (see `Outlet`, PING behind data).
         lost: messages that left the log before they could be sent, or were too large.
@@ -61,6 +62,7 @@ class Cursor:
 
     __slots__ = (
         "acked",
+        "address",
         "channel",
         "confirm",
         "deadline",
@@ -89,6 +91,7 @@ class Cursor:
         self.firm = not observer
         self.outlet: Outlet | None = None
         self.channel = -1
+        self.address = ""
         self.deadline: float | None = None
         self.queued = False
         self.confirm: int | None = None

@@ -214,6 +214,7 @@ class Publication:
         cursor.due = due
         cursor.lost += cursor.next - due
         cursor.outlet = outlet
+        cursor.address = outlet.address
         cursor.channel = channel
         cursor.deadline = None
         cursor.sent = 0

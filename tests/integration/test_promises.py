@@ -146,6 +146,20 @@ async def test_g5_a_broken_link_loses_nothing(coordinator: str) -> None:
         assert sub.lost == 0
 
 
+async def test_a_sub_that_reconnects_keeps_its_name(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=10)
+        name = f"{there.address}#{sub._inbox.sub_id}"
+        assert {n: how["state"] for n, how in pub.subscribers.items()} == {name: "attached"}
+        for server in here.runtime._servers.values():
+            server.close()  # it cannot come back
+        break_links(here)
+        await eventually(lambda: pub.subscribers[name]["state"] == "reconnecting")
+        await pub.close(linger=0)
+
+
 async def test_g5_what_left_the_log_while_the_link_was_down_is_a_counted_gap(
     coordinator: str,
 ) -> None:
