@@ -290,5 +290,4 @@ class _Connection:
         if self.link is not None:
             self.link = None
             self._requests.clear()
-            greedy = isinstance(error, ProtocolError) and error.code == "limit"
-            self.coordinator.left(self, link, orderly=error is None or greedy)
+            self.coordinator.left(self, link, orderly=error is None or link.cut)

@@ -40,7 +40,7 @@ GOODBYE_GRACE = 1.0
 REQUEST_SCRATCH = 32 * 1024
 """Read buffer of accepted connections. What they send is small; less read at a time means that
 one who floods its connection holds up the others by less."""
-PINGS_PER_TICK = 200_000
+PINGS_PER_TICK = 100_000
 """PINGs that may come within one tick of the heartbeat: more than one for each open channel."""
 FRAME_SLACK = 1024
 """What a frame may have beyond `max_batch`: its header."""
@@ -124,6 +124,10 @@ class Link(asyncio.BufferedProtocol):
         settings: times and sizes.
         scratch: the loop's read buffer (see `FrameReader`).
         gate: set on accepted connections.
+
+    Attributes:
+        cut: the other end broke the protocol, and this one has ended the link: nobody keeps
+            anything for whoever does that.
     """
 
     def __init__(
@@ -140,6 +144,7 @@ class Link(asyncio.BufferedProtocol):
         self.reader = FrameReader(scratch)
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]
         self.other: Other | None = None
+        self.cut = False
         self.transport: Any = None
         self._core: Core | None = None
         self._handshake = handshake
@@ -351,6 +356,7 @@ class Link(asyncio.BufferedProtocol):
         if self._closed:
             return
         log.warning("%s: %s; the connection is cut", self, error)
+        self.cut = error.code != "internal"
         self._error = error
         if not self._leaving:
             self._leaving = True

@@ -65,9 +65,10 @@ class Served:
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
         self.link = None
+        broken = error is not None and not link.cut
         if self._serving is not None:
-            if error is None:
-                self._serving.closed()
-            else:
+            if broken:
                 self._serving.lost(self._owner.loop.time())
-        self._owner.left(self, broken=self._serving is not None and error is not None)
+            else:
+                self._serving.closed()
+        self._owner.left(self, broken=broken)
