@@ -431,6 +431,8 @@ class HostilePublisher:
                 self.publish(stranger, event.channel)
 
     def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
         self.session.send(Goodbye("closing", ""))
         self.session.socket.close()

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
-from pubsub import Message, Peer
-from pubsub.config import Settings
+from pubsub import Gap, Message, Peer
+from pubsub.config import Settings, parse_address
 from pubsub.coordinator.registry import Registry
 from pubsub.coordinator.server import Coordinator
+from pubsub.core.frames import array_header, data_header
+from pubsub.core.messages import Subscribed
+from pubsub.errors import DecodeError
 from tests.faults.attacks import (
     ON_ANYONE,
     ON_COORDINATOR,
@@ -28,7 +34,11 @@ from tests.faults.attacks import (
     Attack,
     HostilePublisher,
     Publishing,
+    Stranger,
     Target,
+    batch,
+    piece,
+    register,
 )
 from tests.integration.support import eventually
 
@@ -188,3 +198,230 @@ async def test_a_subscriber_under_attack(
             await eventually(lambda: hostile.goodbyes)
         assert memory() - before < 64 * MIB
         await victim.close()
+
+
+# --- crowds ------------------------------------------------------------------------------------
+
+
+async def crowd(address: str, size: int) -> list[socket.socket]:
+    """Connections that say nothing, as many as can be had of `size`."""
+    host, port = parse_address(address)
+    found: list[socket.socket] = []
+    for number in range(size):
+        sock = socket.socket()
+        try:
+            sock.connect((host, port))
+        except OSError:
+            sock.close()
+            break
+        sock.setblocking(False)
+        found.append(sock)
+        if number % 50 == 0:
+            await asyncio.sleep(0.001)
+    return found
+
+
+async def silent_crowd(size: int, at_once: int, caplog: pytest.LogCaptureFixture) -> None:
+    waiting = {"max_unauthenticated": at_once, "handshake_timeout": 2.0}
+    async with beside(coordinator=waiting, **waiting) as pair:
+        before = memory()
+        for address in (pair.publisher.runtime.address, pair.address):
+            sockets = await crowd(address, size)
+            try:
+                assert len(sockets) == size
+                newcomer = await asyncio.wait_for(pair.subscriber.sub("t"), 20)
+                async with Peer(pair.address) as stranger:  # one more gets in
+                    other = await asyncio.wait_for(stranger.sub("t"), 20)
+                    await other.get(timeout=20)
+                await newcomer.get(timeout=20)
+                await newcomer.close()
+                assert len(pair.publisher.runtime._gate) <= at_once
+                assert len(pair.coordinator._gate) <= at_once
+                await eventually(lambda: not len(pair.publisher.runtime._gate))
+                await eventually(lambda: not len(pair.coordinator._gate))
+            finally:
+                for sock in sockets:
+                    sock.close()
+        assert said(caplog, "too many connections that say nothing")
+        assert said(caplog, "no handshake within")
+        assert memory() - before < 64 * MIB
+
+
+async def test_a_crowd_that_says_nothing_keeps_nobody_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await silent_crowd(400, 100, caplog)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_ten_thousand_connections_that_say_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 21_000  # both ends are in this process
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    try:
+        await silent_crowd(min(10_000, wanted - 1_500), 1_024, caplog)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.xfail(reason="needs warnings that are limited in rate", strict=False)
+async def test_an_attacker_in_a_loop_does_not_flood_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    attack = next(attack for attack in ON_ANYONE if attack.name == "http")
+    async with beside() as pair:
+        target = Target(pair.publisher.runtime.address, "peer")
+        for _ in range(300):
+            await asyncio.to_thread(attack.run, target)
+    assert 0 < len(caplog.records) < 100
+
+
+@pytest.mark.xfail(reason="needs warnings that are limited in rate", strict=False)
+async def test_a_publisher_of_garbage_does_not_flood_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def publish(stranger: Stranger, channel: int) -> None:
+        stranger.send(*(batch(channel, i, b"\xc1") for i in range(300)))
+
+    async with beside() as pair:
+        sub = await pair.subscriber.sub("bad", keep="all")
+        async with hostile_publisher(pair.address, "bad", publish):
+            missed = 0
+            async for event in sub.messages():
+                missed += event.missed
+                if missed == 300:
+                    break
+            assert sub.lost == 300
+    assert 0 < len(caplog.records) < 100
+
+
+async def test_more_streams_than_a_link_may_carry_are_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def silent(stranger: Stranger, channel: int) -> None:
+        pass
+
+    async with beside() as pair:
+        async with hostile_publisher(pair.address, "t", silent) as hostile:
+            hostile.session.send(*(register(i, "pub", "t") for i in range(2, 3_000)))
+            await eventually(lambda: said(caplog, "more than 1000 streams"))
+            assert len(pair.sub.publishers) <= 1_001
+            await asyncio.to_thread(hostile.close)
+        await eventually(lambda: len(pair.sub.publishers) == 1)
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("what", ["buffer", "frame"])
+async def test_g6_what_is_announced_and_does_not_come_takes_no_memory(what: str) -> None:
+    announced = 200 * MIB
+
+    def promise(stranger: Stranger, channel: int) -> None:
+        if what == "buffer":
+            stranger.send(piece(channel, announced, 0, bytes(1000)))
+        else:
+            stranger.send(data_header(channel, 0, 0.0, announced) + array_header(1) + bytes(1000))
+
+    async with beside() as pair:
+        before = memory()
+        crowd = [
+            await asyncio.to_thread(HostilePublisher, pair.address, "t", promise) for _ in range(5)
+        ]
+        try:
+            await eventually(lambda: len(pair.sub.publishers) == 6)
+            await eventually(lambda: all(hostile.connections for hostile in crowd))
+            honest = len(pair.got)
+            await eventually(lambda: len(pair.got) > honest + 1_000)
+            assert memory() - before < 64 * MIB
+        finally:
+            for hostile in crowd:
+                await asyncio.to_thread(hostile.close)
+
+
+# --- values ------------------------------------------------------------------------------------
+
+BAD_VALUES = {
+    "an unknown extension type": msgpack.packb(msgpack.ExtType(99, b"?")),
+    "a broken extension type": msgpack.packb(msgpack.ExtType(8, b"no datetime")),
+    "a buffer that is not there": msgpack.packb(msgpack.ExtType(12, bytes(4))),
+    "nested 10,000 deep": b"\x91" * 10_000 + b"\xc0",
+    "tuples nested 10,000 deep": b"",  # made below
+    "no msgpack": b"\xc1",
+    "no UTF-8": b"\xa2\xff\xff",
+    "a list as key of a map": b"\x81\x90\x01",
+    "an array of 4 G values": b"\xdd\xff\xff\xff\xff",
+    "cut short": b"\xda\xff\xff",
+}
+
+
+def _nested_tuples(depth: int) -> bytes:
+    value = b"\xc0"
+    for _ in range(depth):
+        array = b"\x91" + value
+        value = b"\xc9" + len(array).to_bytes(4, "big") + b"\x01" + array
+    return value
+
+
+BAD_VALUES["tuples nested 10,000 deep"] = _nested_tuples(10_000)
+
+
+@pytest.mark.parametrize("bad", BAD_VALUES.values(), ids=BAD_VALUES.keys())
+async def test_a_value_that_cannot_be_decoded_is_a_gap_and_the_stream_goes_on(
+    bad: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    def publish(stranger: Stranger, channel: int) -> None:
+        stranger.send(
+            batch(channel, 0, b"\x00"),
+            batch(channel, 1, b"\x01", bad),
+            batch(channel, 3, bad, b"\x04"),
+            batch(channel, 5, b"\x05"),
+        )
+
+    async with beside() as pair:
+        sub = await pair.subscriber.sub("bad")
+        async with hostile_publisher(pair.address, "bad", publish) as hostile:
+            events = []
+            async for event in sub.messages():
+                events.append(event)
+                if isinstance(event, Message) and event.value == 5:
+                    break
+            values = [event.value for event in events if isinstance(event, Message)]
+            gaps = [event for event in events if isinstance(event, Gap)]
+            assert [value for value in values if value != 4] == [0, 1, 5]  # 4: if it can be found
+            assert {gap.reason for gap in gaps} == {"undecodable"}
+            assert sub.lost == sum(gap.missed for gap in gaps) == 6 - len(values)
+            assert len(hostile.connections) == 1  # the link stays
+            assert not hostile.goodbyes
+            assert said(caplog, "cannot be decoded")
+
+
+async def test_a_stream_in_an_unknown_codec_is_an_error_that_names_it() -> None:
+    def publish(stranger: Stranger, channel: int) -> None:
+        stranger.send(Subscribed(channel, "bad", "x" * 32, 0, 0, 1), batch(channel, 0, b"\x01"))
+
+    async with beside() as pair:
+        sub = await pair.subscriber.sub("bad")
+        async with hostile_publisher(pair.address, "bad", publish, answer=False):
+            with pytest.raises(DecodeError, match="codec 'xxxx") as caught:
+                await sub.get(timeout=20)
+            assert caught.value.topic == "bad"
+
+
+@pytest.mark.parametrize("host", ["\x00", "a" * 255, "ä..b", "-", "256.256.256.256"])
+async def test_an_address_that_is_none_is_only_that_publishers_trouble(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with beside() as pair:
+        with Stranger(pair.address) as stranger:
+            await asyncio.to_thread(stranger.hello, "coordinator", host, 1)
+            stranger.send(register(1, "pub", "t"))
+            await eventually(lambda: said(caplog, "cannot reach the publisher"))
+    assert not any("internal error" in record.getMessage() for record in caplog.records)
