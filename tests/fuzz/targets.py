@@ -1,0 +1,588 @@
+"""What is fuzzed: functions that take any bytes, and fail where a stranger's bytes do harm.
+
+Each turns its bytes into what the other end of a connection may do (frames that are right, nearly
+right, or garbage; in any order and cut anywhere) and does it to the real cores, with our own side's
+turns in between. Only the documented error may come out, `ProtocolError` (`DecodeError` of values),
+and what is held must stay within the limits. `test_fuzz.py` runs them with hypothesis,
+``python -m tests.fuzz`` with atheris.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgpack
+
+from pubsub.codec import Decoder
+from pubsub.config import Settings
+from pubsub.coordinator.registry import Registry
+from pubsub.coordinator.server import Coordinator, _Connection
+from pubsub.core.cursor import SubKey
+from pubsub.core.directory import Directory
+from pubsub.core.frames import (
+    BATCH_COST,
+    BUFFER_PIECE,
+    Event,
+    FrameReader,
+    array_header,
+    buffer_header,
+    data_header,
+    no_place,
+)
+from pubsub.core.handshake import Acceptor, Dialler, Identity, Other, Refused
+from pubsub.core.inbox import Inbox
+from pubsub.core.messages import _CHECKS, Goodbye, Kind, Match, Ping, encode, parse
+from pubsub.core.publication import Publication
+from pubsub.core.receiving import Receiving
+from pubsub.core.serving import Serving
+from pubsub.core.stream import Stream, StreamKey
+from pubsub.errors import AuthError, DecodeError, ProtocolError
+from pubsub.link import Link
+
+__all__ = ["TARGETS"]
+
+
+class Choices:
+    """Reads decisions from bytes; when they are used up, every decision is 0."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def number(self, below: int) -> int:
+        """0 <= n < below."""
+        size = 1 if below <= 256 else 2 if below <= 65_536 else 8
+        return int.from_bytes(self.bytes(size), "big") % below
+
+    def one_of(self, *things: Any) -> Any:
+        return things[self.number(len(things))]
+
+    def bytes(self, size: int) -> bytes:
+        found = self._data[self._at : self._at + size]
+        self._at += size
+        return found.ljust(size, b"\0")
+
+    def rest(self) -> bytes:
+        found = self._data[self._at :]
+        self._at = len(self._data)
+        return found
+
+
+NUMBERS = (0, 1, 2, 3, 7, 255, 2**16, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
+WORDS = (
+    "",
+    "t",
+    "a/b",
+    "**",
+    "a/*",
+    "a//b",
+    "pub",
+    "sub",
+    "peer",
+    "coordinator",
+    "client",
+    "topics",
+    "peers",
+    "closed",
+    "closing",
+    "msgpack",
+    "a\nb",
+    "\x1b[2J",
+    "x" * 64,
+    "é" * 1024,
+    "a/" * 63 + "a",
+    "**/" * 60 + "a",
+)
+
+
+def anything(choices: Choices, depth: int = 0) -> Any:
+    """Some value that msgpack can carry."""
+    kind = choices.number(12 if depth < 4 else 9)
+    if kind <= 2:
+        return choices.one_of(*NUMBERS)
+    if kind == 3:
+        return choices.number(2**64)
+    if kind == 4:
+        return choices.one_of(None, True, False, -1, 1.5, float("nan"), float("inf"))
+    if kind <= 6:
+        return choices.one_of(*WORDS)
+    if kind == 7:
+        return choices.bytes(choices.number(40))
+    if kind == 8:
+        return msgpack.ExtType(choices.number(20), choices.bytes(choices.number(20)))
+    if kind == 9:
+        return {choices.one_of(*WORDS): anything(choices, depth + 1)}
+    return [anything(choices, depth + 1) for _ in range(choices.number(8))]
+
+
+def fitting(choices: Choices, check: Callable[[Any], Any]) -> Any:
+    """A value for a field, mostly one that passes its check."""
+    candidates = (
+        *(choices.one_of(*NUMBERS[:5]), choices.one_of(*WORDS), choices.one_of(*NUMBERS)),
+        *(True, False, None, 1.5, {}, []),
+        [["p", "127.0.0.1", 1, choices.number(4), "t", True], ["p", 1, False, True], ["p", 2]],
+    )
+    start = choices.number(len(candidates))
+    for i in range(len(candidates)):
+        candidate = candidates[(start + i) % len(candidates)]
+        try:
+            check(candidate)
+        except ValueError:
+            continue
+        return candidate
+    return [[row] for row in candidates]
+
+
+def frame(choices: Choices, kinds: tuple[int, ...]) -> bytes:
+    """A frame of one of these kinds, mostly; right or not."""
+    luck = choices.number(16)
+    if luck == 0:
+        return choices.bytes(choices.number(60))
+    if luck == 1:
+        payload = choices.bytes(choices.number(60))
+    elif luck == 2:
+        payload = msgpack.packb([choices.number(24), *(anything(choices) for _ in range(8))])
+    else:
+        kind = choices.one_of(*kinds) if luck < 15 else choices.number(24)
+        if kind == Kind.DATA:
+            return data(choices)
+        if kind == Kind.BUFFER:
+            size = choices.one_of(1, 2, 3, 100, 1000)
+            total = choices.one_of(size, size, 100, 2000, 10_000, 2**28, 2**63, 2**64 - 1)
+            offset = choices.one_of(0, 0, 0, 1, 100, 1000, 2**63)
+            return buffer_header(choices.number(4), total, offset, size) + bytes(size)
+        known = _CHECKS.get(kind)
+        if known is None:
+            payload = msgpack.packb([kind, *(anything(choices) for _ in range(3))])
+        else:
+            fields = [fitting(choices, check) for _, check in known[1]]
+            if kind == Kind.HELLO or kind == Kind.WELCOME:
+                fields[0] = 1
+            if luck == 14 and fields:
+                fields[choices.number(len(fields))] = anything(choices)
+            payload = msgpack.packb([kind, *fields])
+    if luck == 3 and payload:
+        at = choices.number(len(payload))
+        payload = payload[:at] + choices.bytes(1) + payload[at + 1 :]
+    length = len(payload) if luck != 4 else choices.number(2**32)
+    return length.to_bytes(4, "big") + payload
+
+
+def data(choices: Choices) -> bytes:
+    """A DATA frame."""
+    values = [msgpack.packb(anything(choices, 3)) for _ in range(choices.number(6))]
+    if choices.number(8) == 0:
+        values.append(choices.bytes(choices.number(30)))
+    count = len(values) if choices.number(8) else choices.one_of(0, 1, 100, 2**32 - 1)
+    body = array_header(count) + b"".join(values)
+    first = choices.one_of(0, 1, 2, 3, 5, 8, 2**62, 2**63 - 1)
+    if choices.number(10) == 0:
+        payload = msgpack.packb([7, choices.number(4), first, 1.5, values])
+        return len(payload).to_bytes(4, "big") + cast(bytes, payload)
+    return data_header(choices.number(4), first, 1.5, len(body)) + body
+
+
+def read(reader: FrameReader, choices: Choices, stream: bytes, act: Callable[[Event], None]) -> int:
+    """Hand bytes to a reader as a transport does, in any pieces; returns how many."""
+    given = 0
+    while given < len(stream):
+        room = reader.get_buffer()
+        assert len(room)
+        size = min(len(room), len(stream) - given, 1 + choices.number(256))
+        room[:size] = stream[given : given + size]
+        del room
+        given += size
+        for event in reader.received(size):
+            if isinstance(event, ProtocolError):
+                raise event
+            act(event)
+    return given
+
+
+def _sayable(error: ProtocolError) -> None:
+    """Whether it can be said in a GOODBYE that the other end takes."""
+    message = Goodbye(error.code[:32], str(error)[:1000])
+    assert parse(msgpack.unpackb(encode(message)[4:])) is not None
+    assert len(encode(message)) <= 4100
+    assert "\n" not in str(error)
+
+
+# --- the targets -------------------------------------------------------------------------------
+
+
+def frames(raw: bytes) -> None:
+    """FrameReader: any bytes become events and at most one error, in memory that they pay for."""
+    choices = Choices(raw)
+    places: list[bytearray] = []
+
+    def place(channel: int, total: int, offset: int, size: int) -> memoryview | None:
+        if offset % 3 == 1:
+            return None
+        places.append(bytearray(size))
+        return memoryview(places[-1])
+
+    reader = FrameReader(
+        bytearray(choices.one_of(41, 64, 300, 4096)), choices.one_of(no_place, place)
+    )
+    reader.max_payload = choices.one_of(200, 4096, 2**20, 2**31)
+    kinds = tuple(int(kind) for kind in Kind)
+    fed = 0
+    try:
+        while choices:
+            stream = frame(choices, kinds)
+            fed += read(reader, choices, stream, lambda event: None)
+            target = 0 if reader._target is None else len(reader._target)
+            assert target <= 2 * fed + BUFFER_PIECE
+            assert len(reader._rest) <= fed
+    except ProtocolError as error:
+        _sayable(error)
+        if reader.partial or reader.feed(encode(Ping(1))):
+            raise AssertionError("it goes on after the error") from error
+
+
+def handshakes(raw: bytes) -> None:
+    """Acceptor and Dialler: whatever comes first is welcomed or refused."""
+    choices = Choices(raw)
+    me = Identity("peer", "me", "127.0.0.1", 1, {"name": "x"})
+    machine: Acceptor | Dialler
+    if choices.number(2):
+        machine = Acceptor(me, choices.one_of(("peer",), ("peer", "client")))
+        kinds = (Kind.HELLO, Kind.AUTH)
+    else:
+        machine = Dialler(me, choices.one_of("peer", "coordinator"), choices.one_of("", "p"))
+        kinds = (Kind.WELCOME, Kind.GOODBYE)
+
+    def act(event: Event) -> None:
+        answer, other = machine.receive(event)
+        if answer is not None:
+            encode(answer)
+        assert other.peer_id.isprintable()
+        assert other.host.isprintable()
+        registry = Registry()
+        registry.connect(other.peer_id, other.host, other.port, other.info, 0.0)
+        for row in registry.peers():
+            msgpack.packb(row)
+
+    try:
+        read(FrameReader(bytearray(4096)), choices, frame(choices, kinds), act)
+    except ProtocolError as error:
+        _sayable(error)
+    except (Refused, AuthError):
+        pass
+
+
+def publisher(raw: bytes) -> None:
+    """Serving and two publications: no subscriber breaks them, or makes them hold more."""
+    choices = Choices(raw)
+    now = 0.0
+    buffer = 3000
+    publications = {
+        number: Publication(
+            number,
+            "t",
+            block=number == 2,
+            buffer=buffer,
+            history=number * 3,
+            join_timeout=5.0,
+            resume_timeout=30.0,
+            now=now,
+        )
+        for number in (1, 2)
+    }
+    serving = Serving("them", "them", publications.get, lambda: None, max_channels=5)
+    reader = FrameReader(bytearray(4096))
+    reader.max_payload = 65_536
+    kinds = (Kind.SUBSCRIBE, Kind.SUBSCRIBE, Kind.UNSUBSCRIBE, Kind.ACK, Kind.ACK, Kind.PONG)
+    largest = 0
+    try:
+        while choices:
+            step = choices.number(8)
+            publication = publications[1 + choices.number(2)]
+            if step == 0:
+                size = choices.number(1500)
+                large = tuple(bytes(choices.number(2000)) for _ in range(choices.number(3)))
+                largest = max(largest, BATCH_COST + 5 + size + 3 * 2000)
+                if publication.room(BATCH_COST + 5 + size) and not publication.ended:
+                    body = array_header(1) + bytes(size)
+                    publication.append(1, body, large, now)
+            elif step == 1:
+                for _ in range(choices.number(4)):
+                    serving.pump(choices.one_of(0, 1, 4096, 10**6))
+            elif step == 2:
+                now += choices.one_of(0.1, 6.0, 40.0)
+                publication.expire(now)
+                publication.when_received(lambda: None, observers=True)
+            elif step == 3:
+                key = SubKey("them", choices.number(3))
+                publication.expect(key, before=bool(choices.number(2)), observer=False, now=now)
+            else:
+                read(reader, choices, frame(choices, kinds), serving.receive)
+            assert serving.channels <= 5
+            assert len(serving._control) <= 2 * 5 + 2
+            for publication in publications.values():
+                assert publication.log.size <= buffer + largest
+    except ProtocolError:
+        serving.closed()
+    else:
+        serving.lost(now)
+    for publication in publications.values():
+        publication.expire(now + 100)
+        assert not list(publication.cursors())
+        held = publication.log.holds.total()
+        assert held == (0 if publication.settled else 1)
+        publication.end("closed", "")
+        assert publication.log.size == 0
+
+
+class _NoRoute:
+    def ack(self, stream: Stream) -> None:
+        raise AssertionError
+
+    def unsubscribe(self, stream: Stream) -> None:
+        raise AssertionError
+
+
+def subscriber(raw: bytes) -> None:
+    """Receiving, streams and an inbox: no publisher makes them hold more than window and message,
+    and what is counted adds up."""
+    choices = Choices(raw)
+    window, max_message = 4000, 20_000
+    latest = bool(choices.number(2))
+    inbox = Inbox(1, "t", latest=latest, window=window)
+    receiving = Receiving(lambda: None, lambda stream: None)
+    inbox.on_consumed = lambda stream, stage: receiving.ack(stream)
+    streams = [Stream(inbox, StreamKey("p", n), "t", f"p#{n}", max_message) for n in range(2)]
+    for stream in streams:
+        inbox.add(stream)
+        receiving.subscribe(stream)
+    reader = FrameReader(bytearray(4096), receiving.place)
+    reader.max_payload = max_message + 1024
+    kinds = (Kind.SUBSCRIBED, Kind.DATA, Kind.DATA, Kind.DATA, Kind.BUFFER, Kind.BUFFER, Kind.END)
+    decoder = Decoder("msgpack")
+    delivered = dict.fromkeys(streams, 0)
+    start: dict[Stream, int] = {}
+    fed = 0
+
+    def take() -> bool:
+        entry = inbox.take()
+        if entry is None:
+            return False
+        delivered[entry.stream] += entry.end - entry.first
+        try:
+            decoder.decode(entry.body, entry.buffers)
+        except DecodeError:
+            for value in _each(decoder, entry.body, entry.buffers):
+                assert not isinstance(value, Exception) or isinstance(value, DecodeError)
+        return True
+
+    def act(event: Event) -> None:
+        receiving.receive(event)
+        for stream in streams:
+            if stream.expected is not None and stream not in start:
+                start[stream] = stream.consumed
+
+    try:
+        while choices:
+            if choices.number(4) == 0:
+                for _ in range(choices.number(4)):
+                    take()
+                receiving.pump(10**6)
+            else:
+                fed += read(reader, choices, frame(choices, kinds), act)
+            waiting = sum(entry.size for entry in (*inbox._entries, *inbox._newest.values()))
+            assert waiting <= window + 2 * (max_message + 1024 + BATCH_COST)
+            for stream in streams:
+                held = sum(map(len, stream._buffers)) + len(stream._assembling or b"")
+                assert held <= max_message
+                assert held <= 2 * fed + 2048
+            assert len(inbox.streams) <= 2
+    except ProtocolError as error:
+        _sayable(error)
+    for stream in receiving.lost():
+        assert not stream.open
+    while take():
+        pass
+    for stream, first in start.items():
+        assert stream.expected is not None
+        due = stream.expected - first
+        assert delivered[stream] + stream.lost == due, "not delivered, and not counted as lost"
+
+
+def _each(decoder: Decoder, body: Any, buffers: Any) -> list[Any]:
+    try:
+        return decoder.decode_each(body, buffers)
+    except DecodeError:
+        return []
+
+
+class _Loop:
+    """As much of a loop as a coordinator needs to serve connections."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, call: Callable[..., None], *args: Any) -> None:
+        self.soon.append((call, args))
+
+    def call_at(self, at: float, call: Callable[..., None]) -> object:
+        return object()
+
+    def turn(self) -> None:
+        soon, self.soon = self.soon, []
+        for call, args in soon:
+            call(*args)
+
+
+class _Link:
+    """As much of a link as a connection of a coordinator needs."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self.connection = connection
+        self.reader = FrameReader(bytearray(4096))
+        self.paused = False
+        self.closing = False
+        self.cut = False
+        self.listening = True
+        self.written = 0
+
+    def hear(self, event: Event) -> None:
+        if not self.closing:
+            self.connection.receive(event)
+
+    def listen(self, on: bool) -> None:
+        self.listening = on
+
+    def flush(self) -> None:
+        while not self.paused and not self.closing:
+            chunks = self.connection.pump(10**6)
+            if not chunks:
+                return
+            self.written += sum(map(len, chunks))
+
+    def fail(self, error: ProtocolError) -> None:
+        self.cut = self.closing = True
+        self.connection.closed(cast(Link, self), error)
+
+    def goodbye(self, code: str = "", reason: str = "") -> None:
+        self.closing = True
+        self.connection.closed(cast(Link, self), None)
+
+
+def coordinator(raw: bytes) -> None:
+    """A coordinator's connections and registry: no peer breaks it for the others."""
+    choices = Choices(raw)
+    loop = _Loop()
+    server = Coordinator(
+        cast(Any, loop), settings=Settings(), registry=Registry(max_registrations=6), settle=0.0
+    )
+    links: list[_Link] = []
+    kinds = (Kind.REGISTER, Kind.REGISTER, Kind.REGISTER, Kind.UNREGISTER, Kind.QUERY)
+    while choices:
+        step = choices.number(8)
+        if (step == 0 and len(links) < 5) or not links:
+            connection = _Connection(server)
+            link = _Link(connection)
+            role, name = choices.one_of("peer", "peer", "client"), choices.one_of("p", "q", "r")
+            connection.opened(cast(Link, link), Other(role, name, "h", 1, {}, 0.0))
+            links.append(link)
+            continue
+        link = choices.one_of(*links)
+        if step == 1:
+            link.paused = not link.paused
+            link.flush()
+        elif step == 2:
+            loop.now += choices.one_of(0.1, 6.0)
+            server._expire()
+        elif step == 3:
+            loop.turn()
+        elif step == 4:
+            link.closing = True
+            link.connection.closed(cast(Link, link), choices.one_of(None, OSError()))
+        elif link.listening:
+            try:
+                read(link.reader, choices, frame(choices, kinds), link.hear)
+            except ProtocolError as error:
+                _sayable(error)
+                link.fail(error)
+        links = [link for link in links if not link.closing]
+        for link in links:
+            assert len(link.connection._answers) <= 16
+            assert len(link.connection._requests) <= 200
+    for _ in range(300):
+        for link in links:
+            link.paused = False
+            link.flush()
+        loop.turn()
+    links = [link for link in links if not link.closing]
+    assert all(not link.connection._requests and link.listening for link in links)
+    for link in links:
+        link.goodbye()
+    loop.now += 10.0
+    server._expire()
+    assert not list(server.registry.peers())
+    assert not list(server.registry.topics())
+
+
+def directory(raw: bytes) -> None:
+    """What a peer does with MATCH and EXPECT."""
+    choices = Choices(raw)
+    known = Directory()
+    reader = FrameReader(bytearray(4096))
+    reader.max_payload = 2**20
+
+    def act(event: Event) -> None:
+        if isinstance(event, Match):
+            source = choices.number(2)
+            for key in known.match(source, event):
+                assert not known.listed(event.sub_id, key)
+            if choices.number(4) == 0:
+                known.restart(source)
+                known.drop(event.sub_id)
+
+    try:
+        while choices:
+            read(reader, choices, frame(choices, (Kind.MATCH, Kind.EXPECT)), act)
+    except ProtocolError:
+        pass
+
+
+def values(raw: bytes) -> None:
+    """Decoder: of any body and buffers come values or DecodeError."""
+    choices = Choices(raw)
+    codec = choices.one_of("msgpack", "msgpack", "msgpack", "raw")
+    decoder = Decoder(codec)
+    buffers = tuple(bytearray(choices.number(100)) for _ in range(choices.number(3)))
+    parts = [msgpack.packb(anything(choices)) for _ in range(choices.number(5))]
+    for _ in range(choices.number(3)):
+        depth = choices.one_of(1, 30, 40, 600, 1100)
+        array = b"\x91" * depth + b"\xc0"
+        as_tuple = b"\xc9" + len(array).to_bytes(4, "big") + b"\x01" + array
+        parts.append(choices.one_of(array, as_tuple))
+    body = array_header(len(parts)) + b"".join(parts) + choices.rest()
+    try:
+        decoder.decode(body, buffers)
+    except DecodeError:
+        for value in _each(decoder, body, buffers):
+            assert not isinstance(value, Exception) or isinstance(value, DecodeError)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (
+        frames,
+        handshakes,
+        publisher,
+        subscriber,
+        coordinator,
+        directory,
+        values,
+    )
+}
