@@ -31,6 +31,7 @@ ARGS ?=
 SEEDS ?= 1000
 SEED ?=
 PROFILE ?=
+SECONDS ?= 60
 
 .PHONY: help
 help: ## this list
@@ -77,6 +78,10 @@ fmt: $(DEV) ## let ruff repair what it can
 .PHONY: types
 types: $(DEV) ## mypy --strict over all of it, benchmarks and tests too
 	@$(BIN)/python .ci/check_types.py
+
+.PHONY: fuzz
+fuzz: $(DEV) ## fuzz what strangers can send, for SECONDS=60; with atheris where it is installed
+	@$(BIN)/python -m tests.fuzz $(SECONDS)
 
 .PHONY: bench
 bench: $(DEV) ## the benchmarks (ONLY=name, PEERS=name,... narrow them)

@@ -217,7 +217,7 @@ async def crowd(address: str, size: int) -> list[socket.socket]:
 
 
 async def silent_crowd(size: int, at_once: int, caplog: pytest.LogCaptureFixture) -> None:
-    waiting = {"max_unauthenticated": at_once, "handshake_timeout": 2.0}
+    waiting: dict[str, Any] = {"max_unauthenticated": at_once, "handshake_timeout": 2.0}
     async with beside(coordinator=waiting, **waiting) as pair:
         before = memory()
         for address in (pair.publisher.runtime.address, pair.address):
@@ -238,7 +238,8 @@ async def silent_crowd(size: int, at_once: int, caplog: pytest.LogCaptureFixture
                     sock.close()
         assert said(caplog, "too many connections that say nothing")
         assert said(caplog, "no handshake within")
-        assert memory() - before < 64 * MIB
+        # with the strangers' own ends, and what was logged of them
+        assert memory() - before < 64 * MIB + size * 10 * 1024
 
 
 async def test_a_crowd_that_says_nothing_keeps_nobody_out(

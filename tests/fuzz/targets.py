@@ -32,7 +32,24 @@ from pubsub.core.frames import (
 )
 from pubsub.core.handshake import Acceptor, Dialler, Identity, Other, Refused
 from pubsub.core.inbox import Inbox
-from pubsub.core.messages import _CHECKS, Goodbye, Kind, Match, Ping, encode, parse
+from pubsub.core.messages import (
+    _CHECKS,
+    Ack,
+    End,
+    Goodbye,
+    Kind,
+    Match,
+    Ping,
+    Pong,
+    Query,
+    Register,
+    Subscribe,
+    Subscribed,
+    Unregister,
+    Unsubscribe,
+    encode,
+    parse,
+)
 from pubsub.core.publication import Publication
 from pubsub.core.receiving import Receiving
 from pubsub.core.serving import Serving
@@ -56,12 +73,12 @@ class Choices:
     def number(self, below: int) -> int:
         """0 <= n < below."""
         size = 1 if below <= 256 else 2 if below <= 65_536 else 8
-        return int.from_bytes(self.bytes(size), "big") % below
+        return int.from_bytes(self.take(size), "big") % below
 
     def one_of(self, *things: Any) -> Any:
         return things[self.number(len(things))]
 
-    def bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         found = self._data[self._at : self._at + size]
         self._at += size
         return found.ljust(size, b"\0")
@@ -111,9 +128,9 @@ def anything(choices: Choices, depth: int = 0) -> Any:
     if kind <= 6:
         return choices.one_of(*WORDS)
     if kind == 7:
-        return choices.bytes(choices.number(40))
+        return choices.take(choices.number(40))
     if kind == 8:
-        return msgpack.ExtType(choices.number(20), choices.bytes(choices.number(20)))
+        return msgpack.ExtType(choices.number(20), choices.take(choices.number(20)))
     if kind == 9:
         return {choices.one_of(*WORDS): anything(choices, depth + 1)}
     return [anything(choices, depth + 1) for _ in range(choices.number(8))]
@@ -121,7 +138,7 @@ def anything(choices: Choices, depth: int = 0) -> Any:
 
 def fitting(choices: Choices, check: Callable[[Any], Any]) -> Any:
     """A value for a field, mostly one that passes its check."""
-    candidates = (
+    candidates: tuple[Any, ...] = (
         *(choices.one_of(*NUMBERS[:5]), choices.one_of(*WORDS), choices.one_of(*NUMBERS)),
         *(True, False, None, 1.5, {}, []),
         [["p", "127.0.0.1", 1, choices.number(4), "t", True], ["p", 1, False, True], ["p", 2]],
@@ -141,9 +158,9 @@ def frame(choices: Choices, kinds: tuple[int, ...]) -> bytes:
     """A frame of one of these kinds, mostly; right or not."""
     luck = choices.number(16)
     if luck == 0:
-        return choices.bytes(choices.number(60))
+        return choices.take(choices.number(60))
     if luck == 1:
-        payload = choices.bytes(choices.number(60))
+        payload = choices.take(choices.number(60))
     elif luck == 2:
         payload = msgpack.packb([choices.number(24), *(anything(choices) for _ in range(8))])
     else:
@@ -167,23 +184,29 @@ def frame(choices: Choices, kinds: tuple[int, ...]) -> bytes:
             payload = msgpack.packb([kind, *fields])
     if luck == 3 and payload:
         at = choices.number(len(payload))
-        payload = payload[:at] + choices.bytes(1) + payload[at + 1 :]
+        payload = payload[:at] + choices.take(1) + payload[at + 1 :]
     length = len(payload) if luck != 4 else choices.number(2**32)
     return length.to_bytes(4, "big") + payload
 
 
-def data(choices: Choices) -> bytes:
+def data(choices: Choices, channel: int | None = None, first: int | None = None) -> bytes:
     """A DATA frame."""
     values = [msgpack.packb(anything(choices, 3)) for _ in range(choices.number(6))]
     if choices.number(8) == 0:
-        values.append(choices.bytes(choices.number(30)))
-    count = len(values) if choices.number(8) else choices.one_of(0, 1, 100, 2**32 - 1)
+        values.append(choices.take(choices.number(30)))
+    if first is not None:
+        values.append(msgpack.packb(bytes(choices.one_of(0, 10, 300, 2000))))
+    right = first is not None or choices.number(8)
+    count = len(values) if right else choices.one_of(0, 1, 100, 2**32 - 1)
     body = array_header(count) + b"".join(values)
-    first = choices.one_of(0, 1, 2, 3, 5, 8, 2**62, 2**63 - 1)
+    if first is None:
+        first = choices.one_of(0, 1, 2, 3, 5, 8, 2**62, 2**63 - 1)
+    if channel is None:
+        channel = choices.number(4)
     if choices.number(10) == 0:
-        payload = msgpack.packb([7, choices.number(4), first, 1.5, values])
+        payload = msgpack.packb([7, channel, first, 1.5, [1] * len(values)])
         return len(payload).to_bytes(4, "big") + cast(bytes, payload)
-    return data_header(choices.number(4), first, 1.5, len(body)) + body
+    return data_header(channel, first, 1.5, len(body)) + body
 
 
 def read(reader: FrameReader, choices: Choices, stream: bytes, act: Callable[[Event], None]) -> int:
@@ -209,6 +232,11 @@ def _sayable(error: ProtocolError) -> None:
     assert parse(msgpack.unpackb(encode(message)[4:])) is not None
     assert len(encode(message)) <= 4100
     assert "\n" not in str(error)
+
+
+def hostile(choices: Choices) -> bool:
+    """Whether the next frame is not to be one that an honest peer could send now."""
+    return choices.number(16) == 1
 
 
 # --- the targets -------------------------------------------------------------------------------
@@ -298,6 +326,36 @@ def publisher(raw: bytes) -> None:
     reader.max_payload = 65_536
     kinds = (Kind.SUBSCRIBE, Kind.SUBSCRIBE, Kind.UNSUBSCRIBE, Kind.ACK, Kind.ACK, Kind.PONG)
     largest = 0
+
+    def ask() -> bytes:
+        """What an honest subscriber may send now."""
+        channels = list(serving._channels.values())
+        if not channels or choices.number(4) == 0:
+            number = 1 + choices.number(2)
+            resume = choices.number(publications[number].log.next_seq + 1)
+            return encode(
+                Subscribe(
+                    serving._highest + 1,
+                    number,
+                    choices.number(3),
+                    choices.one_of(None, None, resume),
+                    choices.one_of(0, None, 2),
+                    choices.one_of(0, 1, 500, 4000, 2**40),
+                    bool(choices.number(2)),
+                    bool(choices.number(2)),
+                )
+            )
+        channel = choices.one_of(*channels)
+        cursor = channel.cursor
+        what = choices.number(8)
+        if what == 0:
+            return encode(Unsubscribe(channel.number))
+        if what == 1:
+            return encode(Pong(choices.number(serving._token + 1)))
+        assert cursor is not None
+        consumed = cursor.acked + choices.number(cursor.flown - cursor.acked + 1)
+        return encode(Ack(channel.number, consumed, cursor.sent + choices.one_of(0, 500, 9000)))
+
     try:
         while choices:
             step = choices.number(8)
@@ -319,8 +377,10 @@ def publisher(raw: bytes) -> None:
             elif step == 3:
                 key = SubKey("them", choices.number(3))
                 publication.expect(key, before=bool(choices.number(2)), observer=False, now=now)
-            else:
+            elif hostile(choices):
                 read(reader, choices, frame(choices, kinds), serving.receive)
+            else:
+                read(reader, choices, ask(), serving.receive)
             assert serving.channels <= 5
             assert len(serving._control) <= 2 * 5 + 2
             for publication in publications.values():
@@ -379,6 +439,27 @@ def subscriber(raw: bytes) -> None:
                 assert not isinstance(value, Exception) or isinstance(value, DecodeError)
         return True
 
+    def bring() -> bytes:
+        """What an honest publisher may send now, but for the window."""
+        stream = choices.one_of(*(receiving.streams or streams))
+        channel = max(stream.channel, 0)
+        if not stream.open:
+            due = stream.expected or choices.number(3)
+            return encode(Subscribed(channel, "t", "msgpack", due, due + choices.number(2), 1000))
+        if stream._assembling is not None:
+            left = stream._total - stream._filled
+            size = min(left, choices.one_of(1, 1000, 10_000))
+            return buffer_header(channel, stream._total, stream._filled, size) + bytes(size)
+        what = choices.number(16)
+        if what == 0:
+            return encode(End(channel, (stream.expected or 0) + choices.number(3), "closed", ""))
+        if what <= 3:
+            total = choices.one_of(1, 1000, 3000, 19_000)
+            size = min(total, choices.one_of(1, 700, 20_000))
+            return buffer_header(channel, total, 0, size) + bytes(size)
+        first = max(0, (stream.expected or 0) + choices.one_of(0, 0, 0, 0, 1, -1, -3))
+        return data(choices, channel, first)
+
     def act(event: Event) -> None:
         receiving.receive(event)
         for stream in streams:
@@ -391,8 +472,10 @@ def subscriber(raw: bytes) -> None:
                 for _ in range(choices.number(4)):
                     take()
                 receiving.pump(10**6)
-            else:
+            elif hostile(choices):
                 fed += read(reader, choices, frame(choices, kinds), act)
+            else:
+                fed += read(reader, choices, bring(), act)
             waiting = sum(entry.size for entry in (*inbox._entries, *inbox._newest.values()))
             assert waiting <= window + 2 * (max_message + 1024 + BATCH_COST)
             for stream in streams:
@@ -406,10 +489,8 @@ def subscriber(raw: bytes) -> None:
         assert not stream.open
     while take():
         pass
-    for stream, first in start.items():
-        assert stream.expected is not None
-        due = stream.expected - first
-        assert delivered[stream] + stream.lost == due, "not delivered, and not counted as lost"
+    due = sum((stream.expected or 0) - first for stream, first in start.items())
+    assert sum(delivered.values()) + inbox.lost == due, "not delivered, and not counted as lost"
 
 
 def _each(decoder: Decoder, body: Any, buffers: Any) -> list[Any]:
@@ -476,6 +557,21 @@ class _Link:
         self.connection.closed(cast(Link, self), None)
 
 
+def request(choices: Choices) -> bytes:
+    """What an honest peer may ask of a coordinator at any time."""
+    what = choices.number(6)
+    if what == 0:
+        return encode(Unregister(choices.number(5)))
+    if what == 1:
+        return encode(Query(choices.number(9), choices.one_of("topics", "peers")))
+    flags = bool(choices.number(2)), bool(choices.number(2))
+    topic = choices.one_of("t", "a/b", "a/c", "x/y/z")
+    if choices.number(2):
+        return encode(Register(choices.number(5), "pub", topic, *flags))
+    pattern = choices.one_of(topic, "**", "a/*", "*/b", "**/z")
+    return encode(Register(choices.number(5), "sub", pattern, *flags))
+
+
 def coordinator(raw: bytes) -> None:
     """A coordinator's connections and registry: no peer breaks it for the others."""
     choices = Choices(raw)
@@ -508,7 +604,8 @@ def coordinator(raw: bytes) -> None:
             link.connection.closed(cast(Link, link), choices.one_of(None, OSError()))
         elif link.listening:
             try:
-                read(link.reader, choices, frame(choices, kinds), link.hear)
+                stream = frame(choices, kinds) if hostile(choices) else request(choices)
+                read(link.reader, choices, stream, link.hear)
             except ProtocolError as error:
                 _sayable(error)
                 link.fail(error)

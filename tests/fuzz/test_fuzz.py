@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from tests.fuzz.targets import TARGETS
 
+# Run again and again, each run must be another one.
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+anew: Any = {"derandomize": False, "database": None} if SECONDS else {}
 
 
 def _noise(seed: int, size: int) -> bytes:
@@ -36,7 +39,7 @@ def test_fuzz(name: str) -> None:
     @settings(
         max_examples=300,
         suppress_health_check=list(HealthCheck),
-        **({"derandomize": False, "database": None} if SECONDS else {}),
+        **anew,
     )
     @given(scripts)
     @example(b"")
