@@ -21,6 +21,9 @@ _NEWBORN = SubKey("", -1)
 """The key of the cursor that holds a new Pub's first messages until the coordinators have said
 which subscribers are older than the Pub."""
 _END_OF_TIME = 2**63
+MAX_DETACHED = 65_536
+"""Subscribers that are expected or reconnecting for which places are held: no more are, so that
+nobody can fill the memory by coming and going under ever new names."""
 
 
 class Waiter:
@@ -131,7 +134,7 @@ class Publication:
         `before`: it is older than the Pub and due its first message, as long as the first
         messages are still being kept.
         """
-        if self.ended or key in self._cursors:
+        if self.ended or key in self._cursors or self._is_crowded():
             return
         newborn = self._cursors.get(_NEWBORN)
         seq = newborn.due if before and newborn is not None else self.log.next_seq
@@ -236,6 +239,11 @@ class Publication:
         cursor.outlet = None
         cursor.queued = False
         cursor.deadline = now + self.resume_timeout
+        if self._is_crowded():
+            self._drop(cursor)
+
+    def _is_crowded(self) -> bool:
+        return len(self._cursors) - len(self._attached) > MAX_DETACHED
 
     def remove(self, cursor: Cursor) -> None:
         """Its subscriber is done."""

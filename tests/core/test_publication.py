@@ -736,3 +736,22 @@ def test_subscribers_are_named_with_how_they_stand_and_the_newborn_is_none() -> 
     made.detach(cursor, 0.0)
     assert states(made)[BERT] == "reconnecting"
     assert made.attached == 0
+
+
+def test_g6_places_are_held_for_so_many_that_are_away_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pubsub.core.publication.MAX_DETACHED", 3)
+    made = publication()
+    for number in range(10):  # who come and go under ever new names
+        cursor, _, _ = attach(made, SubKey("stranger", number))
+        made.detach(cursor, now=0.0)
+        made.expect(SubKey("rumour", number), before=False, observer=False, now=0.0)
+    assert len(states(made)) <= 4
+    assert made.log.holds.total() == len(states(made))
+    here, _, _ = attach(made, ANNE)  # whoever is there is no matter of this
+    assert states(made)[ANNE] == "attached"
+    made.remove(here)
+    made.expire(RESUME)
+    assert not states(made)
+    assert made.log.holds.total() == 0
