@@ -40,8 +40,8 @@ GOODBYE_GRACE = 1.0
 REQUEST_SCRATCH = 32 * 1024
 """Read buffer of accepted connections. What they send is small; less read at a time means that
 one who floods its connection holds up the others by less."""
-PINGS_PER_TICK = 100_000
-"""PINGs that may come within one tick of the heartbeat: more than one for each open channel."""
+PINGS_PER_TICK = 1_000
+"""PINGs that may come within one tick of the heartbeat, which itself sends one at most."""
 FRAME_SLACK = 1024
 """What a frame may have beyond `max_batch`: its header."""
 
@@ -126,6 +126,7 @@ class Link(asyncio.BufferedProtocol):
         gate: set on accepted connections.
 
     Attributes:
+        max_pings: how many may come within a tick of the heartbeat.
         cut: the other end broke the protocol, and this one has ended the link: nobody keeps
             anything for whoever does that.
     """
@@ -145,6 +146,7 @@ class Link(asyncio.BufferedProtocol):
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]
         self.other: Other | None = None
         self.cut = False
+        self.max_pings = PINGS_PER_TICK
         self.transport: Any = None
         self._core: Core | None = None
         self._handshake = handshake
@@ -234,9 +236,9 @@ class Link(asyncio.BufferedProtocol):
         elif isinstance(event, Ping):
             self._pong = max(self._pong or 0, event.token)  # cumulative: the highest says it all
             self._pings += 1
-            if self._pings > PINGS_PER_TICK:
+            if self._pings > self.max_pings:
                 raise ProtocolError(
-                    f"{PINGS_PER_TICK:,} PINGs within {self._heartbeat.tick_every:g} s",
+                    f"{self._pings:,} PINGs within {self._heartbeat.tick_every:g} s",
                     code="limit",
                 )
         elif isinstance(event, Pong) and event.token == HEARTBEAT_TOKEN:

@@ -26,6 +26,10 @@ __all__ = ["Owner", "Remote"]
 log = logging.getLogger("pubsub")
 
 
+MAX_PINGS = 100_000
+"""PINGs of a publisher within a tick: one for each channel, when all its Pubs flush at once."""
+
+
 class Owner(Protocol):
     """The runtime, as a remote sees it."""
 
@@ -207,6 +211,7 @@ class Remote:
         receiving = self._receiving = Receiving(self._output, self._answered)
         link.reader.place = receiving.place
         link.reader.data = receiving.data
+        link.max_pings = MAX_PINGS
         for stream in self._streams:
             self._subscribe(receiving, stream)
         if self._answer is not None and not self._answer.done():
@@ -245,5 +250,6 @@ class Remote:
         self._broken_at = self._owner.loop.time()
         for stream in self._streams:
             self._owner.settled(stream)
-        stable = self._backoff.lived(self._broken_at - self._opened_at)
+        # one that opens and breaks at once, or breaks the protocol, is dialled with growing delays
+        stable = self._backoff.lived(0.0 if link.cut else self._broken_at - self._opened_at)
         self._dial(0.0 if stable else self._backoff.delay())
