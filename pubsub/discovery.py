@@ -23,6 +23,9 @@ __all__ = ["Directed", "Session"]
 
 log = logging.getLogger("pubsub")
 
+_PASSING = ("busy", "closing", "timeout")
+"""Why a coordinator may say GOODBYE, or be cut off, and be tried again with hope."""
+
 
 class Directed(Protocol):
     """What a session serves: the peer."""
@@ -187,7 +190,9 @@ class Session:
             established.set_exception(
                 error
                 if isinstance(error, (OSError, ProtocolError, AuthError))
-                else ProtocolError(str(error or "it said goodbye"))
+                else ProtocolError(
+                    str(error or "it said goodbye"), code=getattr(error, "code", "closing")
+                )
             )
         if was_up:
             if not self._closed:
@@ -201,7 +206,9 @@ class Session:
     def _failed(self, error: Exception) -> None:
         self.tried = True
         self.failure = error
-        self.hopeless = isinstance(error, (ProtocolError, AuthError))
+        self.hopeless = isinstance(error, AuthError) or (
+            isinstance(error, ProtocolError) and error.code not in _PASSING
+        )
         if not self._warned:
             self._warned = True
             log.warning("no coordinator at %s: %s; trying on", self.address, explain(error))

@@ -252,6 +252,9 @@ class Link(asyncio.BufferedProtocol):
 
     def _welcome(self, event: Event) -> None:
         if self._handshake is None:
+            if isinstance(event, Goodbye):  # it has no time for us
+                self._heard_goodbye(event)
+                return
             raise ProtocolError("it spoke before it was spoken to")
         try:
             answer, other = self._handshake.receive(event)

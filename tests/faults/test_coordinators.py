@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import pytest
 
+from pubsub import Peer
+from pubsub.config import Settings, parse_address
+from pubsub.coordinator.server import Coordinator
 from tests.cli.processes import Start, daemon
+from tests.faults.proxy import proxy
 from tests.faults.worker import Worker, start_worker, until
-from tests.integration.support import free_port
+from tests.integration.support import LONG, coordinator_in_loop, eventually, free_port
 
 HEARTBEAT = 5.0
 """Seconds of the default `ping_interval`, within which new matches work again."""
@@ -95,6 +100,32 @@ def test_g7_a_peer_that_is_made_while_the_coordinator_is_down_works_when_it_is_u
     there.answer()
     stream = here.answer()
     there.reach(name="a", due={stream: here.counts()["a"] + 10})
+
+
+async def test_a_coordinator_that_is_busy_or_slow_is_tried_again() -> None:
+    """What passes is no proof that there is no coordinator: `connect_timeout` decides."""
+    coordinator = Coordinator(asyncio.get_running_loop(), settings=Settings(max_unauthenticated=0))
+    address = str(await coordinator.start("127.0.0.1", 0))
+    async with Peer(address, connect_timeout=LONG) as peer:
+        pub = peer.pub("t")
+        ready = asyncio.ensure_future(pub._ready.wait())
+        (session,) = peer.runtime.sessions
+        await eventually(lambda: session.tried)
+        coordinator._gate.limit = 1
+        await asyncio.wait_for(ready, LONG)
+    await coordinator.close()
+    async with (
+        coordinator_in_loop() as address,
+        proxy(lambda: parse_address(address)) as between,
+        Peer(between.address, connect_timeout=LONG, handshake_timeout=0.1) as peer,
+    ):
+        between.blackhole = True
+        pub = peer.pub("t")
+        ready = asyncio.ensure_future(pub._ready.wait())
+        (other,) = peer.runtime.sessions
+        await eventually(lambda: other.tried)
+        between.blackhole = False
+        await asyncio.wait_for(ready, LONG)
 
 
 def test_g7_when_the_process_with_the_embedded_coordinator_is_killed_another_takes_over(
