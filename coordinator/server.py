@@ -27,7 +27,7 @@ from pubsub.core.frames import Event
 from pubsub.core.handshake import Acceptor, Identity, Other
 from pubsub.core.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
 from pubsub.errors import ProtocolError
-from pubsub.link import REQUEST_SCRATCH, Gate, Link
+from pubsub.link import REQUEST_SCRATCH, Gate, Link, listen
 
 __all__ = ["SETTLE", "Coordinator"]
 
@@ -83,7 +83,7 @@ class Coordinator:
         Raises:
             OSError: the port is in use, or the address is not this machine's.
         """
-        server = await self.loop.create_server(self._accept, host, port, backlog=4096)
+        server = await listen(self.loop, self._accept, host, port, 4096)
         self.servers.append(server)
         name = server.sockets[0].getsockname()
         log.info("listening on %s", Address(name[0], name[1]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pubsub.config import Settings
@@ -23,7 +23,7 @@ from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
 from pubsub.ratelimit import RateLimit
 
-__all__ = ["REQUEST_SCRATCH", "Core", "Endpoint", "Gate", "Link", "Lost", "dial"]
+__all__ = ["REQUEST_SCRATCH", "Core", "Endpoint", "Gate", "Link", "Lost", "dial", "listen"]
 
 log = logging.getLogger("pubsub.link")
 log.addFilter(RateLimit())  # whoever can connect can make it speak
@@ -65,6 +65,24 @@ async def dial(link: Link, host: str, port: int, timeout: float) -> Any:
             task.cancel()
         elif not task.cancelled():
             task.exception()
+
+
+async def listen(
+    loop: asyncio.AbstractEventLoop, accept: Callable[[], Link], host: str, port: int, backlog: int
+) -> asyncio.Server:
+    """Listen; as many as `backlog` connections may wait in the kernel.
+
+    asyncio takes its `backlog` also for how often to accept in one turn, and goes on when no file
+    descriptor is left, with a traceback in the log for each: a thousand of them a second leave no
+    time for the streams that are there. So it is told a small number, and the kernel the other.
+    """
+    plain = isinstance(loop, asyncio.BaseEventLoop)
+    server = await loop.create_server(accept, host, port, backlog=8 if plain else backlog)
+    if isinstance(server, asyncio.Server):  # not uvloop's, nor a simulated one
+        for sock in server.sockets:
+            with sock.dup() as same:
+                same.listen(backlog)
+    return server
 
 
 class Core(Protocol):

@@ -39,7 +39,7 @@ from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.discovery import Session, explain
 from pubsub.errors import Closed, CoordinatorUnavailable
-from pubsub.link import REQUEST_SCRATCH, Gate, Link
+from pubsub.link import REQUEST_SCRATCH, Gate, Link, listen
 from pubsub.ready import Ready
 from pubsub.remote import Remote
 from pubsub.served import Served
@@ -322,9 +322,7 @@ class Runtime:
 
     async def _listen(self, host: str) -> Identity:
         try:
-            server = await self.loop.create_server(
-                self._accept, host, self.settings.port, backlog=1024
-            )
+            server = await listen(self.loop, self._accept, host, self.settings.port, 1024)
         except OSError as error:
             where = f"{host}:{self.settings.port}"
             if error.errno == errno.EADDRINUSE:
