@@ -163,8 +163,8 @@ def test_g3_what_a_killed_publisher_sent_is_delivered_and_the_next_one_begins_at
     here.kill()
     again = start_worker(start, address)
     again.peer(name="a", **BEAT)
-    new = again.pub(name="a", topic="t", rate=2_000)
-    put = again.stop()["a"]
+    new = again.pub(name="a", topic="t")
+    put = again.puts(name="a", count=1_000)
     report = there.reach(name="a", due={new: put})
     assert report["got"][new] == put
     assert report["lost"] == 0

@@ -64,6 +64,11 @@ class _Process:
         self.put: dict[str, int] = {}
         self.takers: dict[str, _Taker] = {}
         self.files: list[int] = []
+        self.limits = (0, 0)
+        self.logged: list[str] = []
+        keeper = logging.Handler()
+        keeper.emit = lambda record: self.logged.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("pubsub").addHandler(keeper)
 
     async def peer(self, name: str, **settings: Any) -> None:
         self.peers[name] = Peer(**settings)
@@ -150,27 +155,36 @@ class _Process:
     async def counts(self) -> dict[str, int]:
         return self.put
 
-    async def exhaust(self) -> int:
-        """Use up all file descriptors."""
+    async def exhaust(self, cut: str | None = None) -> None:
+        """Use up all file descriptors; then cut the links of that peer, and use up those too."""
+        import resource
+
+        if not self.files:
+            self.limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lowest = os.open(os.devnull, os.O_RDONLY)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 20, self.limits[1]))
+        self._use_up()
+        if cut is not None:
+            break_links(self.peers[cut])
+            for _ in range(5):
+                self._use_up()
+                await asyncio.sleep(0)
+
+    def _use_up(self) -> None:
         try:
             while True:
                 self.files.append(os.open(os.devnull, os.O_RDONLY))
         except OSError:
-            return len(self.files)
+            pass
 
-    async def release(self, count: int | None = None) -> None:
-        """Give file descriptors back."""
-        count = len(self.files) if count is None else count
-        for _ in range(count):
-            os.close(self.files.pop())
-
-    async def limit_files(self, spare: int) -> None:
-        """Set the limit of file descriptors to what is in use and a few more."""
+    async def release(self) -> None:
+        """Have them again."""
         import resource
 
-        in_use = max(int(name) for name in os.listdir("/proc/self/fd"))
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 1 + spare, hard))
+        while self.files:
+            os.close(self.files.pop())
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.limits)
 
     async def embedded(self, name: str) -> bool:
         """Whether the coordinator is in this process."""
@@ -187,9 +201,10 @@ class _Process:
         sessions = self.peers[name].runtime.sessions
         await eventually(lambda: all(session.up is up for session in sessions))
 
-    async def break_links(self, name: str) -> int:
-        """Cut all links of that peer; how many."""
-        return break_links(self.peers[name])
+    async def log_has(self, text: str) -> None:
+        """Wait until it has logged this, since it was asked last."""
+        await eventually(lambda: any(text in line for line in self.logged))
+        self.logged.clear()
 
     async def close(self) -> None:
         await asyncio.gather(*(peer.close() for peer in self.peers.values()))
