@@ -114,7 +114,7 @@ class Gate:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._waiting: dict[Link, None] = {}
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class Gate:
     def enter(self, link: Link) -> None:
         """A connection was accepted."""
         self._waiting[link] = None
-        if len(self._waiting) > self._limit:
+        if len(self._waiting) > self.limit:
             oldest = next(iter(self._waiting))
             oldest.fail(ProtocolError("too many connections that say nothing", code="busy"))
 

@@ -129,7 +129,7 @@ class Stranger:
                 return None
             if not size:
                 return None
-            self._events = self.reader.received(size)
+            self._events = iter(self.reader.received(size))
 
     def wait_for(self, kind: type[Event]) -> Event:
         while True:
