@@ -339,6 +339,8 @@ class AsyncPub(Pub):
 
     def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> bool:
         """Put what there is room for; True: it has filled the batch."""
+        if self._parts and (buffers or len(data) >= self._batch_bytes):
+            self.seal()  # a large message is alone in its batch: who refuses it gets the others
         if not self._parts:
             runtime = self._runtime
             if get_ident() != runtime.thread:
@@ -519,6 +521,8 @@ class BlockingPub(Pub):
             self._wait_for_room(size)
         elif self._ahead > HANDOVER_BYTES:
             self._wait(lambda: self._ahead <= HANDOVER_BYTES)
+        if self._parts and (buffers or len(data) >= self._batch_bytes):
+            self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
         if not self._parts:
             self._room = self._batch_bytes
             if self._block:

@@ -8,6 +8,7 @@ Python processes that tests start, so that the runtime's own loops are plain one
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from pubsub.ratelimit import RateLimit
 
 LOOP = os.environ.get("PUBSUB_TEST_LOOP") or ("asyncio" if sys.platform == "win32" else "uvloop")
 INTEGRATION = Path(__file__).parent / "integration"
@@ -53,6 +56,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"event loop: {LOOP}"
+
+
+@pytest.fixture(autouse=True)
+def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("pubsub.link"), "filters", [RateLimit()])
 
 
 def pytest_asyncio_loop_factories(

@@ -60,7 +60,7 @@ def packed(*fields: object) -> bytes:
 
 
 def subscribe(channel: int, stream_id: int, resume: int | None = None) -> Subscribe:
-    return Subscribe(channel, stream_id, 1, resume, 0, 1, False, False)
+    return Subscribe(channel, stream_id, 1, resume, 0, 1, False, False, 2**40)
 
 
 def register(id_: int, role: str, topic: str) -> Register:
@@ -153,7 +153,7 @@ class Stranger:
         return identity
 
     def subscribe(self, channel: int, stream_id: int, limit: int = 2**40, sub_id: int = 1) -> None:
-        self.send(Subscribe(channel, stream_id, sub_id, None, 0, limit, False, False))
+        self.send(Subscribe(channel, stream_id, sub_id, None, 0, limit, False, False, 2**40))
 
 
 class Target(NamedTuple):

@@ -104,6 +104,17 @@ async def test_many_small_messages_go_to_a_sub_that_takes_only_small_ones(
         assert [await sub.get(timeout=10) for _ in range(50_000)] == list(range(50_000))
 
 
+async def test_g3_the_small_messages_around_one_that_is_too_large_arrive(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator, max_message=100_000) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        for value in ("before", b"x" * 300_000, "after", b"y" * 90_000, "end"):
+            pub.put(value)
+        expected = ["before", "after", b"y" * 90_000, "end"]
+        assert [await sub.get(timeout=10) for _ in expected] == expected
+        assert sub.lost == 1
+
+
 async def test_g4_a_ready_sub_gets_what_is_put_next(coordinator: str) -> None:
     async with Peer(coordinator) as here, Peer(coordinator) as there:
         pub = await here.pub("t")
