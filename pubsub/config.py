@@ -88,7 +88,7 @@ def coordinators_from(
         what permits the embedded coordinator).
 
     Raises:
-        ValueError: for what is not ``host:port``.
+        ValueError, TypeError: for what is not ``host:port``.
     """
     what = "coordinator"
     if given is None:
@@ -100,6 +100,8 @@ def coordinators_from(
         host, port = given
         if isinstance(port, int) or ":" not in host:  # else two texts
             given = str(Address(host, port))
+    if not isinstance(given, (str, tuple, list)):
+        raise TypeError(f'coordinator {given!r} is neither "host:port" nor a list of such')
     texts: list[str] = given.split(",") if isinstance(given, str) else [str(t) for t in given]
     found = tuple(dict.fromkeys(parse_address(t, what=what) for t in texts if t.strip()))
     if not found:
@@ -166,6 +168,10 @@ class Settings:
             if not isinstance(self.advertise, str):
                 raise TypeError(f"advertise={self.advertise!r} is not a string")
             parse_advertise(self.advertise, 0)
+        if not isinstance(self.name, str):
+            raise TypeError(f"name={self.name!r} is not a string")
+        if len(self.name) > 255:
+            raise ValueError(f"name {self.name[:40]!r}… has {len(self.name)} characters, over 255")
         if self.port > 65535:
             raise ValueError(f"port {self.port} is not between 0 and 65535")
 

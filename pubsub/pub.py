@@ -466,6 +466,7 @@ class BlockingPub(Pub):
             raise WrongContext("this Peer belongs to an event loop: make the Pub inside it")
         self._lock = threading.RLock()  # a signal handler may put, in the middle of a put
         self._roomy = threading.Condition(self._lock)
+        self._closing = threading.RLock()
         self._handover: deque[Batch] = deque()
         self._ahead = 0  # bytes handed over and not in the log yet
         self._used = 0  # bytes in the log, as last seen by the loop's thread
@@ -607,6 +608,7 @@ class BlockingPub(Pub):
         if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
             self._lock = threading.RLock()
             self._roomy = threading.Condition(self._lock)
+            self._closing = threading.RLock()
         with self._lock:
             if self._parts:
                 self._hand_over()  # put is put: it goes into the log before the end
@@ -639,16 +641,17 @@ class BlockingPub(Pub):
     def close(self, linger: float | None = None) -> None:
         """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
         what was put, then end the stream. May be called again."""
-        with self._lock:
-            if self._dead is not None:
-                return
-            if self._parts:
-                self._hand_over()
-            self._dead = Closed(f"Pub({self.topic!r}) is closed")
-            self._left = _NEVER
-            self._roomy.notify_all()
-        self._finalizer.detach()
-        self.peer.wait(self._runtime.close_pub(self._publication.stream_id, linger))
+        with self._closing:  # whoever comes second waits for the end
+            with self._lock:
+                if self._dead is not None:
+                    return
+                if self._parts:
+                    self._hand_over()
+                self._dead = Closed(f"Pub({self.topic!r}) is closed")
+                self._left = _NEVER
+                self._roomy.notify_all()
+            self._finalizer.detach()
+            self.peer.wait(self._runtime.close_pub(self._publication.stream_id, linger))
 
     def __enter__(self) -> Self:
         self._check()

@@ -338,7 +338,7 @@ class Runtime:
     def info(self) -> dict[str, Any]:
         """What other people are told of this process."""
         return {
-            "name": self.settings.name or os.path.basename(sys.argv[0] or "python"),
+            "name": self.settings.name or os.path.basename(sys.argv[0] or "python")[:255],
             "pid": os.getpid(),
             "hostname": socket.gethostname(),
             "library": __version__,

@@ -80,3 +80,16 @@ def test_what_is_too_long_or_no_text_cannot_be_advertised() -> None:
         Settings(advertise="x" * 256)
     with pytest.raises(TypeError, match="advertise=5 is not a string"):
         Settings(advertise=5)  # type: ignore[arg-type]
+
+
+def test_a_coordinator_that_is_no_text_is_refused() -> None:
+    with pytest.raises(TypeError, match="coordinator 7700 is neither"):
+        coordinators_from(7700, {})  # type: ignore[arg-type]
+
+
+def test_a_name_has_its_limits() -> None:
+    assert Settings(name="x" * 255).name
+    with pytest.raises(ValueError, match="has 256 characters, over 255"):
+        Settings(name="x" * 256)
+    with pytest.raises(TypeError, match="name=7 is not a string"):
+        Settings(name=7)  # type: ignore[arg-type]

@@ -244,6 +244,25 @@ def test_a_flush_of_a_pub_that_is_closed_meanwhile_says_so(coordinator: str) -> 
         assert [str(error) for error in errors] == ["Pub('t') was closed before its flush was done"]
 
 
+def test_every_close_of_a_pub_waits_for_the_one_end(coordinator: str) -> None:
+    with Peer() as here, Peer() as there:
+        sub = there.sub("t", window=1_000)
+        pub = here.pub("t")
+        pub.put(b"x" * 100_000)
+        pub.put("end")
+        first = threading.Thread(target=pub.close)
+        first.start()
+        until(lambda: pub.closed)
+        second = threading.Thread(target=pub.close)
+        second.start()
+        second.join(0.2)
+        assert second.is_alive()
+        assert [sub.get(timeout=10) for _ in range(2)] == [b"x" * 100_000, "end"]
+        first.join(LONG)
+        second.join(LONG)
+        assert not second.is_alive()
+
+
 def test_wait_for_subscribers(coordinator: str) -> None:
     with Peer() as here, Peer() as there:
         pub = here.pub("t")

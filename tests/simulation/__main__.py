@@ -1,7 +1,7 @@
 """The soak: as many seeds as asked for, or one again.
 
-    python -m tests.simulation --seeds 1000 [--first 0] [--profile chaos]
-    python -m tests.simulation --seed 17
+python -m tests.simulation --seeds 1000 [--first 0] [--profile chaos]
+python -m tests.simulation --seed 17
 """
 
 from __future__ import annotations

@@ -521,7 +521,9 @@ class Network:
         if source == target:
             return False
         return (
-            bool(self._blocked.get((source, target))) or source in self._down or target in self._down
+            bool(self._blocked.get((source, target)))
+            or source in self._down
+            or target in self._down
         )
 
     def block(self, source: str, target: str) -> None:

@@ -185,9 +185,7 @@ class World:
         self.peers.append(peer)
         self.by_process[peer.process] = peer
 
-    async def until(
-        self, condition: Callable[[], tuple[str, str] | None], limit: float
-    ) -> None:
+    async def until(self, condition: Callable[[], tuple[str, str] | None], limit: float) -> None:
         """Wait until a condition has nothing to say any more."""
         deadline = self.loop.time() + limit
         while True:
@@ -761,9 +759,7 @@ class _Log(logging.Handler):
         self.world.say(f"log of {loop.here()}: {record.getMessage()}")
         if loop.failure is not None:
             return
-        error = next(
-            (arg for arg in record.args or () if isinstance(arg, ProtocolError)), None
-        )
+        error = next((arg for arg in record.args or () if isinstance(arg, ProtocolError)), None)
         if record.exc_info:
             loop.failure = Violation("error", record.getMessage())
             loop.failure.__cause__ = record.exc_info[1]
@@ -784,7 +780,9 @@ def sealed(world: World) -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()  # what it finalizes would come at times of its own
     with (
-        patch.object(secrets, "token_hex", lambda size: f"{random.getrandbits(8 * size):0{2 * size}x}"),
+        patch.object(
+            secrets, "token_hex", lambda size: f"{random.getrandbits(8 * size):0{2 * size}x}"
+        ),
         patch.object(secrets, "randbits", random.getrandbits),
         patch.object(os, "getpid", lambda: 4711),
         patch.object(socket, "gethostname", lambda: "host"),
