@@ -172,6 +172,8 @@ async def test_a_publisher_under_attack(attack: Attack, caplog: pytest.LogCaptur
     async with beside() as pair:
         target = Target(pair.publisher.runtime.address, "peer", pair.stream_id)
         await cut(attack, target, caplog)
+        places = pair.pub._publication.cursors()
+        assert [state for state, _ in places] == ["attached"]  # none is held for who was cut
 
 
 @pytest.mark.parametrize("attack", [*ON_ANYONE, *ON_COORDINATOR], ids=str)
@@ -182,6 +184,8 @@ async def test_a_coordinator_under_attack(attack: Attack, caplog: pytest.LogCapt
         Registry(max_registrations=5000), coordinator=impatient if unread else None
     ) as pair:
         await cut(attack, Target(pair.address, "coordinator"), caplog)
+        if not unread:
+            assert len(list(pair.coordinator.registry.peers())) == 2
 
 
 @pytest.mark.parametrize("attack", ON_SUBSCRIBER, ids=str)
