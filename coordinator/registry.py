@@ -34,6 +34,8 @@ GRACE = 5.0
 """Seconds that the registrations of a peer outlive its connection."""
 MAX_REGISTRATIONS = 200_000
 """Pubs and Subs that one peer may have."""
+MAX_SEGMENTS = 1_000_000
+"""Segments that their topics and patterns may have in all: each is an entry in an index."""
 ROWS_PER_FRAME = 500
 """Rows that one MATCH or EXPECT may have, so that no long answer holds up the others."""
 
@@ -52,6 +54,7 @@ class _Peer:
         "pid",
         "pubs",
         "registrations",
+        "segments",
         "session",
         "stale",
     )
@@ -67,6 +70,8 @@ class _Peer:
         self.registrations: dict[int, _Registration] = {}
         self.pubs = 0
         """How many of the registrations are Pubs."""
+        self.segments = 0
+        """Segments of their topics and patterns."""
         self.stale = 0
         """How many of them were not registered in this session."""
         self.name = self.hostname = ""
@@ -116,12 +121,19 @@ class Registry:
     Args:
         grace: seconds that a peer's registrations are kept after its connection broke, and, once
             it is back, until it has registered them again (counted from the last one it did).
-        max_registrations: Pubs and Subs that one peer may have.
+        max_registrations, max_segments: Pubs and Subs that one peer may have, and segments that
+            their topics and patterns may have in all.
     """
 
-    def __init__(self, grace: float = GRACE, max_registrations: int = MAX_REGISTRATIONS) -> None:
+    def __init__(
+        self,
+        grace: float = GRACE,
+        max_registrations: int = MAX_REGISTRATIONS,
+        max_segments: int = MAX_SEGMENTS,
+    ) -> None:
         self._grace = grace
         self._max_registrations = max_registrations
+        self._max_segments = max_segments
         self._revision = 0
         self._peers: dict[str, _Peer] = {}
         self._pubs: TopicIndex[_Registration] = TopicIndex()
@@ -216,11 +228,19 @@ class Registry:
                 f"{self._max_registrations:,} Pubs and Subs that one peer may register",
                 code="limit",
             )
+        replaced = 0 if known is None else _segments(known.topic)
+        if peer.segments - replaced + _segments(topic) > self._max_segments:
+            raise ProtocolError(
+                f"{message.role} {message.id} on {topic[:60]!r}: the topics that one peer "
+                f"registers may have {self._max_segments:,} segments in all",
+                code="limit",
+            )
         pushes = [] if known is None else self._remove([known])
         self._revision += 1
         new = _Registration(peer, message, topic, self._revision)
         peer.registrations[new.id] = new
         peer.pubs += new.is_pub
+        peer.segments += _segments(topic)
         if new.is_pub:
             self._pubs.add(new.topic, new)
         else:
@@ -256,6 +276,7 @@ class Registry:
             peer = registration.peer
             del peer.registrations[registration.id]
             peer.pubs -= registration.is_pub
+            peer.segments -= _segments(registration.topic)
             if registration.session != peer.session:
                 peer.stale -= 1
                 if peer.connected and not peer.stale:
@@ -359,6 +380,10 @@ class Registry:
                 "subs": len(peer.registrations) - peer.pubs,
                 "state": "connected" if peer.connected else "away",
             }
+
+
+def _segments(topic: str) -> int:
+    return topic.count("/") + 1
 
 
 def _row(of: _Registration, to: _Registration) -> MatchedPub | ExpectedSub:

@@ -418,6 +418,20 @@ def test_one_peer_may_not_have_too_many() -> None:
     registry.register("A", pub(3), 0.0)
 
 
+def test_the_topics_of_one_peer_may_not_have_too_many_segments() -> None:
+    registry = connected("A", "B", registry=Registry(max_segments=10))
+    registry.register("A", pub(1, "a/b/c/d"), 0.0)
+    registry.register("A", sub(2, "**/x"), 0.0)
+    registry.register("A", pub(1, "a/b/c/d/e"), 0.0)
+    registry.register("B", pub(1, "a/b/c/d/e/f/g/h"), 0.0)
+    with pytest.raises(ProtocolError, match="may have 10 segments in all") as caught:
+        registry.register("A", pub(3, "a/b/c/d"), 0.0)
+    assert caught.value.code == "limit"
+    registry.unregister("A", 2)
+    registry.register("A", pub(3, "a/b/c/d"), 0.0)
+    assert len(list(registry.topics())) == 3
+
+
 # --- what people ask ----------------------------------------------------------------------------
 
 

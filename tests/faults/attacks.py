@@ -337,6 +337,21 @@ def very_many_topics(target: Target) -> Goodbye | None:
         return stranger.goodbye
 
 
+@attack(ON_COORDINATOR, "segments in all")
+def very_deep_topics(target: Target) -> Goodbye | None:
+    """Topics that are as deep as they may be, and have nothing in common."""
+    with Stranger(target.address) as stranger:
+        stranger.hello("coordinator")
+        reading = threading.Thread(target=stranger.until_cut, daemon=True)
+        reading.start()
+        for i in range(1_000_000):
+            topic = "/".join(f"{i}.{j}" for j in range(64))
+            if not stranger.send(register(i, "pub", topic)):
+                break
+        reading.join()
+        return stranger.goodbye
+
+
 @attack(ON_COORDINATOR, "too many questions")
 def many_questions(target: Target) -> Goodbye | None:
     with Stranger(target.address, deaf=True) as stranger:

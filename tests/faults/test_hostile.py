@@ -181,7 +181,8 @@ async def test_a_coordinator_under_attack(attack: Attack, caplog: pytest.LogCapt
     impatient = {"ping_interval": 0.5, "ping_timeout": 2.0}
     unread = attack.name == "large_answers_that_nobody_reads"
     async with beside(
-        Registry(max_registrations=5000), coordinator=impatient if unread else None
+        Registry(max_registrations=5000, max_segments=50_000),
+        coordinator=impatient if unread else None,
     ) as pair:
         await cut(attack, Target(pair.address, "coordinator"), caplog)
         if not unread:
