@@ -72,6 +72,7 @@ class Running:
         coordinator: what PUBSUB_COORDINATOR says.
         stdout: a file for its output; default: a pipe, which `out` reads.
         read: False: nobody reads the pipe before `read_on`.
+        prefix: a command that runs the command.
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class Running:
         coordinator: str | None = None,
         stdout: IO[bytes] | None = None,
         read: bool = True,
+        prefix: tuple[str, ...] = (),
         **env: str,
     ) -> None:
         self.process = subprocess.Popen(
-            _command(args),
+            [*prefix, *_command(args)],
             stdin=subprocess.PIPE,
             stdout=stdout or subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -273,8 +273,10 @@ class Worker:
         return err
 
 
-def start_worker(start: Start, coordinator: str | None = None, **env: str) -> Worker:
-    """A new one."""
+def start_worker(
+    start: Start, coordinator: str | None = None, prefix: tuple[str, ...] = ()
+) -> Worker:
+    """A new one; see `Running`."""
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return Worker(
@@ -284,7 +286,7 @@ def start_worker(start: Start, coordinator: str | None = None, **env: str) -> Wo
             "tests.faults.worker",
             coordinator=coordinator,
             PYTHONPATH=os.pathsep.join(paths),
-            **env,
+            prefix=prefix,
         )
     )
 
