@@ -59,6 +59,7 @@ class Connection:
         for flow in self._flows.values():
             flow.set()
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(self._finished)
 
     def stall(self, direction: Direction) -> None:
         """Read no more from the side that sends: its bytes pile up in the kernel."""
@@ -78,45 +79,36 @@ class Connection:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        sockets = [self._dialler]
-        orderly = False
+        self._target = socket.socket()
+        self._target.setblocking(False)
+        if len(self.swallow) == 2:
+            await self._drain(self._dialler)
+        await loop.sock_connect(self._target, self._owner.target())
+        for sock in (self._dialler, self._target):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ways = [
+            asyncio.ensure_future(way)
+            for way in (
+                *self._pass("up", self._dialler, self._target),
+                *self._pass("down", self._target, self._dialler),
+            )
+        ]
         try:
-            self._target = socket.socket()
-            self._target.setblocking(False)
-            sockets.append(self._target)
-            if len(self.swallow) == 2:
-                await self._drain(self._dialler)
-            await loop.sock_connect(self._target, self._owner.target())
-            for sock in sockets:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            ways = [
-                asyncio.ensure_future(way)
-                for direction, source, sink in (
-                    ("up", self._dialler, self._target),
-                    ("down", self._target, self._dialler),
-                )
-                for way in self._pass(direction, source, sink)  # type: ignore[arg-type]
-            ]
-            try:
-                await asyncio.gather(*ways)
-                orderly = True
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
-        except OSError:
-            pass  # one side was reset, or is not there: so is the other
-        except asyncio.CancelledError:
-            self._owner.resets += 1
+            await asyncio.gather(*ways)
         finally:
-            for sock in sockets:
-                if not orderly:
-                    with contextlib.suppress(OSError):
-                        sock.setsockopt(
-                            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                        )
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        """Close both: in order, or by a reset where one side was reset or is not there."""
+        self._owner.resets += task.cancelled()
+        for sock in (self._dialler, self._target):
+            if sock is not None:
+                if task.cancelled() or task.exception() is not None:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 sock.close()
-            self._owner.connections.discard(self)
+        self._owner.connections.discard(self)
 
     async def _drain(self, sock: socket.socket) -> None:
         """Read and throw away, for ever; an end changes nothing."""

@@ -20,6 +20,7 @@ from pubsub.config import parse_address
 from pubsub.core.liveness import Backoff
 from tests.faults.flow import LONG, flow
 from tests.faults.proxy import BOTH, Proxy, behind, proxy
+from tests.faults.soak import Sample, grown, soak
 from tests.integration.support import coordinator_in_loop, eventually
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
@@ -101,6 +102,7 @@ async def test_g2_a_reset_after_any_number_of_bytes_repeats_and_loses_nothing(
         assert flowing.got == flowing.put > 0
 
 
+@pytest.mark.slow
 async def test_g3_resets_while_gaps_are_told_count_them_once(coordinator: str) -> None:
     """The place is given up at once, so each return begins with a gap; and each is cut, at every
     byte of what is said first."""
@@ -153,6 +155,62 @@ async def test_g5_resets_in_the_middle_of_a_buffer_lose_nothing(
         assert here.runtime._served
         await pub.flush(LONG)
         await eventually(lambda: pub._publication.log.size == 0)
+
+
+@pytest.mark.parametrize("keep", ["all", "latest"])
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+async def test_g3_resets_under_full_windows_and_buffers_are_accounted_for(
+    coordinator: str, overflow: Any, keep: Any
+) -> None:
+    """Three streams share one small window; messages of all sizes, some above it; a consumer that
+    is slow at times; and resets all the while. Put = delivered + lost, in each stream."""
+    chance = random.Random(4)
+    async with behind(coordinator) as (here, proxy), Peer(coordinator) as there:
+        sub = await there.sub("t/*", window=30_000, keep=keep)
+        pubs = [
+            await here.pub(f"t/{n}", overflow=overflow, buffer=200_000, codec=codec)
+            for n, codec in enumerate(["msgpack", "raw", "msgpack"])
+        ]
+        for pub in pubs:
+            await pub.wait_for_subscribers(1, timeout=LONG)
+        eager(there)
+        count = 200
+        due = dict.fromkeys((pub.topic for pub in pubs), 0)
+
+        async def put(pub: Any) -> None:
+            for _ in range(count):
+                await pub.put(bytes(chance.choice([1, 10, 1_000, 20_000, 70_000, 300_000])))
+                if chance.random() < 0.3:
+                    await asyncio.sleep(0.001)
+
+        async def take() -> None:
+            async for event in sub.messages():
+                if isinstance(event, Gap):
+                    due[event.topic] += event.missed
+                elif keep == "all":
+                    assert event.seq == due[event.topic]
+                    due[event.topic] += 1
+                else:  # what it has overtaken may be told later
+                    due[event.topic] += 1
+                if chance.random() < 0.05:
+                    await asyncio.sleep(0.01)
+
+        taker = asyncio.create_task(take())
+        putters = [asyncio.create_task(put(pub)) for pub in pubs]
+        for _ in range(30):  # then it is left in peace: a large message needs its time
+            await asyncio.sleep(0.05 * chance.random())
+            await proxy.reset()
+        for putter in putters:
+            await putter
+        await eventually(lambda: taker.done() or set(due.values()) == {count}, f"{due}")
+        taker.cancel()
+        if overflow == "block" and keep == "all":
+            assert sub.lost == 0
+        assert all(p["delivered"] + p["lost"] == count for p in sub.publishers.values())
+        assert sum(p["lost"] for p in sub.publishers.values()) == sub.lost
+        for pub in pubs:
+            await pub.flush(LONG)
+        await eventually(lambda: not any(pub._publication.log.size for pub in pubs))
 
 
 # --- half-open --------------------------------------------------------------------------
@@ -315,6 +373,7 @@ async def test_block_goes_on_when_the_time_to_resume_has_passed(coordinator: str
 # --- a reader that stalls ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_g8_a_stalled_reader_delays_no_other(coordinator: str) -> None:
     async with (
         behind(coordinator) as (here, proxy),
@@ -350,6 +409,7 @@ async def test_g8_a_stalled_reader_delays_no_other(coordinator: str) -> None:
 # --- slow links -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_g1_one_byte_at_a_time_brings_the_same(coordinator: str) -> None:
     async with behind(coordinator) as (here, proxy), Peer(coordinator) as there:
         proxy.piece = 1
@@ -516,3 +576,19 @@ async def test_g9_a_close_waits_no_longer_than_linger(coordinator: str) -> None:
         await here.close(linger=0.3)
         assert 0.2 < loop.time() - began < 0.6 + SLACK
         assert sub.lost == 0  # nobody has told it
+
+
+# --- all of it --------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+async def test_the_soak_runs_and_sees_what_grows() -> None:
+    said: list[str] = []
+    samples = await soak(3, rate=1_000, seed=1, say=said.append)
+    assert samples
+    assert said[-1].endswith("nothing lost")
+    steady = [Sample(float(n), 10**8, 30, 20, 50_000) for n in range(100)]
+    assert grown(steady) == []
+    leaking = [s._replace(descriptors=30 + n) for n, s in enumerate(steady)]
+    assert grown(leaking) == ["descriptors grew from 79 to 129"]
