@@ -13,10 +13,13 @@ only when nobody has anything to do: then it jumps to the next timer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
+import inspect
 import struct
 import sys
+import warnings
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -59,8 +62,14 @@ class Process:
         self.context.run(_current.set, self)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run a coroutine in this process."""
-        return self.context.run(self.loop.create_task, coroutine)
+        """Run a coroutine in this process. What it raises ends the run."""
+        task = self.context.run(self.loop.create_task, coroutine)
+        task.add_done_callback(self._spawned, context=self.context)
+        return task
+
+    def _spawned(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is not None and self.loop.failure is None:
+            self.loop.failure = task.exception()
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
         """What a real loop does when a socket is ready: run a callback of the process."""
@@ -101,6 +110,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self.trace = 0
         self.on_turn: Callable[[Process], None] = lambda process: None
         self.processes: list[Process] = []
+        self._buried: list[Process] = []
         self._now = 1000.0
         self._timers: list[tuple[float, int, asyncio.TimerHandle, Process]] = []
         self._count = 0
@@ -117,8 +127,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         return process
 
     def bury(self, process: Process) -> None:
-        """Forget a dead process."""
+        """A dead process is no longer looked at."""
         self.processes.remove(process)
+        self._buried.append(process)
 
     def here(self) -> Process:
         """The process whose code runs now."""
@@ -301,8 +312,16 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._closed = True
         self._generators.clear()
         self._timers.clear()
-        for process in self.processes:
+        for process in (*self.processes, *self._buried):
             process.kill()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some never began
+            for process in (*self.processes, *self._buried):
+                for task in process.tasks:
+                    coroutine = task.get_coro()
+                    if not task.done() and inspect.iscoroutine(coroutine):
+                        with contextlib.suppress(Exception):
+                            coroutine.close()
 
     def get_debug(self) -> bool:
         return False

@@ -50,6 +50,12 @@ class Faults:
         self._spans.remove((start, float("inf"), kind))
         self._spans.append((start, end, kind))
 
+    def only(self, kind: str) -> Faults:
+        """Those of one kind."""
+        some = Faults()
+        some._spans = [span for span in self._spans if span[2] == kind]
+        return some
+
     def clear(self, start: float, end: float, ignoring: frozenset[str] = frozenset()) -> bool:
         """Whether nothing was wrong between two times."""
         return not any(
@@ -289,7 +295,7 @@ class Model:
                 return "G7", f"{sub} is not connected with {pub}"
             if stream.expected != pub.put:
                 return "G5", f"{sub} has {stream.expected} of {pub}"
-            if stream.consumed != pub.put:
+            if stream.consumed != pub.put and not sub.latest:
                 return "G5", f"{sub} took {stream.consumed} of {pub}"
         for sub in self.subs:
             if sub.state == "open" and not sub.drained():

@@ -627,7 +627,8 @@ class PeerProcess:
         record.hurried = took >= most - 0.001
         record.state = "closed"
         self.world.say(f"{record}: it took {took:g} s to close")
-        if took > most + 1.0 and self.world.calm and not self.leaving:
+        stopped = not self.world.model.faults.only("stop").clear(began, began + took)
+        if took > most + 1.0 and not stopped and not self.leaving:
             self.world.fail("G9", f"closing {record} took {took:g} s, over {most:g} s")
 
     # --- Subs ---------------------------------------------------------------------------
@@ -716,7 +717,8 @@ class PeerProcess:
         began = self.world.loop.time()
         await self.peer.close()
         took = self.world.loop.time() - began
-        if took > self.peer.settings.linger + 3.0 and not self.process.stopped:
+        stopped = not self.world.model.faults.only("stop").clear(began, began + took)
+        if took > self.peer.settings.linger + 3.0 and not stopped:
             self.world.fail("G9", f"closing {self.process} took {took:g} s")
         self._over("closed")
         runtime = self.peer.runtime
