@@ -336,8 +336,10 @@ class Transport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._eof:
             raise RuntimeError("write() after write_eof()")
+        if self.gone:
+            raise RuntimeError("write() on a transport that is closed")  # as uvloop does
         if self._closing:
-            raise RuntimeError("write() on a transport that is closing")
+            return
         if not self._buffer and self.out.room >= len(data):
             if data:
                 self.out.carry(bytes(data))
@@ -352,9 +354,9 @@ class Transport(asyncio.Transport):
         self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
-        if self._closing:
-            raise RuntimeError("write_eof() on a transport that is closing")
-        if not self._eof:
+        if self.gone:
+            raise RuntimeError("write_eof() on a transport that is closed")
+        if not self._eof and not self._closing:
             self._eof = True
             self._push()
 
