@@ -181,6 +181,7 @@ class Model:
         self.subs: list[SubRecord] = []
         self.faults = Faults()
         self.checked = 0
+        self.largest = 0  # of all messages that were put
 
     # --- who is owed what ---------------------------------------------------------------
 
@@ -327,6 +328,11 @@ class Model:
         self.settle_older()
         for pub, sub in self.pairs():
             self._check_pair(pub, sub, pub.put)
+        for pub in self.pubs:
+            if pub.state == "closed" and pub.peer.stays and self.bounded:
+                for sub in self.subs:
+                    if sub.state == "open" and pub in sub.views and sub.view(pub).delivered:
+                        self._check_pair(pub, sub, pub.put)
         for sub in self.subs:
             if sub.state == "open" and sub.events:
                 seen = sum(view.missed for view in sub.views.values())
@@ -361,8 +367,9 @@ class Model:
         if view.most_start is not None and start > view.most_start:
             raise Violation("G4", f"{how}: begins at {start}, not {view.most_start}; {view.why}")
         if self.must_be_whole(pub, sub):
-            lost = view.missed if sub.events else put - start - view.delivered
-            if lost and set(view.gaps) != {"conflated"}:
+            begin = start if view.start is None else view.start
+            lost = view.missed if sub.events else put - begin - view.delivered
+            if lost:
                 promise = "G9" if view.gaps.get("closed") else "G5"
                 raise Violation(promise, f"{how}: {lost} lost, without a reason")
 

@@ -301,10 +301,10 @@ class World:
             log = pub.pub._publication.log
             if log.size > pub.buffer and len(log) > 1 and log.size > pub.buffer + pub.largest:
                 self.fail("G6", f"{pub} holds {log.size} bytes")
+        largest = self.model.largest + 65_536
         for sub in peer.subs:
             if sub.state != "open":
                 continue
-            largest = max((pub.largest for pub in self.model.pubs), default=0) + 65_536
             window = sub.sub.window
             total = 0
             for stream in sub.sub._inbox.streams.values():
@@ -500,6 +500,11 @@ class PeerProcess:
                 self.process.spawn(self._flush(random.choice(open_pubs)))
             await asyncio.sleep(random.expovariate(1.5))
 
+    @property
+    def stays(self) -> bool:
+        """Whether it lives and is not about to end."""
+        return self.process.alive and not self.leaving
+
     def settle(self) -> None:
         """No more new messages; take what there is."""
         for sub in self.subs:
@@ -572,6 +577,8 @@ class PeerProcess:
                     await self.put(record)
                 except PubSubError:
                     return
+            if self.world.chance(0.03):
+                await self._flush(record)
             await asyncio.sleep(pause * random.uniform(0, 2))
 
     async def put(self, record: PubRecord) -> None:
@@ -583,6 +590,7 @@ class PeerProcess:
         value = [record.uid, record.put, b"." * size]
         size = len(msgpack.packb(value))
         record.writes(size)
+        self.world.model.largest = max(self.world.model.largest, record.largest)
         try:
             done = not record.block
             if done:

@@ -1,0 +1,359 @@
+"""Without any one of its safeguards, the simulation finds a promise broken.
+
+Each test switches one off and runs seeds until a run fails, which must happen soon, and with the
+promise that the safeguard is there for. A safeguard without which nothing fails is either not
+needed, or the simulation does not look where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from pubsub.core.cursor import Cursor
+from pubsub.core.inbox import Inbox
+from pubsub.core.liveness import Heartbeat, Pulse
+from pubsub.core.messages import Match, Register
+from pubsub.core.publication import Publication
+from pubsub.core.receiving import Receiving
+from pubsub.core.stream import Stream
+from pubsub.remote import Remote
+from pubsub.runtime import Runtime
+from pubsub.sub import AsyncSub
+from tests.simulation.model import Violation
+from tests.simulation.world import simulate
+
+MOST = 40
+"""Seeds within which a missing safeguard must be found."""
+
+Ablation = Callable[[ExitStack], None]
+
+
+def replace(stack: ExitStack, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put in place of a method what `make` makes of it."""
+    stack.enter_context(patch.object(owner, name, make(getattr(owner, name))))
+
+
+def fails(ablation: Ablation, profile: str, first: int = 0) -> Violation:
+    """The first violation without a safeguard."""
+    with ExitStack() as stack:
+        ablation(stack)
+        for seed in range(first, first + MOST):
+            try:
+                simulate(seed, profile)
+            except Violation as violation:
+                return violation
+    raise AssertionError(f"{MOST} seeds pass without it")
+
+
+# --- the subscribing side -------------------------------------------------------------------
+
+
+def dedupe(stack: ExitStack) -> None:
+    """What came before is taken again."""
+
+    def make(batch: Any) -> Any:
+        def again(self: Stream, first: int, *rest: Any) -> None:
+            if self.expected is not None:
+                self.expected = min(first, self.expected)
+            batch(self, first, *rest)
+
+        return again
+
+    replace(stack, Stream, "batch", make)
+
+
+def resume_position(stack: ExitStack) -> None:
+    """A stream is subscribed anew as if it had never been there."""
+
+    def make(subscribe: Any) -> Any:
+        def anew(self: Receiving, stream: Stream) -> None:
+            stream.expected = None
+            subscribe(self, stream)
+
+        return anew
+
+    replace(stack, Receiving, "subscribe", make)
+
+
+def gap_count(stack: ExitStack) -> None:
+    """What is lost is not counted."""
+    replace(stack, Inbox, "lose", lambda lose: lambda self, stream, count: None)
+
+
+def gap_event(stack: ExitStack) -> None:
+    """What is lost is counted, and not told."""
+
+    def make(put: Any) -> Any:
+        def silent(self: Inbox, entry: Any) -> None:
+            entry.gaps = ()
+            put(self, entry)
+
+        return silent
+
+    replace(stack, Inbox, "put", make)
+
+
+def cancel_safety(stack: ExitStack) -> None:
+    """A message is taken out before the last await of `get`."""
+
+    def make(get: Any) -> Any:
+        async def late(self: AsyncSub, timeout: float | None = None) -> Any:
+            value = await get(self, timeout)
+            await self._wait(self._runtime.loop.time() + 0.02)
+            return value
+
+        return late
+
+    replace(stack, AsyncSub, "get", make)
+
+
+def readiness(stack: ExitStack) -> None:
+    """A Sub is ready at once."""
+
+    def make(add_sub: Any) -> Any:
+        def at_once(self: Runtime, *args: Any) -> Any:
+            inbox, ready = add_sub(self, *args)
+            ready.set()
+            return inbox, ready
+
+        return at_once
+
+    replace(stack, Runtime, "add_sub", make)
+
+
+def readiness_of_publishers(stack: ExitStack) -> None:
+    """A Sub is ready when the coordinators have answered, and not the publishers."""
+
+    def make(check: Any) -> Any:
+        def hasty(self: Runtime, sub: Any) -> None:
+            sub.unsettled.clear()
+            check(self, sub)
+
+        return hasty
+
+    replace(stack, Runtime, "_check_sub", make)
+
+
+def redial(stack: ExitStack) -> None:
+    """A link that broke stays broken."""
+
+    def make(dial: Any) -> Any:
+        def once(self: Remote, delay: float = 0.0) -> None:
+            if not self._opened_at:
+                dial(self, delay)
+
+        return once
+
+    replace(stack, Remote, "_dial", make)
+
+
+def link_over_listing(stack: ExitStack) -> None:
+    """What a coordinator no longer lists is given up, however healthy its link."""
+
+    def make(matched: Any) -> Any:
+        def obedient(self: Runtime, session: Any, match: Match) -> None:
+            matched(self, session, match)
+            sub = self._subs.get(match.sub_id)
+            for stream in list(sub.inbox.streams.values()) if sub is not None else ():
+                if stream.key.peer_id != self.peer_id and not self.listed(stream):
+                    self.give_up(stream)
+
+        return obedient
+
+    replace(stack, Runtime, "matched", make)
+
+
+# --- the publishing side --------------------------------------------------------------------
+
+
+def ack_window(stack: ExitStack) -> None:
+    """A channel sends whatever there is, and the other end takes it."""
+
+    def make(take: Any) -> Any:
+        def greedy(self: Cursor) -> Any:
+            self.limit = self.sent + 10**9
+            return take(self)
+
+        return greedy
+
+    replace(stack, Cursor, "take", make)
+    replace(stack, Stream, "_check_window", lambda check: lambda self, size: None)
+
+
+def expected_cursors(stack: ExitStack) -> None:
+    """Nobody waits for the subscribers that a coordinator names."""
+    replace(stack, Publication, "expect", lambda expect: lambda self, key, **how: None)
+
+
+def first_messages(stack: ExitStack) -> None:
+    """A new Pub does not keep its first messages for who may be older."""
+
+    def make(init: Any) -> Any:
+        def forgetful(self: Publication, *args: Any, **options: Any) -> None:
+            init(self, *args, **options)
+            self.settle()
+
+        return forgetful
+
+    replace(stack, Publication, "__init__", make)
+
+
+def restart_grace(stack: ExitStack) -> None:
+    """A Pub takes what a coordinator says for all there is, even when that has just started."""
+    replace(
+        stack, Runtime, "_settle", lambda settle: lambda self, publication: publication.settle()
+    )
+
+
+def renewed(stack: ExitStack) -> None:
+    """What is registered again counts as new."""
+
+    def make(registrations: Any) -> Any:
+        def anew(self: Runtime, session: Any) -> Iterator[Register]:
+            for register in registrations(self, session):
+                yield Register(register.id, register.role, register.topic, False, register.observer)
+
+        return anew
+
+    replace(stack, Runtime, "registrations", make)
+
+
+def place_of_the_disconnected(stack: ExitStack) -> None:
+    """A subscriber whose link broke is forgotten."""
+
+    def make(detach: Any) -> Any:
+        def forget(self: Publication, cursor: Cursor, now: float) -> None:
+            detach(self, cursor, now)
+            self.remove(cursor)
+
+        return forget
+
+    replace(stack, Publication, "detach", make)
+
+
+def heartbeat(stack: ExitStack) -> None:
+    """Silence is never taken for death."""
+    replace(stack, Heartbeat, "tick", lambda tick: lambda self: Pulse.NOTHING)
+
+
+def ping_while_bytes_come(stack: ExitStack) -> None:
+    """Who hears something has nothing to ask."""
+
+    def make(tick: Any) -> Any:
+        def polite(self: Heartbeat) -> Pulse:
+            pulse: Pulse = tick(self)
+            return Pulse.NOTHING if pulse is Pulse.PING and self._silent < self._ping_at else pulse
+
+        return polite
+
+    replace(stack, Heartbeat, "tick", make)
+
+
+def room(stack: ExitStack) -> None:
+    """With overflow="block" there is always room."""
+    replace(stack, Publication, "room", lambda room: lambda self, size: True)
+
+
+def dropping(stack: ExitStack) -> None:
+    """A log that is over its buffer keeps all the same what somebody needs."""
+
+    def make(append: Any) -> Any:
+        def hoard(self: Publication, *batch: Any) -> Any:
+            buffer, self.buffer = self.buffer, 10**9
+            try:
+                return append(self, *batch)
+            finally:
+                self.buffer = buffer
+
+        return hoard
+
+    replace(stack, Publication, "append", make)
+
+
+def holds(stack: ExitStack) -> None:
+    """A log lets go what was sent, whoever may have to have it again."""
+
+    def make(take: Any) -> Any:
+        def hasty(self: Cursor) -> Any:
+            batch = take(self)
+            if batch is not None:
+                self._hold(self.send)
+            return batch
+
+        return hasty
+
+    replace(stack, Cursor, "take", make)
+
+
+def flush_by_pong(stack: ExitStack) -> None:
+    """What is written counts as received."""
+
+    def make(take: Any) -> Any:
+        def trusting(self: Cursor) -> Any:
+            batch = take(self)
+            self.arrived(self.next)
+            return batch
+
+        return trusting
+
+    replace(stack, Cursor, "take", make)
+
+
+def linger(stack: ExitStack) -> None:
+    """A Pub is closed without waiting for its subscribers."""
+
+    async def at_once(self: Runtime, *args: Any, **options: Any) -> bool:
+        return True
+
+    replace(stack, Runtime, "received", lambda received: at_once)
+
+
+def count_in_end(stack: ExitStack) -> None:
+    """END does not say how many messages there were."""
+    replace(stack, Stream, "end", lambda end: lambda self, final: end(self, 0))
+
+
+def cursor_removal(stack: ExitStack) -> None:
+    """A Sub that was closed keeps its place in the log."""
+    replace(stack, Publication, "remove", lambda remove: lambda self, cursor: None)
+
+
+ABLATIONS: dict[Ablation, tuple[str, str]] = {
+    # without it: the profile, and the promises one of which the simulation finds broken
+    dedupe: ("calm", "G1 G2 G3 protocol"),
+    resume_position: ("links", "G1 G2 G3 G5"),
+    gap_count: ("calm", "G3"),
+    gap_event: ("calm", "G3"),
+    cancel_safety: ("calm", "G3 G4 G5"),
+    readiness: ("calm", "G4"),
+    readiness_of_publishers: ("calm", "G4"),
+    redial: ("links", "G5 G7 leak"),
+    link_over_listing: ("discovery", "G5 G7 G3"),
+    ack_window: ("calm", "G6"),
+    expected_cursors: ("calm", "G4"),
+    first_messages: ("calm", "G4"),
+    restart_grace: ("discovery", "G4"),
+    renewed: ("discovery", "G4"),
+    place_of_the_disconnected: ("links", "G5"),
+    heartbeat: ("links", "G5 G7"),
+    ping_while_bytes_come: ("calm", "error"),
+    room: ("calm", "G6 G5"),
+    dropping: ("calm", "G6"),
+    holds: ("links", "G5"),
+    flush_by_pong: ("calm", "G9"),
+    linger: ("calm", "G9"),
+    count_in_end: ("calm", "G3"),
+    cursor_removal: ("calm", "leak"),
+}
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.__name__)
+def test_without_its_safeguard_a_promise_is_broken(ablation: Ablation) -> None:
+    profile, promises = ABLATIONS[ablation]
+    violation = fails(ablation, profile)
+    assert violation.promise in promises.split(), violation
