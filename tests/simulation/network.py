@@ -442,7 +442,8 @@ class Network:
             port = self._port
         if (host, port) in self.listeners:
             raise OSError(errno.EADDRINUSE, "Address already in use")
-        listener = self.listeners[host, port] = Listener(self, process, factory, (host, port))
+        listener = Listener(self, process, factory, (host, port))  # type: ignore[abstract]
+        self.listeners[host, port] = listener
         process.listeners[listener] = None
         return listener
 

@@ -123,7 +123,7 @@ class World:
         self.random = Random(seed)
         drawn = self.random.choice(PROFILES)
         self.plan = Plan.draw(self.random, profile or drawn)
-        self.loop = SimulatedLoop(self.random)
+        self.loop = SimulatedLoop(self.random)  # type: ignore[abstract]  # what is used is there
         self.loop.on_turn = self._inspect
         self.network = Network(self.loop, self.plan.latency, self.plan.chop)
         self.model = Model(
@@ -211,10 +211,10 @@ class World:
                     return "G7", f"{peer.opening} Pubs and Subs of {peer.process} are not ready"
             return self.model.unsettled()
 
-        # what died is noticed after ping_timeout, then held for a while, and lingered for
+        # a Pub may wait for what died, and for a Sub that was closed while its link was broken
         held = max(settings.get("resume_timeout", 30.0), settings.get("join_timeout", 5.0))
-        died = self.plan.profile == "chaos" or "stop" in self.plan.faults
-        await self.until(busy, 30.0 + (held if died else 0.0))
+        waits = self.plan.profile in ("links", "chaos")
+        await self.until(busy, 30.0 + (held if waits else 0.0))
 
         def leftover() -> tuple[str, str] | None:
             text = self.model.leftover()
