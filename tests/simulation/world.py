@@ -41,7 +41,8 @@ from tests.simulation.loop import Process, SimulatedLoop, Stuck
 from tests.simulation.model import Model, PubRecord, SubRecord, Violation
 from tests.simulation.network import Connection, Network
 
-__all__ = ["PROFILES", "Outcome", "World", "simulate"]
+__all__ = ["PROFILES", "CoordinatorProcess", "Outcome", "PeerProcess", "Plan", "World"]
+__all__ += ["run", "simulate"]
 
 PROFILES = ("calm", "links", "discovery", "chaos")
 TOPICS = ("t/a", "t/b", "u")
@@ -466,12 +467,14 @@ class PeerProcess:
         self.opening = 0
         self.leaving = False
         self.peer: Peer
+        self.begun: asyncio.Future[None] = world.loop.create_future()
         self.process.spawn(self._start())
         self.process.spawn(self._live())
 
     async def _start(self) -> None:
         addresses = ",".join(c.address for c in self.world.coordinators)
         self.peer = Peer(addresses, name=self.process.name, **self.world.plan.settings)
+        self.begun.set_result(None)
 
     async def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something of it in its process, and wait for it."""
@@ -809,6 +812,23 @@ def sealed(world: World) -> Iterator[None]:
                 gc.enable()
 
 
+def run(world: World, story: Coroutine[Any, Any, None], again: str) -> None:
+    """Play a story in a world.
+
+    Raises:
+        Violation: a promise was broken; `again` says how to see that again.
+    """
+    with sealed(world):
+        try:
+            world.loop.run_until_complete(story)
+        except Exception as error:
+            violation = _as_violation(world, error)
+            violation.args = (f"{violation.args[0]}\n{world.plan}\nAgain: {again}",)
+            raise violation from violation.__cause__
+        finally:
+            world.loop.close()
+
+
 def simulate(seed: int, profile: str | None = None, journal: list[str] | None = None) -> Outcome:
     """One run. What happens is entered into the journal.
 
@@ -818,16 +838,8 @@ def simulate(seed: int, profile: str | None = None, journal: list[str] | None = 
     world = World(seed, profile)
     if journal is not None:
         world.journal = journal
-    with sealed(world):
-        try:
-            world.loop.run_until_complete(world.story())
-        except Exception as error:
-            violation = _as_violation(world, error)
-            again = f"make soak SEED={seed}" + (f" PROFILE={profile}" if profile else "")
-            violation.args = (f"{violation.args[0]}\n{world.plan}\nAgain: {again}",)
-            raise violation from error.__cause__
-        finally:
-            world.loop.close()
+    again = f"make soak SEED={seed}" + (f" PROFILE={profile}" if profile else "")
+    run(world, world.story(), again)
     model = world.model
     return Outcome(
         world.loop.trace,

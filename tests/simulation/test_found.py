@@ -1,0 +1,269 @@
+"""Directed runs: what the seeds have found, step by step, and what no random run would measure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from pubsub.core.cursor import Cursor
+from tests.simulation.model import Violation
+from tests.simulation.world import CoordinatorProcess, PeerProcess, Plan, World, run
+
+
+class Stage(World):
+    """A world in which nothing happens by itself.
+
+    Parameters:
+        settings: of all peers.
+    """
+
+    def __init__(self, latency: float = 0.01, **settings: Any) -> None:
+        super().__init__(0, "calm")
+        times = {"ping_interval": 1.0, "ping_timeout": 3.0}
+        self.plan = Plan("chaos", {**times, **settings})
+        self.network.latency = latency
+        self.network.chop = 0.3
+        self.calm = True
+        coordinator = CoordinatorProcess(self)
+        self.coordinators.append(coordinator)
+        coordinator.start()
+
+    @property
+    def coordinator(self) -> CoordinatorProcess:
+        return self.coordinators[0]
+
+    async def peer(self) -> PeerProcess:
+        """One more, connected."""
+        self.start_peer()
+        peer = self.peers[-1]
+        await peer.begun
+        return peer
+
+    async def at(self, peer: PeerProcess, act: Callable[[], Any]) -> Any:
+        """Do something in a peer's process; an awaitable is awaited."""
+
+        async def go() -> Any:
+            result = act()
+            if asyncio.iscoroutine(result):
+                return await result
+            return result
+
+        return await peer.process.spawn(go())
+
+    async def sub(self, peer: PeerProcess, topic: str, **options: Any) -> Any:
+        """A Sub that is ready."""
+
+        async def make() -> Any:
+            return await peer.peer.sub(topic, **options)
+
+        return await self.at(peer, make)
+
+    async def pub(self, peer: PeerProcess, topic: str, **options: Any) -> Any:
+        """A Pub, ready or not."""
+        return await self.at(peer, lambda: peer.peer.pub(topic, **options))
+
+    async def all_of(self, peer: PeerProcess, sub: Any, seconds: float = 5.0) -> list[Any]:
+        """What a Sub gets until nothing comes for a while."""
+
+        async def take() -> list[Any]:
+            found = []
+            while True:
+                try:
+                    found.append(await sub.get(timeout=seconds))
+                except TimeoutError:
+                    return found
+
+        found: list[Any] = await self.at(peer, take)
+        return found
+
+    def play(self, story: Coroutine[Any, Any, None]) -> None:
+        """To the end."""
+        run(self, story, "this test")
+
+
+def test_g5_a_slow_link_on_which_a_large_message_is_written_is_not_taken_for_dead() -> None:
+    """Its reader has nothing to say meanwhile but PING, and its writer's PING waits behind it."""
+    stage = Stage()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.wait_for_subscribers(1))
+        (link,) = here.peer.runtime._served
+        pipe = link.link.transport.out  # type: ignore[union-attr]
+        pipe.room = 1_000  # bytes in 10 ms: the message takes 10 s
+        large = b"x" * 1_000_000
+        await stage.at(here, lambda: pub.put(large))
+        assert await stage.all_of(there, sub, 60) == [large]
+        assert not any("no sign of life" in line for line in stage.journal)
+
+    stage.play(story())
+
+
+def test_g4_an_older_sub_gets_the_first_message_though_the_coordinator_restarts_twice() -> None:
+    stage = Stage()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub = await stage.sub(there, "t")
+        stage.coordinator.kill()
+        pub = await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.put("first"))
+        stage.network.block(there.process.host, stage.coordinator.host)
+        stage.coordinator.start()
+        await stage.at(here, pub._ready.wait)
+        stage.coordinator.kill()
+        stage.coordinator.start()
+        await asyncio.sleep(3)  # the Pub is there before the Sub
+        stage.network.unblock(there.process.host, stage.coordinator.host)
+        assert await stage.all_of(there, sub) == ["first"]
+
+    stage.play(story())
+
+
+def test_g2_a_restarted_coordinator_takes_back_no_subscription_that_is_under_way() -> None:
+    """Its empty answer came while SUBSCRIBE was on its way; the stream was subscribed again."""
+    stage = Stage(ping_timeout=60.0)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        other, sub = await stage.sub(there, "other"), await stage.sub(there, "t")
+        await stage.pub(here, "other")  # there is a link
+        await asyncio.sleep(1)
+        back = here.process.host, there.process.host
+        stage.network.block(*back)
+        pub = await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.put("once"))
+        await asyncio.sleep(1)
+        away = here.process.host, stage.coordinator.host
+        stage.network.block(*away)
+        stage.coordinator.kill()
+        stage.coordinator.start()
+        await asyncio.sleep(4)
+        stage.network.unblock(*away)
+        await asyncio.sleep(4)
+        stage.network.unblock(*back)
+        assert await stage.all_of(there, sub) == ["once"]
+        assert len(sub.publishers) == len(other.publishers) == 1
+
+    stage.play(story())
+
+
+def test_g3_who_answers_at_the_address_of_a_dead_publisher_is_another() -> None:
+    stage = Stage(port=9_000, resume_timeout=5.0)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.put("old"))
+        await asyncio.sleep(1)
+        here.kill()
+        again = PeerProcess(stage, here.process.host)
+        await again.begun
+        pub = await stage.pub(again, "t")
+        await stage.at(again, lambda: pub.put("new"))
+        assert await stage.all_of(there, sub, 30) == ["old", "new"]
+        assert again.peer.address == here.peer.address
+        assert len(sub.publishers) == 1
+        assert sub.lost == 0
+
+    stage.play(story())
+
+
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+def test_g8_a_stopped_subscriber_changes_nothing_for_the_others(overflow: str) -> None:
+    """A Pub with overflow="block" waits only once its buffer is full, which it never is here."""
+
+    def times(stop: bool) -> tuple[list[float], list[float]]:
+        stage = Stage()
+        put: list[float] = []
+        got: list[float] = []
+
+        async def story() -> None:
+            here, there, third = await stage.peer(), await stage.peer(), await stage.peer()
+            sub = await stage.sub(there, "t")
+            await stage.sub(third, "t", window=10_000)
+            pub = await stage.pub(here, "t", overflow=overflow)
+            await stage.at(here, lambda: pub.wait_for_subscribers(2))
+            third.process.stopped = stop
+
+            async def put_all() -> None:
+                for _ in range(200):
+                    await pub.put(b"x" * 1_000)
+                    put.append(stage.loop.time())
+                    await asyncio.sleep(0.01)
+
+            async def take_all() -> None:
+                for _ in range(200):
+                    await sub.get()
+                    got.append(stage.loop.time())
+
+            taking = asyncio.ensure_future(stage.at(there, take_all))
+            await stage.at(here, put_all)
+            await taking
+
+        stage.play(story())
+        return put, got
+
+    put, got = times(False)
+    put_then, got_then = times(True)
+    assert put_then[-1] - put_then[0] == pytest.approx(put[-1] - put[0], rel=0.05)
+    assert got_then[-1] - put_then[-1] < 0.2 > got[-1] - put[-1]
+
+
+def observed() -> None:
+    """A Pub that blocks, and an observer that takes nothing."""
+    stage = Stage()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        await stage.sub(there, "t", window=1_000, observer=True)
+        pub = await stage.pub(here, "t", overflow="block", buffer=10_000)
+        await stage.at(here, lambda: pub.wait_for_subscribers(1))
+
+        async def put_all() -> None:
+            for i in range(500):
+                await pub.put(i)
+                await asyncio.sleep(0.001)
+
+        await asyncio.sleep(10)  # until no older Sub can turn up any more
+        putting = asyncio.ensure_future(stage.at(here, put_all))
+        await asyncio.wait([putting], timeout=2.0)
+        if not putting.done():
+            raise Violation("G8", "the Pub waits for an observer")
+
+    stage.play(story())
+
+
+def test_g8_an_observer_that_takes_nothing_makes_no_pub_wait() -> None:
+    observed()
+
+
+def test_g8_without_its_safeguard_an_observer_makes_a_pub_wait() -> None:
+    init = Cursor.__init__
+
+    def firm(self: Cursor, *args: Any, observer: bool) -> None:
+        init(self, *args, observer=False)
+
+    with patch.object(Cursor, "__init__", firm), pytest.raises(Violation):
+        observed()
+
+
+def test_g9_a_peer_that_closes_has_sent_what_was_due() -> None:
+    stage = Stage(latency=0.1, linger=60.0)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        for i in range(500):
+            await stage.at(here, lambda i=i: pub.put([i, b"x" * 1_000]))
+        await stage.at(here, lambda: here.peer.close())
+        assert [value[0] for value in await stage.all_of(there, sub)] == list(range(500))
+        assert sub.lost == 0
+        assert not sub.publishers
+
+    stage.play(story())
