@@ -174,6 +174,33 @@ def test_g3_who_answers_at_the_address_of_a_dead_publisher_is_another() -> None:
     stage.play(story())
 
 
+def test_g6_memory_is_bounded_by_buffer_and_windows_however_many_do_not_take() -> None:
+    stage = Stage()
+
+    async def story() -> None:
+        here, there, third = await stage.peer(), await stage.peer(), await stage.peer()
+        subs = [
+            await stage.sub(peer, "t", window=3_000) for peer in (here, there, third) for _ in "123"
+        ]
+        pub = await stage.pub(here, "t", buffer=20_000)
+        await stage.at(here, lambda: pub.wait_for_subscribers(9))
+        log = pub._publication.log
+
+        async def put_all() -> None:
+            for i in range(2_000):
+                pub.put([i, b"x" * 100])
+                await asyncio.sleep(0.001)
+                assert log.size <= 20_000
+
+        await stage.at(here, put_all)
+        assert log.size > 15_000
+        for sub in subs:
+            (stream,) = sub._inbox.streams.values()
+            assert 2_000 < stream.received_bytes - stream.consumed_bytes <= 3_000 + 400
+
+    stage.play(story())
+
+
 @pytest.mark.parametrize("overflow", ["drop", "block"])
 def test_g8_a_stopped_subscriber_changes_nothing_for_the_others(overflow: str) -> None:
     """A Pub with overflow="block" waits only once its buffer is full, which it never is here."""
@@ -259,8 +286,8 @@ def test_g9_a_peer_that_closes_has_sent_what_was_due() -> None:
     async def story() -> None:
         here, there = await stage.peer(), await stage.peer()
         sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
-        for i in range(500):
-            await stage.at(here, lambda i=i: pub.put([i, b"x" * 1_000]))
+        values = [[i, b"x" * 1_000] for i in range(500)]
+        await stage.at(here, lambda: pub.put_many(values))
         await stage.at(here, lambda: here.peer.close())
         assert [value[0] for value in await stage.all_of(there, sub)] == list(range(500))
         assert sub.lost == 0
