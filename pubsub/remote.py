@@ -73,7 +73,7 @@ class Remote:
         self.link: Link | None = None
         self._owner = owner
         self._scratch = scratch
-        self._streams: dict[Stream, None] = {}
+        self._streams: dict[Stream, asyncio.TimerHandle | None] = {}
         self._receiving: Receiving | None = None
         self._backoff = Backoff(random)
         self._task: asyncio.Task[None] | None = None
@@ -117,11 +117,23 @@ class Remote:
         the link: whoever waits for a subscriber waits for `join_timeout`, in both directions."""
         receiving.subscribe(stream)
         owner = self._owner
-        owner.loop.call_later(owner.settings.join_timeout, owner.settled, stream)
+        self._streams[stream] = owner.loop.call_later(
+            owner.settings.join_timeout, owner.settled, stream
+        )
+
+    def _settled(self, stream: Stream) -> None:
+        """It was answered, or cannot be for now."""
+        patience = self._streams.get(stream)
+        if patience is not None:
+            patience.cancel()
+            self._streams[stream] = None
+        self._owner.settled(stream)
 
     def remove(self, stream: Stream) -> None:
         """A stream is over."""
-        self._streams.pop(stream, None)
+        patience = self._streams.pop(stream, None)
+        if patience is not None:
+            patience.cancel()
         if not self._streams:
             self._owner.loop.call_soon(self._leave_if_unused)
 
@@ -225,7 +237,7 @@ class Remote:
             self._owner.turn.touch(self.link)
 
     def _answered(self, stream: Stream) -> None:
-        self._owner.settled(stream)
+        self._settled(stream)
         if stream.ended:
             self.remove(stream)
 
@@ -249,7 +261,7 @@ class Remote:
         log.info("the link with the publisher at %s broke: %s", self.address, error)
         self._broken_at = self._owner.loop.time()
         for stream in self._streams:
-            self._owner.settled(stream)
+            self._settled(stream)
         # one that opens and breaks at once, or breaks the protocol, is dialled with growing delays
         stable = self._backoff.lived(0.0 if link.cut else self._broken_at - self._opened_at)
         self._dial(0.0 if stable else self._backoff.delay())

@@ -104,7 +104,7 @@ def cancel_safety(stack: ExitStack) -> None:
     def make(get: Any) -> Any:
         async def late(self: AsyncSub, timeout: float | None = None) -> Any:
             value = await get(self, timeout)
-            await self._wait(self._runtime.loop.time() + 0.02)
+            await self._arrival(self._runtime.loop.time() + 0.02)
             return value
 
         return late
@@ -247,7 +247,7 @@ def ping_while_bytes_come(stack: ExitStack) -> None:
     def make(tick: Any) -> Any:
         def polite(self: Heartbeat) -> Pulse:
             pulse: Pulse = tick(self)
-            return Pulse.NOTHING if pulse is Pulse.PING and self._silent < self._ping_at else pulse
+            return Pulse.NOTHING if pulse is Pulse.PING and self.silent < self._ping_at else pulse
 
         return polite
 
