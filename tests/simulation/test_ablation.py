@@ -333,9 +333,9 @@ ABLATIONS: dict[Ablation, tuple[str, str]] = {
     readiness: ("calm", "G4"),
     readiness_of_publishers: ("calm", "G4"),
     redial: ("links", "G5 G7 leak"),
-    link_over_listing: ("discovery", "G5 G7 G3"),
+    link_over_listing: ("discovery", "G5 G7 G3 protocol"),
     ack_window: ("calm", "G6"),
-    expected_cursors: ("calm", "G4"),
+    expected_cursors: ("calm", "G4 G9"),
     first_messages: ("calm", "G4"),
     restart_grace: ("discovery", "G4"),
     renewed: ("discovery", "G4"),
@@ -348,7 +348,7 @@ ABLATIONS: dict[Ablation, tuple[str, str]] = {
     flush_by_pong: ("calm", "G9"),
     linger: ("calm", "G9"),
     count_in_end: ("calm", "G3"),
-    cursor_removal: ("calm", "leak"),
+    cursor_removal: ("calm", "leak error"),
 }
 
 
