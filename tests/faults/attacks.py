@@ -60,7 +60,7 @@ def packed(*fields: object) -> bytes:
 
 
 def subscribe(channel: int, stream_id: int, resume: int | None = None) -> Subscribe:
-    return Subscribe(channel, stream_id, 1, resume, 0, 1, False, False, 2**40)
+    return Subscribe(channel, stream_id, 1, resume, 0, 1, False, False, 2**28)
 
 
 def register(id_: int, role: str, topic: str) -> Register:
@@ -153,7 +153,7 @@ class Stranger:
         return identity
 
     def subscribe(self, channel: int, stream_id: int, limit: int = 2**40, sub_id: int = 1) -> None:
-        self.send(Subscribe(channel, stream_id, sub_id, None, 0, limit, False, False, 2**40))
+        self.send(Subscribe(channel, stream_id, sub_id, None, 0, limit, False, False, 2**28))
 
 
 class Target(NamedTuple):
@@ -518,7 +518,7 @@ ON_SUBSCRIBER = [
         lambda c: Subscribed(c, "t", "msgpack", 5, 3, 1),
         answer=False,
     ),
-    _sending("a_buffer_of_2_63", "a message of more than", lambda c: piece(c, 2**63, 0, b"x")),
+    _sending("a_buffer_of_2_63", "a batch of more than", lambda c: piece(c, 2**63, 0, b"x")),
     _sending(
         "overlapping_pieces",
         "where 3 was due",

@@ -26,6 +26,7 @@ from pubsub.coordinator.server import Coordinator
 from pubsub.core.frames import array_header, data_header
 from pubsub.core.messages import Subscribed
 from pubsub.errors import DecodeError
+from pubsub.ratelimit import RateLimit
 from tests.faults.attacks import (
     ON_ANYONE,
     ON_COORDINATOR,
@@ -44,8 +45,15 @@ from tests.integration.support import eventually
 
 pytestmark = pytest.mark.loop
 
+log = logging.getLogger("pubsub")
 MIB = 1024 * 1024
 LIMITS: dict[str, Any] = {"handshake_timeout": 1.0, "max_channels": 1000}
+
+
+@pytest.fixture(autouse=True)
+def every_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attacks are many, and would share one limit of warnings."""
+    monkeypatch.setattr(log, "filters", [])
 
 
 def memory() -> int:
@@ -270,10 +278,10 @@ async def test_ten_thousand_connections_that_say_nothing(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.xfail(reason="needs warnings that are limited in rate", strict=False)
 async def test_an_attacker_in_a_loop_does_not_flood_the_log(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(log, "filters", [RateLimit()])
     attack = next(attack for attack in ON_ANYONE if attack.name == "http")
     async with beside() as pair:
         target = Target(pair.publisher.runtime.address, "peer")
@@ -282,10 +290,11 @@ async def test_an_attacker_in_a_loop_does_not_flood_the_log(
     assert 0 < len(caplog.records) < 100
 
 
-@pytest.mark.xfail(reason="needs warnings that are limited in rate", strict=False)
 async def test_a_publisher_of_garbage_does_not_flood_the_log(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(log, "filters", [RateLimit()])
+
     def publish(stranger: Stranger, channel: int) -> None:
         stranger.send(*(batch(channel, i, b"\xc1") for i in range(300)))
 

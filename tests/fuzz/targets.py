@@ -344,7 +344,7 @@ def publisher(raw: bytes) -> None:
                     choices.one_of(0, 1, 500, 4000, 2**40),
                     bool(choices.number(2)),
                     bool(choices.number(2)),
-                    choices.one_of(0, 500, 2**40),
+                    choices.one_of(0, 1000, 2**28),
                 )
             )
         channel = choices.one_of(*channels)
