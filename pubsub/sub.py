@@ -27,6 +27,7 @@ from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
 from pubsub.errors import Closed, DecodeError, PubSubError, WrongContext
 from pubsub.peer import Peer, default_peer, faces, running_loop, stay_at_exit
+from pubsub.ratelimit import RateLimit
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSub", "BlockingSub", "Gap", "Message", "Sub"]
 
-log = logging.getLogger("pubsub")
+log = logging.getLogger("pubsub.sub")
+log.addFilter(RateLimit())  # a publisher of garbage can make it speak
 
 _NOTHING: Any = object()
 

@@ -45,7 +45,7 @@ from tests.integration.support import eventually
 
 pytestmark = pytest.mark.loop
 
-log = logging.getLogger("pubsub")
+LIMITED = [logging.getLogger("pubsub.link"), logging.getLogger("pubsub.sub")]
 MIB = 1024 * 1024
 LIMITS: dict[str, Any] = {"handshake_timeout": 1.0, "max_channels": 1000}
 
@@ -53,7 +53,8 @@ LIMITS: dict[str, Any] = {"handshake_timeout": 1.0, "max_channels": 1000}
 @pytest.fixture(autouse=True)
 def every_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attacks are many, and would share one limit of warnings."""
-    monkeypatch.setattr(log, "filters", [])
+    for log in LIMITED:
+        monkeypatch.setattr(log, "filters", [])
 
 
 def memory() -> int:
@@ -281,7 +282,8 @@ async def test_ten_thousand_connections_that_say_nothing(
 async def test_an_attacker_in_a_loop_does_not_flood_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "filters", [RateLimit()])
+    for log in LIMITED:
+        monkeypatch.setattr(log, "filters", [RateLimit()])
     attack = next(attack for attack in ON_ANYONE if attack.name == "http")
     async with beside() as pair:
         target = Target(pair.publisher.runtime.address, "peer")
@@ -293,7 +295,8 @@ async def test_an_attacker_in_a_loop_does_not_flood_the_log(
 async def test_a_publisher_of_garbage_does_not_flood_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "filters", [RateLimit()])
+    for log in LIMITED:
+        monkeypatch.setattr(log, "filters", [RateLimit()])
 
     def publish(stranger: Stranger, channel: int) -> None:
         stranger.send(*(batch(channel, i, b"\xc1") for i in range(300)))
