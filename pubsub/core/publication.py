@@ -214,6 +214,8 @@ class Publication:
             cursor = self._cursors[key] = Cursor(key, log, due, observer=observer)
         else:
             cursor.place(due)
+        for waiter in self._waiters:  # it may be due what was put before: a close waits for it too
+            waiter.add(cursor)
         cursor.due = due
         cursor.lost += cursor.next - due
         cursor.outlet = outlet

@@ -628,6 +628,24 @@ def test_a_flush_waits_for_the_expected_and_the_reconnecting_as_long_as_they_hav
     assert calls.count == 1
 
 
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_flush_waits_for_who_joins_meanwhile_and_is_due_what_was_put_before(
+    expected: bool,
+) -> None:
+    made = publication(history=10, settled=False)
+    put(made, 1)
+    calls, waits = flush(made)
+    assert waits  # for who may be older
+    if expected:
+        made.expect(ANNE, before=False, observer=False, now=0.0)
+    cursor, due, _ = attach(made, history=None)
+    made.answered()
+    assert (due, calls.count) == (0, 0)
+    cursor.take()
+    made.ack(cursor, 1, UNLIMITED)
+    assert calls.count == 1
+
+
 def test_a_flush_goes_on_over_a_broken_link() -> None:
     made = publication()
     outlet = Outlet()
