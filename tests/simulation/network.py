@@ -501,7 +501,12 @@ class Network:
                 )
 
         knock()
-        transport = await answer
+        try:
+            transport = await answer
+        except asyncio.CancelledError:
+            if not answer.cancelled() and answer.exception() is None:
+                answer.result().vanish()  # it came in the same turn
+            raise
         protocol = factory()
         ready: asyncio.Future[None] = loop.create_future()
 
