@@ -118,6 +118,7 @@ class View:
         self.gaps: Counter[str] = Counter()
         self.most_start: int | None = None  # what is promised of `start`
         self.why = ""
+        self.least_start = 0  # what nobody asked for
 
     @property
     def missed(self) -> int:
@@ -171,11 +172,13 @@ class Model:
     Parameters:
         bounded: every fault ends before the time for which a Pub holds a place runs out, so that
             nothing may be lost but by a full buffer.
+        calm: nothing goes wrong at all.
         join_timeout: seconds for which a Pub waits for who is expected.
     """
 
-    def __init__(self, *, bounded: bool, join_timeout: float) -> None:
+    def __init__(self, *, bounded: bool, calm: bool, join_timeout: float) -> None:
         self.bounded = bounded
+        self.calm = calm
         self.join_timeout = join_timeout
         self.pubs: list[PubRecord] = []
         self.subs: list[SubRecord] = []
@@ -191,6 +194,15 @@ class Model:
         for sub in self.subs:
             if sub.ready_at is not None and sub.state == "open" and sub.wants(pub.topic):
                 pub.older[sub] = None
+
+    def sub_opened(self, sub: SubRecord) -> None:
+        """A Sub was made. What was put before, it gets only as far as both sides ask for it."""
+        self.subs.append(sub)
+        for pub in self.pubs:
+            if pub.ready_at is not None and sub.wants(pub.topic):
+                history = sub.sub.history
+                back = pub.history if history == "all" else min(history, pub.history)
+                sub.view(pub).least_start = max(0, pub.put - back)
 
     def sub_ready(self, sub: SubRecord, now: float) -> None:
         """A Sub is ready: what is put from now on, it is due (G4)."""
@@ -212,9 +224,12 @@ class Model:
         """Faults are known: tell the views of Subs that are older than their Pub."""
         for pub in self.pubs:
             for sub in pub.older:
-                ignoring = frozenset({"coordinator"})
-                until = pub.created_at + self.join_timeout
-                if self.faults.clear(pub.created_at, until, ignoring):
+                # coordinators may die; but a Sub must find one again before the Pub's patience
+                # with who is older ends, and may need 2 s between two attempts
+                since, until = pub.created_at, pub.created_at + self.join_timeout
+                ignoring = frozenset({"coordinator", "down"})
+                late = self.faults.only("down")
+                if self.faults.clear(since, until, ignoring) and late.clear(since + 1.5, until):
                     view = sub.view(pub)
                     view.most_start = 0
                     view.why = "it is older than the Pub"
@@ -364,6 +379,8 @@ class Model:
             start = put - view.delivered - stream.lost
         if not 0 <= start <= put or (view.start is not None and start > view.start):
             raise Violation("G3", f"{how}: accounts begin at {start}")
+        if self.calm and start < view.least_start:
+            raise Violation("G3", f"{how}: begins at {start}, before {view.least_start}")
         if view.most_start is not None and start > view.most_start:
             raise Violation("G4", f"{how}: begins at {start}, not {view.most_start}; {view.why}")
         if self.must_be_whole(pub, sub):

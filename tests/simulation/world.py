@@ -129,6 +129,7 @@ class World:
         self.network = Network(self.loop, self.plan.latency, self.plan.chop)
         self.model = Model(
             bounded=self.plan.profile != "chaos",
+            calm=self.plan.profile == "calm",
             join_timeout=self.plan.settings.get("join_timeout", 5.0),
         )
         self.coordinators: list[CoordinatorProcess] = []
@@ -215,7 +216,7 @@ class World:
         # a Pub may wait for what died, and for a Sub that was closed while its link was broken
         held = max(settings.get("resume_timeout", 30.0), settings.get("join_timeout", 5.0))
         waits = self.plan.profile in ("links", "chaos")
-        await self.until(busy, 30.0 + (held if waits else 0.0))
+        await self.until(busy, 90.0 + (held if waits else 0.0))
 
         def leftover() -> tuple[str, str] | None:
             text = self.model.leftover()
@@ -425,12 +426,16 @@ class CoordinatorProcess:
         self.world = world
         self.host = world.host()
         self.address = f"{self.host}:7700"
+        self.down_since: float | None = None
         self.process: Process
         self.coordinator: Coordinator
 
     def start(self) -> None:
         """A new process, which knows nothing."""
-        self.world.say(f"coordinator {self.host} starts")
+        world = self.world
+        world.say(f"coordinator {self.host} starts")
+        if self.down_since is not None:
+            world.model.faults.add("down", self.down_since, world.loop.time())
         self.world.network.revive(self.host)
         self.process = self.world.loop.process(f"coordinator {self.host}", self.host)
         self.process.spawn(self._run())
@@ -451,6 +456,7 @@ class CoordinatorProcess:
     def kill(self, *, host_too: bool = False) -> None:
         """As by SIGKILL."""
         self.world.say(f"coordinator {self.host} dies")
+        self.down_since = self.world.loop.time()
         self.world.network.kill(self.process, host_too=host_too)
         self.world.loop.bury(self.process)
 
@@ -658,7 +664,7 @@ class PeerProcess:
         record.pace = random.choice((0.0, 0.0, 0.001, 0.05, 0.5))
         if world.calm:
             record.pace = 0.0
-        world.model.subs.append(record)
+        world.model.sub_opened(record)
         self.subs.append(record)
         world.say(f"{record} opens")
         self.process.spawn(self._take(record))
