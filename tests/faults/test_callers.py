@@ -97,7 +97,8 @@ def test_g2_many_threads_take_from_one_sub_and_none_gets_anothers(coordinator: s
             assert mine == sorted(mine)
 
 
-@pytest.mark.loop
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("seed", [1])
 async def test_g3_10_000_cancelled_gets_lose_nothing(seed: int) -> None:
     """At any moment: before it waits, while it does, when it was just woken; by a cancellation
