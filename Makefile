@@ -31,6 +31,7 @@ ARGS ?=
 SEEDS ?= 1000
 SEED ?=
 PROFILE ?=
+MINUTES ?=
 SECONDS ?= 60
 
 .PHONY: help
@@ -51,9 +52,13 @@ else
 endif
 
 .PHONY: soak
-soak: $(DEV) ## simulated runs under faults (SEEDS=how many, SEED=one again, PROFILE=which faults)
+soak: $(DEV) ## simulated worlds (SEEDS=1000, SEED=n again, PROFILE=faults), or real ones (MINUTES=30)
+ifeq ($(strip $(MINUTES)),)
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
 		$(if $(PROFILE),--profile $(PROFILE))
+else
+	@$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
+endif
 
 .PHONY: test-all
 test-all: ## the test suite on every Python 3.10 to 3.13 found, on the PATH or among pyenv's

@@ -53,8 +53,13 @@ class Cursor:
         address: of that outlet, for people; empty: it never was attached.
         acked: everything below it was consumed.
         received: everything below it is known to have arrived (see `Outlet`, PING behind data).
+<<<<<<< HEAD
         lost: messages that left the log before they could be sent, or were too large.
         largest: size of the largest batch that the subscriber takes.
+=======
+        lost: messages that left the log before they could be sent.
+        counted: everything below it that was lost is in `lost`.
+>>>>>>> 719a5b0 (Pub.subscribers counts a lost message once, however often its subscriber is cut off)
         limit, sent: bytes that may be, and have been, sent on the present channel.
         flown: everything below it was sent or given up; in flight is ``acked <= seq < flown``.
         confirm: a flush waits until everything below it is known to have arrived; None: none does.
@@ -65,6 +70,7 @@ class Cursor:
         "address",
         "channel",
         "confirm",
+        "counted",
         "deadline",
         "due",
         "firm",
@@ -95,7 +101,7 @@ class Cursor:
         self.deadline: float | None = None
         self.queued = False
         self.confirm: int | None = None
-        self.lost = 0
+        self.lost = self.counted = 0
         self.limit = self.sent = 0
         self.largest = NO_LIMIT
         self.due = seq
@@ -142,8 +148,8 @@ class Cursor:
         log = self.log
         number = self.send
         if number < log.first_number:  # what we were to send has left the log
-            self.lost += log.start - self.next
-            self.next = log.start
+            due, self.next = self.next, log.start
+            self.miss(due)
             number = self.send = log.first_number
         if number == log.next_number:
             return None
@@ -160,6 +166,14 @@ class Cursor:
         self.send = number + 1
         self.next = self.flown = batch.end
         return batch
+
+    def miss(self, due: int) -> None:
+        """What lies between `due` and `next` has left the log. Each message counts once, however
+        often its subscriber is cut off before it hears of the gap, and comes back for it."""
+        due = max(due, self.counted)
+        if due < self.next:
+            self.lost += self.next - due
+            self.counted = self.next
 
     def ack(self, seq: int, limit: int) -> None:
         """The subscriber consumed everything below `seq` and takes up to `limit` bytes.

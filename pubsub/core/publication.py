@@ -217,7 +217,7 @@ class Publication:
         for waiter in self._waiters:  # it may be due what was put before: a close waits for it too
             waiter.add(cursor)
         cursor.due = due
-        cursor.lost += cursor.next - due
+        cursor.miss(due)
         cursor.outlet = outlet
         cursor.address = outlet.address
         cursor.channel = channel

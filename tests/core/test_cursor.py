@@ -141,6 +141,23 @@ def test_g3_everything_may_have_left() -> None:
     assert taken(cursor) == [2]
 
 
+def test_g3_a_gap_that_is_told_again_counts_once() -> None:
+    """The subscriber was cut off before it heard of it, and comes back to where it stood."""
+    log = Log()
+    cursor = opened(log)
+    put(log, 2, 3, 1)
+    log.drop_first()
+    assert taken(cursor) == [1, 2]
+    assert cursor.lost == 2
+    log.drop_first()
+    cursor.place(0)
+    cursor.miss(0)
+    assert cursor.lost == 5  # what was sent, did not arrive and has left since is lost as well
+    cursor.place(0)
+    cursor.miss(0)
+    assert cursor.lost == 5
+
+
 def test_what_was_sent_and_then_dropped_is_not_lost() -> None:
     log = Log()
     cursor = opened(log)

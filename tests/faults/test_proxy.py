@@ -122,6 +122,31 @@ async def test_g3_resets_while_gaps_are_told_count_them_once(coordinator: str) -
         assert sub.lost > 0
 
 
+async def test_g3_both_sides_count_the_same_however_often_the_return_is_cut(
+    coordinator: str,
+) -> None:
+    async with behind(coordinator) as (here, proxy), Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t", buffer=2_000)
+        pub.put(0)
+        assert await sub.get(timeout=LONG) == 0
+        eager(there)
+        for reset_at in range(60, 300, 10):
+            proxy.reset_at = reset_at
+            resets = proxy.resets
+            await proxy.reset()
+            for i in range(2_000):
+                pub.put(i)
+            await eventually(lambda resets=resets: proxy.resets >= resets + 3)  # type: ignore[misc]
+            proxy.reset_at = None
+        pub.put("last")
+        got = 2
+        while await sub.get(timeout=LONG) != "last":
+            got += 1
+        (how,) = pub.subscribers.values()
+        assert how["lost"] == sub.lost == pub._publication.log.next_seq - got > 0
+
+
 @pytest.mark.parametrize("kind", ["bytes", "numpy"])
 async def test_g5_resets_in_the_middle_of_a_buffer_lose_nothing(
     coordinator: str, kind: str
