@@ -53,13 +53,9 @@ class Cursor:
         address: of that outlet, for people; empty: it never was attached.
         acked: everything below it was consumed.
         received: everything below it is known to have arrived (see `Outlet`, PING behind data).
-<<<<<<< HEAD
         lost: messages that left the log before they could be sent, or were too large.
-        largest: size of the largest batch that the subscriber takes.
-=======
-        lost: messages that left the log before they could be sent.
         counted: everything below it that was lost is in `lost`.
->>>>>>> 719a5b0 (Pub.subscribers counts a lost message once, however often its subscriber is cut off)
+        largest: size of the largest batch that the subscriber takes.
         limit, sent: bytes that may be, and have been, sent on the present channel.
         flown: everything below it was sent or given up; in flight is ``acked <= seq < flown``.
         confirm: a flush waits until everything below it is known to have arrived; None: none does.
@@ -160,16 +156,17 @@ class Cursor:
             size = BATCH_COST
         if self.sent + size > self.limit and (self.acked < self.flown or self.sent >= self.limit):
             return None  # one batch may pass the limit, when nothing else is in the window
-        if refused:
-            self.lost += batch.end - max(self.next, batch.first)
+        due = max(self.next, batch.first)
         self.sent += size
         self.send = number + 1
         self.next = self.flown = batch.end
+        if refused:
+            self.miss(due)
         return batch
 
     def miss(self, due: int) -> None:
-        """What lies between `due` and `next` has left the log. Each message counts once, however
-        often its subscriber is cut off before it hears of the gap, and comes back for it."""
+        """What lies between `due` and `next` is not sent. Each message counts once, however often
+        its subscriber is cut off before it hears of the gap, and comes back for it."""
         due = max(due, self.counted)
         if due < self.next:
             self.lost += self.next - due
