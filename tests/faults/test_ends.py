@@ -1,0 +1,348 @@
+"""Processes that fork, start others, and end at the worst moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.processes import Start, daemon
+from tests.faults.worker import start_worker
+from tests.integration.support import LONG, coordinator_in_thread, run_python
+
+LINGER = 1.0
+SLACK = 10.0
+"""Seconds that a busy machine may be late by."""
+
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+
+
+# --- an end while something waits -------------------------------------------------------
+
+HEAD = f"""
+import asyncio, sys, threading, time
+from pubsub import Closed, CoordinatorUnavailable, Peer, Pub, Sub
+def spawn(call):
+    def run():
+        try:
+            call()
+        except (Closed, CoordinatorUnavailable, TimeoutError):  # what the end raises in threads
+            pass
+    threading.Thread(target=run, daemon=True).start()
+def slowly():
+    while True:
+        yield b"x" * 1_000
+        time.sleep(0.001)
+def settings():
+    return dict(coordinator=sys.argv[1], linger={LINGER}, connect_timeout=5)
+def ready():
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print("ending", flush=True)
+"""
+BLOCKING = """
+peer = Peer(**settings())
+sub, pub = peer.sub(sys.argv[2]), peer.pub(sys.argv[2], buffer=200_000)
+block = peer.pub(sys.argv[2], overflow="block", buffer=10_000)
+pub.wait_for_subscribers(1, timeout=30)
+"""
+ASYNC = """
+async def loop_over(sub):
+    async for _ in sub: pass
+async def put_for_ever(pub):
+    while True:
+        await pub.put(b"x" * 1_000)
+        await asyncio.sleep(0)
+async def main():
+    peer = Peer(**settings())
+    sub, pub = await peer.sub(sys.argv[2]), await peer.pub(sys.argv[2], buffer=200_000)
+    block = await peer.pub(sys.argv[2], overflow="block", buffer=10_000)
+    await pub.wait_for_subscribers(1, timeout=30)
+    task = asyncio.create_task({task})
+    {and_}await asyncio.to_thread(ready)
+    {end}
+asyncio.run(main())
+"""
+
+
+def blocking(spawned: str, end: str = "") -> str:
+    return f"{BLOCKING}spawn({spawned})\nready()\n{end}"
+
+
+def in_loop(task: str, and_: str = "", end: str = "") -> str:
+    return ASYNC.replace("{task}", task).replace("{and_}", and_).replace("{end}", end)
+
+
+ENDS = {
+    "a for loop waits": blocking("lambda: list(sub)"),
+    "a get waits": blocking("sub.get"),
+    "a flush is due": blocking("lambda: [pub.put(b'x' * 100_000), pub.flush()]"),
+    "a put waits for room": blocking("lambda: block.put_many(slowly())"),
+    "threads put and take": blocking(
+        "lambda: list(sub)", "for n in range(3): spawn(lambda: pub.put_many(slowly()))"
+    ),
+    "sys.exit in a for loop": blocking("lambda: 0", "pub.put(1)\nfor _ in sub: sys.exit()"),
+    "Subs are being made": blocking(
+        "lambda: 0", "spawn(lambda: [Sub('x', peer=peer) for _ in range(100)])"
+    ),
+    "async: a for loop waits": in_loop("loop_over(sub)"),
+    "async: a get waits": in_loop("sub.get()"),
+    "async: a flush is due": in_loop("pub.flush()", "pub.put(b'x' * 100_000); "),
+    "async: a put waits for room": in_loop("put_for_ever(block)"),
+    "async: sys.exit in a for loop": in_loop(
+        "asyncio.sleep(60)", "", "pub.put(1)\n    async for _ in sub: sys.exit()"
+    ),
+}
+
+
+@posix
+@pytest.mark.parametrize("state", ["the subscriber is stopped", "the coordinator is killed"])
+def test_g9_a_process_ends_in_bounded_time(start: Start, state: str) -> None:
+    coordinator, address = daemon(start)
+    there = start_worker(start, address)
+    there.peer(name="a")
+    there.sub(name="a", topic="end/*")
+    running = {
+        what: start("python", "-c", HEAD + code, address, f"end/{n}")
+        for n, (what, code) in enumerate(ENDS.items())
+    }
+    for process in running.values():
+        assert process.out() == "ready"
+    if state == "the subscriber is stopped":
+        there.freeze()
+    else:
+        coordinator.kill()
+    began = time.monotonic()
+    for process in running.values():
+        process.send("\n")
+    for what, process in running.items():
+        code, out, err = process.end()
+        assert time.monotonic() - began < LINGER + SLACK, what
+        assert (code, out) == (0, ["ending"]), (what, err)
+        assert [line for line in err if not line.startswith("no coordinator at")] == [], what
+
+
+@posix
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_g9_ctrl_c_ends_a_for_loop(start: Start, kind: str) -> None:
+    with coordinator_in_thread() as coordinator:
+        loop = (
+            "print('ready', flush=True)\nfor _ in Peer(**settings()).sub('t'): pass"
+            if kind == "blocking"
+            else "async def main():\n"
+            "    sub = await Peer(**settings()).sub('t')\n"
+            "    print('ready', flush=True)\n"
+            "    async for _ in sub: pass\n"
+            "asyncio.run(main())"
+        )
+        process = start("python", "-c", HEAD + loop, coordinator.address)
+        assert process.out() == "ready"
+        time.sleep(0.2)  # whether it waits already or not, it has to end
+        process.interrupt()
+        code, _, err = process.end()
+        assert code == -signal.SIGINT
+        assert err[-1] == "KeyboardInterrupt"
+
+
+def test_g9_an_end_by_an_exception_has_sent_everything(start: Start) -> None:
+    with coordinator_in_thread() as coordinator:
+        there = start_worker(start, coordinator.address)
+        there.peer(name="a")
+        there.sub(name="a", topic="t")
+        process = start(
+            "python",
+            "-c",
+            HEAD + "pub = Peer(**settings()).pub('t')\nfor i in range(100_000): pub.put(i)\n1 / 0",
+            coordinator.address,
+        )
+        code, _, err = process.end()
+        assert code == 1
+        assert err[-1] == "ZeroDivisionError: division by zero"
+        report = there.report(name="a")
+        assert list(report["got"].values()) == [100_000]
+        assert report["lost"] == 0
+
+
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+def test_g9_what_was_put_with_a_peer_that_nobody_holds_is_sent(start: Start, kind: str) -> None:
+    with coordinator_in_thread() as coordinator:
+        there = start_worker(start, coordinator.address)
+        there.peer(name="a")
+        there.sub(name="a", topic="t")
+        put = "pub = Peer(**settings()).pub('t')\n    for i in range(1_000): pub.put(i)\n"
+        code = {
+            "blocking": f"def main():\n    {put}main()",
+            "async": f"async def main():\n    {put}asyncio.run(main())",
+        }
+        process = start("python", "-X", "dev", "-c", HEAD + code[kind], coordinator.address)
+        assert process.end() == (0, [], [])
+        report = there.report(name="a")
+        assert list(report["got"].values()) == [1_000]
+
+
+# --- fork and multiprocessing -----------------------------------------------------------
+
+
+@posix
+def test_forks_in_mid_flow_disturb_neither_parent_nor_child() -> None:
+    """Threads put and take while the process forks: the child's end ends nothing of the parent's,
+    and what the children put with Pubs of their own arrives."""
+    with coordinator_in_thread() as coordinator:
+        out = run_python(
+            """
+            import os, sys, threading, warnings
+            warnings.simplefilter("ignore")
+            from pubsub import Peer, Pub, Sub
+            CHILDREN, EACH = 8, 50
+            here, there = Peer(), Peer()
+            sub, children = there.sub("flow"), there.sub("children")
+            pub = here.pub("flow")
+            stop = threading.Event()
+            put = 0
+            def putting():
+                global put
+                while not stop.is_set():
+                    pub.put(put)
+                    put += 1
+                    if put % 100 == 0:
+                        stop.wait(0.001)
+            got = []
+            def taking():
+                got.extend(sub)
+            threads = [threading.Thread(target=t) for t in (putting, taking)]
+            for thread in threads:
+                thread.start()
+            pids = []
+            for child in range(CHILDREN):
+                pid = os.fork()
+                if not pid:
+                    try:
+                        mine = Pub("children")
+                        for i in range(EACH):
+                            mine.put((child, i))
+                        mine.close()
+                        grandchild = os.fork()
+                        if not grandchild:
+                            with Peer() as peer:
+                                assert peer.peer_id not in (here.peer_id, there.peer_id)
+                            os._exit(0)
+                        os._exit(os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
+                    except BaseException:
+                        import traceback
+                        traceback.print_exc()
+                        os._exit(1)
+                pids.append(pid)
+            for pid in pids:
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            stop.set()
+            threads[0].join()
+            pub.flush(30)
+            while len(got) < put:
+                pass
+            assert got == list(range(put)), (len(got), put)
+            assert sub.lost == 0
+            theirs = [children.get(timeout=30) for _ in range(CHILDREN * EACH)]
+            for child in range(CHILDREN):
+                assert [i for c, i in theirs if c == child] == list(range(EACH))
+            sub.close()
+            threads[1].join()
+            here.close()
+            there.close()
+            print("done")
+            """,
+            PUBSUB_COORDINATOR=coordinator.address,
+        )
+    assert out == "done\n"
+
+
+@posix
+def test_a_fork_inside_an_event_loop_leaves_the_parent_whole() -> None:
+    with coordinator_in_thread() as coordinator:
+        out = run_python(
+            """
+            import asyncio, os, warnings
+            warnings.simplefilter("ignore")
+            from pubsub import Peer, Pub, Sub, WrongContext
+            async def main():
+                async with Peer() as here, Peer() as there:
+                    sub, pub = await there.sub("t"), await here.pub("t")
+                    for i in range(100):
+                        pub.put(i)
+                        if i % 20 == 10:
+                            pid = os.fork()
+                            if not pid:
+                                try:
+                                    pub.put(i)
+                                except WrongContext:
+                                    os._exit(0)
+                                os._exit(1)
+                            assert os.waitpid(pid, 0)[1] == 0
+                        assert await sub.get(timeout=30) == i
+                    assert sub.lost == 0
+            asyncio.run(main())
+            print("done")
+            """,
+            PUBSUB_COORDINATOR=coordinator.address,
+        )
+    assert out == "done\n"
+
+
+POOL = """
+import multiprocessing, sys, warnings
+from concurrent.futures import ProcessPoolExecutor
+from pubsub import Peer, Pub, Sub
+
+def work(number):
+    pub = Pub("results")
+    for i in range(20):
+        pub.put((number, i))
+    pub.close()
+    return number
+
+def answer(topic):
+    with Pub(topic + "/back") as back, Sub(topic) as sub:
+        back.put("ready")
+        back.put(sub.get(timeout=30))
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    context = multiprocessing.get_context(sys.argv[1])
+    results = Sub("results")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        assert sorted(pool.map(work, range(6))) == list(range(6))
+    got = [results.get(timeout=30) for _ in range(6 * 20)]
+    for number in range(6):
+        assert [i for n, i in got if n == number] == list(range(20))
+    back, pub = Sub("question/back"), Pub("question")
+    process = context.Process(target=answer, args=("question",))
+    process.start()
+    assert back.get(timeout=30) == "ready"
+    pub.put({"x": 1})
+    assert back.get(timeout=30) == {"x": 1}
+    process.join(30)
+    assert process.exitcode == 0
+    print("done")
+"""
+
+
+@posix
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_pools_and_processes_of_every_start_method_talk_both_ways(
+    method: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(POOL)
+    with coordinator_in_thread() as coordinator:
+        done = subprocess.run(
+            [sys.executable, str(script), method],
+            env={**os.environ, "PUBSUB_COORDINATOR": coordinator.address},
+            capture_output=True,
+            text=True,
+            timeout=2 * LONG,
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
