@@ -508,7 +508,7 @@ class Runtime:
             return
         if not pub.ready.done:
             pub.ready.set()
-        publication.answered()
+        publication.answered(self.loop.time())
         self._settle(publication)
         if not publication.settled:
             self._arm_expiry(self.loop.time() + self.settings.join_timeout)

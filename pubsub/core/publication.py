@@ -149,13 +149,15 @@ class Publication:
         if cursor is not None and cursor.outlet is None and cursor.channel < 0:
             self._drop(cursor)
 
-    def answered(self) -> None:
+    def answered(self, now: float) -> None:
         """Every coordinator that can be reached has named the subscribers that it knows."""
-        self._heard = True
         newborn = self._cursors.get(_NEWBORN)
         if newborn is not None:
+            if not self._heard and not self.block:  # until now, nobody who is older could come
+                newborn.deadline = now + self.join_timeout
             newborn.arrived(_END_OF_TIME)  # no flush waits for those still to be named
             self.progress(newborn)
+        self._heard = True
 
     def settle(self) -> None:
         """No subscriber older than this Pub can turn up any more."""

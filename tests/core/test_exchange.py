@@ -68,6 +68,7 @@ class Source:
         self.values: list[list[object]] = []
         self.buffers: dict[int, tuple[bytes, ...]] = {}  # by the number behind their batch
         self.newborn = True
+        self.newborn_until = JOIN
         self.heard = False
         self.waiting: deque[tuple[list[int], list[int]]] = deque()  # puts that wait for room
         self.may_retry = False
@@ -570,7 +571,9 @@ class World(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2))
     def answered(self, which: int) -> None:
         source = self.source(which)
-        source.publication.answered()
+        source.publication.answered(self.now)
+        if not source.heard and not source.block:
+            source.newborn_until = self.now + JOIN
         source.heard = True
 
     @rule(which=st.integers(0, 2))
@@ -777,10 +780,10 @@ class World(RuleBasedStateMachine):
                 else:
                     dues.append(account.deadline)
             if source.newborn and (source.heard or source.block):
-                if self.now >= JOIN:
+                if self.now >= source.newborn_until:
                     source.newborn = False
                 elif not source.publication.ended:
-                    dues.append(JOIN)
+                    dues.append(source.newborn_until)
             assert source.publication.expire(self.now) == min(dues, default=None)
 
     # --- what must hold at any time -----------------------------------------------------

@@ -55,7 +55,7 @@ def pub(
         resume_timeout=30.0,
         now=0.0,
     )
-    made.answered()
+    made.answered(0.0)
     made.settle()
     return made
 

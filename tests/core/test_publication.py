@@ -70,7 +70,7 @@ def publication(
         now=0.0,
     )
     if settled:
-        made.answered()
+        made.answered(0.0)
         made.settle()
     return made
 
@@ -154,7 +154,7 @@ def test_g4_a_subscriber_older_than_the_pub_gets_the_first_message(expected: boo
     put(made, 1, 1)
     if expected:
         made.expect(ANNE, before=True, observer=False, now=1.0)
-        made.answered()
+        made.answered(0.0)
         made.settle()
     outlet = Outlet()
     assert attach(made, outlet=outlet, before=not expected)[1:] == (0, 0)
@@ -174,7 +174,7 @@ def test_g4_the_first_messages_are_kept_for_older_subscribers_only_until_it_is_s
     assert attach(made, ANNE, before=True)[1:] == (2, 2)
     assert attach(made, BERT, before=True)[1:] == (2, 2)
     made.settle()  # twice does no harm
-    made.answered()
+    made.answered(0.0)
 
 
 def test_a_younger_subscriber_does_not_get_what_is_kept_for_older_ones() -> None:
@@ -314,15 +314,26 @@ def test_first_messages_are_kept_as_long_as_nobody_could_be_asked_unless_puts_wo
 ) -> None:
     made = publication(block=bool(block), settled=False)
     if heard:
-        made.answered()
+        made.answered(0.0)
     assert made.expire(JOIN) is None
     assert made.settled == bool(dropped)
 
 
 def test_the_first_messages_wait_for_the_join_timeout_where_a_coordinator_is_down() -> None:
     made = publication(settled=False)
-    made.answered()
+    made.answered(0.0)
     assert made.expire(1.0) == JOIN
+
+
+def test_the_first_messages_have_the_join_timeout_from_the_first_answer_on() -> None:
+    made = publication(settled=False)
+    assert made.expire(100.0) is None
+    made.answered(100.0)
+    made.answered(103.0)
+    assert made.expire(101.0) == 100.0 + JOIN
+    assert not made.settled
+    made.expire(100.0 + JOIN)
+    assert made.settled
 
 
 def test_who_is_named_twice_or_after_the_end_is_not_expected_again() -> None:
@@ -639,7 +650,7 @@ def test_a_flush_waits_for_who_joins_meanwhile_and_is_due_what_was_put_before(
     if expected:
         made.expect(ANNE, before=False, observer=False, now=0.0)
     cursor, due, _ = attach(made, history=None)
-    made.answered()
+    made.answered(0.0)
     assert (due, calls.count) == (0, 0)
     cursor.take()
     made.ack(cursor, 1, UNLIMITED)
@@ -681,7 +692,7 @@ def test_a_flush_waits_until_the_coordinators_have_named_the_subscribers() -> No
     calls, waits = flush(made)
     assert waits
     made.expect(ANNE, before=True, observer=False, now=0.0)
-    made.answered()
+    made.answered(0.0)
     assert calls.count == 0  # it waits for Anne now
     cursor, _, _ = attach(made)
     assert cursor.take() is not None

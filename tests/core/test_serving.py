@@ -48,7 +48,7 @@ def publication(stream_id: int = 1, *, buffer: int = 10**6, block: bool = False)
         resume_timeout=30.0,
         now=0.0,
     )
-    made.answered()
+    made.answered(0.0)
     made.settle()
     return made
 

@@ -125,6 +125,30 @@ def test_g4_an_older_sub_gets_the_first_message_though_the_coordinator_restarts_
     stage.play(story())
 
 
+def test_g4_an_older_sub_gets_the_first_message_of_a_pub_made_while_the_coordinator_was_down() -> (
+    None
+):
+    """However long: the Pub's time runs from the coordinator's answer, not from other timers."""
+    stage = Stage()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub = await stage.sub(there, "t")
+        stage.coordinator.kill()
+        pub = await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.put("first"))
+        await asyncio.sleep(5)
+        await stage.pub(here, "other")  # whose own time ends soon after the answer
+        await asyncio.sleep(3)
+        stage.network.block(there.process.host, stage.coordinator.host)
+        stage.coordinator.start()
+        await asyncio.sleep(3)
+        stage.network.unblock(there.process.host, stage.coordinator.host)
+        assert await stage.all_of(there, sub) == ["first"]
+
+    stage.play(story())
+
+
 def test_g2_a_restarted_coordinator_takes_back_no_subscription_that_is_under_way() -> None:
     """Its empty answer came while SUBSCRIBE was on its way; the stream was subscribed again."""
     stage = Stage(ping_timeout=60.0)
