@@ -7,24 +7,24 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks import chart, machine, report
 from benchmarks import contenders as modules
-from benchmarks import machine, report
-from benchmarks.contender import Contender
+from benchmarks.contender import Contender, found
 from benchmarks.measuring import Effort
-from benchmarks.results import FLOOR, judge
 from benchmarks.running import run_all
 from benchmarks.stage import Failed
 from benchmarks.workloads import WORKLOADS, Workload
 
-FULL = Effort(rounds=3, seconds=1.5, trips=10_000, warm_up=1_000)
-SMOKE = Effort(rounds=1, seconds=0.02, trips=100, warm_up=10)
+FULL = Effort(rounds=3, seconds=1.0, trips=8_000, warm_up=1_000, joins=50)
+SMOKE = Effort(rounds=1, seconds=0.02, trips=100, warm_up=10, joins=3)
+BEGIN, END = "<!-- figures: begin (made by `make bench ARGS=…`) -->", "<!-- figures: end -->"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure pubsubd and its peers side by side.",
-        epilog="Exit code: 0 when everything was measured, whether or not a floor is met; 1 when "
+        epilog="Exit code: 0 when everything was measured, whether or not a goal is met; 1 when "
         "anything failed or a message was lost; 2 for wrong arguments.",
     )
     parser.add_argument(
@@ -47,6 +47,20 @@ def _arguments() -> argparse.Namespace:
         help="which of this library's own faces (default: all; none: none)",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there too")
+    parser.add_argument("--chart", metavar="FILE", type=Path, help="write the chart there (SVG)")
+    parser.add_argument(
+        "--write",
+        metavar="FOLDER",
+        type=Path,
+        help="write benchmarks.md (the part between its markers), .svg and .json into this folder",
+    )
+    parser.add_argument(
+        "--from",
+        metavar="FILE",
+        type=Path,
+        dest="made",
+        help="measure nothing: take the figures from what --json wrote",
+    )
     parser.add_argument("--smoke", action="store_true", help="small counts: does it work at all?")
     parser.add_argument("--rounds", type=int, metavar="N", help=f"default: {FULL.rounds}")
     parser.add_argument(
@@ -98,6 +112,8 @@ def _pick_contenders(faces: list[str], names: list[str]) -> list[Contender]:
     for name in names:
         if name in known:
             picked[name] = known[name]
+        elif family := {n: c for n, c in known.items() if c.family == name}:
+            picked.update(family)
         elif "." in name:
             try:
                 picked.update(modules.load(name))
@@ -116,40 +132,70 @@ def _pick_contenders(faces: list[str], names: list[str]) -> list[Contender]:
     ]
 
 
-def main() -> int:
-    """Measure, report; see `_arguments` for the exit code."""
-    arguments = _arguments()
+def _measure(arguments: argparse.Namespace) -> report.Figures:
     base = SMOKE if arguments.smoke else FULL
     effort = Effort(
         rounds=arguments.rounds or base.rounds,
         seconds=arguments.seconds or base.seconds,
         trips=base.trips,
         warm_up=base.warm_up,
+        joins=base.joins,
         patience=arguments.patience,
     )
     left_out = {c.name: lack for c in arguments.contenders if (lack := c.missing())}
     contenders = [c for c in arguments.contenders if c.name not in left_out]
-    packages = ["pubsubd", "msgpack", "uvloop", *(p for c in contenders for p in c.packages)]
+    workloads = [w for w in arguments.workloads if not w.needs or found(w.needs)]
+    left_out |= {w.name: f"package {w.needs}" for w in arguments.workloads if w not in workloads}
+    contenders = [c for c in contenders if any(c.can(w) for w in workloads)]
+    packages = ["pubsubd", "msgpack", "uvloop", "numpy"]
+    packages += (machine.distribution(p) for c in contenders for p in c.packages)
     where = machine.describe(dict.fromkeys(packages))
+    results = run_all(contenders, workloads, effort)
+    return report.as_figures(
+        contenders, workloads, results, left_out, where, effort, not arguments.smoke
+    )
+
+
+def _write(folder: Path, figures: report.Figures) -> None:
+    """Into the documentation: what is between the markers, the chart, the figures."""
+    (folder / "benchmarks.svg").write_text(chart.as_svg(figures))
+    (folder / "benchmarks.json").write_text(_json(figures))
+    page = folder / "benchmarks.md"
+    text = page.read_text() if page.exists() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r}")
+    image = "![All figures as bars](benchmarks.svg)"
+    page.write_text(f"{before}{BEGIN}\n\n{image}\n\n{report.as_text(figures, 3)}\n\n{END}{after}")
+
+
+def _json(figures: report.Figures) -> str:
+    return json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> int:
+    """Measure, report; see `_arguments` for the exit code."""
+    arguments = _arguments()
     try:
-        results = run_all(contenders, arguments.workloads, effort)
+        if arguments.made is not None:
+            figures: report.Figures = json.loads(arguments.made.read_text())
+        else:
+            figures = _measure(arguments)
     except Failed as failure:  # a service did not start
         print(f"FAILED: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    ours = [c.name for c in contenders if c.kind == "ours"]
-    measured = {workload.name for workload in arguments.workloads}
-    verdicts = [judge(goal, results, ours) for goal in FLOOR if goal.workload in measured]
-    if arguments.smoke:
-        verdicts = []
-    workloads = arguments.workloads
-    print(report.as_text(contenders, workloads, results, verdicts, left_out, where, effort))
+    print(report.as_text(figures))
     if arguments.json is not None:
-        content = report.as_json(contenders, results, verdicts, left_out, where, effort)
-        arguments.json.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    return 1 if any(result.failures for result in results.values()) else 0
+        arguments.json.write_text(_json(figures))
+    if arguments.chart is not None:
+        arguments.chart.write_text(chart.as_svg(figures))
+    if arguments.write is not None:
+        _write(arguments.write, figures)
+    return 1 if any(result["failures"] for result in figures["results"]) else 0
 
 
 if __name__ == "__main__":

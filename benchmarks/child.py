@@ -15,7 +15,7 @@ import time
 import traceback
 from typing import IO, Any
 
-from benchmarks import contenders, roles
+from benchmarks import contenders, roles, special
 from benchmarks.loops import run
 
 __all__ = ["Control", "main"]
@@ -63,7 +63,12 @@ def main() -> None:
     try:
         job = control.wait("job")
         contender = contenders.load(job["module"])[job["contender"]]
-        role = roles.find(job["role"], contender)
+        name = job["role"]
+        role = (
+            special.enter(special.ROLES[name])
+            if name in special.ROLES
+            else roles.find(name, contender)
+        )
         place = control.wait("place")
         result = role(contender, roles.Job(control, place, **job["job"]))
         if result is not None:

@@ -6,7 +6,8 @@ business of `roles`. The hot loops are the contender's own, written the way its 
 them, so that no adapter's cost is counted as the contender's:
 
 - `send_all`: each of these values as one message, serialised;
-- `drain`: receive messages, decoded, until a false one comes; return how many, and the last.
+- `drain`: receive messages, decoded, until a false one comes; return how many, and the last;
+- `each`: the same, and call a function with each of them.
 
 Publishers, subscribers and pairs are used by one thread, or in one event loop.
 """
@@ -20,20 +21,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Group, Workload
 
 __all__ = [
+    "PUBSUB",
     "AsyncContender",
     "AsyncPair",
     "AsyncPublisher",
     "AsyncSubscriber",
+    "AsyncTopics",
     "BlockingContender",
     "BlockingPair",
     "BlockingPublisher",
     "BlockingSubscriber",
+    "BlockingTopics",
     "Contender",
     "Meeting",
+    "found",
 ]
+
+PUBSUB: frozenset[Group] = frozenset(
+    ("throughput", "latency", "fan-out", "rate", "join", "idle"),
+)
+"""What everything with topics can do."""
 
 Kind = Literal["ours", "peer", "baseline", "ceiling"]
 
@@ -49,12 +59,16 @@ class Meeting:
         topic: a name that no other measurement uses; names below it (``topic/…``) are free too.
         subscribers: how many there will be.
         announce: to be called at most once, while the first opens: where the others find it.
+        large: whether messages will be of 64 KiB and more.
+        topics: how many topics below `topic` there are (`TOPICS`); they are ``topic/0`` and so on.
     """
 
     place: str
     topic: str
     subscribers: int
     announce: Callable[[str], None]
+    large: bool = False
+    topics: int = 0
 
 
 class BlockingPublisher(Protocol):
@@ -72,6 +86,19 @@ class BlockingSubscriber(Protocol):
 
     def drain(self) -> tuple[int, Any]:
         """Receive until a message is false; how many came before it, and the last of them."""
+
+    def each(self, note: Callable[[Any], object]) -> None:
+        """Receive until a message is false; `note` each that comes before it."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class BlockingTopics(Protocol):
+    """A publishing end with many topics."""
+
+    def send_to(self, topics: Sequence[int], values: Sequence[Any]) -> None:
+        """Send each value to its topic."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -101,6 +128,14 @@ class AsyncSubscriber(Protocol):
     """The async form of `BlockingSubscriber`."""
 
     async def drain(self) -> tuple[int, Any]: ...
+    async def each(self, note: Callable[[Any], object]) -> None: ...
+    async def close(self) -> None: ...
+
+
+class AsyncTopics(Protocol):
+    """The async form of `BlockingTopics`."""
+
+    async def send_to(self, topics: Sequence[int], values: Sequence[Any]) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -119,31 +154,39 @@ class Contender(ABC):
         name: for the command line and JSON.
         title: for the table.
         how: the settings and calls it is used with, for the notes below the table.
+        family: what several contenders are called together on the command line.
         kind: ``"ours"``; a ``"peer"``; the ``"baseline"`` that all are compared with; a
             ``"ceiling"``, which shows what the machine can do and is no messaging at all.
         packages, programs: what must be installed.
-        workloads: the names of those it can do; None: all.
+        groups: of workloads that it can do.
+        workloads: the names of those of them that it can do; None: all.
+        lossy: whether losing messages is its way, and no failure. It has no rate then, either.
         service: whether `serve` is to run in a process of its own beside the others.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     how: ClassVar[str]
+    family: ClassVar[str] = ""
     kind: ClassVar[Kind] = "peer"
     packages: ClassVar[tuple[str, ...]] = ()
     programs: ClassVar[tuple[str, ...]] = ()
+    groups: ClassVar[frozenset[Group]] = PUBSUB
     workloads: ClassVar[frozenset[str] | None] = None
+    lossy: ClassVar[bool] = False
     service: ClassVar[bool] = False
 
     def missing(self) -> str:
         """What it lacks here; empty when it can run."""
-        lacking = [f"package {name}" for name in self.packages if not _found(name)]
+        lacking = [f"package {name}" for name in self.packages if not found(name)]
         lacking += [f"program {name}" for name in self.programs if shutil.which(name) is None]
         return ", ".join(lacking)
 
     def can(self, workload: Workload) -> bool:
         """Whether it is made for this workload."""
-        return self.workloads is None or workload.name in self.workloads
+        return workload.group in self.groups and (
+            self.workloads is None or workload.name in self.workloads
+        )
 
     def serve(self, announce: Callable[[str], None]) -> None:
         """Be what publishers and subscribers need beside them (a coordinator, a broker):
@@ -162,6 +205,14 @@ class BlockingContender(Contender):
     def open_subscriber(self, meeting: Meeting) -> BlockingSubscriber:
         """A subscriber that is connected, as far as that can be known."""
 
+    def open_topics(self, meeting: Meeting) -> BlockingTopics:
+        """A publisher of many topics."""
+        raise NotImplementedError
+
+    def open_topics_subscriber(self, meeting: Meeting) -> BlockingSubscriber:
+        """A subscriber to all of them."""
+        raise NotImplementedError
+
     @abstractmethod
     def open_pair(self, meeting: Meeting, first: bool) -> BlockingPair:
         """One end of a round trip over two topics; the first opens without waiting for the
@@ -179,12 +230,21 @@ class AsyncContender(Contender):
     async def open_subscriber(self, meeting: Meeting) -> AsyncSubscriber:
         """See `BlockingContender`."""
 
+    async def open_topics(self, meeting: Meeting) -> AsyncTopics:
+        """See `BlockingContender`."""
+        raise NotImplementedError
+
+    async def open_topics_subscriber(self, meeting: Meeting) -> AsyncSubscriber:
+        """See `BlockingContender`."""
+        raise NotImplementedError
+
     @abstractmethod
     async def open_pair(self, meeting: Meeting, first: bool) -> AsyncPair:
         """See `BlockingContender`."""
 
 
-def _found(package: str) -> bool:
+def found(package: str) -> bool:
+    """Whether this package could be imported."""
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe"]
+__all__ = ["describe", "distribution"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +34,12 @@ def describe(packages: Iterable[str]) -> dict[str, Any]:
         "versions": {name: found for name in packages if (found := _version(name))},
         "commit": _commit(),
     }
+
+
+def distribution(package: str) -> str:
+    """What it is called where it is installed from."""
+    names = packages_distributions().get(package)
+    return names[0] if names else package
 
 
 def _load() -> float | None:

@@ -1,139 +1,262 @@
-"""The table for people and the JSON for programs."""
+"""The report, in Markdown for people and as JSON for programs; made from the JSON, so that it can
+be made again from a file."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.contender import Contender
+from benchmarks.goals import GOALS, judge
 from benchmarks.measuring import Effort
-from benchmarks.results import Result, Verdict, medians
-from benchmarks.workloads import Workload
+from benchmarks.results import Result, Results, medians
+from benchmarks.workloads import GROUPS, Group, Workload
 
-__all__ = ["as_json", "as_text"]
+__all__ = ["COLUMNS", "as_figures", "as_text", "results_of"]
 
-Results = dict[tuple[str, str], Result]
+Figures = dict[str, Any]
 
 
-def as_text(
+def _count(value: float) -> str:
+    if value >= 100_000:
+        return f"{value / 1000:,.0f} k"
+    return f"{value / 1000:,.1f} k" if value >= 10_000 else f"{value:,.0f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _fixed(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _spent(value: float) -> str:
+    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+
+
+Column = tuple[str, str, Callable[[float], str]]
+"""A figure, its heading, and how it is written."""
+
+_CPU: Final[Column] = ("cpu_per_million", "CPU s per million", _spent)
+_TIMES: Final[tuple[Column, ...]] = (
+    ("p50", "p50 µs", _short),
+    ("p99", "p99 µs", _short),
+    ("p999", "p99.9 µs", _short),
+)
+COLUMNS: Final[dict[Group, tuple[Column, ...]]] = {
+    "throughput": (("rate", "messages/s", _count), ("mb_per_second", "MB/s", _short), _CPU),
+    "latency": _TIMES,
+    "fan-out": (
+        ("rate", "deliveries/s", _count),
+        ("growth_mib", "publisher grew by MiB", _short),
+        _CPU,
+    ),
+    "rate": (*_TIMES, _CPU),
+    "topics": (("rate", "messages/s", _count), _CPU),
+    "join": (("p50", "median µs", _short), ("p99", "p99 µs", _short), ("cold", "first µs", _short)),
+    "idle": (("rss_mib", "resident MiB", _fixed),),
+    "mixed": (
+        ("alone_p50", "alone p50 µs", _short),
+        ("behind_p50", "behind p50 µs", _short),
+        ("delay_p99", "delay p99 µs", _short),
+        ("delay_most", "longest delay µs", _short),
+    ),
+}
+"""What the tables show. The first figure is the one that ratios and the chart are about."""
+
+NOTES: Final[dict[Group, str]] = {
+    "throughput": "From before the first send until the last message is in the hands of the "
+    "subscriber's code, serialised on both sides. CPU: both processes together.",
+    "latency": "A small dict there and back, one at a time, between two processes.",
+    "fan-out": "Every subscriber is a process of its own. The publisher's growth is its highest "
+    "resident memory above what it had before the first message.",
+    "rate": "From just before the put to the subscriber's code, on one clock. CPU: both processes "
+    "together.",
+    "topics": "One publishing and one subscribing process.",
+    "join": "A process makes one subscriber after the other while a publisher puts each "
+    "millisecond, which alone makes half a millisecond in the mean. *first* includes connecting.",
+    "idle": "The larger of two processes with a publisher and a subscriber each.",
+    "mixed": "1,000 small dicts a second, and one message of 8 MiB each 100 ms on another topic "
+    "of the same link. *behind*: put within 20 ms after the large one; *delay*: above the median "
+    "of the others.",
+}
+
+
+def as_figures(
     contenders: Sequence[Contender],
     workloads: Sequence[Workload],
     results: Results,
-    verdicts: Sequence[Verdict],
     left_out: dict[str, str],
     where: dict[str, Any],
     effort: Effort,
-) -> str:
-    """Markdown that reads well as it is."""
-    machine = where["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    judged: bool,
+) -> Figures:
+    """All of it, as JSON has it."""
+    kinds = {c.name: c.kind for c in contenders}
+    measured = {w.name for w in workloads}
+    goals = [goal for goal in GOALS if goal.workload in measured] if judged else []
+    return {
+        **where,
+        "effort": asdict(effort),
+        "contenders": {
+            c.name: {"title": c.title, "how": c.how, "kind": c.kind} for c in contenders
+        },
+        "workloads": [{"name": w.name, "title": w.title, "group": w.group} for w in workloads],
+        "left_out": left_out,
+        "results": [{**asdict(result), "median": medians(result)} for result in results.values()],
+        "goals": [asdict(verdict) for goal in goals for verdict in judge(goal, results, kinds)],
+    }
+
+
+def results_of(figures: Figures) -> Results:
+    """The results again."""
+    found = {}
+    for each in figures["results"]:
+        result = Result(**{name: value for name, value in each.items() if name != "median"})
+        found[result.workload, result.contender] = result
+    return found
+
+
+def as_text(figures: Figures, level: int = 2) -> str:
+    """Markdown that reads well as it is, with headings of this level."""
+    machine, effort, results = figures["machine"], figures["effort"], results_of(figures)
+    versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
+    load = machine["load_before"]
     parts = [
-        f"{machine['model']}, {machine['cpus']} CPUs (load before: {machine['load_before']}); "
-        f"{machine['system']}; {where['python']}; {versions}; {where['date']}"
+        _wrapped(
+            f"{figures['date']}; {machine['model']}, {machine['cpus']} CPUs (load before: {load}); "
+            f"{machine['system']}; {figures['python']}; {versions}. "
+            + ("One round" if effort["rounds"] == 1 else f"Medians of {effort['rounds']} rounds")
+            + f" of {effort['seconds']:g} s each, all contenders in turn."
+        )
     ]
-    baseline = next((c for c in contenders if c.kind == "baseline"), None)
-    throughput = [w for w in workloads if w.group == "throughput"]
-    latency = [w for w in workloads if w.group == "latency"]
-    if throughput:
+    sign = "#" * level
+    if figures["goals"]:
+        parts += [f"{sign} Goals", _goals(figures)]
+    if any(c["kind"] == "ours" for c in figures["contenders"].values()):
         parts.append(
-            f"Messages delivered a second, publisher to subscriber in another process, "
-            f"{effort.seconds:g} s each, {_rounds(effort)}:"
+            _wrapped(
+                "In the tables below, *async ÷* and *blocking ÷* are the figure of this library's "
+                "face divided by that of the row, least–most is over the rounds, and a rate with "
+                "loss is no rate."
+            )
         )
-        parts.append(_rates(contenders, throughput, results, baseline))
-    if latency:
-        parts.append(
-            f"Round trip between two processes over two topics, {effort.trips:,} each, "
-            f"{_rounds(effort)}, in µs:"
-        )
-        parts.append(_trips(contenders, latency, results, baseline))
-    parts.append("\n".join(_wrapped(f"- {c.title}: {c.how}") for c in contenders))
-    parts += [f"Left out: {name} (missing: {why})." for name, why in left_out.items()]
+    groups: dict[Group, list[dict[str, str]]] = {}
+    for workload in figures["workloads"]:
+        groups.setdefault(workload["group"], []).append(workload)
+    for group, workloads in groups.items():
+        parts += [f"{sign} {GROUPS[group][0].upper()}{GROUPS[group][1:]}", _wrapped(NOTES[group])]
+        for workload in workloads:
+            table = _workload(workload["name"], COLUMNS[group], figures, results)
+            parts += [f"**{workload['title']}**", table or "Not measured."]
+    how = (f"- {c['title']}: {c['how']}" for c in figures["contenders"].values())
+    parts += [f"{sign} How each was used", "\n".join(_wrapped(line, "  ") for line in how)]
+    parts += [f"Left out: {name} (missing: {why})." for name, why in figures["left_out"].items()]
     remarks = sorted({f"{r.contender}: {text}" for r in results.values() for text in r.remarks})
     parts += [f"Remark of {remark}" for remark in remarks]
-    failures = [
+    parts += [
         f"FAILED {r.workload}, {r.contender}: {text}"
         for r in results.values()
         for text in r.failures
     ]
-    parts += failures
-    titles = {c.name: c.title for c in contenders}
-    if verdicts:
-        parts.append("\n".join(_verdict(verdict, titles) for verdict in verdicts))
     return "\n\n".join(parts)
 
 
-def _rounds(effort: Effort) -> str:
-    return "one round" if effort.rounds == 1 else f"median of {effort.rounds} rounds (least–most)"
-
-
-def _rates(
-    contenders: Sequence[Contender],
-    workloads: Sequence[Workload],
-    results: Results,
-    baseline: Contender | None,
-) -> str:
+def _workload(name: str, columns: Sequence[Column], figures: Figures, results: Results) -> str:
+    contenders = figures["contenders"]
+    columns = [
+        column
+        for column in columns
+        if any(name == w and column[0] in medians(r) for (w, _), r in results.items())
+    ] or columns[:1]
+    main = columns[0][0]
+    faces = [
+        (face, result)
+        for face, contender in contenders.items()
+        if contender["kind"] == "ours" and (result := results.get((name, face)))
+    ]
+    several = figures["effort"]["rounds"] > 1
     heads = [""]
-    for workload in workloads:
-        heads += [workload.title, *([f"× {baseline.name}"] if baseline else [])]
+    for i, (_, head, _) in enumerate(columns):
+        heads += [head, *(["least–most"] if several and i == 0 else [])]
+    heads += [
+        f"{contenders[face]['title'].removeprefix('pubsubd, ').removesuffix(' face')} ÷"
+        for face, _ in faces
+    ]
     rows = []
-    for contender in contenders:
-        row = [contender.title]
-        for workload in workloads:
-            result = results.get((workload.name, contender.name))
-            row.append(_cell(result, "rate"))
-            if baseline:
-                row.append(_ratio(result, "rate", results.get((workload.name, baseline.name))))
+    for rival, contender in contenders.items():
+        result = results.get((name, rival))
+        if result is None:
+            continue
+        row = [contender["title"]]
+        for i, (figure, _, written) in enumerate(columns):
+            row.append(_cell(result, figure, written, i == 0))
+            if several and i == 0:
+                row.append(_range(result, figure, written))
+        row += [_ratio(mine, main, result) if rival != face else "" for face, mine in faces]
         rows.append(row)
-    return _table(heads, [row for row in rows if any(row[1:])])
+    return _table(heads, rows) if rows else ""
 
 
-def _trips(
-    contenders: Sequence[Contender],
-    workloads: Sequence[Workload],
-    results: Results,
-    baseline: Contender | None,
-) -> str:
-    heads = [""]
-    for _ in workloads:
-        heads += ["p50", *([f"× {baseline.name}"] if baseline else []), "p99", "p99.9"]
-    rows = []
-    for contender in contenders:
-        row = [contender.title]
-        for workload in workloads:
-            result = results.get((workload.name, contender.name))
-            row.append(_cell(result, "p50"))
-            if baseline:
-                row.append(_ratio(result, "p50", results.get((workload.name, baseline.name))))
-            row += [_cell(result, "p99"), _cell(result, "p999")]
-        rows.append(row)
-    return _table(heads, [row for row in rows if any(row[1:])])
-
-
-def _cell(result: Result | None, figure: str) -> str:
-    if result is None:
-        return ""
+def _cell(result: Result, figure: str, written: Callable[[float], str], first: bool) -> str:
     value = result.median(figure)
-    if value is None:
-        return "FAILED"
-    of_rounds = [each[figure] for each in result.rounds]
-    if len(of_rounds) == 1:
-        return f"{value:,.0f}"
-    return f"{value:,.0f} ({_short(min(of_rounds))}–{_short(max(of_rounds))})"
+    if value is not None:
+        return written(value)
+    if not first:
+        return ""
+    return "FAILED" if result.failures else "; ".join(dict.fromkeys(result.no_rate))
 
 
-def _short(value: float) -> str:
-    return f"{value / 1000:,.0f}k" if value >= 100_000 else f"{value:,.0f}"
+def _range(result: Result, figure: str, written: Callable[[float], str]) -> str:
+    if result.median(figure) is None:
+        return ""
+    found = [each[figure] for each in result.rounds]
+    return f"{written(min(found))}–{written(max(found))}"
 
 
-def _ratio(result: Result | None, figure: str, to: Result | None) -> str:
-    ratio = result.ratio(figure, to) if result is not None else None
+def _ratio(mine: Result, figure: str, theirs: Result) -> str:
+    ratio = mine.ratio(figure, theirs)
     return "" if ratio is None else f"{ratio:.2f}"
 
 
+def _goals(figures: Figures) -> str:
+    titles = {name: c["title"] for name, c in figures["contenders"].items()}
+    workloads = {w["name"]: w["title"] for w in figures["workloads"]}
+    heads = ["", "face", "goal", "found", ""]
+    rows = []
+    for each in figures["goals"]:
+        goal = each["goal"]
+        face = titles[each["face"]].removeprefix("pubsubd, ").removesuffix(" face")
+        sign = {"least": "≥", "most": "≤"}[goal["bound"]]
+        if goal["strictly"]:
+            sign = {"least": ">", "most": "<"}[goal["bound"]]
+        if goal["unit"]:
+            wanted = f"{sign} {goal['factor']:,g} {goal['unit']}"
+            found = "" if each["ratio"] is None else f"{each['ratio']:,.4g} {goal['unit']}"
+        else:
+            wanted = f"{sign} {goal['factor']:g} × {_rival(each, titles, workloads)}"
+            found = "" if each["ratio"] is None else f"{each['ratio']:.2f} ×"
+        met = {True: "met", False: "**not met**", None: "not judged: no figure"}[each["met"]]
+        rows.append([goal["title"], face, wanted, found, met])
+    met_ones = sum(each["met"] is True for each in figures["goals"])
+    return f"{met_ones} of {len(rows)} are met.\n\n{_table(heads, rows)}"
+
+
+def _rival(each: dict[str, Any], titles: dict[str, str], workloads: dict[str, str]) -> str:
+    goal = each["goal"]
+    if tuple(goal["against"]) == ("self",):
+        return f"itself with {workloads.get(goal['beside'], goal['beside'])}"
+    if each["against"]:
+        return titles[each["against"]]
+    against = goal["against"]
+    return against if isinstance(against, str) else " or ".join(titles.get(n, n) for n in against)
+
+
 def _table(heads: list[str], rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    widths = [max(3, *map(len, column)) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:
         first, *others = (
@@ -146,38 +269,5 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join((line(heads), "| " + " | ".join(rule) + " |", *map(line, rows)))
 
 
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 98, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _verdict(verdict: Verdict, titles: dict[str, str]) -> str:
-    goal = verdict.goal
-    sign = "≥" if goal.bound == "least" else "≤"
-    against = titles.get(goal.against, goal.against)
-    wanted = f"Floor, {goal.title}: {goal.faces} face {sign} {goal.factor:g} × {against}"
-    if verdict.met is None:
-        return f"{wanted}: NOT JUDGED, for want of a figure."
-    best = sorted(verdict.ratios, key=verdict.ratios.__getitem__, reverse=goal.bound == "least")
-    found = ", ".join(f"{titles[name]} {verdict.ratios[name]:.2f} ×" for name in best)
-    return f"{wanted}: {'met' if verdict.met else 'NOT MET'} ({found})."
-
-
-def as_json(
-    contenders: Sequence[Contender],
-    results: Results,
-    verdicts: Sequence[Verdict],
-    left_out: dict[str, str],
-    where: dict[str, Any],
-    effort: Effort,
-) -> dict[str, Any]:
-    """All of it."""
-    return {
-        **where,
-        "effort": asdict(effort),
-        "contenders": {
-            c.name: {"title": c.title, "how": c.how, "kind": c.kind} for c in contenders
-        },
-        "left_out": left_out,
-        "results": [{**asdict(result), "median": medians(result)} for result in results.values()],
-        "goals": [asdict(verdict) for verdict in verdicts],
-    }
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 98, subsequent_indent=indent, break_on_hyphens=False)

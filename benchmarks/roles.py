@@ -7,22 +7,20 @@ wait for from it, is in `measuring`.
 from __future__ import annotations
 
 import asyncio
-import resource
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import memory
 from benchmarks.contender import AsyncContender, BlockingContender, Contender, Meeting
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import KIB, WORKLOADS, Workload
 
 if TYPE_CHECKING:
     from benchmarks.child import Control
 
-__all__ = ["CHUNK", "Job", "find"]
+__all__ = ["PROBE_EVERY", "Cost", "Job", "clock", "find", "percentiles"]
 
-CHUNK = 256
-"""Messages between two looks at the clock."""
 PROBE_EVERY = 0.005
 """Seconds between two probes, and before an end marker is repeated."""
 
@@ -38,19 +36,19 @@ class Job:
         place: see `Meeting`.
         topic: see `Meeting`.
         workload: by name.
-        subscribers: how many there will be.
-        seconds: how long to send (throughput).
+        seconds: how long to send (throughput, rate).
         trips, warm_up: how many round trips to take, and how many before that (latency).
+        joins: how many subscribers to make (join).
     """
 
     control: Control
     place: str
     topic: str = ""
     workload: str = ""
-    subscribers: int = 1
     seconds: float = 0.0
     trips: int = 0
     warm_up: int = 0
+    joins: int = 0
     _announced: bool = field(default=False, init=False)
 
     @property
@@ -61,7 +59,13 @@ class Job:
     @property
     def meeting(self) -> Meeting:
         """The same for the contender."""
-        return Meeting(self.place, self.topic, self.subscribers, self.announce)
+        return self.meeting_at(self.topic)
+
+    def meeting_at(self, topic: str) -> Meeting:
+        """The same for another topic."""
+        kind = self.kind
+        large = kind.size >= 64 * KIB
+        return Meeting(self.place, topic, kind.subscribers, self.announce, large, kind.topics)
 
     def announce(self, place: str) -> None:
         """Tell the others where to go."""
@@ -78,16 +82,21 @@ class Job:
         self.control.say(word, **what)
 
 
-class _Cost:
+class Cost:
     """What a process spends while it is measured."""
 
     def __init__(self) -> None:
+        self._rss = memory.now()
         self._before = time.process_time()
 
     def so_far(self) -> dict[str, float]:
+        """CPU seconds; resident memory at its highest, and how much that is above the start."""
+        cpu = time.process_time() - self._before
+        most = memory.most()
         return {
-            "cpu_seconds": round(time.process_time() - self._before, 6),
-            "max_rss_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "cpu_seconds": round(cpu, 6),
+            "max_rss_kib": most,
+            "growth_kib": max(0, most - self._rss),
         }
 
 
@@ -95,19 +104,20 @@ class _Cost:
 
 
 def _publish(contender: BlockingContender, job: Job) -> None:
-    make, marker = job.kind.make, [job.kind.marker]
+    make, marker, chunk = job.kind.make, [job.kind.marker], job.kind.chunk
+    make(0, chunk)  # imports, and memory that is touched for the first time
     publisher = contender.open_publisher(job.meeting)
     job.announce(job.place)
     while not job.told("proven"):
         publisher.send_all(marker)
         time.sleep(PROBE_EVERY)
     n = 0
-    cost = _Cost()
+    cost = Cost()
     start = clock()
     end = start + int(job.seconds * 1e9)
     while clock() < end:
-        publisher.send_all(make(n, CHUNK))
-        n += CHUNK
+        publisher.send_all(make(n, chunk))
+        n += chunk
     publisher.send_all(marker)
     job.say("sent", messages=n, start=start, end=clock())
     while not job.told("over"):
@@ -118,19 +128,20 @@ def _publish(contender: BlockingContender, job: Job) -> None:
 
 
 async def _publish_async(contender: AsyncContender, job: Job) -> None:
-    make, marker = job.kind.make, [job.kind.marker]
+    make, marker, chunk = job.kind.make, [job.kind.marker], job.kind.chunk
+    make(0, chunk)  # imports, and memory that is touched for the first time
     publisher = await contender.open_publisher(job.meeting)
     job.announce(job.place)
     while not job.told("proven"):
         await publisher.send_all(marker)
         await asyncio.sleep(PROBE_EVERY)
     n = 0
-    cost = _Cost()
+    cost = Cost()
     start = clock()
     end = start + int(job.seconds * 1e9)
     while clock() < end:
-        await publisher.send_all(make(n, CHUNK))
-        n += CHUNK
+        await publisher.send_all(make(n, chunk))
+        n += chunk
     await publisher.send_all(marker)
     job.say("sent", messages=n, start=start, end=clock())
     while not job.told("over"):
@@ -141,9 +152,10 @@ async def _publish_async(contender: AsyncContender, job: Job) -> None:
 
 
 def _subscribe(contender: BlockingContender, job: Job) -> None:
+    job.kind.make(0, 1)  # imports
     subscriber = contender.open_subscriber(job.meeting)
     subscriber.drain()
-    cost = _Cost()
+    cost = Cost()
     job.say("proven")
     n, last = 0, None
     while not n:  # further probes
@@ -154,9 +166,10 @@ def _subscribe(contender: BlockingContender, job: Job) -> None:
 
 
 async def _subscribe_async(contender: AsyncContender, job: Job) -> None:
+    job.kind.make(0, 1)  # imports
     subscriber = await contender.open_subscriber(job.meeting)
     await subscriber.drain()
-    cost = _Cost()
+    cost = Cost()
     job.say("proven")
     n, last = 0, None
     while not n:  # further probes
@@ -166,9 +179,10 @@ async def _subscribe_async(contender: AsyncContender, job: Job) -> None:
     await subscriber.close()
 
 
-def _report(job: Job, n: int, last: Any, end: int, cost: _Cost) -> None:
+def _report(job: Job, n: int, last: Any, end: int, cost: Cost) -> None:
+    spent = cost.so_far()
     (expected,) = job.kind.make(n - 1, 1)
-    job.say("received", messages=n, end=end, last_is_right=last == expected, **cost.so_far())
+    job.say("received", messages=n, end=end, last_is_right=job.kind.same(last, expected), **spent)
 
 
 # --- round trips ------------------------------------------------------------------------
@@ -184,7 +198,7 @@ def _ping(contender: BlockingContender, job: Job) -> None:
     pair.receive()
     job.say("proven")
     taken = []
-    cost = _Cost()
+    cost = Cost()
     for i in range(job.warm_up + job.trips):
         (value,) = make(i, 1)
         start = clock()
@@ -195,7 +209,7 @@ def _ping(contender: BlockingContender, job: Job) -> None:
         taken.append(clock() - start)
         _check_reply(value, reply)
     pair.send(marker)
-    job.say("trips", **_percentiles(taken[job.warm_up :]), **cost.so_far())
+    job.say("trips", **percentiles(taken[job.warm_up :]), **cost.so_far())
     job.control.wait("over")
     pair.close()
 
@@ -210,18 +224,21 @@ async def _ping_async(contender: AsyncContender, job: Job) -> None:
     await pair.receive()
     job.say("proven")
     taken = []
-    cost = _Cost()
-    for i in range(job.warm_up + job.trips):
-        (value,) = make(i, 1)
-        start = clock()
-        await pair.send(value)
-        reply = await pair.receive()
-        while not reply:  # further probes
+    cost = Cost()
+    if hasattr(pair, "exchange"):  # it takes them from within its callbacks
+        taken = await pair.exchange(make(0, job.warm_up + job.trips))
+    else:
+        for i in range(job.warm_up + job.trips):
+            (value,) = make(i, 1)
+            start = clock()
+            await pair.send(value)
             reply = await pair.receive()
-        taken.append(clock() - start)
-        _check_reply(value, reply)
+            while not reply:  # further probes
+                reply = await pair.receive()
+            taken.append(clock() - start)
+            _check_reply(value, reply)
     await pair.send(marker)
-    job.say("trips", **_percentiles(taken[job.warm_up :]), **cost.so_far())
+    job.say("trips", **percentiles(taken[job.warm_up :]), **cost.so_far())
     await asyncio.to_thread(job.control.wait, "over")
     await pair.close()
 
@@ -236,7 +253,7 @@ def _pong(contender: BlockingContender, job: Job) -> None:
     value = pair.receive()
     while not value:  # further probes
         value = pair.receive()
-    cost = _Cost()
+    cost = Cost()
     while value:
         pair.send(value)
         value = pair.receive()
@@ -255,10 +272,13 @@ async def _pong_async(contender: AsyncContender, job: Job) -> None:
     value = await pair.receive()
     while not value:  # further probes
         value = await pair.receive()
-    cost = _Cost()
-    while value:
-        await pair.send(value)
-        value = await pair.receive()
+    cost = Cost()
+    if hasattr(pair, "echo"):
+        await pair.echo(value)
+    else:
+        while value:
+            await pair.send(value)
+            value = await pair.receive()
     job.say("cost", **cost.so_far())
     await asyncio.to_thread(job.control.wait, "over")
     await pair.close()
@@ -269,7 +289,7 @@ def _check_reply(value: Any, reply: Any) -> None:
         raise RuntimeError(f"the reply to {value!r} is {reply!r}: a message was lost or changed")
 
 
-def _percentiles(taken: Sequence[int]) -> dict[str, float]:
+def percentiles(taken: Sequence[int]) -> dict[str, float]:
     """Of times in nanoseconds, in microseconds."""
     ordered = sorted(taken)
     last = len(ordered) - 1
@@ -277,7 +297,7 @@ def _percentiles(taken: Sequence[int]) -> dict[str, float]:
     def at(share: float) -> float:
         return ordered[min(last, int(share * len(ordered)))] / 1000
 
-    return {"p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "trips": len(ordered)}
+    return {"p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "count": len(ordered)}
 
 
 # --- which ------------------------------------------------------------------------------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TextIO
+from typing import Any, TextIO
+
+import click
 
 from benchmarks.contender import Contender
-from benchmarks.measuring import Effort, measure
+from benchmarks.measuring import Effort, NoRate, measure
 from benchmarks.results import Result
 from benchmarks.stage import Failed, Stage
 from benchmarks.workloads import Workload
@@ -18,15 +19,22 @@ __all__ = ["Progress", "run_all"]
 
 
 class Progress:
-    """One line on standard error: what runs now, of how much. On a terminal it is written over
-    again and again; elsewhere there is a line for each round."""
+    """A bar on standard error: what runs now, of how much. Where that is no terminal, there is a
+    line for each round instead."""
 
     def __init__(self, total: int, out: TextIO | None = None) -> None:
-        self._total = total
-        self._done = 0
         self._out = out or sys.stderr
         self._live = self._out.isatty()
-        self._began = time.monotonic()
+        self._bar: Any = None
+        if self._live:
+            self._bar = click.progressbar(
+                length=total,
+                file=self._out,
+                show_pos=True,
+                width=24,
+                item_show_func=lambda what: (what or "")[:60],
+            )
+            self._bar.__enter__()
 
     def round(self, number: int, of: int) -> None:
         """A round begins."""
@@ -36,26 +44,24 @@ class Progress:
     def next(self, what: str) -> None:
         """A measurement begins."""
         if self._live:
-            left = ""
-            if self._done:
-                each = (time.monotonic() - self._began) / self._done
-                left = f", {each * (self._total - self._done):.0f} s to go"
-            self._write(f"[{self._done + 1}/{self._total}{left}] {what}")
-        self._done += 1
+            self._bar.update(0, what)
+            self._bar.render_progress()
+
+    def done(self) -> None:
+        """A measurement is over."""
+        if self._live:
+            self._bar.update(1, self._bar.current_item)
 
     def failed(self, what: str, why: str) -> None:
         """A measurement came to nothing."""
-        self._write("")
+        if self._live:
+            self._out.write("\r\x1b[2K")
         print(f"FAILED: {what}: {why}", file=self._out, flush=True)
 
     def over(self) -> None:
         """There is nothing more to say."""
-        self._write("")
-
-    def _write(self, text: str) -> None:
         if self._live:
-            self._out.write(f"\r\x1b[2K{text[:110]}")
-            self._out.flush()
+            self._bar.__exit__(None, None, None)
 
 
 def run_all(
@@ -83,6 +89,8 @@ def run_all(
                         try:
                             place = places.get(contender.name, "")
                             figures, remarks = measure(contender, workload, place, effort)
+                        except NoRate as reason:
+                            result.no_rate.append(str(reason))
                         except Failed as failure:
                             result.failures.append(str(failure))
                             progress.failed(what, str(failure))
@@ -90,6 +98,7 @@ def run_all(
                             result.rounds.append(figures)
                             if remarks:
                                 result.remarks.append(remarks)
+                        progress.done()
     finally:
         progress.over()
     return results

@@ -1,14 +1,33 @@
-"""The objects that are sent."""
+"""The objects that are sent, and what is measured with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Literal
 
-__all__ = ["WORKLOADS", "Group", "Workload"]
+__all__ = ["GROUPS", "KIB", "MIB", "WORKLOADS", "Group", "Workload"]
 
-Group = Literal["throughput", "latency"]
+Group = Literal["throughput", "latency", "fan-out", "rate", "topics", "join", "idle", "mixed"]
+
+GROUPS: Final[dict[Group, str]] = {
+    "throughput": "messages delivered a second, one publisher to one subscriber",
+    "latency": "round trips over two topics",
+    "fan-out": "deliveries a second, one publisher to several subscriber processes",
+    "rate": "one-way latency and CPU time at a fixed rate",
+    "topics": "messages delivered a second over many topics between two processes",
+    "join": "from making a subscriber to its first message",
+    "idle": "memory of a process that publishes and subscribes, but does nothing",
+    "mixed": "what a large message on the same link costs a small one",
+}
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return bool(one == other)
 
 
 @dataclass(frozen=True)
@@ -18,10 +37,18 @@ class Workload:
     Attributes:
         name: for the command line and JSON.
         title: for the table.
-        group: ``"throughput"`` (messages delivered a second) or ``"latency"`` (round trips).
+        group: what is measured, see `GROUPS`.
         make: ``make(first, count)``: these messages of the endless row of them. All are true.
         marker: a message that is false: probes, and the end of a run. An ordinary message in
             every other respect, of the same type, so that every contender can send it.
+        same: whether two of the messages are equal.
+        size: bytes of payload in a message, where that says more than their number.
+        chunk: messages between two looks at the clock.
+        subscribers: processes that subscribe.
+        rate: messages a second that the publisher keeps to (rate).
+        topics: how many there are (topics).
+        run: how many messages go to one topic before the next (topics).
+        needs: a package that it takes to make the messages.
     """
 
     name: str
@@ -29,21 +56,112 @@ class Workload:
     group: Group
     make: Callable[[int, int], list[Any]]
     marker: Any
+    same: Callable[[Any, Any], bool] = _equal
+    size: int = 0
+    chunk: int = 256
+    subscribers: int = 1
+    rate: int = 0
+    topics: int = 0
+    run: int = 1
+    needs: str = ""
+
+
+def small_dict(number: int) -> dict[str, Any]:
+    """The small dict of this number."""
+    return {"id": number, "v": 3.14, "s": "sensor-7"}
 
 
 def _small_dicts(first: int, count: int) -> list[Any]:
     return [{"id": i, "v": 3.14, "s": "sensor-7"} for i in range(first, first + count)]
 
 
-_KIB: Final = bytes(range(256)) * 4
+def _ints(first: int, count: int) -> list[Any]:
+    return list(range(first + 1, first + 1 + count))
 
 
-def _kibibytes(first: int, count: int) -> list[Any]:
-    return [_KIB] * count
+@cache
+def _payload(size: int) -> bytes:
+    return bytes(range(256)) * (size // 256)
+
+
+def _bytes_of(size: int) -> Callable[[int, int], list[Any]]:
+    def make(first: int, count: int) -> list[Any]:
+        return [_payload(size)] * count
+
+    return make
+
+
+@cache
+def _array() -> Any:
+    import numpy as np
+
+    return np.arange(MIB, dtype=np.float64)
+
+
+def _arrays(first: int, count: int) -> list[Any]:
+    return [{"a": _array()}] * count
+
+
+def _same_array(one: Any, other: Any) -> bool:
+    return bool((one["a"] == other["a"]).all())
 
 
 WORKLOADS: Final = (
     Workload("small-dict", "small dict", "throughput", _small_dicts, {}),
-    Workload("1-kib", "1 KiB bytes", "throughput", _kibibytes, b""),
+    Workload("int", "one int", "throughput", _ints, 0),
+    Workload("1-kib", "1 KiB bytes", "throughput", _bytes_of(KIB), b"", size=KIB),
+    Workload(
+        "64-kib", "64 KiB bytes", "throughput", _bytes_of(64 * KIB), b"", size=64 * KIB, chunk=16
+    ),
+    Workload("8-mib", "8 MiB bytes", "throughput", _bytes_of(8 * MIB), b"", size=8 * MIB, chunk=1),
+    Workload(
+        "8-mib-array",
+        "8 MiB numpy array, in a dict",
+        "throughput",
+        _arrays,
+        {},
+        same=_same_array,
+        size=8 * MIB,
+        chunk=1,
+        needs="numpy",
+    ),
     Workload("round-trip", "round trip of a small dict", "latency", _small_dicts, {}),
+    Workload("fan-out-1", "small dict to 1 subscriber", "fan-out", _small_dicts, {}),
+    Workload(
+        "fan-out-8", "small dict to 8 subscribers", "fan-out", _small_dicts, {}, subscribers=8
+    ),
+    Workload(
+        "fan-out-32", "small dict to 32 subscribers", "fan-out", _small_dicts, {}, subscribers=32
+    ),
+    Workload("rate-1k", "1,000 small dicts a second", "rate", _small_dicts, {}, rate=1_000),
+    Workload("rate-100k", "100,000 small dicts a second", "rate", _small_dicts, {}, rate=100_000),
+    Workload(
+        "topics-runs",
+        "1,000 topics, in runs of 100 messages",
+        "topics",
+        _small_dicts,
+        {},
+        chunk=1000,
+        topics=1000,
+        run=100,
+    ),
+    Workload(
+        "topics-each",
+        "1,000 topics, each message to another",
+        "topics",
+        _small_dicts,
+        {},
+        chunk=1000,
+        topics=1000,
+    ),
+    Workload("first-message", "first message of a new subscriber", "join", _small_dicts, {}),
+    Workload("idle", "memory of an idle process", "idle", _small_dicts, {}),
+    Workload(
+        "behind-8-mib",
+        "small dict beside 8 MiB messages on one link",
+        "mixed",
+        _small_dicts,
+        {},
+        rate=1_000,
+    ),
 )

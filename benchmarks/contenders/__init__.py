@@ -11,8 +11,14 @@ __all__ = ["MODULES", "load"]
 
 MODULES: Final = (
     "benchmarks.contenders.ours",
+    "benchmarks.contenders.pyzmq",
+    "benchmarks.contenders.zenoh",
+    "benchmarks.contenders.brokers",
     "benchmarks.contenders.stream",
+    "benchmarks.contenders.protocol",
     "benchmarks.contenders.sockets",
+    "benchmarks.contenders.codec",
+    "benchmarks.contenders.bare",
 )
 """Each has ``CONTENDERS``, a tuple of instances, and can be imported where what it measures is
 not installed."""

@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.contender import AsyncContender, BlockingContender, Meeting
+from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting
 from benchmarks.loops import run
-from pubsub.coordinator.server import Coordinator
 from pubsub.pub import AsyncPub, BlockingPub
 from pubsub.sub import AsyncSub, BlockingSub
 
@@ -17,6 +16,8 @@ __all__ = ["CONTENDERS"]
 
 
 async def _coordinate(announce: Callable[[str], None]) -> None:
+    from pubsub.coordinator.server import Coordinator  # here: no peer needs it
+
     coordinator = Coordinator(asyncio.get_running_loop())
     announce(str(await coordinator.start("127.0.0.1", 0)))
     await asyncio.Event().wait()
@@ -56,8 +57,28 @@ class _AsyncSubscriber:
             last = value
         return n, last
 
+    async def each(self, note: Callable[[Any], object]) -> None:
+        async for value in self._sub:
+            if not value:
+                break
+            note(value)
+
     async def close(self) -> None:
         await self._sub.close()
+
+
+class _AsyncTopics:
+    def __init__(self, pubs: list[AsyncPub]) -> None:
+        self._pubs = pubs
+        self._puts = [pub.put for pub in pubs]
+
+    async def send_to(self, topics: Sequence[int], values: Sequence[Any]) -> None:
+        puts = self._puts
+        for topic, value in zip(topics, values, strict=True):
+            await puts[topic](value)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(pub.close() for pub in self._pubs))
 
 
 class _AsyncPair:
@@ -81,9 +102,12 @@ class Async(AsyncContender):
     title = "pubsubd, async face"
     how = (
         '`Pub(overflow="block")`; `await pub.put(value)` one by one; `async for value in sub`. '
-        "Round trip: `pub.put(value)`, `await sub.get()`."
+        "Round trip: `pub.put(value)`, `await sub.get()`. Many topics: one Pub each, one "
+        "Sub with a pattern."
     )
+    family = "pubsub"
     kind = "ours"
+    groups = PUBSUB | {"topics", "mixed"}
     service = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
@@ -96,6 +120,17 @@ class Async(AsyncContender):
     async def open_subscriber(self, meeting: Meeting) -> _AsyncSubscriber:
         _use(meeting.place)
         return _AsyncSubscriber(await AsyncSub(meeting.topic))
+
+    async def open_topics(self, meeting: Meeting) -> _AsyncTopics:
+        _use(meeting.place)
+        pubs = [AsyncPub(f"{meeting.topic}/{i}", overflow="block") for i in range(meeting.topics)]
+        for pub in pubs:
+            await pub
+        return _AsyncTopics(pubs)
+
+    async def open_topics_subscriber(self, meeting: Meeting) -> _AsyncSubscriber:
+        _use(meeting.place)
+        return _AsyncSubscriber(await AsyncSub(f"{meeting.topic}/*"))
 
     async def open_pair(self, meeting: Meeting, first: bool) -> _AsyncPair:
         _use(meeting.place)
@@ -134,8 +169,29 @@ class _BlockingSubscriber:
             last = value
         return n, last
 
+    def each(self, note: Callable[[Any], object]) -> None:
+        for value in self._sub:
+            if not value:
+                break
+            note(value)
+
     def close(self) -> None:
         self._sub.close()
+
+
+class _BlockingTopics:
+    def __init__(self, pubs: list[BlockingPub]) -> None:
+        self._pubs = pubs
+        self._puts = [pub.put for pub in pubs]
+
+    def send_to(self, topics: Sequence[int], values: Sequence[Any]) -> None:
+        puts = self._puts
+        for topic, value in zip(topics, values, strict=True):
+            puts[topic](value)
+
+    def close(self) -> None:
+        for pub in self._pubs:
+            pub.close()
 
 
 class _BlockingPair:
@@ -159,7 +215,9 @@ class Blocking(BlockingContender):
         '`Pub(overflow="block")`; `pub.put(value)` one by one; `for value in sub`. Round trip: '
         "`pub.put(value)`, `sub.get()`."
     )
+    family = "pubsub"
     kind = "ours"
+    groups = PUBSUB | {"topics", "mixed"}
     service = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
@@ -172,6 +230,17 @@ class Blocking(BlockingContender):
     def open_subscriber(self, meeting: Meeting) -> _BlockingSubscriber:
         _use(meeting.place)
         return _BlockingSubscriber(BlockingSub(meeting.topic))
+
+    def open_topics(self, meeting: Meeting) -> _BlockingTopics:
+        _use(meeting.place)
+        pubs = [
+            BlockingPub(f"{meeting.topic}/{i}", overflow="block") for i in range(meeting.topics)
+        ]
+        return _BlockingTopics(pubs)
+
+    def open_topics_subscriber(self, meeting: Meeting) -> _BlockingSubscriber:
+        _use(meeting.place)
+        return _BlockingSubscriber(BlockingSub(f"{meeting.topic}/*"))
 
     def open_pair(self, meeting: Meeting, first: bool) -> _BlockingPair:
         _use(meeting.place)

@@ -7,12 +7,11 @@ messages is taken away, and what all the others are compared with.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgpack
-
-from benchmarks.contender import AsyncContender, Meeting
+from benchmarks.contender import PUBSUB, AsyncContender, Meeting
+from benchmarks.packing import packer, unpack
 
 __all__ = ["CONTENDERS"]
 
@@ -24,7 +23,7 @@ _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 class _Publisher:
     def __init__(self, connections: list[_Connection]) -> None:
         self._writers = [writer for _, writer in connections]
-        self._pack = msgpack.Packer().pack
+        self._pack = packer()
 
     async def send_all(self, values: Sequence[Any]) -> None:
         pack, writers = self._pack, self._writers
@@ -46,7 +45,7 @@ class _Subscriber:
         self._reader, self._writer = connection
 
     async def drain(self) -> tuple[int, Any]:
-        readexactly, unpack = self._reader.readexactly, msgpack.unpackb
+        readexactly = self._reader.readexactly
         n, last = 0, None
         while True:
             size = int.from_bytes(await readexactly(4), "big")
@@ -56,6 +55,15 @@ class _Subscriber:
             n += 1
             last = value
 
+    async def each(self, note: Callable[[Any], object]) -> None:
+        readexactly = self._reader.readexactly
+        while True:
+            size = int.from_bytes(await readexactly(4), "big")
+            value = unpack(await readexactly(size))
+            if not value:
+                return
+            note(value)
+
     async def close(self) -> None:
         self._writer.close()
 
@@ -63,7 +71,7 @@ class _Subscriber:
 class _Pair:
     def __init__(self, connection: _Connection) -> None:
         self._reader, self._writer = connection
-        self._pack = msgpack.Packer().pack
+        self._pack = packer()
 
     async def send(self, value: Any) -> None:
         data = self._pack(value)
@@ -71,7 +79,7 @@ class _Pair:
 
     async def receive(self) -> Any:
         size = int.from_bytes(await self._reader.readexactly(4), "big")
-        return msgpack.unpackb(await self._reader.readexactly(size))
+        return unpack(await self._reader.readexactly(size))
 
     async def close(self) -> None:
         self._writer.close()
@@ -84,11 +92,12 @@ class Stream(AsyncContender):
     title = "plain uvloop stream"
     how = (
         "asyncio streams on uvloop, limit 1 MiB, one connection; a frame is a 4-byte length and "
-        "one message, packed by a reused msgpack Packer; `write` each and `drain` after each 256; "
-        "`readexactly` twice a frame, `unpackb`."
+        "one message, packed by a reused msgpack Packer; `write` each and `drain` after each 256 "
+        "(large ones: each 1 MiB); `readexactly` twice a frame, `unpackb`."
     )
     kind = "baseline"
     packages = ("uvloop",)
+    groups = PUBSUB - {"join", "idle"}
 
     async def open_publisher(self, meeting: Meeting) -> _Publisher:
         return _Publisher(await _accept(meeting))

@@ -1,0 +1,320 @@
+"""ØMQ by pyzmq: PUB and SUB sockets, blocking and on asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from benchmarks.contender import (
+    PUBSUB,
+    AsyncContender,
+    BlockingContender,
+    Meeting,
+)
+from benchmarks.packing import join, packer, split, unpack
+
+__all__ = ["CONTENDERS"]
+
+HWM = 100_000
+"""Messages that a socket holds, where it does not drop."""
+
+
+@cache
+def _zmq() -> Any:
+    import zmq
+
+    return zmq
+
+
+@cache
+def _context(asynchronous: bool) -> Any:
+    if not asynchronous:
+        return _zmq().Context()
+    import zmq.asyncio
+
+    return zmq.asyncio.Context()
+
+
+def _socket(name: str, asynchronous: bool, no_drop: bool, hwm: int | None) -> Any:
+    zmq = _zmq()
+    socket = _context(asynchronous).socket(getattr(zmq, name))
+    socket.linger = 0
+    if hwm is not None:
+        socket.set_hwm(hwm)
+    if name == "PUB" and no_drop:
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
+    if name == "SUB":
+        socket.setsockopt(zmq.SUBSCRIBE, b"")
+    return socket
+
+
+def _bind(socket: Any) -> str:
+    socket.bind("tcp://127.0.0.1:*")
+    endpoint: bytes = socket.getsockopt(_zmq().LAST_ENDPOINT)
+    return endpoint.rstrip(b"\0").decode()
+
+
+# --- blocking ---------------------------------------------------------------------------
+
+
+class _Publisher:
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self._pack = packer()
+
+    def send_all(self, values: Sequence[Any]) -> None:
+        send, pack = self._socket.send, self._pack
+        for value in values:
+            send(pack(value))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _LargePublisher(_Publisher):
+    def send_all(self, values: Sequence[Any]) -> None:
+        send = self._socket.send_multipart
+        for value in values:
+            send(split(value), copy=False)
+
+
+class _Topics(_Publisher):
+    def __init__(self, socket: Any, topics: int) -> None:
+        super().__init__(socket)
+        self._names = [b"%d/" % i for i in range(topics)]
+
+    def send_to(self, topics: Sequence[int], values: Sequence[Any]) -> None:
+        send, pack, names = self._socket.send, self._pack, self._names
+        for topic, value in zip(topics, values, strict=True):
+            send(names[topic] + pack(value))
+
+
+class _Subscriber:
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+
+    def drain(self) -> tuple[int, Any]:
+        recv = self._socket.recv
+        n, last = 0, None
+        while value := unpack(recv()):
+            n += 1
+            last = value
+        return n, last
+
+    def each(self, note: Callable[[Any], object]) -> None:
+        recv = self._socket.recv
+        while value := unpack(recv()):
+            note(value)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _LargeSubscriber(_Subscriber):
+    def drain(self) -> tuple[int, Any]:
+        recv = self._socket.recv_multipart
+        n, last = 0, None
+        while True:
+            head, body = recv(copy=False)
+            value = join(head.bytes, body.buffer)
+            if not value:
+                return n, last
+            n += 1
+            last = value
+
+
+class _TopicsSubscriber(_Subscriber):
+    def drain(self) -> tuple[int, Any]:
+        recv = self._socket.recv
+        n, last = 0, None
+        while value := unpack(recv().partition(b"/")[2]):
+            n += 1
+            last = value
+        return n, last
+
+
+class _Pair:
+    def __init__(self, out: Any, into: Any) -> None:
+        self._out, self._into = out, into
+        self._pack = packer()
+
+    def send(self, value: Any) -> None:
+        self._out.send(self._pack(value))
+
+    def receive(self) -> Any:
+        return unpack(self._into.recv())
+
+    def close(self) -> None:
+        self._out.close()
+        self._into.close()
+
+
+class NoDrop(BlockingContender):
+    """A full queue makes the publisher wait."""
+
+    name = "pyzmq-nodrop"
+    family = "pyzmq"
+    title = "pyzmq blocking, no-drop"
+    how = (
+        f"PUB/SUB over TCP, `XPUB_NODROP`, SNDHWM and RCVHWM {HWM:,}; one frame a message, "
+        "`socket.send(packer.pack(value))`, `unpackb(socket.recv())`; large ones: head and buffer "
+        "as two frames, `copy=False` on both sides."
+    )
+    packages = ("zmq",)
+    groups = PUBSUB | {"topics"}
+    no_drop = True
+    hwm: int | None = HWM
+
+    def _socket(self, name: str, large: bool = False) -> Any:
+        # a hundred thousand large messages would be a queue without limit
+        return _socket(name, False, self.no_drop, None if large else self.hwm)
+
+    def open_publisher(self, meeting: Meeting) -> _Publisher:
+        socket = self._socket("PUB", meeting.large)
+        meeting.announce(_bind(socket))
+        return _LargePublisher(socket) if meeting.large else _Publisher(socket)
+
+    def open_subscriber(self, meeting: Meeting) -> _Subscriber:
+        socket = self._socket("SUB", meeting.large)
+        socket.connect(meeting.place)
+        return _LargeSubscriber(socket) if meeting.large else _Subscriber(socket)
+
+    def open_topics(self, meeting: Meeting) -> _Topics:
+        socket = self._socket("PUB")
+        meeting.announce(_bind(socket))
+        return _Topics(socket, meeting.topics)
+
+    def open_topics_subscriber(self, meeting: Meeting) -> _Subscriber:
+        socket = self._socket("SUB")
+        socket.connect(meeting.place)
+        return _TopicsSubscriber(socket)
+
+    def open_pair(self, meeting: Meeting, first: bool) -> _Pair:
+        return _Pair(*_two(self._socket("PUB"), self._socket("SUB"), meeting, first))
+
+
+def _two(out: Any, into: Any, meeting: Meeting, first: bool) -> tuple[Any, Any]:
+    """Both sockets of one end; the first end binds both."""
+    if first:
+        meeting.announce(f"{_bind(out)} {_bind(into)}")
+    else:
+        theirs, mine = meeting.place.split()
+        out.connect(mine)
+        into.connect(theirs)
+    return out, into
+
+
+class Default(NoDrop):
+    """A full queue drops."""
+
+    name = "pyzmq"
+    title = "pyzmq blocking"
+    how = "the same with the defaults: queues of 1,000 messages, and what finds them full is lost."
+    groups = PUBSUB
+    lossy = True
+    no_drop = False
+    hwm = None
+
+
+# --- asyncio ----------------------------------------------------------------------------
+
+
+class _AsyncPublisher:
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self._pack = packer()
+
+    async def send_all(self, values: Sequence[Any]) -> None:
+        send, pack = self._socket.send, self._pack
+        for value in values:
+            await send(pack(value))
+
+    async def close(self) -> None:
+        self._socket.close()
+
+
+class _AsyncLargePublisher(_AsyncPublisher):
+    async def send_all(self, values: Sequence[Any]) -> None:
+        send = self._socket.send_multipart
+        for value in values:
+            await send(split(value), copy=False)
+
+
+class _AsyncSubscriber:
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+
+    async def drain(self) -> tuple[int, Any]:
+        recv = self._socket.recv
+        n, last = 0, None
+        while value := unpack(await recv()):
+            n += 1
+            last = value
+        return n, last
+
+    async def each(self, note: Callable[[Any], object]) -> None:
+        recv = self._socket.recv
+        while value := unpack(await recv()):
+            note(value)
+
+    async def close(self) -> None:
+        self._socket.close()
+
+
+class _AsyncLargeSubscriber(_AsyncSubscriber):
+    async def drain(self) -> tuple[int, Any]:
+        recv = self._socket.recv_multipart
+        n, last = 0, None
+        while True:
+            head, body = await recv(copy=False)
+            value = join(head.bytes, body.buffer)
+            if not value:
+                return n, last
+            n += 1
+            last = value
+
+
+class _AsyncPair:
+    def __init__(self, out: Any, into: Any) -> None:
+        self._out, self._into = out, into
+        self._pack = packer()
+
+    async def send(self, value: Any) -> None:
+        await self._out.send(self._pack(value))
+
+    async def receive(self) -> Any:
+        return unpack(await self._into.recv())
+
+    async def close(self) -> None:
+        self._out.close()
+        self._into.close()
+
+
+class Asyncio(AsyncContender):
+    """`zmq.asyncio`."""
+
+    name = "pyzmq-asyncio"
+    family = "pyzmq"
+    title = "pyzmq asyncio on uvloop, no-drop"
+    how = "as blocking, no-drop, with `zmq.asyncio`: `await socket.send(…)`, `await socket.recv()`."
+    packages = ("zmq", "uvloop")
+
+    def _socket(self, name: str, large: bool = False) -> Any:
+        return _socket(name, True, True, None if large else HWM)
+
+    async def open_publisher(self, meeting: Meeting) -> _AsyncPublisher:
+        socket = self._socket("PUB", meeting.large)
+        meeting.announce(_bind(socket))
+        return _AsyncLargePublisher(socket) if meeting.large else _AsyncPublisher(socket)
+
+    async def open_subscriber(self, meeting: Meeting) -> _AsyncSubscriber:
+        socket = self._socket("SUB", meeting.large)
+        socket.connect(meeting.place)
+        return _AsyncLargeSubscriber(socket) if meeting.large else _AsyncSubscriber(socket)
+
+    async def open_pair(self, meeting: Meeting, first: bool) -> _AsyncPair:
+        return _AsyncPair(*_two(self._socket("PUB"), self._socket("SUB"), meeting, first))
+
+
+CONTENDERS = (Default(), NoDrop(), Asyncio())

@@ -1,0 +1,179 @@
+"""Zenoh: two peers, one TCP connection, no scouting."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+from benchmarks.contender import PUBSUB, BlockingContender, Meeting
+from benchmarks.packing import packer, unpack
+
+__all__ = ["CONTENDERS"]
+
+CAPACITY = 10_000
+"""Samples that the handler holds; when it is full, the transport waits."""
+
+
+@cache
+def _zenoh() -> Any:
+    import zenoh
+
+    return zenoh
+
+
+class _Publisher:
+    def __init__(self, session: Any, topics: Sequence[str]) -> None:
+        self._session = session
+        block = _zenoh().CongestionControl.BLOCK
+        self._publishers = [
+            session.declare_publisher(topic, congestion_control=block) for topic in topics
+        ]
+        self._puts = [publisher.put for publisher in self._publishers]
+        self._pack = packer()
+
+    def send_all(self, values: Sequence[Any]) -> None:
+        put, pack = self._puts[0], self._pack
+        for value in values:
+            put(pack(value))
+
+    def send_to(self, topics: Sequence[int], values: Sequence[Any]) -> None:
+        puts, pack = self._puts, self._pack
+        for topic, value in zip(topics, values, strict=True):
+            puts[topic](pack(value))
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class _Subscriber:
+    def __init__(self, session: Any, topic: str) -> None:
+        self._subscriber = session.declare_subscriber(
+            topic, _zenoh().handlers.FifoChannel(CAPACITY)
+        )
+
+    def drain(self) -> tuple[int, Any]:
+        recv = self._subscriber.recv
+        n, last = 0, None
+        while value := unpack(recv().payload.to_bytes()):
+            n += 1
+            last = value
+        return n, last
+
+    def each(self, note: Callable[[Any], object]) -> None:
+        recv = self._subscriber.recv
+        while value := unpack(recv().payload.to_bytes()):
+            note(value)
+
+    def close(self) -> None:
+        self._subscriber.undeclare()
+
+
+class _Pair:
+    def __init__(self, session: Any, out: str, into: str) -> None:
+        self._session = session
+        block = _zenoh().CongestionControl.BLOCK
+        self._publisher = session.declare_publisher(out, congestion_control=block)
+        self._subscriber = session.declare_subscriber(into, _zenoh().handlers.FifoChannel(CAPACITY))
+        self._pack = packer()
+
+    def send(self, value: Any) -> None:
+        self._publisher.put(self._pack(value))
+
+    def receive(self) -> Any:
+        return unpack(self._subscriber.recv().payload.to_bytes())
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class Zenoh(BlockingContender):
+    """Zenoh over TCP."""
+
+    name = "zenoh"
+    family = "zenoh"
+    title = "zenoh, fifo handler"
+    how = (
+        "two peers over TCP, no scouting, shared memory off; congestion control BLOCK, a "
+        f"`FifoChannel` of {CAPACITY:,}; `publisher.put(packer.pack(value))`, "
+        "`unpackb(subscriber.recv().payload.to_bytes())`."
+    )
+    packages = ("zenoh",)
+    groups = PUBSUB | {"topics"}
+    settings: tuple[tuple[str, Any], ...] = (("transport/shared_memory/enabled", False),)
+
+    def __init__(self) -> None:
+        self._joined: Any = None
+
+    def _session(self, **endpoints: str) -> Any:
+        config = _zenoh().Config()
+        settings = [
+            ("mode", "peer"),
+            ("scouting/multicast/enabled", False),
+            ("listen/endpoints", [endpoints["listen"]] if "listen" in endpoints else []),
+            ("connect/endpoints", [endpoints["connect"]] if "connect" in endpoints else []),
+            *self.settings,
+        ]
+        for key, value in settings:
+            config.insert_json5(key, json.dumps(value))
+        return _zenoh().open(config)
+
+    def _listen(self, meeting: Meeting) -> Any:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            endpoint = f"tcp/127.0.0.1:{server.getsockname()[1]}"
+        session = self._session(listen=endpoint)
+        meeting.announce(endpoint)
+        return session
+
+    def _join(self, meeting: Meeting) -> Any:
+        if self._joined is None:  # one session of a process, however many subscribers
+            self._joined = self._session(connect=meeting.place)
+        return self._joined
+
+    def open_publisher(self, meeting: Meeting) -> _Publisher:
+        return _Publisher(self._listen(meeting), [meeting.topic])
+
+    def open_subscriber(self, meeting: Meeting) -> _Subscriber:
+        return _Subscriber(self._join(meeting), meeting.topic)
+
+    def open_topics(self, meeting: Meeting) -> _Publisher:
+        topics = [f"{meeting.topic}/{i}" for i in range(meeting.topics)]
+        return _Publisher(self._listen(meeting), topics)
+
+    def open_topics_subscriber(self, meeting: Meeting) -> _Subscriber:
+        return _Subscriber(self._join(meeting), f"{meeting.topic}/*")
+
+    def open_pair(self, meeting: Meeting, first: bool) -> _Pair:
+        session = self._listen(meeting) if first else self._join(meeting)
+        there, back = f"{meeting.topic}/there", f"{meeting.topic}/back"
+        return _Pair(session, *((there, back) if first else (back, there)))
+
+
+class LowLatency(Zenoh):
+    """Its low-latency transport."""
+
+    name = "zenoh-low-latency"
+    title = "zenoh, low-latency mode"
+    how = "the same with `transport/unicast/lowlatency` on and QoS off."
+    groups = frozenset(("latency", "rate"))
+    settings = (
+        *Zenoh.settings,
+        ("transport/unicast/lowlatency", True),
+        ("transport/unicast/qos/enabled", False),
+    )
+
+
+class SharedMemory(Zenoh):
+    """Its default where both ends are on one machine."""
+
+    name = "zenoh-shm"
+    title = "zenoh, shared memory"
+    how = "the same with shared memory on, as is the default: no TCP from 3 KiB on."
+    groups = frozenset(("throughput",))
+    workloads = frozenset(("64-kib", "8-mib", "8-mib-array"))
+    settings = ()
+
+
+CONTENDERS = (Zenoh(), LowLatency(), SharedMemory())

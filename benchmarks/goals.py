@@ -1,0 +1,168 @@
+"""The goals: what this library's figures are to be, most of them as ratios within one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from benchmarks.results import Result, Results
+
+__all__ = ["GOALS", "PEERS", "Goal", "Verdict", "judge"]
+
+PEERS: Final = "every peer"
+"""As `against`: the best of the peers, whoever that is."""
+ZMQ: Final = ("pyzmq", "pyzmq-nodrop")
+"""pyzmq blocking: the better of what it can do, where that is a rate at all."""
+
+Bound = Literal["least", "most"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure to reach.
+
+    Attributes:
+        title: what it is about.
+        workload, figure: what is compared, by name.
+        bound: ``"least"`` or ``"most"``: which side of `factor` is good.
+        factor: the ratio to reach; without `against`, the figure itself.
+        against: contenders to compare with, the best of them, or `PEERS`; ``("self",)``: the same
+            face with the workload `beside`; empty: nobody.
+        beside: the workload of theirs, if it is another.
+        faces: which of our faces it is about; empty: all.
+        unit: of a figure that is compared with nobody.
+        less: a contender whose figure is first taken off.
+        strictly: the bound itself is not good enough.
+    """
+
+    title: str
+    workload: str
+    figure: str
+    bound: Bound
+    factor: float
+    against: tuple[str, ...] | str = ()
+    beside: str = ""
+    faces: tuple[str, ...] = ()
+    unit: str = ""
+    less: str = ""
+    strictly: bool = False
+
+    def met_by(self, ratio: float) -> bool:
+        """Whether it is good enough."""
+        if self.strictly and ratio == self.factor:
+            return False
+        return ratio >= self.factor if self.bound == "least" else ratio <= self.factor
+
+
+_ASYNC, _BLOCKING = ("pubsub-async",), ("pubsub-blocking",)
+
+
+def _at_least(title: str, workload: str, factor: float, *against: str, beside: str = "") -> Goal:
+    return Goal(title, workload, "rate", "least", factor, against, beside)
+
+
+def _below(title: str, figure: str, against: tuple[str, ...] | str, faces: tuple[str, ...]) -> Goal:
+    return Goal(title, "round-trip", figure, "most", 1.0, against, faces=faces, strictly=True)
+
+
+GOALS: Final = (
+    _at_least("small dict", "small-dict", 1.6, *ZMQ),
+    _at_least("int", "int", 2.0, *ZMQ),
+    Goal("1 KiB bytes", "1-kib", "rate", "least", 2.0, PEERS),
+    _at_least("64 KiB bytes", "64-kib", 0.9, "sockets"),
+    _at_least("64 KiB bytes", "64-kib", 2.0, *ZMQ),
+    _at_least("8 MiB bytes", "8-mib", 0.75, "sockets"),
+    _at_least("8 MiB bytes", "8-mib", 1.2, *ZMQ),
+    _at_least("8 MiB numpy array", "8-mib-array", 0.9, "sockets", beside="8-mib"),
+    _at_least("8 MiB numpy array", "8-mib-array", 1.2, *ZMQ),
+    _at_least("fan-out to 8", "fan-out-8", 1.5, *ZMQ),
+    _at_least("fan-out to 32", "fan-out-32", 1.5, *ZMQ),
+    Goal("fan-out to 8: publisher's growth", "fan-out-8", "growth_mib", "most", 64, unit="MiB"),
+    Goal("fan-out to 32: publisher's growth", "fan-out-32", "growth_mib", "most", 64, unit="MiB"),
+    Goal("round trip p50", "round-trip", "p50", "most", 1.2, ("protocol",), faces=_ASYNC),
+    Goal("round trip p99", "round-trip", "p99", "most", 1.4, ("protocol",), faces=_ASYNC),
+    _below("round trip p50", "p50", PEERS, _ASYNC),
+    _below("round trip p99", "p99", PEERS, _ASYNC),
+    _below("round trip p50", "p50", ZMQ, _BLOCKING),
+    _below("round trip p99", "p99", ZMQ, _BLOCKING),
+    Goal("a put each 1 ms, one way, p99", "rate-1k", "p99", "most", 1.3, ("protocol",)),
+    _at_least("1,000 topics, in runs", "topics-runs", 0.8, "self", beside="small-dict"),
+    _at_least("1,000 topics, each another", "topics-each", 0.3, "self", beside="small-dict"),
+    Goal("first message of a new Sub, median", "first-message", "p50", "most", 2_000, unit="µs"),
+    Goal("idle process, above a bare one", "idle", "rss_mib", "most", 6, unit="MiB", less="bare"),
+    Goal(
+        "delay of a small message behind 8 MiB on its link, p99",
+        "behind-8-mib",
+        "delay_p99",
+        "most",
+        2_000,
+        unit="µs",
+    ),
+    Goal("CPU per small dict, at full speed", "small-dict", "cpu_per_million", "most", 0.6, ZMQ),
+    Goal("CPU per small dict, at 100,000/s", "rate-100k", "cpu_per_million", "most", 0.6, ZMQ),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a goal for one face.
+
+    Attributes:
+        goal: which.
+        face: whose.
+        ours, theirs: the figures; None where there is none.
+        against: whose figure `theirs` is.
+        ratio: of the two, or the figure itself where the goal compares with nobody.
+        met: None when it could not be judged.
+    """
+
+    goal: Goal
+    face: str
+    ours: float | None
+    theirs: float | None
+    against: str
+    ratio: float | None
+    met: bool | None
+
+
+def judge(goal: Goal, results: Results, kinds: Mapping[str, str]) -> list[Verdict]:
+    """Hold a goal against the results. `kinds` are the contenders', by name."""
+    ours = [name for name, kind in kinds.items() if kind == "ours"]
+    return [
+        _judge(goal, face, results, kinds)
+        for face in ours
+        if (not goal.faces or face in goal.faces) and (goal.workload, face) in results
+    ]
+
+
+def _judge(goal: Goal, face: str, results: Results, kinds: Mapping[str, str]) -> Verdict:
+    mine = results[goal.workload, face].median(goal.figure)
+    if goal.less and mine is not None:
+        base = _median(results.get((goal.workload, goal.less)), goal.figure)
+        mine = mine - base if base is not None else None
+    if not goal.against:
+        met = goal.met_by(mine) if mine is not None else None
+        return Verdict(goal, face, mine, None, goal.less, mine, met)
+    names: list[str] = []
+    if goal.against == PEERS:
+        names = [name for name, kind in kinds.items() if kind == "peer"]
+    else:
+        names = [face if name == "self" else name for name in goal.against]
+    workload = goal.beside or goal.workload
+    found = {
+        name: figure
+        for name in names
+        if (figure := _median(results.get((workload, name)), goal.figure)) is not None
+    }
+    if not found:
+        return Verdict(goal, face, mine, None, "", None, None)
+    # the rival that is hardest to beat
+    rival = (max if goal.bound == "least" else min)(found, key=found.__getitem__)
+    ratio = mine / found[rival] if mine is not None and found[rival] else None
+    met = goal.met_by(ratio) if ratio is not None else None
+    return Verdict(goal, face, mine, found[rival], rival, ratio, met)
+
+
+def _median(result: Result | None, figure: str) -> float | None:
+    return result.median(figure) if result is not None else None
