@@ -1,6 +1,9 @@
 """The benchmarks: one command that measures this library and its peers side by side.
 
-    python -m benchmarks [--only throughput,latency] [--peers NAME,…] [--json FILE] [--smoke]
+    make bench                                            all of it, under 15 minutes
+    make bench ONLY=throughput,latency PEERS=pyzmq,zenoh  some of it
+    make bench ARGS="--write docs"                        docs/benchmarks.md, its chart and figures
+    python -m benchmarks --from docs/benchmarks.json      the report again, nothing measured
 
 How it is made, from the outside in:
 
@@ -10,10 +13,15 @@ How it is made, from the outside in:
 `measuring`       the course of one measurement, as its parent process directs it
 `stage`           child processes: started, spoken to, listened to, and never left behind
 `child`, `roles`  what runs in a child: publisher, subscriber, the two ends of a round trip
-`workloads`       the objects that are sent
-`contender`       what a library has to provide to be measured; `contenders/` has one module each
-`results`         medians, ratios, and the goals that they are held against
-`report`          the table for people and the JSON for programs
+`special`         the roles of what is neither plain throughput nor a round trip
+`workloads`       the objects that are sent, and what is measured with them
+`packing`         msgpack as the peers' users would set it up
+`contender`       what a library has to provide to be measured; `contenders/` has the modules
+`results`         medians and ratios
+`goals`           what the figures are held against
+`report`          the tables for people and the JSON for programs
+`chart`           the same as bars (SVG)
+`memory`          of a process
 `machine`         where it was measured
 ================  ==============================================================================
 
@@ -25,7 +33,9 @@ What keeps it honest:
   one monotonic clock that all processes of a machine share. (A subscriber's own clock would not
   see the time in which a burst grew that it then gets as one batch.)
 - A publisher sends for a given time, not a given number: no queue may swallow the whole run.
-- The subscriber counts. A rate with loss is no rate, but a failure.
+- The subscriber counts. A rate with loss is no rate: a failure, or, of a contender that is made to
+  drop messages, the share that it lost in place of a figure.
+- Memory that is touched for the first time, and imports, come before the clock starts.
 - All contenders take turns within each round, and the order turns with the rounds, so that what
   else the machine does hits all alike. Figures are medians over the rounds.
 

@@ -15,9 +15,9 @@ from benchmarks.running import run_all
 from benchmarks.stage import Failed
 from benchmarks.workloads import WORKLOADS, Workload
 
-FULL = Effort(rounds=3, seconds=1.0, trips=8_000, warm_up=1_000, joins=50)
+FULL = Effort(rounds=3, seconds=0.8, trips=8_000, warm_up=1_000, joins=50)
 SMOKE = Effort(rounds=1, seconds=0.02, trips=100, warm_up=10, joins=3)
-BEGIN, END = "<!-- figures: begin (made by `make bench ARGS=…`) -->", "<!-- figures: end -->"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 def _arguments() -> argparse.Namespace:

@@ -114,7 +114,7 @@ class Course:
     def prove(self, publisher: Child, *subscribers: Child) -> None:
         """Wait until every subscriber has got a probe."""
         for subscriber in subscribers:
-            self.hear(subscriber, "proven", 0.5 * len(subscribers))
+            self.hear(subscriber, "proven", 0.5 * (len(subscribers) - 1))
         publisher.say("proven")
 
     def check(self, sent: Figures, received: Figures) -> None:
@@ -195,13 +195,14 @@ def _round_trips(course: Course) -> Figures:
 
 def _paced(course: Course) -> Figures:
     effort, workload, hear = course.effort, course.workload, course.hear
-    publisher = course.start("publish-paced", seconds=effort.seconds)
+    seconds = 2 * effort.seconds  # for percentiles of slow ones
+    publisher = course.start("publish-paced", seconds=seconds)
     subscriber = course.start("subscribe-noting")
     course.meet(publisher, subscriber)
     course.prove(publisher, subscriber)
-    sent = hear(publisher, "sent", 20 * effort.seconds)
+    sent = hear(publisher, "sent", 20 * seconds)
     subscriber.say("sent")
-    received = hear(subscriber, "received", 10 * effort.seconds)
+    received = hear(subscriber, "received", 10 * seconds)
     publisher.say("over")
     cost = hear(publisher, "cost")
     subscriber.say("over")
@@ -259,7 +260,7 @@ def _idle(course: Course) -> Figures:
 
 def _mixed(course: Course) -> Figures:
     effort, hear = course.effort, course.hear
-    seconds = 2 * effort.seconds
+    seconds = max(0.4, 2 * effort.seconds)  # several large ones
     publisher = course.start("publish-both", seconds=seconds)
     subscriber = course.start("subscribe-both")
     course.meet(publisher, subscriber)

@@ -190,8 +190,8 @@ class _BlockingTopics:
             puts[topic](value)
 
     def close(self) -> None:
-        for pub in self._pubs:
-            pub.close()
+        for pub in self._pubs:  # one after the other: none waits for a subscriber that is gone
+            pub.close(linger=0)
 
 
 class _BlockingPair:
@@ -213,7 +213,7 @@ class Blocking(BlockingContender):
     title = "pubsubd, blocking face"
     how = (
         '`Pub(overflow="block")`; `pub.put(value)` one by one; `for value in sub`. Round trip: '
-        "`pub.put(value)`, `sub.get()`."
+        "`pub.put(value)`, `sub.get()`. Many topics: one Pub each, one Sub with a pattern."
     )
     family = "pubsub"
     kind = "ours"
