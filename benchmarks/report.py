@@ -133,6 +133,11 @@ def as_text(figures: Figures, level: int = 2) -> str:
             + f" of {effort['seconds']:g} s each, all contenders in turn."
         )
     ]
+    if load is not None and load > 0.25 * machine["cpus"]:
+        parts.append(
+            "**The machine was busy with other things when this began: what differs here may be "
+            "their doing.**"
+        )
     sign = "#" * level
     if figures["goals"]:
         parts += [f"{sign} Goals", _goals(figures)]
@@ -235,7 +240,7 @@ def _goals(figures: Figures) -> str:
             sign = {"least": ">", "most": "<"}[goal["bound"]]
         if goal["unit"]:
             wanted = f"{sign} {goal['factor']:,g} {goal['unit']}"
-            found = "" if each["ratio"] is None else f"{each['ratio']:,.4g} {goal['unit']}"
+            found = "" if each["ratio"] is None else f"{_short(each['ratio'])} {goal['unit']}"
         else:
             wanted = f"{sign} {goal['factor']:g} × {_rival(each, titles, workloads)}"
             found = "" if each["ratio"] is None else f"{each['ratio']:.2f} ×"
