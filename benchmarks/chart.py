@@ -58,23 +58,25 @@ def _panel(workload: dict[str, str], figures: dict[str, Any]) -> tuple[list[str]
     sized = any("mb_per_second" in each for r in found.values() for each in r.rounds)
     figure = "mb_per_second" if sized else columns[0][0]
     heading, written = named[figure]
-    values = {name: value for name, r in found.items() if (value := r.median(figure)) is not None}
-    if not values:
+    values = {name: result.median(figure) for name, result in found.items()}
+    most = max((value for value in values.values() if value is not None), default=0.0)
+    if not most:
         return None
-    most = max(values.values()) or 1.0
-    title = f"{workload['title']}: {heading}"
+    better = "more" if columns[0][0] == "rate" else "less"
+    title = f"{workload['title']}: {heading} ({better} is better)"
     lines = [f'<text x="0" y="14" font-weight="600" font-size="13">{escape(title)}</text>']
     y = _HEAD
     for name, value in values.items():
         contender = figures["contenders"][name]
-        size = max(1.0, _BAR * max(0.0, value) / most)
+        size = max(1.0, _BAR * max(0.0, value or 0.0) / most)
+        told = written(value) if value is not None else ("; ".join(found[name].no_rate) or "failed")
         weight = ' font-weight="600"' if contender["kind"] == "ours" else ""
         lines.append(
             f'<text x="{_LABEL - 6}" y="{y + 10}" text-anchor="end"{weight}>'
             f"{escape(_cut(contender['title']))}</text>"
             f'<rect x="{_LABEL}" y="{y}" width="{size:.1f}" height="{_ROW - 5}" rx="2" '
             f'fill="{_COLOURS[contender["kind"]]}"/>'
-            f'<text x="{_LABEL + size + 5:.1f}" y="{y + 10}">{escape(written(value))}</text>'
+            f'<text x="{_LABEL + size + 5:.1f}" y="{y + 10}">{escape(told)}</text>'
         )
         y += _ROW
     return lines, float(y)

@@ -11,7 +11,7 @@ from benchmarks.results import Result, Results
 __all__ = ["GOALS", "PEERS", "Goal", "Verdict", "judge"]
 
 PEERS: Final = "every peer"
-"""As `against`: the best of the peers, whoever that is."""
+"""As `against`: the best of the peers, whoever that is; the plain stream is one of them."""
 ZMQ: Final = ("pyzmq", "pyzmq-nodrop")
 """pyzmq blocking: the better of what it can do, where that is a rate at all."""
 
@@ -146,7 +146,7 @@ def _judge(goal: Goal, face: str, results: Results, kinds: Mapping[str, str]) ->
         return Verdict(goal, face, mine, None, goal.less, mine, met)
     names: list[str] = []
     if goal.against == PEERS:
-        names = [name for name, kind in kinds.items() if kind == "peer"]
+        names = [name for name, kind in kinds.items() if kind in ("peer", "baseline")]
     else:
         names = [face if name == "self" else name for name in goal.against]
     workload = goal.beside or goal.workload

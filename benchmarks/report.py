@@ -59,9 +59,9 @@ COLUMNS: Final[dict[Group, tuple[Column, ...]]] = {
     "join": (("p50", "median µs", _short), ("p99", "p99 µs", _short), ("cold", "first µs", _short)),
     "idle": (("rss_mib", "resident MiB", _fixed),),
     "mixed": (
-        ("alone_p50", "alone p50 µs", _short),
-        ("behind_p50", "behind p50 µs", _short),
         ("delay_p99", "delay p99 µs", _short),
+        ("behind_p50", "behind p50 µs", _short),
+        ("alone_p50", "alone p50 µs", _short),
         ("delay_most", "longest delay µs", _short),
     ),
 }

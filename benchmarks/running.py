@@ -109,9 +109,7 @@ def run_all(
         for contender in contenders:
             same = results.get((twin.same_as, contender.name))
             if same is not None and contender.can(twin):
-                results[twin.name, contender.name] = replace(
-                    same, workload=twin.name, failures=[], remarks=[]
-                )
+                results[twin.name, contender.name] = replace(same, workload=twin.name, remarks=[])
     return results
 
 

@@ -212,7 +212,7 @@ def test_the_documentation_is_written(
     assert "**1 KiB bytes**" in out
     root = ElementTree.fromstring((made / "benchmarks.svg").read_text())
     texts = {element.text for element in root.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"pubsubd, async face", "1 KiB bytes: MB/s"} <= texts
+    assert {"pubsubd, async face", "1 KiB bytes: MB/s (more is better)"} <= texts
 
 
 def _result(workload: str, contender: str, *rates: float, **more: Any) -> Result:

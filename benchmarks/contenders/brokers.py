@@ -134,13 +134,17 @@ class Nats(AsyncContender):
 
     def serve(self, announce: Callable[[str], None]) -> None:
         port = _free_port()
-        with tempfile.TemporaryDirectory() as folder:
-            config = Path(folder, "nats.conf")
-            config.write_text(
+        with tempfile.NamedTemporaryFile("w", suffix=".conf", delete=False) as config:
+            config.write(
                 f"listen: 127.0.0.1:{port}\nmax_payload: 64MB\nmax_pending: 1GB\n"
                 "write_deadline: 60s\n"
             )
-            _run(["nats-server", "-c", str(config), "-l", "/dev/null"], port, announce)
+
+        def ready(place: str) -> None:
+            Path(config.name).unlink()  # it has been read
+            announce(place)
+
+        _run(["nats-server", "-c", config.name, "-l", "/dev/null"], port, ready)
 
     async def _connect(self, meeting: Meeting) -> Any:
         if self._client is None:  # one connection of a process
