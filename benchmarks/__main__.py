@@ -110,17 +110,20 @@ def _pick_contenders(faces: list[str], names: list[str]) -> list[Contender]:
         known.update(modules.load(module))
     picked = dict(known) if not names else {}
     for name in names:
-        if name in known:
-            picked[name] = known[name]
-        elif family := {n: c for n, c in known.items() if c.family == name}:
+        if family := {n: c for n, c in known.items() if c.family == name}:
             picked.update(family)
+        elif name in known:
+            picked[name] = known[name]
         elif "." in name:
             try:
                 picked.update(modules.load(name))
             except ImportError as error:
                 raise ValueError(f"--peers: {name!r} cannot be imported: {error}") from None
         else:
-            there = ", ".join(n for n, c in known.items() if c.kind != "ours")
+            names_there = [
+                n for c in known.values() if c.kind != "ours" for n in (c.family, c.name)
+            ]
+            there = ", ".join(dict.fromkeys(filter(None, names_there)))
             raise ValueError(f"--peers: there is no {name!r}; there are {there}")
     ours = {c.name: c for c in known.values() if c.kind == "ours"}
     unknown = sorted(set(faces) - set(ours) - {"none"})

@@ -12,7 +12,7 @@ __all__ = ["GOALS", "PEERS", "Goal", "Verdict", "judge"]
 
 PEERS: Final = "every peer"
 """As `against`: the best of the peers, whoever that is; the plain stream is one of them."""
-ZMQ: Final = ("pyzmq", "pyzmq-nodrop")
+ZMQ: Final = ("pyzmq-default", "pyzmq-nodrop")
 """pyzmq blocking: the better of what it can do, where that is a rate at all."""
 
 Bound = Literal["least", "most"]

@@ -166,6 +166,12 @@ async def _publish_topics(face: Face, job: Job) -> None:
     publisher = await face.do(face.it.open_topics, job.meeting)
     job.announce(job.place)
     everywhere = list(range(kind.topics))
+    chunk = kind.chunk
+    cycle = max(1, kind.topics * kind.run // chunk)  # chunks until the topics come round again
+    rows = [
+        [number // kind.run % kind.topics for number in range(i * chunk, (i + 1) * chunk)]
+        for i in range(cycle)
+    ]
     markers = [kind.marker] * kind.topics
     while not job.told("proven"):
         await face.do(publisher.send_to, everywhere, markers)
@@ -175,10 +181,8 @@ async def _publish_topics(face: Face, job: Job) -> None:
     start = clock()
     end = start + int(job.seconds * 1e9)
     while clock() < end:
-        numbers = range(n, n + kind.chunk)
-        topics = [number // kind.run % kind.topics for number in numbers]
-        await face.do(publisher.send_to, topics, kind.make(n, kind.chunk))
-        n += kind.chunk
+        await face.do(publisher.send_to, rows[n // chunk % cycle], kind.make(n, chunk))
+        n += chunk
     spent = cost.so_far()
     job.say("sent", messages=n, start=start, end=clock())
     while not job.told("over"):

@@ -82,7 +82,7 @@ CONTENDERS = (Lossy(), Hanging(), Crashing(), Dying(), Missing())
 '''
 
 
-PEERS = "stream,sockets,msgpack,pyzmq-nodrop,zenoh,nats,redis"
+PEERS = "stream,sockets,msgpack,pyzmq-nodrop,zenoh-tcp,nats-py,redis-py"
 
 
 ONLY = "1-kib,64-kib,fan-out-1,rate-1k,topics-each,join,idle"
@@ -155,7 +155,7 @@ def test_every_contender_works(runs: dict[str, subprocess.Popen[str]], folder: P
     assert {"pubsubd", "msgpack"} <= set(figures["versions"])
     contenders, left_out = figures["contenders"], figures["left_out"]
     assert {"pubsub-async", "pubsub-blocking", "sockets", "msgpack"} <= set(contenders)
-    for name in PEERS.replace("nats", "nats-py").replace("redis", "redis-py").split(","):
+    for name in PEERS.split(","):
         assert name in contenders or "package" in left_out[name] or "program" in left_out[name]
     for name in contenders:
         assert any(result["contender"] == name for result in figures["results"])

@@ -208,7 +208,7 @@ def _two(out: Any, into: Any, meeting: Meeting, first: bool) -> tuple[Any, Any]:
 class Default(NoDrop):
     """A full queue drops."""
 
-    name = "pyzmq"
+    name = "pyzmq-default"
     title = "pyzmq blocking"
     how = "the same with the defaults: queues of 1,000 messages, and what finds them full is lost."
     groups = frozenset(("throughput", "fan-out"))

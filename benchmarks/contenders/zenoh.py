@@ -92,7 +92,7 @@ class _Pair:
 class Zenoh(BlockingContender):
     """Zenoh over TCP."""
 
-    name = "zenoh"
+    name = "zenoh-tcp"
     family = "zenoh"
     title = "zenoh, fifo handler"
     how = (
