@@ -49,6 +49,7 @@ PAGES = (
     "README.md",
     "CHANGELOG.md",
     "docs/architecture.md",
+    "docs/benchmarks.md",
     "docs/cli.md",
     "docs/guarantees.md",
     PROTOCOL,

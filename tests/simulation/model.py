@@ -227,9 +227,11 @@ class Model:
                 # coordinators may die; but a Sub must find one again before the Pub's patience
                 # with who is older ends, and may need 2 s between two attempts
                 since, until = pub.created_at, pub.created_at + self.join_timeout
+                if pub.ready_at is not None and not pub.block:
+                    until = pub.ready_at + self.join_timeout
                 ignoring = frozenset({"coordinator", "down"})
                 late = self.faults.only("down")
-                if self.faults.clear(since, until, ignoring) and late.clear(since + 1.5, until):
+                if self.faults.clear(since, until, ignoring) and late.clear(until - 3.5, until):
                     view = sub.view(pub)
                     view.most_start = 0
                     view.why = "it is older than the Pub"
