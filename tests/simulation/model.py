@@ -15,7 +15,7 @@ from pubsub.core.stream import StreamKey
 from pubsub.core.topics import is_pattern, matches
 
 if TYPE_CHECKING:
-    from tests.simulation.world import PeerProcess
+    from tests.simulation.processes import PeerProcess
 
 __all__ = ["Faults", "Model", "PubRecord", "SubRecord", "View", "Violation"]
 

@@ -11,7 +11,8 @@ import pytest
 
 from pubsub.core.cursor import Cursor
 from tests.simulation.model import Violation
-from tests.simulation.world import CoordinatorProcess, PeerProcess, Plan, World, run
+from tests.simulation.processes import CoordinatorProcess, PeerProcess
+from tests.simulation.world import Plan, World, run
 
 
 class Stage(World):
