@@ -23,11 +23,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgpack
 
 from pubsub import exttypes, numpytypes
+from pubsub.buffers import LargeBuffer
 from pubsub.errors import DecodeError, EncodeError, MessageTooLarge, PubSubError, WrongContext
 from pubsub.exttypes import (
     BUFFER,
@@ -367,6 +368,7 @@ class Encoder:
         return index.to_bytes(4, "big")
 
 
+Buffer: TypeAlias = bytes | LargeBuffer
 _HOLDS_BYTES: Final = frozenset((bytes, bytearray, memoryview, dict, list, tuple))
 _BUFFER_HEADER: Final = bytes((0xD6, BUFFER))  # fixext 4
 
@@ -388,14 +390,13 @@ class Decoder:
         DecodeError: a codec that is unknown or not allowed.
     """
 
-    __slots__ = ("_depth", "_finish", "_idle", "_keep_buffers", "_readers", "_unpack", "_waiting")
+    __slots__ = ("_depth", "_finish", "_idle", "_readers", "_unpack", "_waiting")
 
     def __init__(self, codec: str, *, allow_pickle: bool = False) -> None:
-        self._waiting: list[bytes | bytearray | None] = []  # buffers not yet given out
+        self._waiting: list[Buffer | None] = []  # buffers not yet given out
         self._depth = 0
         self._idle: list[Any] = []  # Unpackers for tuples and sets
         self._finish: Callable[[list[Any]], list[Any]] | None = None
-        self._keep_buffers = False
         self._readers: dict[int, Callable[[bytes], Any]] = {BUFFER: self._read_buffer}
         if codec == "msgpack":
             self._readers.update(exttypes.READERS)
@@ -412,7 +413,6 @@ class Decoder:
                     "this topic"
                 )
             self._finish = _unpickle
-            self._keep_buffers = True  # pickle reads a bytearray as it is
         elif codec == "raw":
             self._finish = _only_bytes
         else:
@@ -425,14 +425,14 @@ class Decoder:
         )
 
     def decode(
-        self, body: bytes | bytearray | memoryview, buffers: Sequence[bytes | bytearray] = ()
+        self, body: bytes | bytearray | memoryview, buffers: Sequence[Buffer] = ()
     ) -> list[Any]:
         """The values of a batch.
 
         Parameters:
             body: one msgpack array.
-            buffers: the out-of-band buffers of its last value. An array that comes in a
-                bytearray is built on it without a copy.
+            buffers: the out-of-band buffers of its last value. What comes in a LargeBuffer is not
+                copied.
 
         Raises:
             DecodeError: anything is wrong with any of them; `decode_each` tells them apart.
@@ -462,7 +462,7 @@ class Decoder:
             raise DecodeError(_reason(error)) from error
 
     def decode_each(
-        self, body: bytes | bytearray | memoryview, buffers: Sequence[bytes | bytearray] = ()
+        self, body: bytes | bytearray | memoryview, buffers: Sequence[Buffer] = ()
     ) -> list[Any]:
         """The values of a batch that `decode` refused, with a DecodeError in place of each that
         cannot be decoded; where the structure breaks, in place of all that would follow.
@@ -558,16 +558,18 @@ class Decoder:
         finally:
             self._depth = depth
 
-    def _read_buffer(self, payload: bytes) -> bytes | bytearray:
+    def _read_buffer(self, payload: bytes) -> bytes:
         if len(payload) != 4:
             raise ValueError("no index")
         buffer = self._take(payload)
-        return buffer if type(buffer) is bytes or self._keep_buffers else bytes(buffer)
+        return buffer.take_bytes() if isinstance(buffer, LargeBuffer) else buffer
 
     def _read_array_out_of_band(self, payload: bytes) -> Any:
-        return numpytypes.build_array(payload, 4, self._take(payload))
+        buffer = self._take(payload)
+        items = buffer.take_memory() if isinstance(buffer, LargeBuffer) else buffer
+        return numpytypes.build_array(payload, 4, items)
 
-    def _take(self, payload: bytes) -> bytes | bytearray:
+    def _take(self, payload: bytes) -> Buffer:
         """The buffer of the index that a payload begins with. Once only: a hundred references
         would make a hundred copies."""
         index = int.from_bytes(payload[:4], "big")
@@ -592,7 +594,7 @@ def _unpickle(values: list[Any]) -> list[Any]:
 
     found = []
     for value in values:
-        if type(value) is not bytes and type(value) is not bytearray:
+        if type(value) is not bytes:
             raise DecodeError("a message that is not a pickle")
         try:
             found.append(pickle.loads(value))

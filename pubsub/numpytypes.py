@@ -200,16 +200,16 @@ def read_array(payload: bytes) -> Array:
     return _build(dtype, shape, order, bytearray(memoryview(payload)[end:]))
 
 
-def build_array(payload: bytes, start: int, items: bytes | bytearray) -> Array:
+def build_array(payload: bytes, start: int, items: bytes | memoryview) -> Array:
     """The array of a head (from `start` on) with its items elsewhere.
 
-    It is writeable: built on a bytearray as it is, or on a copy of bytes.
+    It is writeable: built on memory that is, or on a copy of bytes.
     """
     dtype, shape, order, end = _read_head(payload, start)
     if end != len(payload):
         raise ValueError("more than a head")
     array = _build(dtype, shape, order, items)
-    return array if isinstance(items, bytearray) else array.copy(order="K")
+    return array.copy(order="K") if isinstance(items, bytes) else array
 
 
 def _read_head(payload: bytes, start: int) -> tuple[DType, tuple[int, ...], str, int]:
@@ -236,7 +236,9 @@ def _dtype_bytes(payload: bytes, start: int) -> tuple[bytes, int]:
     return payload[start:end], end
 
 
-def _build(dtype: DType, shape: tuple[int, ...], order: str, items: bytes | bytearray) -> Array:
+def _build(
+    dtype: DType, shape: tuple[int, ...], order: str, items: bytes | bytearray | memoryview
+) -> Array:
     if prod(shape) * dtype.itemsize != len(items):  # exact: Python's numbers do not overflow
         raise ValueError(
             f"{len(items)} bytes for the shape {shape} of items of {dtype.itemsize} bytes"

@@ -26,15 +26,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pubsub.buffers import LargeBuffer
 from pubsub.codec import CODECS, LARGE, Decoder, Encoder
 from pubsub.errors import DecodeError, EncodeError, MessageTooLarge
 from pubsub.exttypes import BUFFER, DATETIME, SET, TUPLE
+from tests.core.buffers import arrived
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_MESSAGE = 256 * 1024 * 1024
 BIG = bytes(range(256)) * (LARGE // 256)  # exactly LARGE
-
-Bytes = bytes | bytearray
 
 
 class Large:
@@ -332,7 +332,7 @@ def test_large_bytes_are_taken_out_without_a_copy_at_both_ends() -> None:
     [found] = Decoder("msgpack").decode(body, buffers)
     assert same(found, value)
     assert found["a"][1] is BIG
-    [found] = Decoder("msgpack").decode(body, list(map(bytearray, buffers)))
+    [found] = Decoder("msgpack").decode(body, list(map(arrived, buffers)))
     assert same(found, value)
 
 
@@ -381,7 +381,7 @@ def test_large_values_of_pickle_and_raw_travel_out_of_band_by_themselves(codec: 
         [buffer] = enc.buffers
         assert len(body) < 50
         decoder = Decoder(codec, allow_pickle=True)
-        for received in (buffer, bytearray(buffer)):
+        for received in (buffer, arrived(buffer)):
             assert same(decoder.decode(body, [received]), [b"small", BIG])
             assert same(decoder.decode_each(body, [received]), [b"small", BIG])
 
@@ -671,7 +671,7 @@ def peak_of(action: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def refused(body: bytes, buffers: list[Bytes] | None = None) -> int:
+def refused(body: bytes, buffers: list[bytes | LargeBuffer] | None = None) -> int:
     """Asserts that it is, and returns the memory that this took."""
 
     def decode() -> None:
@@ -714,7 +714,7 @@ def test_random_bytes_raise_nothing_but_decode_error(body: bytes) -> None:
     st.lists(st.binary(max_size=20), max_size=2),
 )
 def test_random_extensions_raise_nothing_but_decode_error(
-    payload: bytes, code: int, buffers: list[Bytes]
+    payload: bytes, code: int, buffers: list[bytes | LargeBuffer]
 ) -> None:
     body = b"\x91" + ext(code, payload)
     decoder = Decoder("msgpack")

@@ -26,6 +26,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "links": ("pubsub.discovery", "pubsub.link"),
     "core": ("pubsub.core",),
     "base": (
+        "pubsub.buffers",
         "pubsub.codec",
         "pubsub.config",
         "pubsub.errors",

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pubsub.buffers import LargeBuffer
 from pubsub.codec import LARGE, Decoder, Encoder
 from pubsub.errors import DecodeError, EncodeError, MessageTooLarge
 from pubsub.exttypes import NDARRAY, NDARRAY_OUT_OF_BAND, NUMPY_SCALAR
+from tests.core.buffers import arrived
 
 np = pytest.importorskip("numpy")
 hnp = pytest.importorskip("hypothesis.extra.numpy")
@@ -32,7 +34,7 @@ def packed(value: Any) -> tuple[bytes, list[bytes]]:
 def round_trip(value: Any) -> Any:
     body, buffers = packed(value)
     [found] = Decoder("msgpack").decode(body, buffers)
-    [again] = Decoder("msgpack").decode(body, list(map(bytearray, buffers)))
+    [again] = Decoder("msgpack").decode(body, list(map(arrived, buffers)))
     if isinstance(value, np.ndarray):
         assert_same(again, found)
     return found
@@ -173,12 +175,12 @@ def test_a_large_array_travels_out_of_band_and_is_not_copied_by_the_receiver(ord
     assert [len(buffer) for buffer in enc.buffers] == [LARGE, LARGE]
     assert all(type(buffer) is bytes for buffer in enc.buffers)
     array[0, 0] = 99  # what was put is what it was then
-    received = list(map(bytearray, enc.buffers))
+    received = list(map(arrived, enc.buffers))
     [found] = Decoder("msgpack").decode(body, received)
     array[0, 0] = 0
     assert_same(found["a"][0], array)
     assert_same(found["b"], array)
-    received[0][0] = 7
+    received[0].take_memory()[0] = 7
     assert found["a"][0][0, 0] == 7
     assert found["b"][0, 0] == 0
     [shared] = Decoder("msgpack").decode(body, enc.buffers)
@@ -309,7 +311,7 @@ def head(dtype: Any, *shape: int, flags: int = 0) -> bytes:
     return bytes((flags, len(shape))) + sizes + dtype_bytes(dtype)
 
 
-def decode(code: int, payload: bytes, *buffers: bytes | bytearray) -> Any:
+def decode(code: int, payload: bytes, *buffers: bytes | LargeBuffer) -> Any:
     body = b"\x91" + msgpack.packb(msgpack.ExtType(code, payload))
     return Decoder("msgpack").decode(body, buffers)[0]
 
@@ -389,7 +391,7 @@ def test_a_hostile_dtype_is_refused(dtype: Any) -> None:
     with pytest.raises(DecodeError):
         decode(NDARRAY, head(dtype, 0))
     with pytest.raises(DecodeError):
-        decode(NDARRAY_OUT_OF_BAND, bytes(4) + head(dtype, 1), bytearray(8))
+        decode(NDARRAY_OUT_OF_BAND, bytes(4) + head(dtype, 1), arrived(bytes(8)))
     with pytest.raises(DecodeError):
         decode(NUMPY_SCALAR, dtype_bytes(dtype) + bytes(8))
 
@@ -425,7 +427,7 @@ def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...], size: int)
     with pytest.raises(DecodeError, match=r"^a message with a broken numpy array"):
         decode(NDARRAY, head("<i8", *shape) + bytes(size))
     with pytest.raises(DecodeError, match=r"^a message with a broken numpy array"):
-        decode(NDARRAY_OUT_OF_BAND, bytes(4) + head("<i8", *shape), bytearray(size))
+        decode(NDARRAY_OUT_OF_BAND, bytes(4) + head("<i8", *shape), arrived(bytes(size)))
 
 
 @pytest.mark.parametrize(
@@ -440,9 +442,9 @@ def test_a_head_that_ends_too_early_is_refused(payload: bytes) -> None:
 def test_out_of_band_items_are_given_out_once() -> None:
     reference = msgpack.packb(msgpack.ExtType(NDARRAY_OUT_OF_BAND, bytes(4) + head("<i8", 1)))
     with pytest.raises(DecodeError, match="its buffer is missing"):
-        Decoder("msgpack").decode(b"\x92" + reference + reference, [bytearray(8)])
+        Decoder("msgpack").decode(b"\x92" + reference + reference, [arrived(bytes(8))])
     with pytest.raises(DecodeError, match="more than a head"):
-        decode(NDARRAY_OUT_OF_BAND, bytes(4) + head("<i8", 1) + b"x", bytearray(8))
+        decode(NDARRAY_OUT_OF_BAND, bytes(4) + head("<i8", 1) + b"x", arrived(bytes(8)))
 
 
 @pytest.mark.parametrize("text", [b"\xff", b"\xed\xa0\x80"])
@@ -454,7 +456,7 @@ def test_a_str_that_is_not_utf_8_is_refused(text: bytes) -> None:
 @given(st.binary(max_size=60), st.sampled_from([NDARRAY, NDARRAY_OUT_OF_BAND, NUMPY_SCALAR]))
 def test_random_payloads_raise_nothing_but_decode_error(payload: bytes, code: int) -> None:
     try:
-        decode(code, payload, bytearray(16))
+        decode(code, payload, arrived(bytes(16)))
     except DecodeError:
         pass
 

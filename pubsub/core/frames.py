@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgpack
 
+from pubsub.buffers import LargeBuffer
 from pubsub.core.messages import MAX_PAYLOAD_BEFORE_WELCOME, Control, Kind, parse
 from pubsub.errors import ProtocolError
 
@@ -90,7 +91,7 @@ def buffer_header(channel: int, total: int, offset: int, size: int) -> bytes:
     )
 
 
-def buffers_cost(buffers: Sequence[bytes | bytearray]) -> int:
+def buffers_cost(buffers: Sequence[bytes | LargeBuffer]) -> int:
     """What the large buffers of a batch count for in windows and buffers."""
     return sum(max(len(buffer), SMALLEST_BUFFER) for buffer in buffers)
 

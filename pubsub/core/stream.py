@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pubsub.core.frames import BATCH_COST, BUFFER_PIECE, SMALLEST_BUFFER, buffers_cost
+from pubsub.buffers import LargeBuffer
+from pubsub.core.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
 from pubsub.errors import ProtocolError
 
 if TYPE_CHECKING:
     from pubsub.core.inbox import Inbox
 
 __all__ = ["Entry", "Route", "Stream", "StreamKey"]
-
-_ZEROS = memoryview(bytes(BUFFER_PIECE))
 
 
 class StreamKey(NamedTuple):
@@ -69,7 +68,7 @@ class Entry:
         skip: int = 0,
         sent_at: float = 0.0,
         body: bytes | memoryview = b"",
-        buffers: tuple[bytes | bytearray, ...] = (),
+        buffers: tuple[bytes | LargeBuffer, ...] = (),
         gaps: tuple[tuple[int, str], ...] = (),
         size: int = 0,
         error: Exception | None = None,
@@ -105,9 +104,7 @@ class Stream:
         "_assembling",
         "_base",
         "_buffers",
-        "_filled",
         "_pending",
-        "_total",
         "ack_every",
         "ack_stage",
         "acked",
@@ -156,9 +153,8 @@ class Stream:
         self.received_bytes = self.consumed_bytes = self.acked_bytes = self.limit = 0
         self._base = 0  # of received_bytes, where the present channel's count began
         self._allowed = 0  # the highest limit of this channel: what was sent before a lower one
-        self._assembling: bytearray | None = None
-        self._filled = self._total = 0
-        self._buffers: list[bytearray] = []
+        self._assembling: LargeBuffer | None = None
+        self._buffers: list[LargeBuffer] = []
         self._pending = 0  # what these count for
 
     # --- opening and closing ------------------------------------------------------------
@@ -245,20 +241,16 @@ class Stream:
                     f"a batch of more than {self.max_batch:,} bytes (max_message)", code="limit"
                 )
             self._check_window(pending + BATCH_COST)
-            self._assembling = bytearray(size)
-            self._filled = 0
-            self._total = total
+            self._assembling = LargeBuffer(total)
         buffer = self._assembling
-        if offset != self._filled or total != self._total:
-            raise ProtocolError(f"a BUFFER at {offset} of {total} where {self._filled} was due")
-        self._filled += size
-        if self._filled > len(buffer):  # memory grows with what came, not by what was announced
-            buffer.extend(_ZEROS[: self._filled - len(buffer)])
-        if self._filled == total:
+        filled = len(buffer)
+        if offset != filled or total != buffer.total:
+            raise ProtocolError(f"a BUFFER at {offset} of {total} where {filled} was due")
+        if filled + size == total:
             self._buffers.append(buffer)
             self._pending += max(total, SMALLEST_BUFFER)
             self._assembling = None
-        return memoryview(buffer)[offset : offset + size]
+        return buffer.room(size)
 
     def data(self, first: int, count: int, sent_at: float, body: bytes | memoryview) -> None:
         """A batch came over the wire, behind its buffers.
@@ -266,7 +258,7 @@ class Stream:
         Raises:
             ProtocolError: it is no message that may come now.
         """
-        buffers: tuple[bytes | bytearray, ...] = ()
+        buffers: tuple[LargeBuffer, ...] = ()
         if self._buffers or self._assembling is not None:
             if self._assembling is not None:
                 raise ProtocolError("a DATA in the middle of a large buffer")
@@ -280,7 +272,7 @@ class Stream:
         count: int,
         sent_at: float,
         body: bytes | memoryview,
-        buffers: tuple[bytes | bytearray, ...],
+        buffers: tuple[bytes | LargeBuffer, ...],
     ) -> None:
         """A whole batch is here."""
         expected = self.expected

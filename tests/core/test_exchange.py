@@ -37,6 +37,7 @@ from pubsub.core.receiving import Receiving
 from pubsub.core.serving import Serving
 from pubsub.core.stream import Entry, Stream, StreamKey
 from pubsub.errors import ProtocolError
+from tests.core.buffers import contents
 
 PUBLISHER = "publisher"
 JOIN, RESUME = 5.0, 30.0
@@ -215,7 +216,7 @@ class Sink:
         assert entry.size - BATCH_COST <= self.max_batch
         values = msgpack.unpackb(entry.body)[entry.skip :]
         assert values == account.source.values[entry.first : entry.end]
-        assert tuple(map(bytes, entry.buffers)) == account.source.buffers[entry.end]
+        assert tuple(map(contents, entry.buffers)) == account.source.buffers[entry.end]
         assert entry.sent_at == 12.5
 
     # --- what must hold at any time -----------------------------------------------------

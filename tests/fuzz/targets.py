@@ -56,6 +56,7 @@ from pubsub.core.serving import Serving
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.errors import AuthError, DecodeError, ProtocolError
 from pubsub.link import Link
+from tests.core.buffers import arrived
 
 __all__ = ["TARGETS"]
 
@@ -449,10 +450,10 @@ def subscriber(raw: bytes) -> None:
         if not stream.open:
             due = stream.expected or choices.number(3)
             return encode(Subscribed(channel, "t", "msgpack", due, due + choices.number(2), 1000))
-        if stream._assembling is not None:
-            left = stream._total - stream._filled
-            size = min(left, choices.one_of(1, 1000, 10_000))
-            return buffer_header(channel, stream._total, stream._filled, size) + bytes(size)
+        buffer = stream._assembling
+        if buffer is not None:
+            size = min(buffer.total - len(buffer), choices.one_of(1, 1000, 10_000))
+            return buffer_header(channel, buffer.total, len(buffer), size) + bytes(size)
         what = choices.number(16)
         if what == 0:
             return encode(End(channel, (stream.expected or 0) + choices.number(3), "closed", ""))
@@ -660,7 +661,7 @@ def values(raw: bytes) -> None:
     choices = Choices(raw)
     codec = choices.one_of("msgpack", "msgpack", "msgpack", "raw")
     decoder = Decoder(codec)
-    buffers = tuple(bytearray(choices.number(100)) for _ in range(choices.number(3)))
+    buffers = tuple(arrived(bytes(choices.number(100))) for _ in range(choices.number(3)))
     parts = [msgpack.packb(anything(choices)) for _ in range(choices.number(5))]
     for _ in range(choices.number(3)):
         depth = choices.one_of(1, 30, 40, 600, 1100)
