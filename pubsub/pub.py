@@ -18,6 +18,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from itertools import chain, islice
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
@@ -41,6 +42,11 @@ OVERHEAD = BATCH_COST + len(array_header(0))
 """What a batch counts for beyond its messages."""
 HANDOVER_BYTES = 1 * MIB
 """Bytes that a BlockingPub may be ahead of its loop's thread; then `put` lets that run."""
+
+LOCKED_PUTS = 255
+"""Messages of one put_many that a BlockingPub puts without letting other threads in between."""
+_PLAIN = (list, tuple)
+"""What can be gone through without running code of others."""
 
 Batch = tuple[int, bytes, tuple[bytes, ...], float]
 
@@ -139,6 +145,7 @@ class Pub:
         self._parts: list[bytes] = []
         self._bytes = 0  # of the parts of the present batch, where it is not on the fast path
         self._room: float = 0  # what `_left` was set to when the present batch began
+        self._done: Any = None  # what `put` returns when there is nothing to wait for
         self._open()
 
     def _open(self) -> None:
@@ -179,6 +186,30 @@ class Pub:
         An error leaves the messages before it put, and those behind it not.
         """
         raise NotImplementedError
+
+    def _slow(self, data: bytes, value: Any) -> Any:
+        """A put that is out of the ordinary."""
+        raise NotImplementedError
+
+    def _put_run(self, values: Iterable[Any]) -> Any:
+        """Put these, up to and with the first whose put has something to wait for: returns that,
+        and None at the end. Taking the next value must run no code of others: it might put."""
+        encoder, done = self._encoder, self._done
+        append = self._parts.append
+        for value in values:
+            try:
+                data = encoder.pack(value)
+            except BaseException as error:
+                self._encode_failed(error, value)
+            left = self._left = self._left - len(data)
+            if left > 0:
+                append(data)
+            else:
+                later = self._slow(data, value)
+                if later is not done:
+                    return later
+                append = self._parts.append
+        return None
 
     def _on_large(self) -> None:
         """The encoder has set large buffers aside: this put takes the slow path."""
@@ -289,8 +320,8 @@ class AsyncPub(Pub):
         self._runtime = runtime = self.peer.runtime
         self._queue: deque[_Queued] = deque()  # puts that wait for room, in their order
         self._closing: asyncio.Task[None] | None = None
-        self._done: asyncio.Future[None] = runtime.loop.create_future()
-        self._done.set_result(None)  # what `put` returns when there is nothing to wait for
+        self._done = runtime.loop.create_future()
+        self._done.set_result(None)
         self._publication, self._ready = runtime.add_pub(
             _WeakSource(self),
             self.topic,
@@ -313,7 +344,7 @@ class AsyncPub(Pub):
         if left <= 0:
             return self._slow(data, value)
         self._parts.append(data)
-        return self._done
+        return self._done  # type: ignore[no-any-return]  # a future
 
     def _slow(self, data: bytes, value: Any) -> Awaitable[None]:
         """A put that is out of the ordinary."""
@@ -330,7 +361,8 @@ class AsyncPub(Pub):
                 self._queue.append(_Queued(turn, data, buffers, size))
                 self._publication.on_room = self._room_opened
                 return turn
-        return _TURN if self._admit(data, buffers) else self._done
+        done: Awaitable[None] = self._done
+        return _TURN if self._admit(data, buffers) else done
 
     def _fits(self, size: int) -> bool:
         """Bring what is pending into the log, and see whether there is room for so much more."""
@@ -376,17 +408,24 @@ class AsyncPub(Pub):
     def put_many(self, values: Iterable[Any]) -> Awaitable[None]:
         if self._block:
             return self._put_each(values)
-        put = self.put
-        for value in values:
-            put(value)
-        return self._done
+        if type(values) in _PLAIN:
+            rest = iter(values)
+            while self._put_run(rest) is not None:
+                pass
+        else:
+            for value in values:
+                self.put(value)
+        done: Awaitable[None] = self._done
+        return done
 
     async def _put_each(self, values: Iterable[Any]) -> None:
-        put, done = self.put, self._done
-        for value in values:
-            later = put(value)
-            if later is not done:
+        if type(values) in _PLAIN:
+            rest = iter(values)
+            while (later := self._put_run(rest)) is not None:
                 await later
+        else:
+            for value in values:
+                await self.put(value)
 
     def seal(self) -> None:
         """See `Source`."""
@@ -432,7 +471,8 @@ class AsyncPub(Pub):
             self.abandon(Closed(f"Pub({self.topic!r}) is closed"))
             self._finalizer.detach()
             self._closing = self._runtime.loop.create_task(self._end(linger))
-        return self._done if self._closing is None else asyncio.shield(self._closing)
+        done: Awaitable[None] = self._done
+        return done if self._closing is None else asyncio.shield(self._closing)
 
     async def _end(self, linger: float | None) -> None:
         await self._runtime.close_pub(self._publication.stream_id, linger)
@@ -507,8 +547,14 @@ class BlockingPub(Pub):
                 self._parts.append(data)
 
     def put_many(self, values: Iterable[Any]) -> None:
-        for value in values:
-            self.put(value)
+        if type(values) in _PLAIN:
+            rest = iter(values)
+            for first in rest:
+                with self._lock:  # not for all of them: others want to put too
+                    self._put_run(chain((first,), islice(rest, LOCKED_PUTS)))
+        else:
+            for value in values:
+                self.put(value)
 
     def _slow(self, data: bytes, value: Any) -> None:
         """A put that is out of the ordinary; under the lock."""

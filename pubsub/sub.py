@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager
-from itertools import chain
+from itertools import chain, islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
@@ -767,17 +767,16 @@ class _WeakSink:
 def take_more(sub: Sub, found: list[Any], most: int) -> None:
     """Add messages that are there already to `found`, up to `most` in all."""
     while len(found) < most:
-        value = next(sub._values, _NOTHING)
-        if value is _NOTHING:
-            sub._gaps.clear()
-            try:
-                if sub._dead is not None or not sub._advance():
-                    return
-            except PubSubError as error:
-                sub._held = error  # what was found comes first
+        found.extend(islice(sub._values, most - len(found)))
+        if len(found) == most:
+            return
+        sub._gaps.clear()
+        try:
+            if sub._dead is not None or not sub._advance():
                 return
-        else:
-            found.append(value)
+        except PubSubError as error:
+            sub._held = error  # what was found comes first
+            return
 
 
 def _drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:

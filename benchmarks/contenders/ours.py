@@ -18,7 +18,8 @@ __all__ = ["CONTENDERS"]
 async def _coordinate(announce: Callable[[str], None]) -> None:
     from pubsub.coordinator.server import Coordinator  # here: no peer needs it
 
-    coordinator = Coordinator(asyncio.get_running_loop())
+    # as one that has run for a while: none of its peers is still on the way back
+    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0)
     announce(str(await coordinator.start("127.0.0.1", 0)))
     await asyncio.Event().wait()
 
