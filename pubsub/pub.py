@@ -350,6 +350,7 @@ class AsyncPub(Pub):
         """A put that is out of the ordinary."""
         if self._dead is not None:
             raise self._dead
+        full = bool(self._parts)  # nothing else brings a message here that is not the first
         self._left += len(data)
         buffers: tuple[bytes, ...] = ()
         if self._encoder.buffers or len(data) >= self._batch_bytes:
@@ -362,7 +363,7 @@ class AsyncPub(Pub):
                 self._publication.on_room = self._room_opened
                 return turn
         done: Awaitable[None] = self._done
-        return _TURN if self._admit(data, buffers) else done
+        return _TURN if self._admit(data, buffers) or full else done
 
     def _fits(self, size: int) -> bool:
         """Bring what is pending into the log, and see whether there is room for so much more."""

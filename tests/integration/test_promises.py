@@ -301,9 +301,10 @@ async def test_a_put_that_waits_for_room_fails_when_the_pub_is_closed(coordinato
         sub.close()
 
 
-async def test_a_long_row_of_awaited_puts_lets_others_run(coordinator: str) -> None:
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+async def test_a_long_row_of_awaited_puts_lets_others_run(coordinator: str, overflow: str) -> None:
     async with Peer(coordinator) as peer:
-        pub = await peer.pub("t")
+        pub = await peer.pub("t", overflow=overflow)
         turns = 0
 
         async def other() -> None:
