@@ -89,9 +89,11 @@ class Encoder:
         name: the codec.
         pack: the value as bytes, in the form that it has in a body. Raises whatever it raises,
             which `error` explains; then it must be called before anything else. With msgpack it
-            is mostly a C method, and not always the same one. While code of others may run in
-            the middle of it (a value's own, a destructor, a signal handler), it is one that
-            refuses: a packer that packs must not be called.
+            is mostly a C method, and not always the same one. Whoever calls it puts `refuse` in
+            its place until `take` was called too: code of others may run in the middle of it (a
+            value's own, a destructor, a signal handler), and a packer that packs must not be
+            called.
+        refuse: see there.
         buffers: the buffers that belong to the value just packed. The caller takes them before
             it packs the next.
 
@@ -111,9 +113,11 @@ class Encoder:
         "buffers",
         "name",
         "pack",
+        "refuse",
     )
 
     pack: Callable[[Any], bytes]
+    refuse: Callable[[Any], bytes]
     buffers: list[bytes]
 
     def __init__(
@@ -121,6 +125,7 @@ class Encoder:
     ) -> None:
         self.name = codec
         self.buffers = []
+        self.refuse = self._refuse
         self._topic = topic
         self._max_message = max_message
         self._on_large = on_large
@@ -141,24 +146,35 @@ class Encoder:
         else:
             raise ValueError(f'codec {codec!r} is none of "msgpack", "pickle" and "raw"')
 
-    def pack_out_of_band(self, value: Any) -> bytes:
+    def take(self) -> tuple[bytes, ...]:
+        """The buffers of the value just packed; they are the caller's now."""
+        taken = tuple(self.buffers)
+        self.buffers.clear()
+        return taken
+
+    def let_go(self, size: int) -> None:
+        """Give back the memory of a packer that has packed so much: it would keep it."""
+        if size > _SPARE and self.name == "msgpack":
+            self.pack = self._new_packer()
+
+    def pack_out_of_band(self, value: Any, pack: Callable[[Any], bytes] | None = None) -> bytes:
         """Like `pack`, but large bytes in the value's dicts, lists and tuples go to `buffers`.
 
         ``bytes`` are taken as they are, a ``bytearray`` or ``memoryview`` as a copy, so that
-        nobody sees what its owner does to it later.
+        nobody sees what its owner does to it later. `pack`: the method of that name, where
+        `refuse` stands in its place.
         """
+        pack = pack or self.pack
         self.buffers.clear()
         if self.name != "msgpack":
-            return self.pack(value)
+            return pack(value)
         try:
-            packed = self.pack(self._detach(value))
+            packed = pack(self._detach(value))
         except RecursionError:  # deeper than `_detach` goes, perhaps not than `pack` goes
             self.buffers.clear()
-            packed = self.pack(value)
+            packed = pack(value)
         if self.buffers:
             self._on_large()
-        if len(packed) + sum(map(len, self.buffers)) > _SPARE:
-            self.pack = self._new_packer()
         return packed
 
     def error(self, exc: BaseException, value: Any) -> PubSubError:
@@ -166,7 +182,7 @@ class Encoder:
 
         It names the part of the value that is at fault, its place, the topic and the way out.
         """
-        if isinstance(exc, WrongContext) and self.pack == self._refuse:
+        if isinstance(exc, WrongContext) and self.pack is self.refuse:
             return exc  # the put around this one goes on
         self.buffers.clear()
         self._depth = 0
@@ -238,14 +254,6 @@ class Encoder:
         ).pack
         return pack
 
-    def _default(self, value: Any) -> Any:
-        """The packer's hook: the extension type of a value that msgpack has no type for."""
-        pack, self.pack = self.pack, self._refuse
-        try:
-            return self._extension(value)
-        finally:
-            self.pack = pack
-
     def _refuse(self, value: Any) -> bytes:
         """Stands for `pack` while it runs."""
         raise WrongContext(
@@ -253,7 +261,8 @@ class Encoder:
             "value at this moment (from a destructor, a signal handler, or the value's own code)"
         )
 
-    def _extension(self, value: Any) -> Any:
+    def _default(self, value: Any) -> Any:
+        """The packer's hook: the extension type of a value that msgpack has no type for."""
         kind = type(value)
         layout = LAYOUTS.get(kind)
         if layout is not None:
@@ -328,12 +337,7 @@ class Encoder:
     # --- pickle and raw -----------------------------------------------------------------
 
     def _pack_pickle(self, value: Any) -> bytes:
-        pack, self.pack = self.pack, self._refuse
-        try:
-            data = self._dumps(value)
-        finally:
-            self.pack = pack
-        return self._pack_bin(data)
+        return self._pack_bin(self._dumps(value))
 
     def _pack_raw(self, value: Any) -> bytes:
         if type(value) is not bytes:

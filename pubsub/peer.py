@@ -147,6 +147,8 @@ class Peer:
                 return _DONE
             return self.runtime.close(linger)
         self.refuse_in_loop("Peer.close()")
+        if self._dead is None:
+            self.refuse_in_put()
         with self._ending:  # whoever comes second waits for the end
             if self._dead is None:
                 self._dead = Closed("this Peer is closed")
@@ -190,7 +192,22 @@ class Peer:
         if self._dead is not None:
             raise self._dead
         assert self._thread is not None
+        self.refuse_in_put()
         return self._thread
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the Peer's own thread."""
+        return self._thread is not None and self._thread.here
+
+    def refuse_in_put(self) -> None:
+        """Raise `WrongContext` where a put, interrupted by who calls, and the loop's thread would
+        wait for each other."""
+        if any(pub.source.putting() for pub in tuple(self.runtime._pubs.values())):
+            raise WrongContext(
+                "a call that waits, from within a put of the same Peer (from a signal handler or a "
+                "destructor): the put would wait for it, and it for the put"
+            )
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in the loop's thread and wait for it."""
@@ -218,6 +235,9 @@ class Peer:
         except PubSubError:
             coroutine.close()
             raise
+        if thread.here:  # in a destructor, say, that the collector runs there
+            coroutine.close()
+            raise WrongContext("this would wait for the thread that it runs in")
         return thread.run(coroutine)
 
     def refuse_in_loop(self, what: str) -> None:
@@ -253,8 +273,13 @@ class _LoopThread:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
+    @property
+    def here(self) -> bool:
+        """Whether it is this thread that asks."""
+        return threading.current_thread() is self._thread
+
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if threading.current_thread() is self._thread:
+        if self.here:
             return function(*args, **kwargs)
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
 

@@ -13,6 +13,7 @@ closed, forked) is found by the one comparison ``left <= 0``: see `_slow`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
@@ -177,6 +178,8 @@ class Pub:
             EncodeError: the codec cannot carry the value. Nothing was put.
             MessageTooLarge: it is above the Peer's `max_message`. Nothing was put.
             Closed: the Pub is closed.
+            WrongContext: another put on this Pub is encoding its value, and this one interrupts
+                it (from a signal handler, a destructor, or the value's own code). Nothing was put.
         """
         raise NotImplementedError
 
@@ -187,7 +190,7 @@ class Pub:
         """
         raise NotImplementedError
 
-    def _slow(self, data: bytes, value: Any) -> Any:
+    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> Any:
         """A put that is out of the ordinary."""
         raise NotImplementedError
 
@@ -195,20 +198,22 @@ class Pub:
         """Put these, up to and with the first whose put has something to wait for: returns that,
         and None at the end. Taking the next value must run no code of others: it might put."""
         encoder, done = self._encoder, self._done
-        append = self._parts.append
         for value in values:
+            pack, encoder.pack = encoder.pack, encoder.refuse
             try:
-                data = encoder.pack(value)
+                data = pack(value)
+                buffers = encoder.take() if encoder.buffers else ()
             except BaseException as error:
+                encoder.pack = pack
                 self._encode_failed(error, value)
+            encoder.pack = pack
             left = self._left = self._left - len(data)
             if left > 0:
-                append(data)
+                self._parts.append(data)
             else:
-                later = self._slow(data, value)
+                later = self._slow(data, value, buffers)
                 if later is not done:
                     return later
-                append = self._parts.append
         return None
 
     def _on_large(self) -> None:
@@ -217,25 +222,29 @@ class Pub:
 
     def _encode_failed(self, error: BaseException, value: Any) -> NoReturn:
         explained = self._encoder.error(error, value)
-        if self._left == 0 and self._parts:
+        if self._left == 0 and self._parts and not self._encoder.buffers:
             self._left = self._room - sum(map(len, self._parts))
         if not isinstance(error, Exception):  # KeyboardInterrupt, say: no fault of the value's
             raise error
         raise explained from None
 
-    def _encode_large(self, data: bytes, value: Any) -> tuple[bytes, tuple[bytes, ...]]:
+    def _encode_large(
+        self, data: bytes, value: Any, buffers: tuple[bytes, ...]
+    ) -> tuple[bytes, tuple[bytes, ...]]:
         """A message whose encoding is large, or already left buffers aside: take its large bytes
         out of band, and check its size."""
-        encoder = self._encoder
-        buffers = tuple(encoder.buffers)
-        encoder.buffers.clear()
         if not buffers and len(data) >= LARGE:
+            encoder = self._encoder
+            packed = len(data)
+            pack, encoder.pack = encoder.pack, encoder.refuse
             try:
-                data = encoder.pack_out_of_band(value)
-            except Exception as error:
+                data = encoder.pack_out_of_band(value, pack)
+                buffers = encoder.take()
+            except BaseException as error:
+                encoder.pack = pack
                 self._encode_failed(error, value)
-            buffers = tuple(encoder.buffers)
-            encoder.buffers.clear()
+            encoder.pack = pack
+            encoder.let_go(packed)
             self._left = 0
         size = len(data) + sum(map(len, buffers))
         if size > self._max_message:
@@ -255,6 +264,10 @@ class Pub:
     def seal(self) -> None:
         """See `Source`: called in the loop's thread."""
         raise NotImplementedError
+
+    def putting(self) -> bool:
+        """See `Source`."""
+        return False
 
     def abandon(self, error: Exception) -> None:
         """See `Source`."""
@@ -336,25 +349,29 @@ class AsyncPub(Pub):
         self._finalizer.atexit = False
 
     def put(self, value: Any) -> Awaitable[None]:
+        encoder = self._encoder
+        pack, encoder.pack = encoder.pack, encoder.refuse
         try:
-            data = self._encoder.pack(value)
+            data = pack(value)
+            buffers = encoder.take() if encoder.buffers else ()
         except BaseException as error:
+            encoder.pack = pack
             self._encode_failed(error, value)
+        encoder.pack = pack
         left = self._left = self._left - len(data)
         if left <= 0:
-            return self._slow(data, value)
+            return self._slow(data, value, buffers)
         self._parts.append(data)
         return self._done  # type: ignore[no-any-return]  # a future
 
-    def _slow(self, data: bytes, value: Any) -> Awaitable[None]:
+    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> Awaitable[None]:
         """A put that is out of the ordinary."""
         if self._dead is not None:
             raise self._dead
         full = bool(self._parts)  # nothing else brings a message here that is not the first
         self._left += len(data)
-        buffers: tuple[bytes, ...] = ()
-        if self._encoder.buffers or len(data) >= self._batch_bytes:
-            data, buffers = self._encode_large(data, value)
+        if buffers or len(data) >= self._batch_bytes:
+            data, buffers = self._encode_large(data, value, buffers)
         if self._block:
             size = len(data) + sum(map(len, buffers)) + OVERHEAD
             if self._queue or not self._fits(size):
@@ -537,13 +554,18 @@ class BlockingPub(Pub):
 
     def put(self, value: Any) -> None:
         with self._lock:
+            encoder = self._encoder
+            pack, encoder.pack = encoder.pack, encoder.refuse
             try:
-                data = self._encoder.pack(value)
+                data = pack(value)
+                buffers = encoder.take() if encoder.buffers else ()
             except BaseException as error:
+                encoder.pack = pack
                 self._encode_failed(error, value)
+            encoder.pack = pack
             left = self._left = self._left - len(data)
             if left <= 0:
-                self._slow(data, value)
+                self._slow(data, value, buffers)
             else:
                 self._parts.append(data)
 
@@ -557,13 +579,12 @@ class BlockingPub(Pub):
             for value in values:
                 self.put(value)
 
-    def _slow(self, data: bytes, value: Any) -> None:
+    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> None:
         """A put that is out of the ordinary; under the lock."""
         self._check()
         self._left += len(data)
-        buffers: tuple[bytes, ...] = ()
-        if self._encoder.buffers or len(data) >= self._batch_bytes:
-            data, buffers = self._encode_large(data, value)
+        if buffers or len(data) >= self._batch_bytes:
+            data, buffers = self._encode_large(data, value, buffers)
         size = len(data) + sum(map(len, buffers)) + OVERHEAD
         if self._block:
             self._wait_for_room(size)
@@ -583,6 +604,9 @@ class BlockingPub(Pub):
         if buffers or self._left <= 0:
             self._hand_over(buffers)
 
+    def putting(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # both kinds have it
+
     def _hand_over(self, buffers: tuple[bytes, ...] = ()) -> None:
         batch = self._close_batch(buffers)
         size = len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST
@@ -596,14 +620,18 @@ class BlockingPub(Pub):
     def _wait(self, there: Callable[[], bool], size: int = 0) -> None:
         """Wait, under the lock, until it is so or the Pub is closed."""
         self._waiting += 1
+        asked = False
         try:
             while not there():
-                self._needed = size
-                self._wake()
+                if not asked or size > self._needed:  # not each time: `seal` wakes us again
+                    asked = True
+                    self._needed = max(self._needed, size)
+                    self._wake()
                 self._roomy.wait()
                 self._check()
         finally:
             self._waiting -= 1
+            self._needed = 0
 
     def _wait_for_room(self, size: int) -> None:
         if self._parts:
@@ -613,7 +641,6 @@ class BlockingPub(Pub):
             used = self._used + self._ahead
             return used == 0 or used + size <= self.buffer
 
-        self._needed = size
         if not roomy():
             if running_loop() is not None:
                 raise WrongContext(
@@ -688,6 +715,8 @@ class BlockingPub(Pub):
     def close(self, linger: float | None = None) -> None:
         """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
         what was put, then end the stream. May be called again."""
+        if self._dead is None:
+            self.peer.refuse_in_put()  # the end would wait for that put
         with self._closing:  # whoever comes second waits for the end
             with self._lock:
                 if self._dead is not None:
@@ -698,7 +727,12 @@ class BlockingPub(Pub):
                 self._left = _NEVER
                 self._roomy.notify_all()
             self._finalizer.detach()
-            self.peer.wait(self._runtime.close_pub(self._publication.stream_id, linger))
+            stream_id = self._publication.stream_id
+            if self.peer.here:  # in a destructor, say, that the collector runs in this thread
+                self._runtime.drop_pub(stream_id)
+                return
+            with contextlib.suppress(Closed):  # the Peer is being closed: that ends this too
+                self.peer.wait(self._runtime.close_pub(stream_id, linger))
 
     def __enter__(self) -> Self:
         self._check()
@@ -725,6 +759,10 @@ class _WeakSource:
 
     def __init__(self, pub: AsyncPub | BlockingPub) -> None:
         self._pub = weakref.ref(pub)
+
+    def putting(self) -> bool:
+        pub = self._pub()
+        return pub is not None and pub.putting()
 
     def seal(self) -> None:
         pub = self._pub()

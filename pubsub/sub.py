@@ -395,7 +395,7 @@ class AsyncSub(Sub):
         self._runtime = runtime = self.peer.runtime
         self._waiters: set[asyncio.Future[bool]] = set()
         self._inbox, self._ready = runtime.add_sub(
-            _WeakSink(self), lambda sub_id: self._make_inbox(sub_id, threading.Lock())
+            _WeakSink(self), lambda sub_id: self._make_inbox(sub_id, threading.RLock())
         )
         this = weakref.ref(self)
 
@@ -518,6 +518,8 @@ class AsyncSub(Sub):
 
     def abandon(self, error: Exception) -> None:
         """See `Sink`."""
+        if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
+            self._inbox.lock = threading.RLock()
         self._closed_now(error)
         self._wake()
 
@@ -561,7 +563,7 @@ class BlockingSub(Sub):
         self._taking = threading.Lock()
         self._arrived: SimpleQueue[None] = SimpleQueue()  # a token for the one that waits
         self._waiting = False
-        lock = threading.Lock()
+        lock = threading.RLock()  # a signal handler may ask for `lost` in the middle of a get
         # the callbacks are there before the first entry can be
         this = weakref.ref(self)
         call_soon, consumed = self.peer.call_soon, self._runtime.turn.consumed
@@ -644,13 +646,19 @@ class BlockingSub(Sub):
             DecodeError: a publisher's codec is not allowed here (once for each such stream).
             WrongContext: called inside a running event loop, which it would block.
         """
+        deadline: float | None = None
         while True:
             value = next(self._values, _NOTHING)
             if value is not _NOTHING:
                 return value
             self._gaps.clear()
+            left = timeout
+            if timeout is not None:
+                now = time.monotonic()
+                deadline = deadline or now + timeout
+                left = deadline - now
             try:
-                if not self._refill(timeout):
+                if not self._refill(left):
                     raise TimeoutError(_timeout_text(self, timeout))
             except Closed:
                 stay_at_exit()
@@ -712,7 +720,7 @@ class BlockingSub(Sub):
         if isinstance(error, WrongContext):  # after a fork: whoever held a lock is not here
             self._taking = threading.Lock()
             self._arrived = SimpleQueue()
-            self._inbox.lock = threading.Lock()
+            self._inbox.lock = threading.RLock()
         self._closed_now(error)
         self._wake()
 

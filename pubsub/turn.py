@@ -26,6 +26,9 @@ class Source(Protocol):
     def seal(self) -> None:
         """Bring what was put so far into the log. Called in the loop's thread."""
 
+    def putting(self) -> bool:
+        """Whether the calling thread is in the middle of a put (as in a signal handler)."""
+
     def abandon(self, error: Exception) -> None:
         """Refuse every further call, with this error."""
 

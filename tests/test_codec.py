@@ -310,6 +310,7 @@ def test_a_large_value_does_not_stay_in_the_encoder() -> None:
         for value in (["x" * 10_000_000], ("x" * 10_000_000,)):
             enc.pack(value)
             packed_again = enc.pack_out_of_band(value)
+            enc.let_go(len(packed_again))
             del packed_again, value
         held, _ = tracemalloc.get_traced_memory()
     finally:

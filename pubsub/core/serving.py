@@ -188,7 +188,10 @@ class Serving:
 
     def enqueue(self, cursor: Cursor) -> None:
         """See `Outlet`."""
-        self._ready.append(self._channels[cursor.channel])
+        channel = self._channels.get(cursor.channel)
+        if channel is None:
+            return  # the link is over, and this cursor is about to hear of it
+        self._ready.append(channel)
         if not self._due:
             self._due = True
             self._on_output()

@@ -667,3 +667,22 @@ def test_an_ack_before_anything_was_sent_changes_only_the_limit() -> None:
     assert end.pump() == []
     end.hear(Ack(0, 0, BATCH_COST))
     assert values(end.pump()) == [(0, "a")]
+
+
+def test_a_cursor_of_a_link_that_is_over_wakes_nobody() -> None:
+    """While the channels of a link end one by one, a put that waited for room may come in between,
+    and reach a cursor whose turn has not come."""
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(0), subscribe(1, sub_id=8))
+    end.pump()
+    room: list[int] = []
+
+    def on_room() -> None:
+        if not room:
+            room.append(put(made, "late"))
+
+    made.on_room = on_room
+    end.serving.closed()
+    assert room
+    assert made.attached == 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, cast
 
 import pytest
@@ -190,6 +192,93 @@ def test_a_put_in_the_middle_of_a_put_harms_neither(coordinator: str) -> None:
         with pub._lock:  # as in a handler that interrupts a put between two of its steps
             pub.put("handler")
         assert sub.get(timeout=10) == "handler"
+
+
+def interrupted(function: str, what: Callable[[], object]) -> Callable[..., Any]:
+    """A trace function that does `what` once, where `function` is about to begin: there, Python
+    looks for signals."""
+    waiting = [what]
+
+    def trace(frame: FrameType, event: str, arg: object) -> None:
+        if event == "call" and frame.f_code.co_name == function and waiting:
+            waiting.pop()()
+
+    return trace
+
+
+@pytest.mark.parametrize("function", ["_default", "_slow", "_close_batch", "_hand_over"])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_signal_handler_that_puts_mixes_and_loses_nothing(
+    coordinator: str, function: str, many: bool
+) -> None:
+    with Peer() as peer:
+        pub, sub = peer.pub("t"), peer.sub("t")
+        put: list[object] = []
+
+        def handler() -> None:
+            for value in ("x" * 70_000, "handler"):
+                with contextlib.suppress(WrongContext):
+                    pub.put(value)
+                    put.append(value)
+
+        values = [(number, "y" * 1_000) for number in range(200)]
+        before = sys.gettrace()
+        sys.settrace(interrupted(function, handler))
+        try:
+            if many:
+                pub.put_many(values)
+            else:
+                for value in values:
+                    pub.put(value)
+        finally:
+            sys.settrace(before)
+        got = [sub.get(timeout=10) for _ in range(len(values) + len(put))]
+        assert [value for value in got if type(value) is tuple] == values
+        assert [value for value in got if type(value) is str] == put
+        with pytest.raises(TimeoutError):
+            sub.get(timeout=0.05)
+        assert sub.lost == 0
+
+
+def test_a_call_that_waits_is_refused_in_the_middle_of_a_put(coordinator: str) -> None:
+    with Peer() as peer:
+        pub = peer.pub("t")
+        with pub._lock:  # as in a handler that interrupts a put
+            for call in (pub.flush, pub.close, peer.close, lambda: peer.sub("t")):
+                with pytest.raises(WrongContext, match="from within a put of the same Peer"):
+                    call()
+        pub.put(1)
+        pub.close()
+
+
+def test_a_pub_may_be_closed_in_the_thread_of_its_peer(coordinator: str) -> None:
+    """By a destructor that the collector happens to run there."""
+    with Peer() as peer:
+        pub, sub = peer.pub("t"), peer.sub("t")
+        pub.put(1)
+        peer.call(pub.close)
+        assert sub.get(timeout=10) == 1
+        until(lambda: not sub.publishers)
+
+
+def test_gaps_do_not_make_a_timeout_longer(coordinator: str) -> None:
+    with Peer() as here, Peer(max_message=100_000) as there:
+        sub, pub = there.sub("t"), here.pub("t")
+        done = threading.Event()
+
+        def put() -> None:
+            while not done.wait(0.1):
+                pub.put(b"x" * 300_000)  # a gap there
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            sub.get(timeout=0.5)
+        took = time.monotonic() - began
+        done.set()
+        thread.join()
+        assert took < LONG / 2
 
 
 def test_an_interrupt_while_a_value_is_encoded_loses_only_that_value(coordinator: str) -> None:
