@@ -99,7 +99,7 @@ class Coordinator:
             link.goodbye(reason="the coordinator is being stopped")
         if self._expiry is not None:
             self._expiry.cancel()
-        for link in links:
+        for link in [*links, *self._gate.abort_all_but(links)]:
             await link.gone()
 
     @property

@@ -116,12 +116,14 @@ class Gate:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._waiting: dict[Link, None] = {}
+        self._open: dict[Link, None] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def enter(self, link: Link) -> None:
         """A connection was accepted."""
+        self._open[link] = None
         self._waiting[link] = None
         if len(self._waiting) > self.limit:
             oldest = next(iter(self._waiting))
@@ -130,6 +132,18 @@ class Gate:
     def leave(self, link: Link) -> None:
         """It has said who it is, or is gone."""
         self._waiting.pop(link, None)
+
+    def lost(self, link: Link) -> None:
+        """Its socket is closed."""
+        self._open.pop(link, None)
+
+    def abort_all_but(self, links: Sequence[Link]) -> list[Link]:
+        """At the end: close those that nobody has in his books, because they were cut off a moment
+        ago or have not yet said who they are. Returns them; they are gone in the next turn."""
+        others = [link for link in self._open if link not in links]
+        for link in others:
+            link.abort()
+        return others
 
 
 class Link(asyncio.BufferedProtocol):
@@ -169,7 +183,8 @@ class Link(asyncio.BufferedProtocol):
         self._core: Core | None = None
         self._handshake = handshake
         self._settings = settings
-        self._gate = gate
+        self._gate = gate  # until it is known who is there
+        self._accepted_by = gate
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout)
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
@@ -241,6 +256,8 @@ class Link(asyncio.BufferedProtocol):
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
         self._lost = True
+        if self._accepted_by is not None:
+            self._accepted_by.lost(self)
         self._finish(exc or Lost("the connection was closed without a goodbye"))
 
     # --- events -------------------------------------------------------------------------

@@ -689,6 +689,7 @@ class Runtime:
             remote.close()
         for server in self._servers.values():
             server.close()
+        links += self._gate.abort_all_but(links)
         for timer in (self._expiry, self._settle_timer):
             if timer is not None:
                 timer.cancel()

@@ -23,6 +23,7 @@ from pubsub.core.messages import (
     Hello,
     Match,
     MatchedPub,
+    Ping,
     Query,
     Welcome,
     encode,
@@ -47,7 +48,7 @@ class Caller:
         while not self._events:
             data = await asyncio.wait_for(self._reader.read(65536), 10)
             assert data, "closed"
-            self._events += self._frames.feed(data)
+            self._events += [e for e in self._frames.feed(data) if not isinstance(e, Ping)]
         return self._events.pop(0)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
-from pubsub.config import Address
+from pubsub.config import Address, parse_address
+from pubsub.coordinator.server import Coordinator
 from pubsub.core.frames import Event
 from pubsub.core.handshake import Acceptor, Identity, Other
 from pubsub.core.messages import Subscribe, Welcome, encode
@@ -294,3 +295,26 @@ async def test_g4_a_thousand_fresh_pairs_of_peers_lose_no_first_message() -> Non
 
         for start in range(0, 1000, 50):
             await asyncio.gather(*map(pair, range(start, start + 50)))
+
+
+async def test_a_peer_and_a_coordinator_that_close_leave_no_connection_open() -> None:
+    """Neither those that were cut off a moment ago, nor those that have said nothing yet."""
+    coordinator = Coordinator(asyncio.get_running_loop())
+    address = await coordinator.start("127.0.0.1", 0)
+    peer = Peer(str(address))
+    await peer.pub("t")
+    strangers = []
+    for at in (str(address), peer.address):
+        host, port = parse_address(at)
+        for first in (b"", b"GET / HTTP/1.1"):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(first)
+            strangers.append((reader, writer))
+    gates = (coordinator._gate, peer.runtime._gate)
+    await eventually(lambda: all(len(gate._open) >= 2 for gate in gates))
+    await asyncio.sleep(0.05)
+    await peer.close()
+    await coordinator.close()
+    assert not any(gate._open for gate in gates)
+    for _, writer in strangers:
+        writer.close()
