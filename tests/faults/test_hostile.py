@@ -319,7 +319,8 @@ async def test_more_streams_than_a_link_may_carry_are_left_out(
     def silent(stranger: Stranger, channel: int) -> None:
         pass
 
-    async with beside() as pair:
+    # those that it has answered are waited for, because they may come back
+    async with beside(resume_timeout=1.0) as pair:
         async with hostile_publisher(pair.address, "t", silent) as hostile:
             hostile.session.send(*(register(i, "pub", "t") for i in range(2, 3_000)))
             await eventually(lambda: said(caplog, "more than 1000 streams"))
