@@ -7,6 +7,7 @@ There is no queue per subscriber; what is to be sent next is read from the log.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple, Protocol
 
 from pubsub.core.frames import BATCH_COST
@@ -54,7 +55,7 @@ class Cursor:
         acked: everything below it was consumed.
         received: everything below it is known to have arrived (see `Outlet`, PING behind data).
         lost: messages that left the log before they could be sent, or were too large.
-        counted: everything below it that was lost is in `lost`.
+        gaps: ``(first, end)`` of what is in `lost` and was not acknowledged.
         largest: size of the largest batch that the subscriber takes.
         limit, sent: bytes that may be, and have been, sent on the present channel.
         flown: everything below it was sent or given up; in flight is ``acked <= seq < flown``.
@@ -66,11 +67,11 @@ class Cursor:
         "address",
         "channel",
         "confirm",
-        "counted",
         "deadline",
         "due",
         "firm",
         "flown",
+        "gaps",
         "held",
         "key",
         "largest",
@@ -97,7 +98,8 @@ class Cursor:
         self.deadline: float | None = None
         self.queued = False
         self.confirm: int | None = None
-        self.lost = self.counted = 0
+        self.lost = 0
+        self.gaps: deque[tuple[int, int]] = deque()
         self.limit = self.sent = 0
         self.largest = NO_LIMIT
         self.due = seq
@@ -114,7 +116,16 @@ class Cursor:
         self.send = log.locate(self.next)
 
     def place(self, seq: int) -> None:
-        """Move to `seq`, forward or back; `next` is the first number that will really be sent."""
+        """Move to `seq`, forward or back; `next` is the first number that will really be sent.
+
+        A subscriber that was cut off before it heard of a gap comes back for it: what was missed
+        from there on counts when it is missed again.
+        """
+        while self.gaps and self.gaps[-1][1] > seq:
+            first, end = self.gaps.pop()
+            self.lost -= end - max(first, seq)
+            if first < seq:
+                self.gaps.append((first, seq))
         self._stand(seq)
         self._hold(self.send)
 
@@ -165,12 +176,10 @@ class Cursor:
         return batch
 
     def miss(self, due: int) -> None:
-        """What lies between `due` and `next` is not sent. Each message counts once, however often
-        its subscriber is cut off before it hears of the gap, and comes back for it."""
-        due = max(due, self.counted)
+        """What lies between `due` and `next` is not sent."""
         if due < self.next:
             self.lost += self.next - due
-            self.counted = self.next
+            self.gaps.append((due, self.next))
 
     def ack(self, seq: int, limit: int) -> None:
         """The subscriber consumed everything below `seq` and takes up to `limit` bytes.
@@ -186,6 +195,8 @@ class Cursor:
         if seq == self.acked:
             return
         self.acked = seq
+        while self.gaps and self.gaps[0][1] <= seq:
+            self.gaps.popleft()
         if seq > self.received:
             self.received = seq
         log = self.log

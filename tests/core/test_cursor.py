@@ -129,6 +129,29 @@ def test_g3_what_left_the_log_before_it_was_sent_is_counted() -> None:
     assert cursor.lost == 5
 
 
+def test_g3_a_gap_that_its_subscriber_never_heard_of_counts_once() -> None:
+    """Nor is forgotten what was sent before it, did not arrive, and has left meanwhile."""
+    log = Log()
+    cursor = opened(log)
+    put(log, *[1] * 10)
+    assert [cursor.take() is not None for _ in range(4)] == [True] * 4  # 0 to 3
+    for _ in range(6):
+        log.drop_first()
+    batch = cursor.take()  # 6, behind a gap
+    assert batch is not None
+    assert (batch.first, cursor.lost) == (6, 2)
+    log.drop_first()
+    log.drop_first()
+    for _ in range(2):  # it was cut off, again and again, with 0 and 1 in its hands
+        cursor.place(2)
+        assert cursor.next == 8
+        cursor.miss(2)
+        assert cursor.lost == 6
+    cursor.ack(8, UNLIMITED)
+    assert not cursor.gaps
+    assert cursor.lost == 6
+
+
 def test_g3_everything_may_have_left() -> None:
     log = Log()
     cursor = opened(log)

@@ -91,8 +91,7 @@ class _Process:
                 began += burst / rate
             else:
                 for _ in range(burst):
-                    await pub.put(self.put[name])
-                    self.put[name] += 1
+                    await self._put_next(name, pub)
                     done += 1
             await asyncio.sleep(TURN)
 
@@ -100,9 +99,19 @@ class _Process:
         """Put so many at once; how many that are in all."""
         pub = self.pubs[name]
         for _ in range(count):
-            await pub.put(self.put[name])
-            self.put[name] += 1
+            await self._put_next(name, pub)
         return self.put[name]
+
+    async def _put_next(self, name: str, pub: Pub) -> None:
+        """Put the next number; while this one waits, another may be put."""
+        turn = pub.put(self.put[name])
+        self.put[name] += 1
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if isinstance(turn, asyncio.Future) and turn.cancelled():
+                self.put[name] -= 1  # it waited for room, and was not put
+            raise
 
     async def stop(self) -> dict[str, int]:
         """Put no more; how many were put."""
