@@ -83,7 +83,6 @@ class Encoder:
         topic: named in errors.
         max_message: bytes; a value that is larger is refused before its buffers are copied, as
             far as that shows. The caller looks at the size of the whole message.
-        on_large: called for each buffer that `pack` puts into `buffers`.
 
     Attributes:
         name: the codec.
@@ -107,7 +106,6 @@ class Encoder:
         "_dumps",
         "_idle",
         "_max_message",
-        "_on_large",
         "_taken",
         "_topic",
         "buffers",
@@ -120,15 +118,12 @@ class Encoder:
     refuse: Callable[[Any], bytes]
     buffers: list[bytes]
 
-    def __init__(
-        self, codec: str, topic: str, max_message: int, on_large: Callable[[], None]
-    ) -> None:
+    def __init__(self, codec: str, topic: str, max_message: int) -> None:
         self.name = codec
         self.buffers = []
         self.refuse = self._refuse
         self._topic = topic
         self._max_message = max_message
-        self._on_large = on_large
         self._taken = 0  # bytes in buffers
         self._depth = 0  # tuples and sets that are being packed around this moment
         self._idle: list[Callable[[Any], bytes]] = []  # packers for tuples and sets
@@ -173,8 +168,6 @@ class Encoder:
         except RecursionError:  # deeper than `_detach` goes, perhaps not than `pack` goes
             self.buffers.clear()
             packed = pack(value)
-        if self.buffers:
-            self._on_large()
         return packed
 
     def error(self, exc: BaseException, value: Any) -> PubSubError:
@@ -303,7 +296,6 @@ class Encoder:
             return _ext((NDARRAY, head + array.tobytes(order)))
         self._reserve(size)
         index = self._put_out(array.tobytes(order))
-        self._on_large()
         return _ext((NDARRAY_OUT_OF_BAND, index + head))
 
     def _detach(self, value: Any) -> Any:
@@ -353,7 +345,6 @@ class Encoder:
             return self._bin(data)
         self._reserve(len(data))
         index = self._put_out(data)
-        self._on_large()
         return _BUFFER_HEADER + index
 
     # --- out of band --------------------------------------------------------------------

@@ -7,7 +7,7 @@ and hands whole batches over to the loop's thread.
 
 The fast path of `put` is one C call (encode), one subtraction and one append. Everything that
 can be out of the ordinary (first message of a batch, batch full, large message, buffer full,
-closed, forked) is found by the one comparison ``left <= 0``: see `_slow`.
+closed, forked) shows in ``left <= 0``, or in large buffers beside the message: see `_slow`.
 """
 
 from __future__ import annotations
@@ -139,13 +139,8 @@ class Pub:
         self._block = overflow == "block"
         self._max_message = self.peer.settings.max_message
         self._batch_bytes = max(1, min(BATCH_BYTES, buffer // 4, self._max_message))
-        on_large = weakref.WeakMethod(self._on_large)  # no cycle: a dropped Pub goes at once
-        self._encoder = Encoder(
-            codec, self.topic, self._max_message, lambda: _call_if_there(on_large)
-        )
+        self._encoder = Encoder(codec, self.topic, self._max_message)
         self._parts: list[bytes] = []
-        self._bytes = 0  # of the parts of the present batch, where it is not on the fast path
-        self._room: float = 0  # what `_left` was set to when the present batch began
         self._done: Any = None  # what `put` returns when there is nothing to wait for
         self._open()
 
@@ -207,8 +202,9 @@ class Pub:
                 encoder.pack = pack
                 self._encode_failed(error, value)
             encoder.pack = pack
-            left = self._left = self._left - len(data)
-            if left > 0:
+            left = self._left - len(data)
+            if left > 0 and not buffers:
+                self._left = left
                 self._parts.append(data)
             else:
                 later = self._slow(data, value, buffers)
@@ -216,14 +212,8 @@ class Pub:
                     return later
         return None
 
-    def _on_large(self) -> None:
-        """The encoder has set large buffers aside: this put takes the slow path."""
-        self._left = 0
-
     def _encode_failed(self, error: BaseException, value: Any) -> NoReturn:
         explained = self._encoder.error(error, value)
-        if self._left == 0 and self._parts and not self._encoder.buffers:
-            self._left = self._room - sum(map(len, self._parts))
         if not isinstance(error, Exception):  # KeyboardInterrupt, say: no fault of the value's
             raise error
         raise explained from None
@@ -245,11 +235,8 @@ class Pub:
                 self._encode_failed(error, value)
             encoder.pack = pack
             encoder.let_go(packed)
-            self._left = 0
         size = len(data) + sum(map(len, buffers))
         if size > self._max_message:
-            if self._parts:  # the batch goes on as if nothing had been
-                self._left = self._room - sum(map(len, self._parts))
             raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)
         return data, buffers
 
@@ -358,9 +345,10 @@ class AsyncPub(Pub):
             encoder.pack = pack
             self._encode_failed(error, value)
         encoder.pack = pack
-        left = self._left = self._left - len(data)
-        if left <= 0:
+        left = self._left - len(data)
+        if left <= 0 or buffers:
             return self._slow(data, value, buffers)
+        self._left = left
         self._parts.append(data)
         return self._done  # type: ignore[no-any-return]  # a future
 
@@ -369,7 +357,6 @@ class AsyncPub(Pub):
         if self._dead is not None:
             raise self._dead
         full = bool(self._parts)  # nothing else brings a message here that is not the first
-        self._left += len(data)
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
         if self._block:
@@ -402,7 +389,7 @@ class AsyncPub(Pub):
             room = self._batch_bytes
             if self._block:
                 room = min(room, max(1, self.buffer - self._publication.log.size - OVERHEAD))
-            self._left = self._room = room
+            self._left = room
         self._parts.append(data)
         self._left -= len(data)
         if buffers or self._left <= 0:
@@ -563,10 +550,11 @@ class BlockingPub(Pub):
                 encoder.pack = pack
                 self._encode_failed(error, value)
             encoder.pack = pack
-            left = self._left = self._left - len(data)
-            if left <= 0:
+            left = self._left - len(data)
+            if left <= 0 or buffers:
                 self._slow(data, value, buffers)
             else:
+                self._left = left
                 self._parts.append(data)
 
     def put_many(self, values: Iterable[Any]) -> None:
@@ -582,7 +570,6 @@ class BlockingPub(Pub):
     def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> None:
         """A put that is out of the ordinary; under the lock."""
         self._check()
-        self._left += len(data)
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
         size = len(data) + sum(map(len, buffers)) + OVERHEAD
@@ -593,11 +580,10 @@ class BlockingPub(Pub):
         if self._parts and (buffers or len(data) >= self._batch_bytes):
             self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
         if not self._parts:
-            self._room = self._batch_bytes
+            self._left = self._batch_bytes
             if self._block:
                 free = self.buffer - self._used - self._ahead - OVERHEAD
-                self._room = min(self._room, max(1, free))
-            self._left = self._room
+                self._left = min(self._left, max(1, free))
             self._wake()
         self._parts.append(data)
         self._left -= len(data)
@@ -773,12 +759,6 @@ class _WeakSource:
         pub = self._pub()
         if pub is not None:
             pub.abandon(error)
-
-
-def _call_if_there(method: weakref.WeakMethod[Callable[[], None]]) -> None:
-    call = method()
-    if call is not None:
-        call()
 
 
 def _drop_pub(runtime_ref: weakref.ref[Runtime], stream_id: int) -> None:

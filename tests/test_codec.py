@@ -37,22 +37,11 @@ MAX_MESSAGE = 256 * 1024 * 1024
 BIG = bytes(range(256)) * (LARGE // 256)  # exactly LARGE
 
 
-class Large:
-    """Counts the calls of `on_large`."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self) -> None:
-        self.calls += 1
-
-
 def encoder(
     codec: str = "msgpack",
     max_message: int = MAX_MESSAGE,
-    on_large: Callable[[], None] = lambda: None,
 ) -> Encoder:
-    return Encoder(codec, "jobs", max_message, on_large)
+    return Encoder(codec, "jobs", max_message)
 
 
 def packed(enc: Encoder, value: Any, *, out_of_band: bool = False) -> tuple[bytes, list[bytes]]:
@@ -322,11 +311,9 @@ def test_a_large_value_does_not_stay_in_the_encoder() -> None:
 
 
 def test_large_bytes_are_taken_out_without_a_copy_at_both_ends() -> None:
-    on_large = Large()
-    enc = encoder(on_large=on_large)
+    enc = encoder()
     value = {"a": [1, BIG, (BIG + b"2",)], "b": b"small", "c": {"d": BIG + b"3"}}
     body, buffers = packed(enc, value, out_of_band=True)
-    assert on_large.calls == 1
     assert buffers[0] is BIG
     assert [len(buffer) - LARGE for buffer in buffers] == [0, 1, 1]
     assert len(body) < 100
@@ -358,11 +345,9 @@ def test_what_happens_to_mutable_bytes_after_packing_changes_nothing(
 
 
 def test_bytes_just_below_large_stay_in_the_body() -> None:
-    on_large = Large()
-    enc = encoder(on_large=on_large)
+    enc = encoder()
     _, buffers = packed(enc, [BIG[1:], bytearray(BIG[1:])], out_of_band=True)
     assert buffers == []
-    assert on_large.calls == 0
 
 
 def test_pack_out_of_band_begins_anew() -> None:
@@ -375,10 +360,8 @@ def test_pack_out_of_band_begins_anew() -> None:
 @pytest.mark.parametrize("codec", ["pickle", "raw"])
 def test_large_values_of_pickle_and_raw_travel_out_of_band_by_themselves(codec: str) -> None:
     for method in ("pack", "pack_out_of_band"):
-        on_large = Large()
-        enc = encoder(codec, on_large=on_large)
+        enc = encoder(codec)
         body = b"\x92" + enc.pack(b"small") + getattr(enc, method)(BIG)
-        assert on_large.calls == 1
         [buffer] = enc.buffers
         assert len(body) < 50
         decoder = Decoder(codec, allow_pickle=True)
@@ -900,7 +883,7 @@ if blocked:
 from pubsub.codec import Decoder, Encoder
 from pubsub.errors import DecodeError, EncodeError
 assert blocked or "numpy" not in sys.modules, "the codec imports numpy"
-enc = Encoder("msgpack", "t", 2**20, lambda: None)
+enc = Encoder("msgpack", "t", 2**20)
 value = {"a": (1, {2}, 2**70), "b": [1j]}
 assert Decoder("msgpack").decode(b"\\x91" + enc.pack(value), ()) == [value]
 try:

@@ -22,7 +22,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 def pack(value: Any) -> bytes:
-    return Encoder("msgpack", "t", 2**30, lambda: None).pack(value)
+    return Encoder("msgpack", "t", 2**30).pack(value)
 
 
 def read(code: int, payload: bytes) -> Any:
@@ -86,7 +86,7 @@ def test_every_code_stands_in_all_tables_and_has_golden_bytes_here() -> None:
 
 
 def test_the_bytes_of_a_reference_to_a_buffer() -> None:
-    enc = Encoder("raw", "t", 2**30, lambda: None)
+    enc = Encoder("raw", "t", 2**30)
     assert enc.pack(bytes(70_000)) == msgpack.packb(msgpack.ExtType(12, b"\0\0\0\0"))
     assert enc.pack(bytes(70_000)) == msgpack.packb(msgpack.ExtType(12, b"\0\0\0\1"))
     assert pack(b"x") == msgpack.packb(b"x")

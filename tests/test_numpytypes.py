@@ -23,7 +23,7 @@ PICKLE = 'or use Pub(..., codec="pickle") with Sub(..., allow_pickle=True)'
 
 
 def encoder(max_message: int = 2**28) -> Encoder:
-    return Encoder("msgpack", "jobs", max_message, lambda: None)
+    return Encoder("msgpack", "jobs", max_message)
 
 
 def packed(value: Any) -> tuple[bytes, list[bytes]]:
@@ -167,11 +167,9 @@ def test_scalars_are_keys_and_members() -> None:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_large_array_travels_out_of_band_and_is_not_copied_by_the_receiver(order: str) -> None:
-    calls = []
-    enc = Encoder("msgpack", "jobs", 2**28, lambda: calls.append(1))
+    enc = Encoder("msgpack", "jobs", 2**28)
     array = np.arange(LARGE // 8, dtype="i8").reshape(2, -1).copy(order=order)
     body = b"\x91" + enc.pack({"a": (array,), "b": array})
-    assert len(calls) == 2
     assert [len(buffer) for buffer in enc.buffers] == [LARGE, LARGE]
     assert all(type(buffer) is bytes for buffer in enc.buffers)
     array[0, 0] = 99  # what was put is what it was then
@@ -223,15 +221,12 @@ def test_an_array_above_max_message_is_refused_before_it_is_copied() -> None:
     assert len(enc.buffers) == 1
 
 
-def test_explaining_an_error_calls_back_for_no_array() -> None:
-    calls = []
-    enc = Encoder("msgpack", "jobs", 2**28, lambda: calls.append(1))
+def test_explaining_an_error_sets_no_array_aside() -> None:
+    enc = Encoder("msgpack", "jobs", 2**28)
     value = [np.zeros(LARGE), object()]
     with pytest.raises(TypeError) as caught:
         enc.pack(value)
-    before = len(calls)
     assert str(enc.error(caught.value, value)).startswith("value[1] on topic 'jobs' is an object")
-    assert len(calls) == before
     assert enc.buffers == []
 
 
