@@ -458,15 +458,10 @@ class AsyncSub(Sub):
             if timeout is not None:
                 if deadline is None:
                     deadline = self._runtime.loop.time() + timeout
-                if timeout <= 0 or not await self._arrival(deadline):
+                if timeout <= 0:
                     raise TimeoutError(_timeout_text(self, timeout))
-                continue
-            waiter = self._runtime.loop.create_future()  # as `_arrival` does
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
+            if not await self._arrival(deadline):
+                raise TimeoutError(_timeout_text(self, timeout))
 
     async def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
         """At least one message and at most `max`: what is there, waiting only for the first.
