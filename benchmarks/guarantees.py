@@ -26,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ async def _ready(sub: Any) -> Any:
     return await sub
 
 
-ROLES = {
+ROLES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "coordinate": lambda: _coordinate(),
     "publish": lambda at: _publish(at),
     "subscribe": lambda at, every: _subscribe(at, float(every)),
@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     args = parser.parse_args()
     if args.role:
-        run(ROLES[args.role](*args.what))  # type: ignore[operator]
+        run(ROLES[args.role](*args.what))
         return
     wanted = args.what or ["isolation", "memory"]
     unknown = set(wanted) - {"isolation", "memory"}

@@ -175,7 +175,7 @@ class Link(asyncio.BufferedProtocol):
         self.loop = loop
         self.endpoint = endpoint
         self.reader = FrameReader(scratch)
-        self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]
+        self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
         self.other: Other | None = None
         self.cut = False
         self.max_pings = PINGS_PER_TICK

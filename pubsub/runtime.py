@@ -244,6 +244,7 @@ class Runtime:
         return not waiter.pending
 
     def find(self, stream_id: int) -> Publication | None:
+        """The stream of that id, with all that was put by now in its log; None: there is none."""
         pub = self._pubs.get(stream_id)
         if pub is None:
             return self._ended.get(stream_id)

@@ -587,4 +587,4 @@ def parse(array: Any) -> Control:
 def encode(message: Control) -> bytes:
     """The whole frame of a message, length included."""
     payload = msgpack.packb(_VALUES[type(message)](message))
-    return len(payload).to_bytes(4, "big") + payload  # type: ignore[no-any-return]
+    return len(payload).to_bytes(4, "big") + payload  # type: ignore[no-any-return]  # bytes
