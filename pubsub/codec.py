@@ -105,7 +105,9 @@ class Encoder:
         "_depth",
         "_dumps",
         "_idle",
+        "_looking",
         "_max_message",
+        "_plain",
         "_taken",
         "_topic",
         "buffers",
@@ -127,17 +129,18 @@ class Encoder:
         self._taken = 0  # bytes in buffers
         self._depth = 0  # tuples and sets that are being packed around this moment
         self._idle: list[Callable[[Any], bytes]] = []  # packers for tuples and sets
+        self._looking = False
         if codec == "msgpack":
-            self.pack = self._new_packer()
+            self.pack = self._plain = self._new_packer()
         elif codec == "pickle":
             import pickle
 
             self._dumps = partial(pickle.dumps, protocol=5)
             self._bin: Callable[[bytes], bytes] = msgpack.Packer().pack
-            self.pack = self._pack_pickle
+            self.pack = self._plain = self._pack_pickle
         elif codec == "raw":
             self._bin = msgpack.Packer().pack
-            self.pack = self._pack_raw
+            self.pack = self._plain = self._pack_raw
         else:
             raise ValueError(f'codec {codec!r} is none of "msgpack", "pickle" and "raw"')
 
@@ -150,25 +153,38 @@ class Encoder:
     def let_go(self, size: int) -> None:
         """Give back the memory of a packer that has packed so much: it would keep it."""
         if size > _SPARE and self.name == "msgpack":
-            self.pack = self._new_packer()
+            self._renew()
 
-    def pack_out_of_band(self, value: Any, pack: Callable[[Any], bytes] | None = None) -> bytes:
+    def look(self, on: bool) -> None:
+        """Whether `pack` looks for large bytes before it packs, as `pack_out_of_band` does: for
+        whoever expects the next value to have some. (To pack them first, and put them aside only
+        then, copies them twice for nothing.)"""
+        if on is not self._looking and self.name == "msgpack":
+            self._looking = on
+            self.pack = self.pack_out_of_band if on else self._plain
+
+    def pack_out_of_band(self, value: Any, packed: bytes | None = None) -> bytes:
         """Like `pack`, but large bytes in the value's dicts, lists and tuples go to `buffers`.
 
         ``bytes`` are taken as they are, a ``bytearray`` or ``memoryview`` as a copy, so that
-        nobody sees what its owner does to it later. `pack`: the method of that name, where
-        `refuse` stands in its place.
+        nobody sees what its owner does to it later. `packed`: what `pack` has made of the value
+        already, which is it if nothing in it is large.
         """
-        pack = pack or self.pack
         self.buffers.clear()
-        if self.name != "msgpack":
-            return pack(value)
-        try:
-            packed = pack(self._detach(value))
-        except RecursionError:  # deeper than `_detach` goes, perhaps not than `pack` goes
-            self.buffers.clear()
-            packed = pack(value)
-        return packed
+        detached = value
+        if self.name == "msgpack":
+            try:
+                detached = self._detach(value)
+            except RecursionError:  # deeper than `_detach` goes, perhaps not than `pack` goes
+                self.buffers.clear()
+        if detached is value and packed is not None:
+            return packed
+        return self._plain(detached)
+
+    def _renew(self) -> None:
+        self._plain = self._new_packer()
+        if not self._looking:
+            self.pack = self._plain
 
     def error(self, exc: BaseException, value: Any) -> PubSubError:
         """The error to raise in place of what `pack` raised for this value.
@@ -180,7 +196,8 @@ class Encoder:
         self.buffers.clear()
         self._depth = 0
         if self.name == "msgpack":
-            self.pack = self._new_packer()
+            self._looking = False
+            self._renew()
         if isinstance(exc, PubSubError):
             return exc
         try:

@@ -44,6 +44,9 @@ OVERHEAD = BATCH_COST + len(array_header(0))
 HANDOVER_BYTES = 1 * MIB
 """Bytes that a BlockingPub may be ahead of its loop's thread; then `put` lets that run."""
 
+LOOK_AGAIN = 0.001
+"""Seconds until the loop's thread looks again for a batch that was being put into."""
+
 LOCKED_PUTS = 255
 """Messages of one put_many that a BlockingPub puts without letting other threads in between."""
 _PLAIN = (list, tuple)
@@ -223,18 +226,19 @@ class Pub:
     ) -> tuple[bytes, tuple[bytes, ...]]:
         """A message whose encoding is large, or already left buffers aside: take its large bytes
         out of band, and check its size."""
+        encoder = self._encoder
         if not buffers and len(data) >= LARGE:
-            encoder = self._encoder
             packed = len(data)
             pack, encoder.pack = encoder.pack, encoder.refuse
             try:
-                data = encoder.pack_out_of_band(value, pack)
+                data = encoder.pack_out_of_band(value, data)
                 buffers = encoder.take()
             except BaseException as error:
                 encoder.pack = pack
                 self._encode_failed(error, value)
             encoder.pack = pack
             encoder.let_go(packed)
+        encoder.look(bool(buffers))  # who puts something large puts more of it
         size = len(data) + sum(map(len, buffers))
         if size > self._max_message:
             raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)
@@ -251,6 +255,10 @@ class Pub:
     def seal(self) -> None:
         """See `Source`: called in the loop's thread."""
         raise NotImplementedError
+
+    def collect(self) -> None:
+        """See `Source`: called in the loop's thread."""
+        self.seal()
 
     def putting(self) -> bool:
         """See `Source`."""
@@ -359,6 +367,8 @@ class AsyncPub(Pub):
         full = bool(self._parts)  # nothing else brings a message here that is not the first
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
+        else:
+            self._encoder.look(False)
         if self._block:
             size = len(data) + sum(map(len, buffers)) + OVERHEAD
             if self._queue or not self._fits(size):
@@ -509,12 +519,12 @@ class BlockingPub(Pub):
     def _open(self) -> None:
         if not self.peer.blocking:
             raise WrongContext("this Peer belongs to an event loop: make the Pub inside it")
-        self._lock = threading.RLock()  # a signal handler may put, in the middle of a put
-        self._roomy = threading.Condition(self._lock)
-        self._closing = threading.RLock()
-        self._handover: deque[Batch] = deque()
-        self._ahead = 0  # bytes handed over and not in the log yet
+        self._make_locks()
+        self._handover: deque[tuple[int, Batch]] = deque()  # with the size of each
+        self._handed = 0  # bytes ever handed over: written under the lock
+        self._taken = 0  # of these, in the log: written by the loop's thread
         self._used = 0  # bytes in the log, as last seen by the loop's thread
+        self._looks_again = False  # the loop's thread, for the unfinished batch
         self._waiting = 0
         self._needed = 0  # bytes that the put that waits has
         self._runtime = self.peer.runtime
@@ -529,6 +539,12 @@ class BlockingPub(Pub):
             self.close(linger=0)
             raise
 
+    def _make_locks(self) -> None:
+        self._lock = threading.RLock()  # a signal handler may put, in the middle of a put
+        self._acquire, self._release = self._lock.acquire, self._lock.release
+        self._roomy = threading.Condition(self._lock)
+        self._closing = threading.RLock()
+
     def _add(self) -> None:
         self._publication, self._ready = self._runtime.add_pub(
             _WeakSource(self),
@@ -540,7 +556,8 @@ class BlockingPub(Pub):
         )
 
     def put(self, value: Any) -> None:
-        with self._lock:
+        try:  # `with` costs twice as much; inside `try`, no interrupt leaves the lock behind
+            self._acquire()
             encoder = self._encoder
             pack, encoder.pack = encoder.pack, encoder.refuse
             try:
@@ -556,6 +573,11 @@ class BlockingPub(Pub):
             else:
                 self._left = left
                 self._parts.append(data)
+        finally:
+            try:
+                self._release()
+            except RuntimeError:  # it was interrupted while it waited for the lock
+                pass
 
     def put_many(self, values: Iterable[Any]) -> None:
         if type(values) in _PLAIN:
@@ -572,17 +594,19 @@ class BlockingPub(Pub):
         self._check()
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
+        else:
+            self._encoder.look(False)
         size = len(data) + sum(map(len, buffers)) + OVERHEAD
         if self._block:
             self._wait_for_room(size)
-        elif self._ahead > HANDOVER_BYTES:
-            self._wait(lambda: self._ahead <= HANDOVER_BYTES)
+        elif self._ahead() > HANDOVER_BYTES:
+            self._wait(lambda: self._ahead() <= HANDOVER_BYTES)
         if self._parts and (buffers or len(data) >= self._batch_bytes):
             self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
         if not self._parts:
             self._left = self._batch_bytes
             if self._block:
-                free = self.buffer - self._used - self._ahead - OVERHEAD
+                free = self.buffer - self._held() - OVERHEAD
                 self._left = min(self._left, max(1, free))
             self._wake()
         self._parts.append(data)
@@ -596,8 +620,17 @@ class BlockingPub(Pub):
     def _hand_over(self, buffers: tuple[bytes, ...] = ()) -> None:
         batch = self._close_batch(buffers)
         size = len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST
-        self._ahead += size
-        self._handover.append(batch)
+        self._handed += size
+        self._handover.append((size, batch))
+
+    def _ahead(self) -> int:
+        """Bytes handed over and not in the log yet; at least."""
+        return self._handed - self._taken
+
+    def _held(self) -> int:
+        """Bytes of the buffer that are in use. What passes into the log meanwhile counts twice
+        rather than not at all."""
+        return self._ahead() + self._used
 
     def _wake(self) -> None:
         """Have the loop's thread call `seal`."""
@@ -624,7 +657,7 @@ class BlockingPub(Pub):
             self._hand_over()  # what waits for room must not wait for us
 
         def roomy() -> bool:
-            used = self._used + self._ahead
+            used = self._held()
             return used == 0 or used + size <= self.buffer
 
         if not roomy():
@@ -640,11 +673,41 @@ class BlockingPub(Pub):
         with self._lock:
             if self._parts:
                 self._hand_over()
-            publication = self._publication
-            while self._handover:
-                publication.append(*self._handover.popleft())
-            self._ahead = 0
-            self._look()
+        self._drain()
+
+    def collect(self) -> None:
+        """See `Source`. Full batches are taken without the lock, and the unfinished one where
+        nobody puts at this moment: a thread that puts all the time has the lock nearly all the
+        time, and each of its puts would have to wake us if we waited for it."""
+        self._looks_again = False
+        if self._acquire(blocking=False):
+            try:
+                if self._parts:
+                    self._hand_over()
+            finally:
+                self._release()
+        else:
+            self._looks_again = True
+            self._runtime.loop.call_later(LOOK_AGAIN, self._look_again)
+        self._drain()
+
+    def _look_again(self) -> None:
+        if self._looks_again:
+            self._runtime.turn.pending_now(self)
+
+    def _drain(self) -> None:
+        """Bring what was handed over into the log; in the loop's thread."""
+        handover, publication = self._handover, self._publication
+        taken = self._taken
+        while handover:
+            size, batch = handover.popleft()
+            publication.append(*batch)
+            taken += size
+        self._used = publication.log.size  # before `_taken`: see `_held`
+        self._taken = taken
+        if self._waiting or publication.on_room is not None:
+            with self._lock:
+                self._look()
 
     def _look(self) -> None:
         """See how full the log is, and let go those who can; under the lock."""
@@ -666,9 +729,7 @@ class BlockingPub(Pub):
     def abandon(self, error: Exception) -> None:
         """See `Source`."""
         if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
-            self._lock = threading.RLock()
-            self._roomy = threading.Condition(self._lock)
-            self._closing = threading.RLock()
+            self._make_locks()
         with self._lock:
             if self._parts:
                 self._hand_over()  # put is put: it goes into the log before the end
@@ -754,6 +815,11 @@ class _WeakSource:
         pub = self._pub()
         if pub is not None:
             pub.seal()
+
+    def collect(self) -> None:
+        pub = self._pub()
+        if pub is not None:
+            pub.collect()
 
     def abandon(self, error: Exception) -> None:
         pub = self._pub()

@@ -26,6 +26,10 @@ class Source(Protocol):
     def seal(self) -> None:
         """Bring what was put so far into the log. Called in the loop's thread."""
 
+    def collect(self) -> None:
+        """The same, but what is being put at this very moment, in another thread, may wait for
+        a later turn."""
+
     def putting(self) -> bool:
         """Whether the calling thread is in the middle of a put (as in a signal handler)."""
 
@@ -87,7 +91,7 @@ class Turn:
                 sources, self._sources = self._sources, []
                 for source in sources:
                     try:
-                        source.seal()
+                        source.collect()
                     except Exception:  # one Pub's trouble is no other's
                         log.exception("internal error while a batch was closed")
             if self._local_dirty:
