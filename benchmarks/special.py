@@ -121,8 +121,9 @@ async def _pace(face: Face, job: Job, publisher: Any) -> tuple[int, int, int]:
             now = clock()
             await face.do(send_all, [small_dict(now) for _ in range(due - n)])
             n = due
-        at = start + max(int(n * 1e9 / rate), clock() - start + int(TICK * 5e8))
-        await face.sleep((at - clock()) / 1e9)
+        # uvloop's timers count whole milliseconds: it would take less for none, and spin
+        pause = TICK if rate * TICK > 1 else start / 1e9 + n / rate - clock() / 1e9
+        await face.sleep(max(pause, 0))
     return n, start, clock()
 
 

@@ -44,6 +44,9 @@ OVERHEAD = BATCH_COST + len(array_header(0))
 HANDOVER_BYTES = 1 * MIB
 """Bytes that a BlockingPub may be ahead of its loop's thread; then `put` lets that run."""
 
+FIRST_GRANT = 64
+"""Bytes that a batch may have at first, where other Pubs put in the same turn too."""
+
 LOOK_AGAIN = 0.001
 """Seconds until the loop's thread looks again for a batch that was being put into."""
 
@@ -144,6 +147,7 @@ class Pub:
         self._batch_bytes = max(1, min(BATCH_BYTES, buffer // 4, self._max_message))
         self._encoder = Encoder(codec, self.topic, self._max_message)
         self._parts: list[bytes] = []
+        self._more = 0  # bytes that the batch may have beyond `_left`, once they are granted
         self._done: Any = None  # what `put` returns when there is nothing to wait for
         self._open()
 
@@ -247,7 +251,7 @@ class Pub:
     def _close_batch(self, buffers: tuple[bytes, ...] = ()) -> Batch:
         """The pending messages as one batch."""
         parts, self._parts = self._parts, []
-        self._left = 0
+        self._left = self._more = 0
         count = len(parts)
         body = _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts))
         return count, body, buffers, time.time()
@@ -326,6 +330,7 @@ class AsyncPub(Pub):
                 "this Peer runs on a thread of its own: Pub(peer=…) made with it is blocking"
             )
         self._runtime = runtime = self.peer.runtime
+        self._grant = 0  # bytes that `_left` last grew by
         self._queue: deque[_Queued] = deque()  # puts that wait for room, in their order
         self._closing: asyncio.Task[None] | None = None
         self._done = runtime.loop.create_future()
@@ -364,7 +369,9 @@ class AsyncPub(Pub):
         """A put that is out of the ordinary."""
         if self._dead is not None:
             raise self._dead
-        full = bool(self._parts)  # nothing else brings a message here that is not the first
+        full = bool(self._parts)  # or out of what it was granted
+        if full and not buffers and len(data) < self._left + self._more:
+            return self._later(self._append(data))
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
         else:
@@ -376,8 +383,12 @@ class AsyncPub(Pub):
                 self._queue.append(_Queued(turn, data, buffers, size))
                 self._publication.on_room = self._room_opened
                 return turn
+        return self._later(self._admit(data, buffers) or full)
+
+    def _later(self, now: bool) -> Awaitable[None]:
+        """What `put` returns; `now`: it is time to let the loop run."""
         done: Awaitable[None] = self._done
-        return _TURN if self._admit(data, buffers) or full else done
+        return _TURN if now else done
 
     def _fits(self, size: int) -> bool:
         """Bring what is pending into the log, and see whether there is room for so much more."""
@@ -395,17 +406,32 @@ class AsyncPub(Pub):
                     f"Pub({self.topic!r}) belongs to the event loop of another thread: use it "
                     "there, or make a Pub outside of any loop, which all threads may use"
                 )
-            runtime.turn.pending(self)
-            room = self._batch_bytes
+            alone = runtime.turn.pending(self)
+            self._more = self._batch_bytes
             if self._block:
-                room = min(room, max(1, self.buffer - self._publication.log.size - OVERHEAD))
-            self._left = room
-        self._parts.append(data)
-        self._left -= len(data)
+                room = self.buffer - self._publication.log.size - OVERHEAD
+                self._more = min(self._more, max(1, room))
+            self._grant = self._more if alone else FIRST_GRANT // 2
+        time_to_run = self._append(data)
         if buffers or self._left <= 0:
             self._publication.append(*self._close_batch(buffers))
             return True
-        return False
+        return time_to_run
+
+    def _append(self, data: bytes) -> bool:
+        """Add to the batch, which is granted more of its room as it grows: twice as much each
+        time, so that a turn knows by half what all Pubs together put in it. True: it is time to
+        let the loop run."""
+        self._parts.append(data)
+        left = self._left - len(data)
+        time_to_run = False
+        if left <= 0 and self._more:
+            self._grant = size = min(self._more, max(2 * self._grant, 1 - int(left)))
+            self._more -= size
+            left += size
+            time_to_run = self._runtime.turn.grant(size)
+        self._left = left
+        return time_to_run
 
     def _room_opened(self) -> None:
         """Put what waited, as far as there is room; one that was cancelled is not put."""
@@ -634,7 +660,7 @@ class BlockingPub(Pub):
 
     def _wake(self) -> None:
         """Have the loop's thread call `seal`."""
-        self.peer.call_soon(self._runtime.turn.pending_now, self)
+        self._runtime.turn.pending_elsewhere(self)
 
     def _wait(self, there: Callable[[], bool], size: int = 0) -> None:
         """Wait, under the lock, until it is so or the Pub is closed."""
@@ -693,7 +719,7 @@ class BlockingPub(Pub):
 
     def _look_again(self) -> None:
         if self._looks_again:
-            self._runtime.turn.pending_now(self)
+            self._runtime.turn.pending(self)
 
     def _drain(self) -> None:
         """Bring what was handed over into the log; in the loop's thread."""

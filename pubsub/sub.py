@@ -424,6 +424,7 @@ class AsyncSub(Sub):
         loop = self._runtime.loop
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters.add(waiter)
+        self._runtime.turn.hasten()
         timer = None if deadline is None else loop.call_at(deadline, _time_out, waiter)
         try:
             return await waiter

@@ -1,0 +1,160 @@
+"""The turn: what is done when, and how often the loop is called for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pubsub import Peer
+from pubsub.coordinator.server import Coordinator
+from pubsub.pub import FIRST_GRANT, AsyncPub
+from pubsub.turn import TURN_BYTES, Turn
+
+
+class Source:
+    """Stands for a Pub."""
+
+    def __init__(self, journal: list[str], name: str) -> None:
+        self.collect: Callable[[], None] = lambda: journal.append(name)
+
+    def seal(self) -> None: ...
+
+    def putting(self) -> bool:
+        return False
+
+    def abandon(self, error: Exception) -> None: ...
+
+
+async def test_what_is_due_is_done_once_at_the_end_of_the_turn() -> None:
+    turn, journal = Turn(asyncio.get_running_loop(), "peer", 0.02), list[str]()
+    assert turn.pending(Source(journal, "a"))
+    assert not turn.pending(Source(journal, "b"))
+    assert journal == []
+    await asyncio.sleep(0)
+    assert journal == ["a", "b"]
+    assert turn.pending(Source(journal, "c"))
+
+
+async def test_who_is_about_to_wait_has_it_done_at_once_and_only_once_in_a_turn() -> None:
+    turn, journal = Turn(asyncio.get_running_loop(), "peer", 0.02), list[str]()
+    turn.hasten()
+    assert journal == []
+    turn.pending(Source(journal, "a"))
+    turn.hasten()
+    assert journal == ["a"]
+    turn.pending(Source(journal, "b"))
+    turn.pending(Source(journal, "c"))
+    turn.hasten()
+    assert journal == ["a"], "what many do in one turn goes out together"
+    await asyncio.sleep(0)
+    assert journal == ["a", "b", "c"]
+    turn.pending(Source(journal, "d"))
+    turn.hasten()
+    assert journal[-1] == "d"
+
+
+async def test_what_other_threads_bring_takes_one_callback() -> None:
+    loop = asyncio.get_running_loop()
+    turn, journal = Turn(loop, "peer", 0.02), list[str]()
+    calls = 0
+    threadsafe = loop.call_soon_threadsafe
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return threadsafe(*args, **kwargs)
+
+    loop.call_soon_threadsafe = counted  # type: ignore[method-assign]  # the one it will use
+
+    def bring() -> None:
+        for i in range(100):
+            turn.pending_elsewhere(Source(journal, str(i)))
+
+    thread = threading.Thread(target=bring)
+    thread.start()
+    thread.join()  # the loop does not run meanwhile
+    assert calls == 1
+    await asyncio.sleep(0.001)
+    assert journal == [str(i) for i in range(100)]
+    turn.pending_elsewhere(Source(journal, "later"))
+    assert calls == 2
+
+
+async def test_a_call_that_was_interrupted_does_not_keep_the_next_from_calling() -> None:
+    loop = asyncio.get_running_loop()
+    turn, journal = Turn(loop, "peer", 0.02), list[str]()
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            patch.setattr(loop, "call_soon_threadsafe", interrupted)
+        except AttributeError:
+            pytest.skip("this loop's methods cannot be replaced")
+        with pytest.raises(KeyboardInterrupt):
+            turn.pending_elsewhere(Source(journal, "a"))
+    turn.pending_elsewhere(Source(journal, "b"))
+    await asyncio.sleep(0.001)
+    assert journal == ["a", "b"]
+
+
+@pytest.mark.loop
+async def test_awaited_puts_on_many_topics_let_the_loop_run() -> None:
+    """Each alone could fill its batch; together they may put `TURN_BYTES`, and twice as much where
+    each was granted just more than it has put."""
+    loop = asyncio.get_running_loop()
+    coordinator = Coordinator(loop, settle=0.0)
+    at = str(await coordinator.start("127.0.0.1", 0))
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(count)
+
+    async with Peer(at) as peer:
+        pubs = [AsyncPub(f"many/{i}", peer=peer, overflow="block") for i in range(100)]
+        for pub in pubs:
+            await pub
+        loop.call_soon(count)
+        most, before, put = 0, 0, 0
+        for _ in range(40):
+            for pub in pubs:
+                for _ in range(10):
+                    await pub.put(b"x" * 100)
+                    put += 103
+                    if turns != before:
+                        before = turns
+                        most, put = max(most, put), 0
+        assert before > 3
+        assert TURN_BYTES / 4 < most <= TURN_BYTES + 2 * FIRST_GRANT
+    await coordinator.close()
+
+
+@pytest.mark.loop
+async def test_one_topic_alone_is_granted_its_whole_batch() -> None:
+    loop = asyncio.get_running_loop()
+    coordinator = Coordinator(loop, settle=0.0)
+    at = str(await coordinator.start("127.0.0.1", 0))
+    async with Peer(at) as peer:
+        pub = await AsyncPub("one", peer=peer)
+        slow = 0
+        slowly = pub._slow
+
+        def counted(*args: Any) -> Any:
+            nonlocal slow
+            slow += 1
+            return slowly(*args)
+
+        pub._slow = counted  # type: ignore[method-assign]  # how often is the question
+        for _ in range(600):
+            pub.put(b"x" * 100)
+        assert slow == 1
+        await asyncio.sleep(0)
+        assert pub._publication.log.next_number == 1
+    await coordinator.close()
