@@ -151,7 +151,7 @@ async def test_one_topic_alone_is_granted_its_whole_batch() -> None:
             slow += 1
             return slowly(*args)
 
-        pub._slow = counted  # type: ignore[method-assign]  # how often is the question
+        pub._slow = counted  # type: ignore[method-assign,assignment]  # how often is the question
         for _ in range(600):
             pub.put(b"x" * 100)
         assert slow == 1
