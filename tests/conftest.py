@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -36,6 +37,12 @@ settings.load_profile("pubsubd")
 
 def pytest_configure(config: pytest.Config) -> None:
     global _hiding_place
+    # Whoever starts us in the background, as `nohup make test &` and many a CI do, may have us
+    # ignore Ctrl-C, and every process that a test starts and interrupts would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
     if LOOP not in ("uvloop", "asyncio"):
         raise pytest.UsageError(f"PUBSUB_TEST_LOOP={LOOP!r} is neither 'uvloop' nor 'asyncio'")
     # A developer's own coordinator is no part of a test.
@@ -77,3 +84,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.loop)
+    # What takes long begins first: no worker of a parallel run is left alone with it at the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
