@@ -27,9 +27,6 @@ from benchmarks.workloads import WORKLOADS
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# In one worker of a parallel run: each would start the long runs of `runs` anew.
-pytestmark = pytest.mark.xdist_group("benchmarks")
-
 LIARS = '''
 """Contenders that do not do what they should."""
 
