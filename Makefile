@@ -3,6 +3,7 @@
 #
 #   make test PYTHON=python3.12     another Python (in a .venv-3.12 of its own)
 #   make test ARGS="-k resume -x"   one pytest run with these arguments
+#   make test WORKERS=0             one test after the other
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -30,6 +31,8 @@ BENCH := $(VENV)/.bench-$(VERSION)
 ONLY ?=
 PEERS ?=
 ARGS ?=
+# Most tests wait most of their time, so more of them than processors run at once.
+WORKERS ?= 4
 SEEDS ?= 1000
 SEED ?=
 PROFILE ?=
@@ -47,8 +50,8 @@ demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tai
 .PHONY: test
 test: $(DEV) ## the test suite, on plain asyncio where the loop matters, then all of it on uvloop
 ifeq ($(strip $(ARGS)),)
-	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -q -m "loop and not slow"
-	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest
+	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) -q -m "loop and not slow"
+	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS)
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

@@ -1,4 +1,4 @@
-"""See it work: `make demo`, or ``python examples/demo.py``.
+"""See it work: `make demo`, or ``python examples/demo.py [PORT OF THE COORDINATOR]``.
 
 Four processes, real data: a coordinator, a publisher of this machine's counters, and a
 ``pubsub tail`` that shows them. In mid-stream the coordinator is killed and later started anew,
@@ -135,8 +135,8 @@ class Phase:
 
 
 class Demo:
-    def __init__(self) -> None:
-        self.port = free_port()
+    def __init__(self, port: int) -> None:
+        self.port = port
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("PUBSUB_")}
         self.env["PUBSUB_COORDINATOR"] = f"127.0.0.1:{self.port}"
         self.children: list[Child] = []
@@ -326,7 +326,7 @@ def terminated(number: int, frame: object) -> NoReturn:
 def main() -> int:
     signal.signal(signal.SIGTERM, terminated)
     began = time.monotonic()
-    demo = Demo()
+    demo = Demo(int(sys.argv[1]) if len(sys.argv) > 1 else free_port())
     try:
         demo.run()
     except Failed as error:

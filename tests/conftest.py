@@ -11,10 +11,12 @@ import asyncio
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,6 +25,8 @@ from pubsub.ratelimit import RateLimit
 
 LOOP = os.environ.get("PUBSUB_TEST_LOOP") or ("asyncio" if sys.platform == "win32" else "uvloop")
 INTEGRATION = Path(__file__).parent / "integration"
+IN_ONE_WORKER = ("tests/test_benchmarks.py",)
+"""Modules whose tests share what takes long to make: each worker would make it anew."""
 
 _HIDE_UVLOOP = 'raise ModuleNotFoundError("PUBSUB_TEST_LOOP=asyncio hides uvloop", name="uvloop")\n'
 _hiding_place: Path | None = None
@@ -36,6 +40,12 @@ settings.load_profile("pubsubd")
 
 def pytest_configure(config: pytest.Config) -> None:
     global _hiding_place
+    # Whoever starts us in the background, as `nohup make test &` and many a CI do, may have us
+    # ignore Ctrl-C, and every process that a test starts and interrupts would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
     if LOOP not in ("uvloop", "asyncio"):
         raise pytest.UsageError(f"PUBSUB_TEST_LOOP={LOOP!r} is neither 'uvloop' nor 'asyncio'")
     # A developer's own coordinator is no part of a test.
@@ -77,3 +87,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if INTEGRATION in item.path.parents:
             item.add_marker(pytest.mark.loop)
+    # What takes long begins first, so that no worker is left alone with it at the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How `pytest -n 4` deals out the tests: the modules of `IN_ONE_WORKER` first, then all others
+    one by one, to whoever is free. (With pytest 9.2, xdist 3.8 overlooks its own `xdist_group`.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    def together(nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return module if module in IN_ONE_WORKER else nodeid
+
+    scheduling = LoadScopeScheduling(config, log)
+    scheduling._split_scope = together
+    return scheduling

@@ -3,6 +3,7 @@ and runs beside publisher and subscriber."""
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 import tempfile
@@ -35,8 +36,14 @@ def _run(command: Sequence[str], port: int, announce: Callable[[str], None]) -> 
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+    """Below those that a system gives to whoever asks for any, so that nobody else gets it before
+    the server listens there."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
         return port
 
 

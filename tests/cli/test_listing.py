@@ -16,7 +16,7 @@ from pubsub.cli.listing import table
 from pubsub.config import Address, parse_address
 from pubsub.core.messages import Hello, Ping, Pong, Welcome, encode
 from pubsub.pub import BlockingPub
-from tests.cli.processes import Start, daemon, execute
+from tests.cli.processes import LONG, Start, daemon, execute
 
 
 def test_a_table_is_aligned_and_numbers_stand_to_the_right() -> None:
@@ -183,8 +183,9 @@ def say_hello(connection: socket.socket) -> None:
 def test_what_is_no_coordinator_is_called_so(
     talk: Callable[[socket.socket], None], why: str
 ) -> None:
+    timeout = 0.5 if talk is silence else LONG  # all others have to be told by what they say
     with server(talk) as address, pytest.raises(CoordinatorUnavailable) as caught:
-        ask(address, "topics", timeout=0.5)
+        ask(address, "topics", timeout=timeout)
     assert str(caught.value).startswith(f"no coordinator at {address}: ")
     assert why in str(caught.value)
     assert caught.value.addresses == (str(address),)

@@ -11,6 +11,7 @@ from pubsub import Peer
 from pubsub.pub import BlockingPub
 from pubsub.sub import BlockingSub
 from tests.cli.processes import Start, daemon, execute
+from tests.integration.support import free_port
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -23,12 +24,13 @@ def test_it_says_where_it_listens_and_ends_quietly(start: Start, number: int) ->
 
 
 def test_it_comes_back_on_its_port(start: Start) -> None:
-    first, where = daemon(start)
+    port = free_port()
+    first, where = daemon(start, port)
     with Peer(where) as peer:
         sub = BlockingSub("t", peer=peer)
         first.signal(signal.SIGKILL)
         first.wait()
-        daemon(start, int(where.rpartition(":")[2]))
+        daemon(start, port)
         with Peer(where) as other:
             pub = BlockingPub("t", peer=other)
             pub.wait_for_subscribers(timeout=30)

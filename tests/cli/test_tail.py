@@ -19,6 +19,7 @@ import pytest
 from pubsub import Peer
 from pubsub.pub import BlockingPub
 from tests.cli.processes import LONG, Start, daemon, execute
+from tests.integration.support import free_port
 
 
 @pytest.fixture
@@ -243,7 +244,8 @@ def test_a_full_disk_is_an_error(start: Start, coordinator: str, peer: Peer, top
 
 
 def test_a_killed_coordinator_stops_nothing(start: Start, topic: str) -> None:
-    first, where = daemon(start)
+    port = free_port()
+    first, where = daemon(start, port)
     with Peer(where) as peer:
         tail = start("pubsub", "tail", topic, coordinator=where)
         pub = publisher(peer, topic)
@@ -255,7 +257,7 @@ def test_a_killed_coordinator_stops_nothing(start: Start, topic: str) -> None:
         assert tail.err().startswith(f"pubsub: no coordinator at {where}: ")
         pub.put(2)
         assert tail.out() == "2"
-        daemon(start, int(where.rpartition(":")[2]))
+        daemon(start, port)
         with Peer(where) as other:
             late = publisher(other, topic)
             late.put(3)

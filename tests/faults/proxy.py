@@ -23,6 +23,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 from pubsub import Peer
+from tests.integration.support import free_port
 
 __all__ = ["BOTH", "Connection", "Proxy", "behind", "proxy"]
 
@@ -194,7 +195,7 @@ class Proxy:
         self.connections: set[Connection] = set()
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self.port = 0
+        self.port = free_port()
 
     @property
     def address(self) -> str:
@@ -207,7 +208,6 @@ class Proxy:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setblocking(False)
         sock.bind(("127.0.0.1", self.port))
-        self.port = sock.getsockname()[1]
         sock.listen(1024)
         self._accepting = asyncio.get_running_loop().create_task(self._accept(sock))
 

@@ -23,8 +23,8 @@ HEARTBEAT = 5.0
 @pytest.mark.slow
 def test_g7_a_coordinator_killed_under_50_peers_comes_back_empty(start: Start) -> None:
     """25 publishers and 25 subscribers in 5 processes; each Sub gets 5 of the Pubs."""
-    coordinator, address = daemon(start)
-    port = int(address.rsplit(":", 1)[1])
+    port = free_port()
+    coordinator, address = daemon(start, port)
     workers = [start_worker(start, address) for _ in range(5)]
     for worker in workers:
         for n in range(5):
@@ -84,8 +84,8 @@ def test_g7_a_coordinator_killed_under_50_peers_comes_back_empty(start: Start) -
 def test_g7_a_peer_that_is_made_while_the_coordinator_is_down_works_when_it_is_up(
     start: Start,
 ) -> None:
-    coordinator, address = daemon(start)
-    port = int(address.rsplit(":", 1)[1])
+    port = free_port()
+    coordinator, address = daemon(start, port)
     here, there = start_worker(start, address), start_worker(start, address)
     for worker in (here, there):
         worker.peer(name="a", connect_timeout=60)

@@ -180,7 +180,7 @@ def test_g5_only_monotonic_time_decides() -> None:
             time.time = lambda: now() + chance.choice(jumps)
             from pubsub import Message, Peer
             from tests.integration.support import break_links
-            settings = dict(ping_interval=0.1, ping_timeout=0.3, resume_timeout=10)
+            settings = dict(ping_interval=0.1, ping_timeout=5, resume_timeout=10)
             with Peer(**settings) as here, Peer(**settings) as there:
                 sub, pub = there.sub("t"), here.pub("t")
                 pub.wait_for_subscribers(1, timeout=30)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -32,12 +34,30 @@ LONG = 30.0
 """Seconds after which something that must happen is taken not to happen."""
 
 
+def _ports() -> Iterator[int]:
+    """Numbers below those that systems give to whoever asks for any port, or connects: nobody gets
+    one of these by chance while a test has nothing there. Each worker of a parallel run has its
+    own, and begins somewhere among them, so that two runs on one machine hardly ever meet."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    mine = range(10_000 + worker, 32_000, workers)
+    start = random.randrange(len(mine))
+    return itertools.cycle([*mine[start:], *mine[:start]])
+
+
+_next_ports = _ports()
+
+
 def free_port() -> int:
-    """A port on which nothing listens now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port on which nothing listens now, and that will not be given to anybody else."""
+    for port in itertools.islice(_next_ports, 1_000):
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:  # whoever has it does so on purpose
+                continue
+            return port
+    raise AssertionError("a thousand ports, and none is free")
 
 
 @asynccontextmanager

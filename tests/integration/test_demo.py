@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.processes import LONG, Start, daemon, execute, processes
+from tests.integration.support import free_port
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 
@@ -43,7 +44,7 @@ def example(name: str, *args: str, coordinator: str | None = None) -> str:
 
 
 def test_the_demo_loses_nothing() -> None:
-    shown = example("demo.py")
+    shown = example("demo.py", str(free_port()))
     received = r"\s+(\d+)\s+(\d+)\n"
     rows = re.findall(
         f"with the coordinator{received}.*without any coordinator{received}"
@@ -79,7 +80,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_demo_leaves_no_process_behind(number: int) -> None:
     demo = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "demo.py")],
+        [sys.executable, str(EXAMPLES / "demo.py"), str(free_port())],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -16,6 +16,7 @@ from pubsub.core.messages import Subscribe, Welcome, encode
 from pubsub.discovery import Session
 from pubsub.link import Link
 from tests.integration.support import (
+    LONG,
     CoordinatorThread,
     break_links,
     coordinator_in_loop,
@@ -149,8 +150,8 @@ async def test_a_dead_publisher_that_is_still_listed_does_not_hold_up_readiness(
         pub = await dead.pub("t")
         for server in dead.runtime._servers.values():
             server.close()
-        async with Peer(address) as peer:
-            await asyncio.wait_for(_ready(peer.sub("t")), 5)
+        async with Peer(address, join_timeout=2 * LONG) as peer:
+            await asyncio.wait_for(_ready(peer.sub("t")), LONG)
         assert not pub.closed
         await dead.close()
 
