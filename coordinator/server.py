@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -65,7 +64,7 @@ class Coordinator:
         self.loop = loop
         self.settings = settings or Settings()
         self.registry = registry or Registry()
-        self.peer_id = secrets.token_hex(8)
+        self.peer_id = os.urandom(8).hex()
         self.servers: list[asyncio.Server] = []
         self._connections: dict[str, _Connection] = {}
         self._links: dict[Link, None] = {}

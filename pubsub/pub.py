@@ -174,7 +174,8 @@ class Pub:
 
         Returns:
             in an event loop an awaitable, which is worth awaiting only with
-            ``overflow="block"`` (then it must be); else None.
+            ``overflow="block"`` (then it must be); else None. Cancelling one that waits for room
+            puts nothing; one that was put already stays put.
 
         Raises:
             EncodeError: the codec cannot carry the value. Nothing was put.

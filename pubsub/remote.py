@@ -30,6 +30,11 @@ MAX_PINGS = 100_000
 """PINGs of a publisher within a tick: one for each channel, when all its Pubs flush at once."""
 
 
+KEPT = 1.0
+"""Seconds that a link is kept when nothing is subscribed on it any more: whoever makes one Sub
+after the other need not dial, and shake hands, for each."""
+
+
 class Owner(Protocol):
     """The runtime, as a remote sees it."""
 
@@ -77,6 +82,7 @@ class Remote:
         self._receiving: Receiving | None = None
         self._backoff = Backoff(random)
         self._task: asyncio.Task[None] | None = None
+        self._unused: asyncio.TimerHandle | None = None
         self._answer: asyncio.Future[None] | None = None
         self._broken_at: float | None = None
         self._closed = False
@@ -134,10 +140,11 @@ class Remote:
         patience = self._streams.pop(stream, None)
         if patience is not None:
             patience.cancel()
-        if not self._streams:
-            self._owner.loop.call_soon(self._leave_if_unused)
+        if not self._streams and self._unused is None:
+            self._unused = self._owner.loop.call_later(KEPT, self._leave_if_unused)
 
     def _leave_if_unused(self) -> None:
+        self._unused = None
         if not self._streams:
             self.close()
 
@@ -146,6 +153,8 @@ class Remote:
         if self._closed:
             return
         self._closed = True
+        if self._unused is not None:
+            self._unused.cancel()
         self._owner.forget(self)
         if self._task is not None:
             self._task.cancel()

@@ -319,3 +319,23 @@ async def test_a_peer_and_a_coordinator_that_close_leave_no_connection_open() ->
     assert not any(gate._open for gate in gates)
     for _, writer in strangers:
         writer.close()
+
+
+async def test_a_link_outlives_its_last_sub_for_a_moment() -> None:
+    """Whoever makes one Sub after the other keeps the connection, and leaves it in the end."""
+    async with (
+        coordinator_in_loop() as coordinator,
+        Peer(coordinator) as here,
+        Peer(coordinator) as there,
+    ):
+        pub = await here.pub("t")
+        links = set()
+        for i in range(3):
+            async with there.sub("t") as sub:
+                pub.put(i)
+                assert await sub.get(timeout=LONG) == i
+                (remote,) = there.runtime._remotes.values()
+                links.add(remote.link)
+        assert len(links) == 1
+        await eventually(lambda: not there.runtime._remotes)
+        await eventually(lambda: not here.runtime._served)

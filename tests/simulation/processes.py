@@ -208,8 +208,10 @@ class PeerProcess:
             done = not record.block
             if done:
                 record.pub.put(value)
+            before = _put_by(record.pub)
             while not done:
                 done, _ = await self.patiently(lambda: record.pub.put(value))
+                done = done or _put_by(record.pub) > before  # it only let the loop run
             record.wrote(size)
         finally:
             record.under_way = 0
@@ -366,3 +368,9 @@ class PeerProcess:
         for sub in self.subs:
             if sub.state == "open":
                 sub.state = state
+
+
+def _put_by(pub: Any) -> int:
+    """How many messages a Pub has taken."""
+    put: int = pub._publication.log.next_seq + len(pub._parts)
+    return put

@@ -21,7 +21,6 @@ import asyncio
 import gc
 import logging
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -448,10 +447,7 @@ def sealed(world: World) -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()  # what it finalizes would come at times of its own
     with (
-        patch.object(
-            secrets, "token_hex", lambda size: f"{random.getrandbits(8 * size):0{2 * size}x}"
-        ),
-        patch.object(secrets, "randbits", random.getrandbits),
+        patch.object(os, "urandom", random.randbytes),
         patch.object(os, "getpid", lambda: 4711),
         patch.object(socket, "gethostname", lambda: "host"),
         patch.object(time, "time", loop.time),
