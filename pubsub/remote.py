@@ -232,6 +232,7 @@ class Remote:
         receiving = self._receiving = Receiving(self._output, self._answered)
         link.reader.place = receiving.place
         link.reader.data = receiving.data
+        link.reader.buffer = receiving.buffer
         link.max_pings = MAX_PINGS
         for stream in self._streams:
             self._subscribe(receiving, stream)

@@ -102,14 +102,22 @@ class Receiving:
         else:
             self._channel(channel)  # was it ever opened?
 
+    def buffer(self, channel: int, payload: bytes) -> None:
+        """A large buffer came in one piece (see `frames.TakeBuffer`)."""
+        stream = self._open_stream(channel)
+        if stream is not None:
+            stream.whole(payload)
+
     def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
         """Where a piece of a large buffer belongs (see `frames.Place`)."""
+        stream = self._open_stream(channel)
+        return None if stream is None else stream.place(total, offset, size)
+
+    def _open_stream(self, channel: int) -> Stream | None:
         stream = self._channel(channel)
-        if stream is None:
-            return None
-        if not stream.open:
+        if stream is not None and not stream.open:
             raise ProtocolError("a BUFFER before SUBSCRIBED")
-        return stream.place(total, offset, size)
+        return stream
 
     def _channel(self, number: int) -> Stream | None:
         """The stream of a channel; None when it was open once (frames may cross its end)."""

@@ -154,7 +154,7 @@ class Stream:
         self._base = 0  # of received_bytes, where the present channel's count began
         self._allowed = 0  # the highest limit of this channel: what was sent before a lower one
         self._assembling: LargeBuffer | None = None
-        self._buffers: list[LargeBuffer] = []
+        self._buffers: list[bytes | LargeBuffer] = []
         self._pending = 0  # what these count for
 
     # --- opening and closing ------------------------------------------------------------
@@ -235,12 +235,7 @@ class Stream:
         if self._assembling is None:
             if offset:
                 raise ProtocolError(f"a BUFFER that begins at {offset}")
-            pending = self._pending + max(total, SMALLEST_BUFFER)
-            if pending > self.max_batch:
-                raise ProtocolError(
-                    f"a batch of more than {self.max_batch:,} bytes (max_message)", code="limit"
-                )
-            self._check_window(pending + BATCH_COST)
+            self._check_buffer(total)
             self._assembling = LargeBuffer(total)
         buffer = self._assembling
         filled = len(buffer)
@@ -252,13 +247,35 @@ class Stream:
             self._assembling = None
         return buffer.room(size)
 
+    def whole(self, payload: bytes) -> None:
+        """A large buffer came in one piece.
+
+        Raises:
+            ProtocolError: it does not belong here, or is more than may be sent.
+        """
+        total = len(payload)
+        if self._assembling is not None:
+            raise ProtocolError(f"a BUFFER at 0 of {total} where {len(self._assembling)} was due")
+        self._pending = self._check_buffer(total)
+        self._buffers.append(payload)
+
+    def _check_buffer(self, total: int) -> int:
+        """What the buffers of the message count for with one more; raises if they may not."""
+        pending = self._pending + max(total, SMALLEST_BUFFER)
+        if pending > self.max_batch:
+            raise ProtocolError(
+                f"a batch of more than {self.max_batch:,} bytes (max_message)", code="limit"
+            )
+        self._check_window(pending + BATCH_COST)
+        return pending
+
     def data(self, first: int, count: int, sent_at: float, body: bytes | memoryview) -> None:
         """A batch came over the wire, behind its buffers.
 
         Raises:
             ProtocolError: it is no message that may come now.
         """
-        buffers: tuple[LargeBuffer, ...] = ()
+        buffers: tuple[bytes | LargeBuffer, ...] = ()
         if self._buffers or self._assembling is not None:
             if self._assembling is not None:
                 raise ProtocolError("a DATA in the middle of a large buffer")

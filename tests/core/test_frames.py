@@ -70,7 +70,8 @@ class Places:
 class Reading:
     """A reader whose events are kept in a form that can be compared.
 
-    `direct`: DATA is handed over as on a link, and not among the events.
+    `direct`: DATA, and buffers that are whole, are handed over as on a link, and not among the
+    events.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Reading:
         self.reader = FrameReader(scratch, self.places)
         if direct:
             self.reader.data = self.take_data
+            self.reader.buffer = self.take_buffer
         self.reader.max_payload = max_payload
         self.events: list[object] = []
         self.pieces = 0
@@ -99,6 +101,10 @@ class Reading:
         self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
     ) -> None:
         self.events.append(self.plain(Data(channel, first, sent_at, messages, body)))
+
+    def take_buffer(self, channel: int, payload: bytes) -> None:
+        assert type(payload) is bytes
+        self.events.append((channel, len(payload), 0, len(payload), payload))
 
     def plain(self, event: Event) -> object:
         if isinstance(event, Piece):
@@ -139,8 +145,8 @@ def frames(draw: st.DrawFn) -> Expected:
         return data, (channel, first, sent_at, batch)
     if kind.endswith("buffer"):
         payload = draw(st.binary(min_size=1, max_size=200))
-        offset = draw(st.integers(0, 2**40))
-        total = offset + len(payload) + draw(st.integers(0, 2**40))
+        offset = draw(st.just(0) | st.integers(0, 2**40))
+        total = offset + len(payload) + draw(st.just(0) | st.integers(0, 2**40))
         if kind == "buffer":
             data = own_buffer(channel, total, offset, payload)
         else:
@@ -280,6 +286,39 @@ def test_the_payload_of_a_buffer_is_read_straight_into_its_place() -> None:
     assert reader.feed(frame[50:]) == [Piece(3)]
     assert places.memory == [b"y" * 3000]
     assert places.asked == [(3, 9000, 4000, 3000)]
+
+
+def test_a_whole_buffer_that_comes_in_one_read_is_handed_over_as_bytes() -> None:
+    places = Places()
+    reader = FrameReader(bytearray(1000), places)
+    taken: list[object] = []
+    reader.data = lambda channel, first, messages, sent_at, body: taken.append(first)
+    reader.buffer = lambda channel, payload: taken.append((channel, payload))
+    frames = [own_buffer(2, 300, 0, b"x" * 300), own_data(2, 7, 0.0, [b"behind"])]
+    assert reader.feed(b"".join(frames)) == []
+    assert taken == [(2, b"x" * 300), 7]
+    assert places.asked == []
+    part = own_buffer(2, 400, 0, b"x" * 300)
+    last = own_buffer(2, 400, 300, b"x" * 100)
+    assert reader.feed(part + last) == [Piece(2), Piece(2)]
+    assert places.asked == [(2, 400, 0, 300), (2, 400, 300, 100)]
+
+
+def test_a_short_buffer_that_is_cut_off_waits_for_its_rest_and_a_long_one_does_not() -> None:
+    places = Places()
+    scratch = bytearray(1000)
+    reader = FrameReader(scratch, places)
+    taken: list[object] = []
+    reader.data = lambda channel, first, messages, sent_at, body: taken.append(first)
+    reader.buffer = lambda channel, payload: taken.append(payload)
+    short, long = own_buffer(2, 400, 0, b"s" * 400), own_buffer(2, 600, 0, b"l" * 600)
+    reader.feed(short[:390])
+    assert len(reader.get_buffer()) == 1000 - 390, "no room for more than the rest of it"
+    assert reader.feed(short[390:] + long[:390]) == []
+    assert taken == [b"s" * 400]
+    assert reader.get_buffer().obj is places.memory[0]
+    assert reader.feed(long[390:]) == [Piece(2)]
+    assert places.memory == [b"l" * 600]
 
 
 def test_the_place_of_a_buffer_is_asked_for_when_the_frames_before_it_were_acted_on() -> None:

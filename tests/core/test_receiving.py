@@ -50,6 +50,7 @@ class End_:
         self.receiving = Receiving(self.on_output, self.settled.append)
         self.reader = FrameReader(bytearray(4096), self.receiving.place)
         self.reader.data = self.receiving.data
+        self.reader.buffer = self.receiving.buffer
         self.reader.max_payload = 2 * BUFFER_PIECE
 
     def on_output(self) -> None:

@@ -446,6 +446,34 @@ def test_large_buffers_are_put_together_in_place() -> None:
     assert second.buffers == ()
 
 
+def test_a_buffer_in_one_piece_is_taken_as_it_is() -> None:
+    inbox, stream = opened()
+    payload = b"abc" * 1000
+    stream.whole(payload)
+    piece(stream, b"de", 2, 0)
+    stream.data(0, 1, 1.5, b"body")
+    [entry] = entries(inbox)
+    assert entry.buffers[0] is payload
+    assert contents(entry.buffers[1]) == b"de"
+    assert entry.size == BATCH_COST + 4 + 3000 + SMALLEST_BUFFER
+
+
+def test_a_buffer_in_one_piece_is_refused_where_another_would_be() -> None:
+    _, stream = opened(max_batch=4000, window=2**20)
+    with pytest.raises(ProtocolError, match="more than 4,000 bytes"):
+        stream.whole(b"x" * 4001)
+    stream.whole(b"x" * 2000)
+    with pytest.raises(ProtocolError, match="more than 4,000 bytes"):
+        stream.whole(b"x" * 2001)
+    piece(stream, b"abc", 10, 0)
+    with pytest.raises(ProtocolError, match="at 0 of 7 where 3 was due"):
+        stream.whole(b"defghij")
+    _, stream = opened(window=3000)
+    with pytest.raises(ProtocolError, match="on a channel that may carry 3,000"):
+        batch(stream, 0)
+        stream.whole(b"x" * 3000)
+
+
 @pytest.mark.parametrize(
     ("total", "offset", "what"),
     [
@@ -518,7 +546,7 @@ def test_g6_the_memory_of_a_large_buffer_grows_with_what_came() -> None:
         for offset in range(100, 5 * BUFFER_PIECE, BUFFER_PIECE):
             piece(stream, bytes(BUFFER_PIECE), 2**29, offset)
         _, peak = tracemalloc.get_traced_memory()
-        assert peak < 8 * BUFFER_PIECE
+        assert peak < 10 * BUFFER_PIECE, "more than twice of what came"
     finally:
         tracemalloc.stop()
 

@@ -423,6 +423,8 @@ def subscriber(raw: bytes) -> None:
         inbox.add(stream)
         receiving.subscribe(stream)
     reader = FrameReader(bytearray(4096), receiving.place)
+    if choices.number(2):  # as a link does
+        reader.data, reader.buffer = receiving.data, receiving.buffer
     reader.max_payload = max_message + 1024
     kinds = (Kind.SUBSCRIBED, Kind.DATA, Kind.DATA, Kind.DATA, Kind.BUFFER, Kind.BUFFER, Kind.END)
     decoder = Decoder("msgpack")
