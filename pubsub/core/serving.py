@@ -241,6 +241,7 @@ class Serving:
                 budget -= len(gap)
             elif batch.buffers:
                 channel.partial = _Partial(batch)
+                budget -= self._piece(channel, cursor, channel.partial, out)
             else:
                 self._write(channel, cursor, batch, out)
                 budget -= len(batch.body)
@@ -258,22 +259,23 @@ class Serving:
             self._confirm(cursor, out)
 
     def _piece(self, channel: _Channel, cursor: Cursor, partial: _Partial, out: list[Chunk]) -> int:
-        """Write the next piece of a large buffer, or the batch behind the last one."""
+        """Write the next piece of a large buffer, and behind the last one the batch."""
         batch = partial.batch
-        if partial.index == len(batch.buffers):
-            channel.partial = None
-            self._write(channel, cursor, batch, out)
-            return len(batch.body)
         buffer = batch.buffers[partial.index]
-        offset = partial.offset
-        piece = memoryview(buffer)[offset : offset + BUFFER_PIECE]
-        out.append(buffer_header(channel.number, len(buffer), offset, len(piece)))
-        out.append(piece)
-        partial.offset += len(piece)
-        if partial.offset == len(buffer):
+        total, offset = len(buffer), partial.offset
+        end = min(total, offset + BUFFER_PIECE)
+        size = end - offset
+        out.append(buffer_header(channel.number, total, offset, size))
+        out.append(buffer if size == total else memoryview(buffer)[offset:end])
+        partial.offset = end
+        if end == total:
             partial.index += 1
             partial.offset = 0
-        return len(piece)
+            if partial.index == len(batch.buffers):
+                channel.partial = None
+                self._write(channel, cursor, batch, out)
+                size += len(batch.body)
+        return size
 
     def _confirm(self, cursor: Cursor, out: list[Chunk]) -> None:
         """Ask whether what a flush waits for has arrived, if all of it is written."""

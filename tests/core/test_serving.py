@@ -287,10 +287,10 @@ def test_large_buffers_go_in_pieces_between_which_others_pass(
     put(two, "small 2")
     events = end.pump()
     assert [e if isinstance(e, Piece) else values([e])[0] for e in events] == [
+        Piece(0),
         (1, "small 1"),
         Piece(0),
         (1, "small 2"),
-        Piece(0),
         Piece(0),
         Piece(0),
         (0, "large"),
@@ -307,9 +307,10 @@ def test_pieces_count_against_the_budget(monkeypatch: pytest.MonkeyPatch) -> Non
     end.pump()
     put(made, "large", buffers=(b"x" * 300,))
     put(made, "behind")
-    assert end.pump(150) == [Piece(0), Piece(0)]
-    assert end.pump(100) == [Piece(0)]
-    assert values(end.pump(1)) == [(0, "large")]
+    assert end.pump(50) == [Piece(0)]
+    piece, last, data = end.pump(150)
+    assert piece == last == Piece(0)
+    assert values([data]) == [(0, "large")]
     assert values(end.pump(1)) == [(0, "behind")]
 
 
@@ -357,7 +358,33 @@ def test_bodies_and_buffers_are_not_copied() -> None:
     made.append(1, body, (large,), 0.0)
     chunks = end.serving.pump(UNLIMITED)
     assert sum(chunk is body for chunk in chunks) == 2
-    assert sum(isinstance(chunk, memoryview) and chunk.obj is large for chunk in chunks) == 2
+    assert sum(chunk is large for chunk in chunks) == 2
+
+
+def test_the_pieces_of_a_large_buffer_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_module, "BUFFER_PIECE", 100)
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    large = b"x" * 250
+    made.append(1, array_header(1) + b"\x01", (large,), 0.0)
+    chunks = end.serving.pump(UNLIMITED)
+    pieces = [chunk for chunk in chunks if isinstance(chunk, memoryview)]
+    assert [len(piece) for piece in pieces] == [100, 100, 50]
+    assert all(piece.obj is large for piece in pieces)
+
+
+def test_a_message_of_one_piece_is_written_with_its_batch() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "first", buffers=(b"x" * 1000,))
+    put(made, "second", buffers=(b"y" * 1000,))
+    piece, data = end.pump(1)
+    assert piece == Piece(0)
+    assert values([data]) == [(0, "first")]
 
 
 @pytest.mark.parametrize("how", ["unsubscribed", "ended", "taken over", "lost"])
