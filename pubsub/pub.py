@@ -384,7 +384,7 @@ class AsyncPub(Pub):
                 self._queue.append(_Queued(turn, data, buffers, size))
                 self._publication.on_room = self._room_opened
                 return turn
-        return self._later(self._admit(data, buffers) or full)
+        return self._later(self._admit(data, buffers) or (full and not buffers))
 
     def _later(self, now: bool) -> Awaitable[None]:
         """What `put` returns; `now`: it is time to let the loop run."""
@@ -416,7 +416,7 @@ class AsyncPub(Pub):
         time_to_run = self._append(data)
         if buffers or self._left <= 0:
             self._publication.append(*self._close_batch(buffers))
-            return True
+            return not buffers or self._runtime.turn.grant(sum(map(len, buffers)))
         return time_to_run
 
     def _append(self, data: bytes) -> bool:
@@ -660,7 +660,7 @@ class BlockingPub(Pub):
         return self._ahead() + self._used
 
     def _wake(self) -> None:
-        """Have the loop's thread call `seal`."""
+        """Have the loop's thread call `collect`."""
         self._runtime.turn.pending_elsewhere(self)
 
     def _wait(self, there: Callable[[], bool], size: int = 0) -> None:

@@ -301,8 +301,11 @@ async def test_a_put_that_waits_for_room_fails_when_the_pub_is_closed(coordinato
         sub.close()
 
 
+@pytest.mark.parametrize("size", [10_000, 70_000, 1_000_000])
 @pytest.mark.parametrize("overflow", ["drop", "block"])
-async def test_a_long_row_of_awaited_puts_lets_others_run(coordinator: str, overflow: str) -> None:
+async def test_a_long_row_of_awaited_puts_lets_others_run(
+    coordinator: str, overflow: str, size: int
+) -> None:
     async with Peer(coordinator) as peer:
         pub = await peer.pub("t", overflow=overflow)
         turns = 0
@@ -315,7 +318,7 @@ async def test_a_long_row_of_awaited_puts_lets_others_run(coordinator: str, over
 
         task = asyncio.create_task(other())
         for _ in range(100):
-            await pub.put(b"x" * 10_000)
+            await pub.put(b"x" * size)
         task.cancel()
         assert turns >= 10
 
