@@ -35,17 +35,20 @@ class LargeBuffer:
     which is the one way to fill a bytes object in place. (For 8 MiB, copying a bytearray into a
     new bytes object takes twenty times as long as all the rest.)
 
-    Its memory grows with what came, not by what was announced: by doubling, so that little of it
-    is ever moved.
+    Parameters:
+        total: its size, as announced.
+        granted: up to this size its memory is taken at once, since the other end may fill so much
+            anyway. Above that it grows with what came, by doubling: to move much of it, and to
+            fill it with zeros in one go, takes milliseconds in which nothing else is received.
     """
 
     __slots__ = ("_file", "_filled", "_room", "total")
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, granted: int = 0) -> None:
         self.total = total
         self._filled = 0
-        self._room = 0
-        self._file = BytesIO()
+        self._room = total if total <= granted else 0
+        self._file = BytesIO(bytes(self._room))
 
     def __len__(self) -> int:
         """Bytes that have their place by now."""

@@ -43,8 +43,11 @@ __all__ = [
 ]
 
 SCRATCH_SIZE = 256 * 1024
+BETWEEN_PIECES = 4 * 1024
+"""Bytes to read behind a piece of a large buffer, if it is not the last: the header of the next
+one, mostly, whose payload is then read straight to its place."""
 BUFFER_PIECE = 1024 * 1024
-"""Bytes of a large buffer that go into one BUFFER frame, so that others may pass in between."""
+"""Bytes of a large buffer that may be in one BUFFER frame, so that others may pass in between."""
 BATCH_COST = 256
 """What a batch counts for in windows and buffers beyond its bytes: the objects that hold it."""
 SMALLEST_BUFFER = 1024
@@ -176,6 +179,7 @@ class FrameReader:
         "_frame",
         "_got",
         "_length",
+        "_more",
         "_piece",
         "_place",
         "_rest",
@@ -195,6 +199,7 @@ class FrameReader:
         self._rest = b""
         self._target: memoryview | None = None  # what the next bytes go into, if not scratch
         self._got = 0
+        self._more = False  # another piece is likely to be next
         self._piece: Piece | None = None  # the target is a BUFFER's place, else a whole frame
         self._frame: memoryview | None = None
         self._length = 0  # of the frame, which may not have all of its memory yet
@@ -222,7 +227,7 @@ class FrameReader:
         if rest:
             self._view[: len(rest)] = rest
             return self._view[len(rest) :]
-        return self._view
+        return self._view[:BETWEEN_PIECES] if self._more else self._view
 
     def received(self, size: int) -> Iterable[Event]:
         """The events that become whole by the `size` bytes just read into the buffer.
@@ -232,6 +237,8 @@ class FrameReader:
         """
         if self._broken:
             return ()
+        if self._target is None:
+            self._more = False
         end = len(self._rest) + size
         if self.data is None or self._target is not None:
             return self._events(0, end, size)
@@ -392,6 +399,7 @@ class FrameReader:
         _, _, _, channel, _, total, _, offset, _, size = _BUFFER_FIELDS.unpack_from(head)
         _check_piece(total, offset, size)
         place = self._place(channel, total, offset, size)
+        self._more = offset + size < total
         return (memoryview(bytearray(size)) if place is None else place), channel
 
     def _whole(self, frame: memoryview, own: bool) -> Event:

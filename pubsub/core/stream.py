@@ -236,7 +236,7 @@ class Stream:
             if offset:
                 raise ProtocolError(f"a BUFFER that begins at {offset}")
             self._check_buffer(total)
-            self._assembling = LargeBuffer(total)
+            self._assembling = LargeBuffer(total, self.inbox.share)
         buffer = self._assembling
         filled = len(buffer)
         if offset != filled or total != buffer.total:

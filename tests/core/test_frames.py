@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pubsub.core.frames import (
+    BETWEEN_PIECES,
     BUFFER_PIECE,
     Data,
     Event,
@@ -319,6 +320,24 @@ def test_a_short_buffer_that_is_cut_off_waits_for_its_rest_and_a_long_one_does_n
     assert reader.get_buffer().obj is places.memory[0]
     assert reader.feed(long[390:]) == [Piece(2)]
     assert places.memory == [b"l" * 600]
+
+
+@pytest.mark.parametrize("size", [6_000, 10_000])
+def test_behind_a_piece_little_is_read_so_that_the_next_goes_to_its_place(size: int) -> None:
+    places = Places()
+    reader = FrameReader(bytearray(size), places)
+    reader.max_payload = 2**20
+    first, last = own_buffer(1, 16_000, 0, b"f" * 8000), own_buffer(1, 16_000, 8000, b"l" * 8000)
+    assert reader.feed(first) == [Piece(1)]
+    assert len(reader.get_buffer()) == BETWEEN_PIECES
+    assert reader.feed(last[:BETWEEN_PIECES]) == []
+    assert len(reader.get_buffer()) == len(last) - BETWEEN_PIECES
+    assert reader.feed(last[BETWEEN_PIECES:]) == [Piece(1)]
+    assert len(reader.get_buffer()) == size
+    assert places.memory == [b"f" * 8000, b"l" * 8000]
+    assert reader.feed(first) == [Piece(1)]
+    assert reader.feed(encode(Ping(1))) == [Ping(1)]
+    assert len(reader.get_buffer()) == size, "something else came"
 
 
 def test_the_place_of_a_buffer_is_asked_for_when_the_frames_before_it_were_acted_on() -> None:
