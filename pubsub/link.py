@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -37,6 +38,13 @@ JOIN_BELOW = 16 * 1024
 are. (A copy of this size costs less than a longer writev.)"""
 GOODBYE_GRACE = 1.0
 """Seconds that the other end may take to close after our GOODBYE."""
+READ_TURN = 1024 * 1024
+"""Bytes that are read until the loop has to run. (uvloop reads 32 times before it does, which is 8
+MiB and more in which nobody takes what has come.)"""
+UNSENT = 128 * 1024
+"""Bytes that the kernel takes beyond what it can send, where several channels share a link: what
+waits there, nothing overtakes. What is under way does not count, so that this slows down no
+network."""
 REQUEST_SCRATCH = 32 * 1024
 """Read buffer of accepted connections. What they send is small; less read at a time means that
 one who floods its connection holds up the others by less."""
@@ -189,6 +197,7 @@ class Link(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._listening = True
+        self._read = 0  # bytes in this turn of the loop
         self._leaving = False  # GOODBYE was said or heard: nothing is sent or listened to
         self._pong: int | None = None
         self._pings = 0  # since the last tick
@@ -220,6 +229,9 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heartbeat.silent = 0
+        self._read += nbytes
+        if self._read >= READ_TURN:
+            self._read_later()
         if self._leaving:
             return  # read on, so that closing sends no reset over what we wrote
         try:
@@ -236,6 +248,17 @@ class Link(asyncio.BufferedProtocol):
             return
         if self._pong is not None:
             self._send_pong()
+
+    def _read_later(self) -> None:
+        """Let the loop run before more is read."""
+        self._read = 0
+        if self._listening and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._listening and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False  # the transport closes itself; `connection_lost` tells the endpoint
@@ -370,6 +393,15 @@ class Link(asyncio.BufferedProtocol):
                 self.transport.resume_reading()
             else:
                 self.transport.pause_reading()
+
+    def keep_short(self) -> None:
+        """Have the kernel take no more than it can soon send, so that what is written next is not
+        far behind."""
+        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        sock = self.transport.get_extra_info("socket")
+        if option is not None and sock is not None:
+            with contextlib.suppress(OSError), sock.dup() as same:  # uvloop's cannot set options
+                same.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
 
     def flush(self) -> None:
         """Write what the endpoint has, as far as the socket takes it."""

@@ -41,6 +41,7 @@ class Served:
         self.link: Link | None = None
         self._owner = owner
         self._serving: Serving | None = None
+        self._shared = False  # by several channels, at some time
 
     def opened(self, link: Link, other: Other) -> Serving:
         """See `Endpoint`."""
@@ -59,8 +60,12 @@ class Served:
         return serving
 
     def _output(self) -> None:
-        if self.link is not None:
-            self._owner.turn.touch(self.link)
+        link, serving = self.link, self._serving
+        if link is not None:
+            self._owner.turn.touch(link)
+            if not self._shared and serving is not None and serving.channels > 1:
+                self._shared = True
+                link.keep_short()
 
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""

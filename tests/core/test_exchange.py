@@ -437,8 +437,8 @@ class World(RuleBasedStateMachine):
         self.sinks: list[Sink] = []
         self.wires: list[Wire] = []
         self.flushes: list[Flush] = []
-        self.piece = patch.object(serving_module, "BUFFER_PIECE", 64)
-        self.piece.start()
+        self.pieces = patch.multiple(serving_module, BUFFER_PIECE=64, SHARED_PIECE=48)
+        self.pieces.start()
 
     @initialize(
         scratch=st.sampled_from([48, 300, 8192]),
@@ -866,7 +866,7 @@ class World(RuleBasedStateMachine):
                 self._check_at_rest(sink)
             self._check_that_all_is_let_go()
         finally:
-            self.piece.stop()
+            self.pieces.stop()
 
     def _check_at_rest(self, sink: Sink) -> None:
         """G3: put = delivered + lost."""

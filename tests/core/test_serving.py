@@ -11,6 +11,7 @@ import pytest
 import pubsub.core.serving as serving_module
 from pubsub.core.frames import (
     BATCH_COST,
+    BUFFER_PIECE,
     Data,
     Event,
     FrameReader,
@@ -32,7 +33,7 @@ from pubsub.core.messages import (
     encode,
 )
 from pubsub.core.publication import Publication
-from pubsub.core.serving import HEARTBEAT_TOKEN, Serving
+from pubsub.core.serving import HEARTBEAT_TOKEN, SHARED_PIECE, Serving
 from pubsub.errors import ProtocolError
 
 UNLIMITED = 10**9
@@ -276,7 +277,7 @@ def test_g8_a_closed_window_holds_up_no_other_channel() -> None:
 def test_large_buffers_go_in_pieces_between_which_others_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serving_module, "BUFFER_PIECE", 100)
+    monkeypatch.setattr(serving_module, "SHARED_PIECE", 100)
     one, two = publication(1), publication(2)
     end = End_(one, two)
     end.hear(subscribe(0, 1), subscribe(1, 2))
@@ -297,6 +298,22 @@ def test_large_buffers_go_in_pieces_between_which_others_pass(
         (0, "behind"),
     ]
     assert end.pieces == [(0, 250, 0, 100), (0, 250, 100, 100), (0, 250, 200, 50), (0, 100, 0, 100)]
+
+
+def test_pieces_are_as_long_as_the_wire_allows_where_there_is_nobody_to_delay() -> None:
+    one, two = publication(1), publication(2)
+    end = End_(one, two)
+    end.hear(subscribe(0, 1))
+    end.pump()
+    put(one, "alone", buffers=(bytes(2 * BUFFER_PIECE),))
+    end.pump()
+    assert {size for _, _, _, size in end.pieces} == {BUFFER_PIECE}
+    end.pieces.clear()
+    end.hear(subscribe(1, 2), Ack(0, 1, 2**40))
+    put(one, "with another", buffers=(bytes(2 * BUFFER_PIECE),))
+    end.pump()
+    assert {size for _, _, _, size in end.pieces} == {SHARED_PIECE}
+    assert SHARED_PIECE < BUFFER_PIECE
 
 
 def test_pieces_count_against_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

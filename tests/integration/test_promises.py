@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
 from pubsub import Closed, Gap, Message, Peer
+from pubsub.link import UNSENT
 from tests.integration.support import break_links, coordinator_in_loop, eventually
 
 
@@ -420,6 +422,29 @@ async def test_a_cancelled_get_loses_no_message(coordinator: str) -> None:
         while len(got) < 500:
             got.append(await sub.get(timeout=10))
         assert got == list(range(500))
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="not on this system")
+async def test_where_channels_share_a_link_the_kernel_is_given_no_more_than_it_can_soon_send(
+    coordinator: str,
+) -> None:
+    def unsent() -> int:
+        [served] = here.runtime._served
+        assert served.link is not None
+        with served.link.transport.get_extra_info("socket").dup() as same:
+            found: int = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+        return found
+
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        first = await there.sub("t")
+        pub = await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=10)
+        assert unsent() != UNSENT, "there is nobody to delay"
+        second = await there.sub("t")
+        await pub.wait_for_subscribers(2, timeout=10)
+        await eventually(lambda: unsent() == UNSENT)
+        await first.close()
+        await second.close()
 
 
 @pytest.mark.parametrize("size", [100_000, 3_000_000])
