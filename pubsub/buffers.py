@@ -8,15 +8,16 @@ from __future__ import annotations
 from functools import cache
 from io import BytesIO
 
-__all__ = ["LargeBuffer", "reuse_memory"]
+__all__ = ["FOR_BATCHES", "FOR_LARGE", "LargeBuffer", "reuse_memory"]
 
-_REUSED = 31 * 1024 * 1024
+FOR_BATCHES = 4 * 1024 * 1024
+FOR_LARGE = 31 * 1024 * 1024
 """glibc takes no more than 32 MiB for its threshold."""
 
 
 @cache
-def reuse_memory() -> None:
-    """Have malloc use freed memory again, for the process's first large buffer.
+def reuse_memory(largest: int) -> None:
+    """Have malloc use freed memory again, for blocks below this size; the first call does it.
 
     Without a hint, glibc gives memory back to the kernel as soon as 128 KiB at the end of its heap
     are free, and takes every block above that from the kernel. Each page of it then costs a fault,
@@ -25,7 +26,7 @@ def reuse_memory() -> None:
     then on, and twice as much stays there. This is such a block; no page of it is ever touched
     (of a bytearray all would be). Other allocators do not mind.
     """
-    bytes(_REUSED)
+    bytes(largest)
 
 
 class LargeBuffer:

@@ -28,7 +28,7 @@ from typing import Any, Final, TypeAlias
 import msgpack
 
 from pubsub import exttypes, numpytypes
-from pubsub.buffers import LargeBuffer, reuse_memory
+from pubsub.buffers import FOR_LARGE, LargeBuffer, reuse_memory
 from pubsub.errors import DecodeError, EncodeError, MessageTooLarge, PubSubError, WrongContext
 from pubsub.exttypes import (
     BUFFER,
@@ -162,7 +162,7 @@ class Encoder:
         if on is not self._looking and self.name == "msgpack":
             self._looking = on
             self.pack = self.pack_out_of_band if on else self._plain
-            reuse_memory()
+            reuse_memory(FOR_LARGE)
 
     def pack_out_of_band(self, value: Any, packed: bytes | None = None) -> bytes:
         """Like `pack`, but large bytes in the value's dicts, lists and tuples go to `buffers`.
@@ -452,7 +452,7 @@ class Decoder:
         """
         if not buffers:
             return self._decode(body)
-        reuse_memory()
+        reuse_memory(FOR_LARGE)
         self._waiting = list(buffers)
         try:
             values = self._decode(body)

@@ -20,6 +20,7 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from pubsub._version import __version__
+from pubsub.buffers import FOR_BATCHES, reuse_memory
 from pubsub.config import Address, Settings, parse_advertise
 from pubsub.core.cursor import SubKey
 from pubsub.core.directory import Directory
@@ -140,6 +141,7 @@ class Runtime:
     def start(self) -> None:
         """Begin to connect to the coordinators; called in the loop's thread."""
         self.thread = get_ident()
+        reuse_memory(FOR_BATCHES)
         for session in self.sessions:
             session.start()
 

@@ -51,11 +51,11 @@ def test_g6_memory_is_at_most_twice_what_came() -> None:
 def test_freed_memory_is_used_again() -> None:
     code = """if True:
         import resource
-        from pubsub.buffers import reuse_memory
+        from pubsub.buffers import FOR_LARGE, reuse_memory
         count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         size = 8 * 1024 * 1024
         zero = count()
-        reuse_memory()
+        reuse_memory(FOR_LARGE)
         one = count()
         b"x" * size
         two = count()

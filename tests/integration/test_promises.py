@@ -12,6 +12,7 @@ import pytest
 
 from pubsub import Closed, Gap, Message, Peer
 from pubsub.link import UNSENT
+from pubsub.turn import TURN_BYTES
 from tests.integration.support import break_links, coordinator_in_loop, eventually
 
 
@@ -319,10 +320,10 @@ async def test_a_long_row_of_awaited_puts_lets_others_run(
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(other())
-        for _ in range(100):
+        for _ in range(max(40, 20 * TURN_BYTES // size)):
             await pub.put(b"x" * size)
         task.cancel()
-        assert turns >= 10
+        assert turns >= 15
 
 
 @pytest.mark.filterwarnings("error")

@@ -14,6 +14,7 @@ import asyncio
 import errno
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from tests.simulation.loop import Process, SimulatedLoop
@@ -36,6 +37,12 @@ class _Socket:
 
     def fileno(self) -> int:
         return -1
+
+    def dup(self) -> nullcontext[_Socket]:
+        return nullcontext(self)
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """The network of a simulation has no buffers that one could set."""
 
 
 class Listener(asyncio.AbstractServer):
