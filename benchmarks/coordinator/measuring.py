@@ -1,0 +1,238 @@
+"""Each measurement, as its parent process directs it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.coordinator.plan import Plan
+from benchmarks.coordinator.processes import Crowd, Daemon, Failed
+
+__all__ = ["MEASURES", "Effort"]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of it."""
+
+    plan: Plan = Plan(10_000, 100_000, 1_000)
+    rounds: int = 3
+    seconds: float = 20.0
+    """Of matching, and of idleness."""
+    extra: int = 20_000
+    """Registrations of which the curve has the mean."""
+    downs: tuple[float, ...] = (0.0, 3.0)
+    """Seconds for which the coordinator stays down."""
+    sizes: tuple[int, ...] = (1_000, 10_000, 100_000)
+
+
+SMALL = Effort(Plan(20, 200, 2), 1, 0.5, 200, (0.2,), (200, 400))
+
+
+@contextmanager
+def _stage(plan: Plan) -> Iterator[tuple[Daemon, Crowd, dict[str, Any]]]:
+    """A coordinator and its peers, connected."""
+    daemon = Daemon()
+    try:
+        crowd = Crowd("crowd", daemon.port, plan.peers, plan.topics, plan.patterns)
+        try:
+            yield daemon, crowd, crowd.ask("connect")
+        finally:
+            crowd.end()
+    finally:
+        daemon.end()
+
+
+def registrations(effort: Effort) -> dict[str, Any]:
+    """How many a second."""
+    found: dict[str, Any] = {}
+    plan = effort.plan
+    for name, each in (("together", 0), ("one_by_one", 1)):
+        rounds = []
+        for _ in range(effort.rounds):
+            with _stage(plan) as (daemon, crowd, connected):
+                before = daemon.cpu()
+                done = crowd.ask("register", each=each)
+                cpu = daemon.cpu() - before
+            rounds.append(
+                {
+                    "per_second": round(plan.registrations / done["seconds"]),
+                    "cpu_us": round(cpu / plan.registrations * 1e6, 1),
+                    "coordinator_busy": round(cpu / done["seconds"], 2),
+                    "peers_busy": round(done["cpu"] / done["seconds"], 2),
+                    "connects_per_second": round(plan.peers / connected["seconds"]),
+                    "connect_failures": _failures(connected["failures"]),
+                }
+            )
+        found[name] = {
+            "per_second": statistics.median(r["per_second"] for r in rounds),
+            "cpu_us": statistics.median(r["cpu_us"] for r in rounds),
+            "rounds": rounds,
+        }
+    return found
+
+
+def matching(effort: Effort) -> dict[str, Any]:
+    """How long a new Sub waits, beside 1,000 registrations a second."""
+    with _stage(effort.plan) as (daemon, crowd, _):
+        crowd.ask("register", each=0)
+        time.sleep(1)
+        before = daemon.cpu()
+        done = crowd.ask("match", seconds=effort.seconds, rate=1_000, every=0.01)
+        cpu = daemon.cpu() - before
+    delays = sorted(1e3 * delay for delay in done["delays"])
+    return {
+        "subs": len(delays),
+        "p50_ms": round(_quantile(delays, 0.5), 2),
+        "p99_ms": round(_quantile(delays, 0.99), 2),
+        "p999_ms": round(_quantile(delays, 0.999), 2),
+        "most_ms": round(delays[-1], 2),
+        "registrations_per_second": round(done["registered"] / effort.seconds),
+        "coordinator_busy": round(cpu / effort.seconds, 2),
+        "timer_late_p99_ms": round(1e3 * done["late_p99"], 2),
+    }
+
+
+def memory(effort: Effort) -> dict[str, Any]:
+    """KiB for each, and what idle peers cost."""
+    plan = effort.plan
+    daemon = Daemon()
+    try:
+        nothing = daemon.resident()
+        crowd = Crowd("crowd", daemon.port, plan.peers, plan.topics, plan.patterns)
+        try:
+            before = daemon.cpu()
+            crowd.ask("connect")
+            handshakes = daemon.cpu() - before
+            time.sleep(1)
+            connected = daemon.resident()
+            crowd.ask("register", each=0)
+            time.sleep(1)
+            all_of_it = daemon.resident()
+            before = daemon.cpu()
+            time.sleep(effort.seconds)
+            idle = daemon.cpu() - before
+        finally:
+            crowd.end()
+    finally:
+        daemon.end()
+    return {
+        "without_peers_mib": round(nothing / 1024, 1),
+        "with_peers_mib": round(connected / 1024, 1),
+        "with_registrations_mib": round(all_of_it / 1024, 1),
+        "peer_kib": round((connected - nothing) / plan.peers, 2),
+        "registration_kib": round((all_of_it - connected) / plan.registrations, 2),
+        "connect_cpu_us": round(handshakes / plan.peers * 1e6, 1),
+        "idle_cpu_share": round(idle / effort.seconds, 4),
+        "idle_cpu_us_per_peer_second": round(idle / effort.seconds / plan.peers * 1e6, 1),
+    }
+
+
+def restart(effort: Effort) -> dict[str, Any]:
+    """Seconds until all is known again."""
+    found = [_restart(effort.plan, down) for down in effort.downs for _ in range(effort.rounds)]
+    return {"seconds": max(each["seconds"] for each in found), "restarts": found}
+
+
+def _restart(plan: Plan, down: float) -> dict[str, Any]:
+    with _stage(plan) as (daemon, crowd, _):
+        crowd.ask("register", each=0)
+        time.sleep(1)
+        crowd.ask("recover")
+        daemon.end()
+        time.sleep(down)
+        start = time.monotonic()
+        again = Daemon(daemon.port)
+        try:
+            listening = time.monotonic()
+            done = crowd.hear()
+            cpu = again.cpu()
+            complaints = again.complaints()
+        finally:
+            again.end()
+    came = Counter(int((at - start) * 10) for at in done["came"])
+    answers = Counter({at - int(start * 10): count for at, count in done["answers"]})
+    return {
+        "down": down,
+        "seconds": round(done["end"] - start, 2),
+        "listening_after": round(listening - start, 2),
+        "came_first": round(min(done["came"]) - start, 2),
+        "came_last": round(max(done["came"]) - start, 2),
+        "came": [came[tenth] for tenth in range(max(came) + 1)],
+        "registered": [answers[tenth] for tenth in range(max(answers) + 1)],
+        "failed_while_up": _failures(done["failures"], int(listening * 10) + 1),
+        "complaints": complaints[:10],
+        "coordinator_busy": round(cpu / (done["end"] - start), 2),
+    }
+
+
+def herd(effort: Effort) -> dict[str, Any]:
+    """All at one moment, and who is turned away."""
+    plan = effort.plan
+    daemon = Daemon()
+    try:
+        crowd = Crowd("herd", daemon.port, plan.peers, plan.topics, plan.patterns)
+        try:
+            found = crowd.ask("rush")
+        finally:
+            crowd.end()
+        complaints = daemon.complaints()
+    finally:
+        daemon.end()
+    return {**found, "complaints": complaints[:10]}
+
+
+def curve(effort: Effort) -> dict[str, Any]:
+    """Microseconds of processor time for a registration, beside how many."""
+    sizes = effort.sizes
+    middle = sizes[len(sizes) // 2]
+    by_topics = [_point(Plan(min(sizes), size, size // 100), effort) for size in sizes]
+    by_peers = [_point(Plan(size // 10, middle, middle // 100), effort) for size in sizes]
+    return {"by_topics": by_topics, "by_peers": by_peers}
+
+
+def _point(plan: Plan, effort: Effort) -> dict[str, Any]:
+    with _stage(plan) as (daemon, crowd, _):
+        crowd.ask("register", each=0)
+        costs = []
+        for _ in range(2 * effort.rounds + 1):
+            before = daemon.cpu()
+            made = crowd.ask("more", count=effort.extra)["made"]
+            costs.append((daemon.cpu() - before) / made * 1e6)
+    return {
+        "peers": plan.peers,
+        "topics": plan.topics,
+        "patterns": plan.patterns,
+        "cpu_us": round(statistics.median(costs), 1),
+        "least": round(min(costs), 1),
+        "most": round(max(costs), 1),
+    }
+
+
+def _quantile(values: list[float], q: float) -> float:
+    if not values:
+        raise Failed("nothing was measured")
+    return values[min(len(values) - 1, int(q * len(values)))]
+
+
+def _failures(failures: list[list[Any]], since: int = 0) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for at, why, count in failures:
+        if at >= since:
+            found[why] += count
+    return dict(found)
+
+
+MEASURES = {
+    "registrations": registrations,
+    "matching": matching,
+    "memory": memory,
+    "restart": restart,
+    "herd": herd,
+    "curve": curve,
+}
