@@ -74,6 +74,7 @@ class Coordinator:
         self._settle = settle
         self._started = loop.time()
         self._expiry: asyncio.TimerHandle | None = None
+        self._sweeping = False
         self._dirty: list[_Connection] = []
         self._closing = False
 
@@ -181,6 +182,9 @@ class Coordinator:
                 link.fail(ProtocolError("it does not read what it is told", code="limit"))
 
     def _arm(self) -> None:
+        if self.registry.sweeping and not self._sweeping and not self._closing:
+            self._sweeping = True
+            self.loop.call_soon(self._sweep)
         due = self.registry.next_expiry()
         if due is not None and self._expiry is None and not self._closing:
             self._expiry = self.loop.call_at(due, self._expire)
@@ -188,6 +192,12 @@ class Coordinator:
     def _expire(self) -> None:
         self._expiry = None
         self.push(self.registry.expire(self.loop.time()))
+        self._arm()
+
+    def _sweep(self) -> None:
+        """Some more of what has gone: in each turn a little, so that others are heard."""
+        self._sweeping = False
+        self.push(self.registry.sweep())
         self._arm()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import pubsub.coordinator.registry as registry_module
 import pubsub.coordinator.server as server_module
 import pubsub.link as link_module
 from pubsub.config import Settings
@@ -25,6 +26,7 @@ from pubsub.core.messages import (
     MatchedPub,
     Ping,
     Query,
+    Register,
     Welcome,
     encode,
 )
@@ -140,6 +142,31 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else(
         assert heard <= pushed
         assert isinstance(event, Goodbye)
         assert event.code == "limit"
+
+
+async def test_a_peer_with_much_goes_in_many_turns_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "SWEEP", 10)
+    count = 100
+    async with (
+        coordinator_with() as coordinator,
+        caller(coordinator, "peer", "rich") as rich,
+        caller(coordinator, "peer", "other") as other,
+    ):
+        other.writer.write(encode(Register(1, "sub", "*", False, False)))
+        await other.hear()
+        for id in range(count):
+            rich.writer.write(encode(Register(id, "pub", f"topic-{id}", False, False)))
+        here: set[tuple[str, int]] = set()
+        while len(here) < count:
+            here |= {(row.peer_id, row.stream_id) for row in (await other.hear()).added}
+        rich.writer.write(encode(Goodbye("closing", "")))
+        while here:
+            news = await other.hear()
+            assert 0 < len(news.removed) <= 5
+            here -= set(news.removed)
+        assert not coordinator.registry.sweeping
 
 
 async def test_connections_that_break_the_protocol_do_not_flood_the_log(
