@@ -5,9 +5,10 @@
 
 The coordinator is the command that ships, in a process of its own. Its peers are one other
 process: as many `Session` objects as there are peers, each with a connection, a heartbeat and a
-backoff of its own, which is all of a peer that a coordinator ever sees. Each peer has Pubs on
-topics of its own and Subs on topics of others, so that every Pub matches one Sub on its very
-topic and one on a pattern.
+backoff of its own, which is all of a peer that a coordinator ever sees. (In *restart* most are
+bare sockets with the same backoff, because one process cannot dial for 10,000.) Each peer has
+Pubs on topics of its own and Subs on topics of others, so that every Pub matches one Sub on its
+very topic and one on a pattern.
 
 - *registrations*: all peers are connected and register what they have, each in one write, as
   peers do when a session is up. From the first write to when the last one has its answer and all
@@ -33,7 +34,7 @@ limit is raised as far as it may be.
 `measuring`    each measurement, as its parent process directs it
 `plan`         who registers what, and what each must then be told
 `crowd`        the process with the peers
-`herd`         the process with the bare sockets
+`bare`         the process with the bare peers
 `daemon`       the process with the coordinator
 `processes`    starting, telling, hearing and ending them; what they cost
 `report`       goals and tables

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +26,20 @@ class Effort:
     """Of matching, and of idleness."""
     extra: int = 20_000
     """Registrations of which the curve has the mean."""
+    sessions: int = 500
+    """Peers of a restart that are real sessions; the others are bare."""
     downs: tuple[float, ...] = (0.0, 3.0)
     """Seconds for which the coordinator stays down."""
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000)
 
 
-SMALL = Effort(Plan(20, 200, 2), 1, 0.5, 200, (0.2,), (200, 400))
+SMALL = Effort(Plan(20, 200, 2), 1, 0.5, 200, 5, (0.2,), (200, 400))
+
+
+def _crowd(module: str, daemon: Daemon, plan: Plan, numbers: range | None = None) -> Crowd:
+    some = numbers or range(plan.peers)
+    sizes = (plan.peers, plan.topics, plan.patterns)
+    return Crowd(module, daemon.port, *sizes, some.start, some.stop)
 
 
 @contextmanager
@@ -39,7 +47,7 @@ def _stage(plan: Plan) -> Iterator[tuple[Daemon, Crowd, dict[str, Any]]]:
     """A coordinator and its peers, connected."""
     daemon = Daemon()
     try:
-        crowd = Crowd("crowd", daemon.port, plan.peers, plan.topics, plan.patterns)
+        crowd = _crowd("crowd", daemon, plan)
         try:
             yield daemon, crowd, crowd.ask("connect")
         finally:
@@ -65,7 +73,6 @@ def registrations(effort: Effort) -> dict[str, Any]:
                     "cpu_us": round(cpu / plan.registrations * 1e6, 1),
                     "coordinator_busy": round(cpu / done["seconds"], 2),
                     "peers_busy": round(done["cpu"] / done["seconds"], 2),
-                    "connects_per_second": round(plan.peers / connected["seconds"]),
                     "connect_failures": _failures(connected["failures"]),
                 }
             )
@@ -104,7 +111,7 @@ def memory(effort: Effort) -> dict[str, Any]:
     daemon = Daemon()
     try:
         nothing = daemon.resident()
-        crowd = Crowd("crowd", daemon.port, plan.peers, plan.topics, plan.patterns)
+        crowd = _crowd("crowd", daemon, plan)
         try:
             before = daemon.cpu()
             crowd.ask("connect")
@@ -135,39 +142,59 @@ def memory(effort: Effort) -> dict[str, Any]:
 
 def restart(effort: Effort) -> dict[str, Any]:
     """Seconds until all is known again."""
-    found = [_restart(effort.plan, down) for down in effort.downs for _ in range(effort.rounds)]
+    found = [
+        _restart(effort.plan, effort.sessions, down)
+        for down in effort.downs
+        for _ in range(effort.rounds)
+    ]
     return {"seconds": max(each["seconds"] for each in found), "restarts": found}
 
 
-def _restart(plan: Plan, down: float) -> dict[str, Any]:
-    with _stage(plan) as (daemon, crowd, _):
-        crowd.ask("register", each=0)
+def _restart(plan: Plan, sessions: int, down: float) -> dict[str, Any]:
+    with ExitStack() as stack:
+        daemon = Daemon()
+        stack.callback(daemon.end)
+        crowd = _crowd("crowd", daemon, plan, range(sessions))
+        stack.callback(crowd.end)
+        bare = _crowd("bare", daemon, plan, range(sessions, plan.peers))
+        stack.callback(bare.end)
+        crowd.ask("connect")
+        crowd.tell("register", each=0)
+        bare.ask("start")
+        crowd.hear()
         time.sleep(1)
-        crowd.ask("recover")
+        for each in (crowd, bare):
+            each.ask("recover")
         daemon.end()
         time.sleep(down)
         start = time.monotonic()
         again = Daemon(daemon.port)
-        try:
-            listening = time.monotonic()
-            done = crowd.hear()
-            cpu = again.cpu()
-            complaints = again.complaints()
-        finally:
-            again.end()
-    came = Counter(int((at - start) * 10) for at in done["came"])
-    answers = Counter({at - int(start * 10): count for at, count in done["answers"]})
+        stack.callback(again.end)
+        listening = time.monotonic()
+        done = [crowd.hear(), bare.hear()]
+        cpu = again.cpu()
+        complaints = again.complaints()
+    ends = [each["end"] - start for each in done]
+    came = [at - start for each in done for at in each["came"]]
+    back = Counter(int(at * 10) for at in came)
+    answers: Counter[int] = Counter()
+    for each in done:
+        for at, count in each["answers"]:
+            answers[at - int(start * 10)] += count
+    failures = [failure for each in done for failure in each["failures"]]
     return {
         "down": down,
-        "seconds": round(done["end"] - start, 2),
+        "seconds": round(max(ends), 2),
+        "sessions_seconds": round(ends[0], 2),
         "listening_after": round(listening - start, 2),
-        "came_first": round(min(done["came"]) - start, 2),
-        "came_last": round(max(done["came"]) - start, 2),
-        "came": [came[tenth] for tenth in range(max(came) + 1)],
+        "came_first": round(min(came), 2),
+        "came_last": round(max(came), 2),
+        "came": [back[tenth] for tenth in range(max(back) + 1)],
         "registered": [answers[tenth] for tenth in range(max(answers) + 1)],
-        "failed_while_up": _failures(done["failures"], int(listening * 10) + 1),
+        "failed_while_down": _failures(failures, 0, int(listening * 10) + 1),
+        "failed_while_up": _failures(failures, int(listening * 10) + 2),
         "complaints": complaints[:10],
-        "coordinator_busy": round(cpu / (done["end"] - start), 2),
+        "coordinator_busy": round(cpu / max(ends), 2),
     }
 
 
@@ -176,7 +203,7 @@ def herd(effort: Effort) -> dict[str, Any]:
     plan = effort.plan
     daemon = Daemon()
     try:
-        crowd = Crowd("herd", daemon.port, plan.peers, plan.topics, plan.patterns)
+        crowd = _crowd("bare", daemon, plan)
         try:
             found = crowd.ask("rush")
         finally:
@@ -220,10 +247,10 @@ def _quantile(values: list[float], q: float) -> float:
     return values[min(len(values) - 1, int(q * len(values)))]
 
 
-def _failures(failures: list[list[Any]], since: int = 0) -> dict[str, int]:
+def _failures(failures: list[list[Any]], since: int = 0, until: int = 1 << 60) -> dict[str, int]:
     found: Counter[str] = Counter()
     for at, why, count in failures:
-        if at >= since:
+        if since <= at < until:
             found[why] += count
     return dict(found)
 

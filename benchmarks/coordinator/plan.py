@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["EXTRA", "SITE", "Entry", "Plan"]
+from pubsub.core.messages import Expect, Match
+from pubsub.core.topics import matches
+
+__all__ = ["EXTRA", "SITE", "Account", "Entry", "Plan"]
 
 SITE = 100
 """Topics that a pattern matches."""
@@ -68,3 +71,40 @@ class Plan:
             yield Entry(_SUBS + number // self.peers, "sub", self.topic(number), 1)
         for site in range(peer, self.patterns, self.peers):
             yield Entry(_PATTERNS + site, "sub", self.pattern(site), SITE)
+
+
+class Account:
+    """What a peer has, and what it must yet be told."""
+
+    __slots__ = ("_due", "_unanswered", "entries")
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries = {entry.id: entry for entry in entries}
+        self._unanswered: set[int] = set()
+        self._due = 0
+
+    def expect_all(self) -> None:
+        """Everything is being registered on a new connection: all is to be told."""
+        self._unanswered = set(self.entries)
+        self._due = len(self.entries) + sum(entry.matches for entry in self.entries.values())
+
+    def told(self, id: int, message: Match | Expect) -> tuple[bool, bool]:
+        """Whether that was the end of its answer, and whether nothing is missing any more."""
+        told = 0
+        if isinstance(message, Match):
+            wanted = self.entries[id].topic
+            for row in message.added:
+                if row.topic != wanted and not matches(wanted, row.topic):
+                    raise AssertionError(f"{wanted} is told of {row}")
+                told += row.stream_id < EXTRA
+        else:
+            for sub in message.added:
+                told += sub.sub_id < EXTRA
+        answered = message.complete and id in self._unanswered
+        if answered:
+            self._unanswered.discard(id)
+        told += answered
+        self._due -= told
+        if self._due < 0:
+            raise AssertionError("told more often than there are matches")
+        return answered, told > 0 and not self._due

@@ -130,15 +130,8 @@ def _registrations(found: Any) -> str:
             ("one_by_one", "one at a time from each peer"),
         )
     ]
-    rounds = found["together"]["rounds"] + found["one_by_one"]["rounds"]
     heads = ["registrations", "a second", "least–most", "CPU µs each"]
-    failures = sum(sum(each["connect_failures"].values()) for each in rounds)
-    connects = _range(rounds, "connects_per_second")
-    return (
-        table([*heads, "coordinator's share of a CPU", "peers' share of a CPU"], rows)
-        + f"\n\nBefore that all peers connected at once: {connects} a second, {failures} attempts "
-        "failed."
-    )
+    return table([*heads, "coordinator's share of a CPU", "peers' share of a CPU"], rows)
 
 
 def _range(rounds: list[dict[str, Any]], figure: str) -> str:
@@ -172,13 +165,15 @@ def _restart(found: Any) -> str:
     parts = []
     for each in found["restarts"]:
         away = sum(each["failed_while_up"].values())
+        vain = sum(each["failed_while_down"].values())
         parts.append(
             wrapped(
                 f"Down for {each['down']:g} s, then all matched again {each['seconds']} s after "
                 f"the start of the new process, which listened after {each['listening_after']} s. "
                 f"The first peer was back after {each['came_first']} s, the last after "
-                f"{each['came_last']} s; {away} attempts failed while it was up. The coordinator "
-                f"used {each['coordinator_busy']:.0%} of a CPU."
+                f"{each['came_last']} s; {vain:,} attempts failed before it listened, {away} "
+                f"after. The real sessions were matched after {each['sessions_seconds']} s. The "
+                f"coordinator used {each['coordinator_busy']:.0%} of a CPU."
             )
         )
         parts.append(
