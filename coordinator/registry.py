@@ -278,7 +278,8 @@ class Registry:
                 code="limit",
             )
         replaced = 0 if known is None else _segments(known.topic)
-        if peer.segments - replaced + _segments(topic) > self._max_segments:
+        segments = _segments(topic)
+        if peer.segments - replaced + segments > self._max_segments:
             raise ProtocolError(
                 f"{message.role} {message.id} on {topic[:60]!r}: the topics that one peer "
                 f"registers may have {self._max_segments:,} segments in all",
@@ -289,7 +290,7 @@ class Registry:
         new = _Registration(peer, message, topic, self._revision)
         peer.registrations[new.id] = new
         peer.pubs += new.is_pub
-        peer.segments += _segments(topic)
+        peer.segments += segments
         if new.is_pub:
             self._pubs.add(new.topic, new)
         else:
@@ -375,13 +376,17 @@ class Registry:
         """
         topic = registration.topic
         found = self._subs.match(topic) if registration.is_pub else self._pubs.match(topic)
-        return sorted(found, key=_by_revision)
+        return sorted(found, key=_by_revision) if len(found) > 1 else list(found)
 
     def _answer(self, to: _Registration, matching: list[_Registration]) -> list[Push]:
         """All its matches for one registration."""
-        parts = _parts([_row(other, to) for other in matching]) or [()]
-        last = len(parts) - 1
-        return [self._push(to, part == last, rows, ()) for part, rows in enumerate(parts)]
+        if not matching:
+            return [self._push(to, True, (), ())]
+        *first, last = _parts([_row(other, to) for other in matching])
+        return [
+            *(self._push(to, False, part, ()) for part in first),
+            self._push(to, True, last, ()),
+        ]
 
     def _announce(self, new: _Registration, matching: list[_Registration]) -> list[Push]:
         """One registration for all its matches."""
@@ -460,5 +465,7 @@ def _is_before(sub: _Registration, pub: _Registration) -> bool:
 
 def _parts(rows: Collection[Any]) -> list[tuple[Any, ...]]:
     all_rows = tuple(rows)
+    if len(all_rows) <= ROWS_PER_FRAME:
+        return [all_rows] if all_rows else []
     starts = range(0, len(all_rows), ROWS_PER_FRAME)
     return [all_rows[start : start + ROWS_PER_FRAME] for start in starts]
