@@ -1,7 +1,7 @@
 """How much one coordinator carries: many peers, topics and patterns on one `pubsubd coordinator`.
 
 ``python -m benchmarks.coordinator [registrations] [matching] [memory] [restart] [herd] [curve]
-[--json FILE] [--small]``
+[topic] [--json FILE] [--small]``
 
 The coordinator is the command that ships, in a process of its own. Its peers are one other
 process: as many `Session` objects as there are peers, each with a connection, a heartbeat and a
@@ -25,6 +25,8 @@ very topic and one on a pattern.
   wait for nobody. Who was turned away or cut.
 - *curve*: processor time of a registration with one match, beside 1,000 to 100,000 topics and
   100 to 10,000 peers.
+- *topic*: how long the registry is busy with a Pub on a topic that has so many Subs, and the size
+  of what it has then to tell (in one process, without sockets).
 
 Needs Linux (/proc, processor clocks of other processes) and many file descriptors, for which the
 limit is raised as far as it may be.

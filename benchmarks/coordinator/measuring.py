@@ -12,6 +12,8 @@ from typing import Any
 
 from benchmarks.coordinator.plan import Plan
 from benchmarks.coordinator.processes import Crowd, Daemon, Failed
+from pubsub.coordinator.registry import Registry
+from pubsub.core.messages import Register, encode
 
 __all__ = ["MEASURES", "Effort"]
 
@@ -31,9 +33,11 @@ class Effort:
     downs: tuple[float, ...] = (0.0, 3.0)
     """Seconds for which the coordinator stays down."""
     sizes: tuple[int, ...] = (1_000, 10_000, 100_000)
+    settle: float = 1.0
+    """Seconds in which what was set in motion comes to rest."""
 
 
-SMALL = Effort(Plan(20, 200, 2), 1, 0.5, 200, 5, (0.2,), (200, 400))
+SMALL = Effort(Plan(20, 200, 2), 1, 0.3, 200, 5, (0.1,), (200,), 0.05)
 
 
 def _crowd(module: str, daemon: Daemon, plan: Plan, numbers: range | None = None) -> Crowd:
@@ -88,7 +92,7 @@ def matching(effort: Effort) -> dict[str, Any]:
     """How long a new Sub waits, beside 1,000 registrations a second."""
     with _stage(effort.plan) as (daemon, crowd, _):
         crowd.ask("register", each=0)
-        time.sleep(1)
+        time.sleep(effort.settle)
         before = daemon.cpu()
         done = crowd.ask("match", seconds=effort.seconds, rate=1_000, every=0.01)
         cpu = daemon.cpu() - before
@@ -116,10 +120,10 @@ def memory(effort: Effort) -> dict[str, Any]:
             before = daemon.cpu()
             crowd.ask("connect")
             handshakes = daemon.cpu() - before
-            time.sleep(1)
+            time.sleep(effort.settle)
             connected = daemon.resident()
             crowd.ask("register", each=0)
-            time.sleep(1)
+            time.sleep(effort.settle)
             all_of_it = daemon.resident()
             before = daemon.cpu()
             time.sleep(effort.seconds)
@@ -142,15 +146,12 @@ def memory(effort: Effort) -> dict[str, Any]:
 
 def restart(effort: Effort) -> dict[str, Any]:
     """Seconds until all is known again."""
-    found = [
-        _restart(effort.plan, effort.sessions, down)
-        for down in effort.downs
-        for _ in range(effort.rounds)
-    ]
+    found = [_restart(effort, down) for down in effort.downs for _ in range(effort.rounds)]
     return {"seconds": max(each["seconds"] for each in found), "restarts": found}
 
 
-def _restart(plan: Plan, sessions: int, down: float) -> dict[str, Any]:
+def _restart(effort: Effort, down: float) -> dict[str, Any]:
+    plan, sessions = effort.plan, effort.sessions
     with ExitStack() as stack:
         daemon = Daemon()
         stack.callback(daemon.end)
@@ -162,7 +163,7 @@ def _restart(plan: Plan, sessions: int, down: float) -> dict[str, Any]:
         crowd.tell("register", each=0)
         bare.ask("start")
         crowd.hear()
-        time.sleep(1)
+        time.sleep(effort.settle)
         for each in (crowd, bare):
             each.ask("recover")
         daemon.end()
@@ -241,6 +242,33 @@ def _point(plan: Plan, effort: Effort) -> dict[str, Any]:
     }
 
 
+def topic(effort: Effort) -> dict[str, Any]:
+    """What many Subs on one topic cost: pure registry, in this process."""
+    points = []
+    for size in effort.sizes:
+        registry = Registry()
+        peers = [f"{number:016x}" for number in range(max(1, size // 100))]
+        for peer_id in ["publisher", *peers]:
+            registry.connect(peer_id, "127.0.0.1", 1, {}, 0.0)
+        for number in range(size):
+            sub = Register(number, "sub", "topic", False, False)
+            registry.register(peers[number % len(peers)], sub, 0.0)
+        start = time.perf_counter()
+        pushes = registry.register("publisher", Register(1, "pub", "topic", False, False), 0.0)
+        sizes = [(peer_id, len(encode(message))) for peer_id, message in pushes]
+        busy = time.perf_counter() - start
+        answer = sum(size for peer_id, size in sizes if peer_id == "publisher")
+        points.append(
+            {
+                "subs": size,
+                "busy_ms": round(1e3 * busy, 1),
+                "answer_kib": round(answer / 1024, 1),
+                "told_kib": round(sum(size for _, size in sizes) / 1024, 1),
+            }
+        )
+    return {"subs": points}
+
+
 def _quantile(values: list[float], q: float) -> float:
     if not values:
         raise Failed("nothing was measured")
@@ -262,4 +290,5 @@ MEASURES = {
     "restart": restart,
     "herd": herd,
     "curve": curve,
+    "topic": topic,
 }

@@ -213,6 +213,20 @@ def _curve(found: Any) -> str:
     return table(["beside", "CPU µs for a registration and its removal", "least–most"], rows)
 
 
+def _topic(found: Any) -> str:
+    rows = [
+        [
+            f"{point['subs']:,}",
+            f"{point['busy_ms']:,.1f}",
+            f"{point['answer_kib']:,.1f}",
+            f"{point['told_kib']:,.1f}",
+        ]
+        for point in found["subs"]
+    ]
+    heads = ["Subs on the topic of a new Pub", "busy for ms", "KiB to its peer", "KiB to all"]
+    return table(heads, rows)
+
+
 _PARTS: dict[str, Callable[[Any], str]] = {
     "registrations": _registrations,
     "matching": _matching,
@@ -220,4 +234,5 @@ _PARTS: dict[str, Callable[[Any], str]] = {
     "restart": _restart,
     "herd": _herd,
     "curve": _curve,
+    "topic": _topic,
 }
