@@ -187,6 +187,7 @@ class Link(asyncio.BufferedProtocol):
         self._accepted_by = gate
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout)
         self._timer: asyncio.TimerHandle | None = None
+        self._next_tick = 0.0
         self._paused = False
         self._listening = True
         self._leaving = False  # GOODBYE was said or heard: nothing is sent or listened to
@@ -304,7 +305,8 @@ class Link(asyncio.BufferedProtocol):
         self._leave_gate()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(self._heartbeat.tick_every, self._tick)
+        self._next_tick = self.loop.time()
+        self._arm()
         self.reader.max_payload = self._settings.max_batch + FRAME_SLACK
         if answer is not None:
             self._send(answer)
@@ -337,7 +339,18 @@ class Link(asyncio.BufferedProtocol):
             return
         if pulse is Pulse.PING and not self._paused:
             self._send(Ping(HEARTBEAT_TOKEN))
-        self._timer = self.loop.call_later(self._heartbeat.tick_every, self._tick)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Each link keeps to the times that its beginning gave it. If the next tick were counted
+        from a late one, a loop with many links that is held up once would from then on have the
+        ticks of all of them in one turn."""
+        every = self._heartbeat.tick_every
+        self._next_tick += every
+        late = self.loop.time() - self._next_tick
+        if late >= 0:
+            self._next_tick += every * (late // every + 1)
+        self._timer = self.loop.call_at(self._next_tick, self._tick)
 
     # --- writing ------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from pubsub.core.messages import (
     Welcome,
     encode,
 )
+from pubsub.link import Link
 from pubsub.ratelimit import RateLimit
 
 pytestmark = pytest.mark.loop
@@ -167,6 +168,33 @@ async def test_a_peer_with_much_goes_in_many_turns_of_the_loop(
             assert 0 < len(news.removed) <= 5
             here -= set(news.removed)
         assert not coordinator.registry.sweeping
+
+
+class Clock:
+    """A loop, as far as a heartbeat needs one."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.due: list[float] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, what: object) -> None:
+        self.due.append(when)
+
+
+def test_a_tick_that_comes_late_moves_none_of_those_after_it() -> None:
+    """Else one busy moment would bring the ticks of all connections into one turn for ever."""
+    clock: Any = Clock()
+    settings = Settings(ping_interval=3.0, ping_timeout=15.0)
+    endpoint: Any = None
+    link = Link(clock, None, endpoint, settings, bytearray(64))
+    link._next_tick = 100.0
+    for now in (100.0, 103.0, 106.5, 111.9, 112.0, 140.0):
+        clock.now = now
+        link._arm()
+    assert clock.due == [103.0, 106.0, 109.0, 112.0, 115.0, 142.0]
 
 
 async def test_connections_that_break_the_protocol_do_not_flood_the_log(
