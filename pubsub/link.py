@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -23,7 +24,17 @@ from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
 from pubsub.ratelimit import RateLimit
 
-__all__ = ["REQUEST_SCRATCH", "Core", "Endpoint", "Gate", "Link", "Lost", "dial", "listen"]
+__all__ = [
+    "REQUEST_SCRATCH",
+    "Core",
+    "Endpoint",
+    "Gate",
+    "Link",
+    "Lost",
+    "accept_more",
+    "dial",
+    "listen",
+]
 
 log = logging.getLogger("pubsub.link")
 log.addFilter(RateLimit())  # whoever can connect can make it speak
@@ -40,6 +51,8 @@ GOODBYE_GRACE = 1.0
 REQUEST_SCRATCH = 32 * 1024
 """Read buffer of accepted connections. What they send is small; less read at a time means that
 one who floods its connection holds up the others by less."""
+ACCEPTS = 8
+"""Connections that a listening socket may accept in one turn of the loop."""
 PINGS_PER_TICK = 1_000
 """PINGs that may come within one tick of the heartbeat, which itself sends one at most."""
 FRAME_SLACK = 1024
@@ -72,17 +85,52 @@ async def listen(
 ) -> asyncio.Server:
     """Listen; as many as `backlog` connections may wait in the kernel.
 
+    In one turn of the loop, plain asyncio accepts `ACCEPTS` of them, and uvloop one (see
+    `accept_more`).
+
     asyncio takes its `backlog` also for how often to accept in one turn, and goes on when no file
     descriptor is left, with a traceback in the log for each: a thousand of them a second leave no
     time for the streams that are there. So it is told a small number, and the kernel the other.
     """
     plain = isinstance(loop, asyncio.BaseEventLoop)
-    server = await loop.create_server(accept, host, port, backlog=8 if plain else backlog)
+    server = await loop.create_server(accept, host, port, backlog=ACCEPTS if plain else backlog)
     if isinstance(server, asyncio.Server):  # not uvloop's, nor a simulated one
         for sock in server.sockets:
             with sock.dup() as same:
                 same.listen(backlog)
     return server
+
+
+async def accept_more(
+    loop: asyncio.AbstractEventLoop,
+    accept: Callable[[], Link],
+    server: asyncio.Server,
+    backlog: int,
+) -> list[asyncio.Server]:
+    """Have uvloop, too, accept `ACCEPTS` connections in one turn, by listening to the socket under
+    so many descriptors; returns what must be closed beside the server.
+
+    For those to whom thousands may come at once, with much to do for each. Those who are in make
+    the turns long; with one let in by each turn, the others wait at the door for longer than their
+    handshake may take.
+    """
+    more: list[asyncio.Server] = []
+    if type(loop).__module__.partition(".")[0] == "uvloop" and _has_descriptors():
+        for listening in server.sockets:
+            for _ in range(ACCEPTS - 1):
+                same = socket.fromfd(listening.fileno(), listening.family, listening.type)
+                more.append(await loop.create_server(accept, sock=same, backlog=backlog))
+    return more
+
+
+def _has_descriptors() -> bool:
+    """Whether this process may have so many that some may be spent."""
+    try:
+        import resource
+    except ImportError:
+        return False
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft == resource.RLIM_INFINITY or soft >= 64 * ACCEPTS
 
 
 class Core(Protocol):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pubsub.coordinator.registry as registry_module
 import pubsub.coordinator.server as server_module
 import pubsub.link as link_module
 from pubsub.config import Settings
-from pubsub.coordinator.registry import Registry
+from pubsub.coordinator.registry import Push, Registry
 from pubsub.coordinator.server import ANSWER_ROWS, Coordinator
 from pubsub.core.frames import FrameReader
 from pubsub.core.messages import (
@@ -113,6 +114,69 @@ async def test_a_long_answer_is_given_in_many_turns_of_the_loop() -> None:
     assert max(registry.asked.values()) <= ANSWER_ROWS
 
 
+class Noting(Registry):
+    """One that notes who registers in which turn of the loop, and breaks where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = 0
+        self.noted: list[tuple[int, str]] = []
+
+    def register(self, peer_id: str, message: Register, now: float) -> list[Push]:
+        self.noted.append((self.turn, peer_id))
+        if message.topic == "broken":
+            raise RuntimeError("a defect")
+        return super().register(peer_id, message, now)
+
+    def tick(self) -> None:
+        self.turn += 1
+        asyncio.get_running_loop().call_soon(self.tick)
+
+
+def registers(count: int, topic: str = "t") -> bytes:
+    return b"".join(encode(Register(id, "sub", topic, False, False)) for id in range(count))
+
+
+async def test_one_who_asks_for_much_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "REQUESTS_PER_TURN", 4)
+    monkeypatch.setattr(server_module, "REQUESTS_AT_ONCE", 2)
+    registry = Noting()
+    async with (
+        coordinator_with(registry) as coordinator,
+        caller(coordinator, "peer", "greedy") as greedy,
+        caller(coordinator, "peer", "modest") as modest,
+    ):
+        registry.tick()
+        greedy.writer.write(registers(500))
+        assert isinstance(await greedy.hear(), Match)
+        modest.writer.write(registers(3))
+        for caller_, count in ((modest, 3), (greedy, 499)):
+            for _ in range(count):
+                assert isinstance(await caller_.hear(), Match)
+    order = [peer_id for _, peer_id in registry.noted]
+    assert order.count("modest") == 3
+    assert order[-1] == "greedy", "it has not had all before the other had anything"
+    assert max(Counter(turn for turn, _ in registry.noted).values()) <= 4
+
+
+async def test_a_defect_over_a_request_ends_one_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with (
+        coordinator_with(Noting()) as coordinator,
+        caller(coordinator, "peer", "unlucky") as unlucky,
+        caller(coordinator, "peer", "other") as other,
+    ):
+        unlucky.writer.write(registers(2, "broken"))
+        other.writer.write(registers(20))
+        goodbye = await unlucky.hear()
+        assert isinstance(goodbye, Goodbye)
+        assert goodbye.code == "internal"
+        for id in range(20):
+            assert (await other.hear()).sub_id == id
+    assert "internal error over a request" in caplog.text
+
+
 async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,6 +232,20 @@ async def test_a_peer_with_much_goes_in_many_turns_of_the_loop(
             assert 0 < len(news.removed) <= 5
             here -= set(news.removed)
         assert not coordinator.registry.sweeping
+
+
+async def test_several_who_wait_at_the_door_are_let_in_in_one_turn() -> None:
+    async with coordinator_with() as coordinator:
+        address = coordinator.servers[0].sockets[0].getsockname()[:2]
+        with ExitStack() as stack:
+            for _ in range(10 * link_module.ACCEPTS):  # the kernel takes them meanwhile
+                stack.enter_context(socket.create_connection(address))
+            inside, most = 0, 0
+            while inside < 10 * link_module.ACCEPTS:
+                await asyncio.sleep(0)
+                most = max(most, len(coordinator._gate) - inside)
+                inside = len(coordinator._gate)
+    assert link_module.ACCEPTS <= most <= 2 * link_module.ACCEPTS
 
 
 class Clock:
