@@ -14,8 +14,9 @@ very topic and one on a pattern.
   peers do when a session is up. From the first write to when the last one has its answer and all
   have been told of all others. Then one registration at a time from each peer.
 - *matching*: with all of that registered, 1,000 registrations (and as many removals) a second go
-  on, and every few milliseconds a peer makes a new Sub: from its REGISTER to when it knows all
-  its publishers, and each of these knows of it. One Sub in ten is on a pattern with 100 publishers.
+  on, and every few milliseconds a peer makes a new Sub: from its REGISTER to when it has been
+  told all its publishers, and to when each of these has been told of it. One Sub in ten is on a
+  pattern with 100 publishers.
 - *memory*: the coordinator's resident size without peers, with all connected, and with all they
   have registered; and its CPU time while nothing happens but heartbeats.
 - *restart*: the coordinator is killed and started again on its port. From the start of the new

@@ -68,6 +68,7 @@ class _Peer:
         """``dialling``, ``greeting``, ``up`` or nothing."""
         self.attempt = 0
         self.since = 0.0
+        """When it was dialled; of one that is up: when it was."""
         self.end = ""
 
 
@@ -97,6 +98,7 @@ class _World:
         self.came: list[float] = []
         self.answers: Counter[int] = Counter()
         self.failures: Counter[tuple[int, str]] = Counter()
+        """By the tenth of a second in which it was dialled, and the reason."""
 
     # --- one peer -----------------------------------------------------------------------
 
@@ -105,6 +107,7 @@ class _World:
         sock.setblocking(False)
         peer.attempt += 1
         peer.state = "dialling"
+        peer.since = time.monotonic()
         peer.reader = FrameReader(self.scratch)
         self.by_fd[sock.fileno()] = peer
         try:
@@ -131,7 +134,7 @@ class _World:
         if peer.state == "up":
             peer.backoff.lived(time.monotonic() - peer.since)
         else:
-            self.failures[int(time.monotonic() * 10), why] += 1
+            self.failures[int(peer.since * 10), why] += 1
         peer.state = ""
         if self.again:
             self.after(peer.backoff.delay(), peer, "")

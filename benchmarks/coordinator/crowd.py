@@ -18,7 +18,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.coordinator.plan import EXTRA, SITE, Account, Entry, Plan
 from benchmarks.loops import run
@@ -87,6 +87,8 @@ class _Peer:
     def _told(self, id: int, message: Match | Expect) -> None:
         world = self.world
         if id >= EXTRA:
+            if message.complete:
+                world.answered(self.identity.peer_id, id)
             world.progress(self.identity.peer_id, id, message.complete + len(message.added))
             return
         for pair in message.removed:
@@ -95,6 +97,22 @@ class _Peer:
         if answered:
             world.answers[int(time.monotonic() * 10)] += 1
         world.whole += whole
+
+
+_Done: TypeAlias = Callable[[float, float], None]
+"""What to do when all is told: seconds to the answer, and to the last one who was told of it."""
+
+
+class _Extra:
+    """A registration beside the plan, under way."""
+
+    __slots__ = ("answered", "done", "left", "since")
+
+    def __init__(self, left: int, done: _Done | None) -> None:
+        self.left = left
+        self.done = done
+        self.since = time.perf_counter()
+        self.answered = 0.0
 
 
 class World:
@@ -123,8 +141,10 @@ class World:
         """By the tenth of a second."""
         self.failures: Counter[tuple[int, str]] = Counter()
         """By the tenth of a second and the reason."""
-        self.extras: dict[tuple[str, int], tuple[float, list[int], Callable[[float], None]]] = {}
+        self.extras: dict[tuple[str, int], _Extra] = {}
         self.next_id = EXTRA
+        self.standing: deque[tuple[_Peer, int]] = deque()
+        """Those beside the plan that are still registered."""
         self.peers = [_Peer(self, number) for number in numbers]
 
     # --- what the peers tell ------------------------------------------------------------
@@ -141,16 +161,22 @@ class World:
         """An extra one was told of to one that it matches."""
         self.progress(peer_id, id, 1)
 
+    def answered(self, peer_id: str, id: int) -> None:
+        """It knows all its matches, though these may not know of it yet."""
+        extra = self.extras.get((peer_id, id))
+        if extra is not None and not extra.answered:
+            extra.answered = time.perf_counter() - extra.since
+
     def progress(self, peer_id: str, id: int, told: int) -> None:
         """So much of what belongs to an extra one was told."""
         extra = self.extras.get((peer_id, id))
         if extra is None:
             return
-        since, left, done = extra
-        left[0] -= told
-        if left[0] == 0:
+        extra.left -= told
+        if extra.left == 0:
             del self.extras[peer_id, id]
-            done(time.perf_counter() - since)
+            if extra.done is not None:
+                extra.done(extra.answered, time.perf_counter() - extra.since)
 
     # --- what it is told to do ----------------------------------------------------------
 
@@ -176,14 +202,16 @@ class World:
         0: all of them."""
         self.registered = True
         frames = []
-        for peer in self.peers:
+        # in no order: neighbours have their matches with the same others
+        peers = self.chance.sample(self.peers, len(self.peers))
+        for peer in peers:
             peer.account.expect_all()
             frames.append([encode(_register(entry)) for entry in peer.account.entries.values()])
         most = max(map(len, frames))
         cpu = time.process_time()
         start = time.perf_counter()
         for at in range(0, most, each or most):
-            for number, peer in enumerate(self.peers):
+            for number, peer in enumerate(peers):
                 part = frames[number][at : at + (each or most)]
                 if part:
                     _write(peer, b"".join(part))
@@ -193,12 +221,14 @@ class World:
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "cpu": time.process_time() - cpu}
 
-    def extra(self, topic: str, role: str, peer: _Peer, told: int, done: Any) -> tuple[int, bytes]:
+    def extra(
+        self, topic: str, role: str, peer: _Peer, told: int, done: _Done | None = None
+    ) -> tuple[int, bytes]:
         """One more registration, which has an answer and is told of, in all, so many times."""
         id = self.next_id
         self.next_id += 1
         frame = encode(Register(id, role, topic, False, False))
-        self.extras[peer.identity.peer_id, id] = (time.perf_counter(), [1 + told], done)
+        self.extras[peer.identity.peer_id, id] = _Extra(1 + told, done)
         return id, frame
 
     async def more(self, count: int) -> dict[str, Any]:
@@ -215,7 +245,7 @@ class World:
                 else:
                     topic = f"site-{n % sites}/extra-{n}/temp"
                 peer = active[n // BATCH % len(active)]
-                id, frame = self.extra(topic, role, peer, 2, lambda delay: None)
+                id, frame = self.extra(topic, role, peer, 2)
                 made.append((peer, id))
                 batches.setdefault(n // BATCH, []).append(frame)
             start = time.perf_counter()
@@ -238,12 +268,13 @@ class World:
 
     async def match(self, seconds: float, rate: float, every: float) -> dict[str, Any]:
         """How long new Subs wait, while so many registrations a second go on."""
-        delays: list[float] = []
+        delays: list[tuple[bool, float, float]] = []
+        """Of each: whether it was on a pattern; until it knew its publishers; until they did."""
         late: list[float] = []
         background = [0]
         half = self.plan.patterns // 2
         sites = range(half, self.plan.patterns)
-        standing: deque[tuple[_Peer, int]] = deque()
+        standing = self.standing
         end = time.perf_counter() + seconds
 
         def pick() -> _Peer:
@@ -255,7 +286,7 @@ class World:
                 topic, role = self.plan.topic(self.chance.randrange(self.plan.topics)), "sub"
             else:
                 topic, role = f"site-{self.chance.choice(sites)}/new-{n}/temp", "pub"
-            id, frame = self.extra(topic, role, peer, 2, lambda delay: None)
+            id, frame = self.extra(topic, role, peer, 2)
             _write(peer, frame)
             standing.append((peer, id))
             background[0] += 1
@@ -270,11 +301,11 @@ class World:
             else:
                 topic, matching = self.plan.topic(self.chance.randrange(self.plan.topics)), 1
 
-            def done(delay: float) -> None:
-                delays.append(delay)
-                _write(peer, encode(Unregister(id)))
+            def done(answered: float, all_told: float) -> None:
+                delays.append((matching > 1, answered, all_told))
+                _write(peer, encode(Unregister(number)))
 
-            id, frame = self.extra(topic, "sub", peer, 2 * matching, done)
+            number, frame = self.extra(topic, "sub", peer, 2 * matching, done)
             _write(peer, frame)
 
         async def again(what: Callable[[], None], mean: float) -> None:
@@ -332,15 +363,16 @@ async def main(port: int, plan: Plan, numbers: range) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    loop.create_task(_leave_with(reader, orders := asyncio.Queue()))  # noqa: RUF006
+    orders: asyncio.Queue[bytes] = asyncio.Queue()
+    listening = loop.create_task(_listen(reader, orders))
     world = World(loop, port, plan, numbers)
-    while True:
+    while not listening.done():
         order = json.loads(await orders.get())
         do: Callable[..., Awaitable[dict[str, Any]]] = getattr(world, order.pop("do"))
         say(await do(**order))
 
 
-async def _leave_with(reader: asyncio.StreamReader, orders: asyncio.Queue[bytes]) -> None:
+async def _listen(reader: asyncio.StreamReader, orders: asyncio.Queue[bytes]) -> None:
     while line := await reader.readline():
         orders.put_nowait(line)
     os._exit(1)  # the parent is gone
