@@ -42,6 +42,9 @@ SETTLE = 5.0
 """Seconds after its start in which a coordinator takes peers to be coming back."""
 REQUESTS_PER_TURN = 64
 """Requests that are looked at in one turn of the loop: some 2 ms of work."""
+REQUESTS_IN_A_RUSH = 16
+"""The same, in a turn in which connections were accepted. These are over sooner than all that they
+ask for, and have their time limits."""
 REQUESTS_AT_ONCE = 32
 """Those of one connection, before it is another's turn."""
 REQUESTS_AHEAD = 256
@@ -89,6 +92,8 @@ class Coordinator:
         self._expiry: asyncio.TimerHandle | None = None
         self._sweeping = False
         self._dirty: list[_Connection] = []
+        self._rush = False
+        """Connections were accepted since requests were looked at."""
         self._asking: deque[_Connection] = deque()
         """Those with requests to look at."""
         self._closing = False
@@ -125,6 +130,7 @@ class Coordinator:
         return [link.transport.get_extra_info("socket") for link in self._links]
 
     def _accept(self) -> Link:
+        self._rush = True
         settle = max(0.0, self._started + self._settle - self.loop.time())
         info = {"pid": os.getpid(), "hostname": socket.gethostname(), "library": __version__}
         connection = _Connection(self)
@@ -188,7 +194,8 @@ class Coordinator:
 
     def _look(self) -> None:
         """Look at some of what was asked for."""
-        left = REQUESTS_PER_TURN
+        left = REQUESTS_IN_A_RUSH if self._rush else REQUESTS_PER_TURN
+        self._rush = False
         asking = self._asking
         while asking and left > 0:
             connection = asking[0]

@@ -139,6 +139,7 @@ def registers(count: int, topic: str = "t") -> bytes:
 
 async def test_one_who_asks_for_much_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "REQUESTS_PER_TURN", 4)
+    monkeypatch.setattr(server_module, "REQUESTS_IN_A_RUSH", 1)
     monkeypatch.setattr(server_module, "REQUESTS_AT_ONCE", 2)
     registry = Noting()
     async with (
@@ -153,9 +154,16 @@ async def test_one_who_asks_for_much_holds_up_nobody(monkeypatch: pytest.MonkeyP
         for caller_, count in ((modest, 3), (greedy, 499)):
             for _ in range(count):
                 assert isinstance(await caller_.hear(), Match)
+        coordinator._rush = True
+        rush = registry.turn + 1
+        modest.writer.write(registers(3))
+        for _ in range(3):
+            assert isinstance(await modest.hear(), Match)
+    first = next(turn for turn, _ in registry.noted if turn >= rush)
+    assert [turn for turn, _ in registry.noted].count(first) == 1, "others are at the door"
     order = [peer_id for _, peer_id in registry.noted]
-    assert order.count("modest") == 3
-    assert order[-1] == "greedy", "it has not had all before the other had anything"
+    assert order.count("modest") == 6
+    assert order[-4] == "greedy", "it has not had all before the other had anything"
     assert max(Counter(turn for turn, _ in registry.noted).values()) <= 4
 
 
