@@ -23,6 +23,8 @@ How it is made, from the outside in:
 `chart`           the same as bars (SVG)
 `memory`          of a process
 `machine`         where it was measured
+`coordinator`     beside all that, a command of its own: how much one coordinator carries
+`guarantees`      the same: what slow and what many subscribers cost a publisher
 ================  ==============================================================================
 
 What keeps it honest:

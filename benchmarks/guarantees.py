@@ -1,6 +1,7 @@
-"""The figures of docs/guarantees.md: what slow subscribers and many subscribers cost.
+"""The figures of docs/guarantees.md and docs/scaling.md: what slow and many subscribers cost.
 
-``python -m benchmarks.guarantees [isolation] [memory] [--seconds S] [--subscribers N]``
+``python -m benchmarks.guarantees [isolation] [memory] [deliveries] [--seconds S]
+[--subscribers N]``
 
 - *isolation*: a publisher at full speed (``overflow="drop"``, a dict with 1 KiB of bytes in it,
   default buffer) and six subscribers, each a process; then the same with two more, of which one
@@ -9,6 +10,9 @@
 - *memory*: one Pub and 1,000 Subs, as 1,000 peers with a connection each, and as 10 peers with 100
   Subs each. Compared is the publisher's resident size without subscribers, with all of them
   attached, and after each of them has taken 1,000 messages.
+- *deliveries*: one Pub and 100 Subs, with a connection each, and all on one connection. Messages
+  are put one at a time with pauses, so that each is a batch of its own, acknowledged on its own:
+  the dearest way. Compared is the publisher's processor time with and without the Subs.
 
 Needs Linux (/proc).
 """
@@ -37,7 +41,7 @@ from pubsub import Peer
 from pubsub.config import MIB
 from pubsub.coordinator.server import Coordinator
 
-__all__ = ["isolation", "main", "memory"]
+__all__ = ["deliveries", "isolation", "main", "memory"]
 
 TOPIC = "guarantees"
 BUFFER = 64 * MIB
@@ -98,6 +102,15 @@ async def _publish(coordinator: str) -> None:
                 for i in range(told["put"]):
                     await pub.put({"id": i, "v": 3.14, "s": "sensor-7"})
                 await pub.flush(PATIENCE)
+            elif "batches" in told:
+                value = {"id": 1, "v": 3.14, "s": bytes(told["size"])}
+                before = time.process_time()
+                for _ in range(told["batches"]):
+                    pub.put(value)
+                    await asyncio.sleep(told["every"])
+                await pub.flush(PATIENCE)
+                _say(cpu=time.process_time() - before)
+                continue
             elif "seconds" in told:
                 end = time.monotonic() + told["seconds"]
                 n = 0
@@ -298,11 +311,41 @@ def memory(subscribers: int = 1000) -> dict[str, Any]:
     return found
 
 
+def deliveries(subscribers: int = 100, batches: int = 500) -> dict[str, Any]:
+    """See the module: microseconds of the publisher for a batch and subscriber."""
+    found: dict[str, Any] = {"subscribers": subscribers, "batches": batches}
+    for name, peers, subs in (
+        ("a_connection_each", subscribers, 1),
+        ("all_on_one_connection", 1, subscribers),
+    ):
+        with _stage() as (children, at):
+            publisher = _Child("publish", at)
+            children.append(publisher)
+            publisher.hear("before")
+            alone = {}
+            for size in (8, 60_000):
+                alone[size] = publisher.ask("cpu", batches=batches, size=size, every=0.01)
+            crowd = _Child("crowd", at, str(peers), str(subs))
+            children.append(crowd)
+            crowd.hear("ready")
+            publisher.ask("resident", wait=subscribers)
+            found[name] = {
+                f"us_with_{size}_bytes": round(
+                    1e6
+                    * (publisher.ask("cpu", batches=batches, size=size, every=0.01) - alone[size])
+                    / (batches * subscribers),
+                    2,
+                )
+                for size in (8, 60_000)
+            }
+    return found
+
+
 def main() -> None:
     """The command line: see the module."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guarantees", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("what", nargs="*", help="isolation, memory (default: both)")
+    parser.add_argument("what", nargs="*", help="isolation, memory, deliveries (default: all)")
     parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each flow (default 4)")
     parser.add_argument("--rounds", type=int, default=3, help="of isolation (default 3)")
@@ -312,15 +355,18 @@ def main() -> None:
     if args.role:
         run(ROLES[args.role](*args.what))
         return
-    wanted = args.what or ["isolation", "memory"]
-    unknown = set(wanted) - {"isolation", "memory"}
+    known = ["isolation", "memory", "deliveries"]
+    wanted = args.what or known
+    unknown = set(wanted) - set(known)
     if unknown:
-        parser.error(f"{unknown.pop()!r} is neither isolation nor memory")
+        parser.error(f"there is no {unknown.pop()!r}; there are {', '.join(known)}")
     results: dict[str, Any] = {"machine": describe(("msgpack", "uvloop"))}
     if "isolation" in wanted:
         results["isolation"] = isolation(args.seconds, args.rounds)
     if "memory" in wanted:
         results["memory"] = memory(args.subscribers)
+    if "deliveries" in wanted:
+        results["deliveries"] = deliveries()
     print(json.dumps(results, indent=2))
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=2) + "\n")

@@ -14,7 +14,7 @@ from benchmarks.measuring import Effort
 from benchmarks.results import Result, Results, medians
 from benchmarks.workloads import GROUPS, Group, Workload
 
-__all__ = ["COLUMNS", "as_figures", "as_text", "results_of"]
+__all__ = ["COLUMNS", "as_figures", "as_text", "results_of", "table", "wrapped"]
 
 Figures = dict[str, Any]
 
@@ -126,7 +126,7 @@ def as_text(figures: Figures, level: int = 2) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     load = machine["load_before"]
     parts = [
-        _wrapped(
+        wrapped(
             f"{figures['date']}; {machine['model']}, {machine['cpus']} CPUs (load before: {load}); "
             f"{machine['system']}; {figures['python']}; {versions}. "
             + ("One round" if effort["rounds"] == 1 else f"Medians of {effort['rounds']} rounds")
@@ -143,7 +143,7 @@ def as_text(figures: Figures, level: int = 2) -> str:
         parts += [f"{sign} Goals", _goals(figures)]
     if any(c["kind"] == "ours" for c in figures["contenders"].values()):
         parts.append(
-            _wrapped(
+            wrapped(
                 "In the tables below, *async ÷* and *blocking ÷* are the figure of this library's "
                 "face divided by that of the row, least–most is over the rounds, and a rate with "
                 "loss is no rate."
@@ -153,12 +153,12 @@ def as_text(figures: Figures, level: int = 2) -> str:
     for workload in figures["workloads"]:
         groups.setdefault(workload["group"], []).append(workload)
     for group, workloads in groups.items():
-        parts += [f"{sign} {GROUPS[group][0].upper()}{GROUPS[group][1:]}", _wrapped(NOTES[group])]
+        parts += [f"{sign} {GROUPS[group][0].upper()}{GROUPS[group][1:]}", wrapped(NOTES[group])]
         for workload in workloads:
             table = _workload(workload["name"], COLUMNS[group], figures, results)
             parts += [f"**{workload['title']}**", table or "Not measured."]
     how = (f"- {c['title']}: {c['how']}" for c in figures["contenders"].values())
-    parts += [f"{sign} How each was used", "\n".join(_wrapped(line, "  ") for line in how)]
+    parts += [f"{sign} How each was used", "\n".join(wrapped(line, "  ") for line in how)]
     parts += [f"Left out: {name} (missing: {why})." for name, why in figures["left_out"].items()]
     remarks = sorted({f"{r.contender}: {text}" for r in results.values() for text in r.remarks})
     parts += [f"Remark of {remark}" for remark in remarks]
@@ -203,7 +203,7 @@ def _workload(name: str, columns: Sequence[Column], figures: Figures, results: R
                 row.append(_range(result, figure, written))
         row += [_ratio(mine, main, result) if rival != face else "" for face, mine in faces]
         rows.append(row)
-    return _table(heads, rows) if rows else ""
+    return table(heads, rows) if rows else ""
 
 
 def _cell(result: Result, figure: str, written: Callable[[float], str], first: bool) -> str:
@@ -247,7 +247,7 @@ def _goals(figures: Figures) -> str:
         met = {True: "met", False: "**not met**", None: "not judged: no figure"}[each["met"]]
         rows.append([goal["title"], face, wanted, found, met])
     met_ones = sum(each["met"] is True for each in figures["goals"])
-    return f"{met_ones} of {len(rows)} are met.\n\n{_table(heads, rows)}"
+    return f"{met_ones} of {len(rows)} are met.\n\n{table(heads, rows)}"
 
 
 def _rival(each: dict[str, Any], titles: dict[str, str], workloads: dict[str, str]) -> str:
@@ -260,7 +260,8 @@ def _rival(each: dict[str, Any], titles: dict[str, str], workloads: dict[str, st
     return against if isinstance(against, str) else " or ".join(titles.get(n, n) for n in against)
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> str:
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose columns line up."""
     widths = [max(3, *map(len, column)) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:
@@ -274,5 +275,6 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join((line(heads), "| " + " | ".join(rule) + " |", *map(line, rows)))
 
 
-def _wrapped(text: str, indent: str = "") -> str:
+def wrapped(text: str, indent: str = "") -> str:
+    """Filled to the width of the report."""
     return textwrap.fill(text, 98, subsequent_indent=indent, break_on_hyphens=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -75,6 +76,7 @@ def coordinator(host: str, port: int, log_level: str, insecure: bool) -> int:
         level=log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    _take_descriptors()
     address = Address(host, port)
     exposed = not _is_loopback(address)
     if exposed and not insecure:
@@ -84,6 +86,19 @@ def coordinator(host: str, port: int, log_level: str, insecure: bool) -> int:
             "publish and subscribe, add --insecure"
         )
     return run(_serve(address, exposed))
+
+
+def _take_descriptors() -> None:
+    """As many file descriptors as this process may have: one for each peer. What it may have is
+    often much more than what it gets unasked, which is kept low for programs that use select()."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says that there is no limit, and has one
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _is_loopback(address: Address) -> bool:

@@ -12,14 +12,16 @@ soft; peers bring it back after a restart. How it stays true:
 - A revision orders all changes. Those of a Sub and a Pub say which was there first, and so
   whether the Sub is due the Pub's first message.
 
-Work and messages of a call grow with the matches of what it changes, not with what is known.
+Work and messages of a call grow with the matches of what it changes, not with what is known. What
+goes with one peer may be much: it is taken away piece by piece (`sweep`), so that others are heard
+in between. Until its turn has come it counts for all others, as that of a peer that is away does.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterator
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -28,7 +30,7 @@ from pubsub.core.messages import Expect, ExpectedSub, Match, MatchedPub, Registe
 from pubsub.core.topics import PatternIndex, TopicIndex, check_pattern, check_topic, is_pattern
 from pubsub.errors import ProtocolError, TopicError
 
-__all__ = ["GRACE", "MAX_REGISTRATIONS", "ROWS_PER_FRAME", "Push", "Registry"]
+__all__ = ["GRACE", "MAX_REGISTRATIONS", "ROWS_PER_FRAME", "SWEEP", "Push", "Registry"]
 
 GRACE = 5.0
 """Seconds that the registrations of a peer outlive its connection."""
@@ -38,6 +40,8 @@ MAX_SEGMENTS = 1_000_000
 """Segments that their topics and patterns may have in all: each is an entry in an index."""
 ROWS_PER_FRAME = 500
 """Rows that one MATCH or EXPECT may have, so that no long answer holds up the others."""
+SWEEP = 250
+"""Registrations, and matches of them, that one `sweep` takes away: a few milliseconds."""
 
 Push: TypeAlias = tuple[str, Match | Expect]
 """The peer to send to, and the message."""
@@ -112,6 +116,9 @@ class _Registration:
 
 _by_revision = attrgetter("revision")
 
+_Lost: TypeAlias = "dict[_Registration, list[tuple[str, int]]]"
+"""Who must be told of what is gone."""
+
 
 class Registry:
     """The peers, Pubs and Subs that a coordinator knows of.
@@ -141,6 +148,11 @@ class Registry:
         self._due: OrderedDict[_Peer, float] = OrderedDict()
         """When each peer with something to lose loses it: the earliest first, because time never
         goes back and each is put last when it is set."""
+        self._going: dict[str, tuple[_Peer, Iterator[_Registration]]] = {}
+        """Peers that have left, with those of their registrations that are yet to be taken away."""
+        self._stale: deque[tuple[int, _Registration]] = deque()
+        """What was not registered again in time in this session of its peer, and is to be taken
+        away, unless it comes again before its turn."""
 
     # --- connections --------------------------------------------------------------------
 
@@ -152,7 +164,9 @@ class Registry:
         """
         peer = self._peers.get(peer_id)
         if peer is None:
-            peer = self._peers[peer_id] = _Peer(peer_id)
+            # One that is not all gone is only away, lest the same be told as new and then as gone.
+            going = self._going.pop(peer_id, None)
+            peer = self._peers[peer_id] = _Peer(peer_id) if going is None else going[0]
         peer.connected = True
         peer.session += 1
         peer.stale = len(peer.registrations)
@@ -176,24 +190,59 @@ class Registry:
         return []
 
     def leave(self, peer_id: str) -> list[Push]:
-        """A peer has said goodbye: all it had is gone at once."""
+        """A peer has said goodbye: all it had goes, in this and the next calls of `sweep`."""
         peer = self._peers.get(peer_id)
-        return [] if peer is None else self._forget([peer])
+        if peer is None:
+            return []
+        under_way = self.sweeping
+        self._forget(peer)
+        return [] if under_way else self.sweep()
 
     def expire(self, now: float) -> list[Push]:
-        """Drop what did not come back in time; to be called at `next_expiry` or later."""
-        away: list[_Peer] = []
-        stale: list[_Registration] = []
+        """Drop what did not come back in time, in this and the next calls of `sweep`; to be called
+        at `next_expiry` or later."""
+        under_way = self.sweeping
         while self._due:
             peer, due = next(iter(self._due.items()))
             if due > now:
                 break
-            del self._due[peer]
             if peer.connected:
-                stale += [r for r in peer.registrations.values() if r.session != peer.session]
+                del self._due[peer]
+                session = peer.session
+                self._stale += [
+                    (session, r) for r in peer.registrations.values() if r.session != session
+                ]
             else:
-                away.append(peer)
-        return self._forget(away, stale)
+                self._forget(peer)
+        return [] if under_way else self.sweep()
+
+    def sweep(self) -> list[Push]:
+        """Take away some of what is to go; to be called, with time for others in between, for as
+        long as there is any (`sweeping`)."""
+        lost: _Lost = {}
+        work = 0
+        for registration in self._to_go():
+            work += 1 + self._remove(registration, lost)
+            if work >= SWEEP:
+                break
+        return self._tell_lost(lost)
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether something is yet to be taken away."""
+        return bool(self._going or self._stale)
+
+    def _to_go(self) -> Iterator[_Registration]:
+        while self._stale:
+            session, registration = self._stale.popleft()
+            peer = registration.peer
+            known = peer.registrations.get(registration.id) is registration
+            if known and peer.session == session != registration.session:
+                yield registration
+        while self._going:
+            peer_id = next(iter(self._going))
+            yield from self._going[peer_id][1]
+            del self._going[peer_id]
 
     def next_expiry(self) -> float | None:
         """When `expire` has something to do, unless it is seen to before; None: nothing waits."""
@@ -229,18 +278,19 @@ class Registry:
                 code="limit",
             )
         replaced = 0 if known is None else _segments(known.topic)
-        if peer.segments - replaced + _segments(topic) > self._max_segments:
+        segments = _segments(topic)
+        if peer.segments - replaced + segments > self._max_segments:
             raise ProtocolError(
                 f"{message.role} {message.id} on {topic[:60]!r}: the topics that one peer "
                 f"registers may have {self._max_segments:,} segments in all",
                 code="limit",
             )
-        pushes = [] if known is None else self._remove([known])
+        pushes = [] if known is None else self._remove_one(known)
         self._revision += 1
         new = _Registration(peer, message, topic, self._revision)
         peer.registrations[new.id] = new
         peer.pubs += new.is_pub
-        peer.segments += _segments(topic)
+        peer.segments += segments
         if new.is_pub:
             self._pubs.add(new.topic, new)
         else:
@@ -254,7 +304,7 @@ class Registry:
         """A Pub or Sub was closed. One that is not known is no mistake: it may have expired."""
         peer = self._peers.get(peer_id)
         known = peer.registrations.get(id) if peer is not None else None
-        return [] if known is None else self._remove([known])
+        return [] if known is None else self._remove_one(known)
 
     def _renew(self, known: _Registration, now: float) -> list[Push]:
         peer = known.peer
@@ -269,42 +319,47 @@ class Registry:
                 pushes += self._announce(known, matching)
         return pushes
 
-    def _remove(self, gone: Iterable[_Registration]) -> list[Push]:
-        """Take registrations away and tell those who matched, each once for all of them."""
-        lost: dict[_Registration, list[tuple[str, int]]] = {}
-        for registration in gone:
-            peer = registration.peer
-            del peer.registrations[registration.id]
-            peer.pubs -= registration.is_pub
-            peer.segments -= _segments(registration.topic)
-            if registration.session != peer.session:
-                peer.stale -= 1
-                if peer.connected and not peer.stale:
-                    self._due.pop(peer, None)
-            if registration.is_pub:
-                self._pubs.discard(registration.topic, registration)
-            else:
-                self._subs.discard(registration.topic, registration)
-            self._revision += 1
-            for other in self._matching(registration):
-                if other.is_current():
-                    lost.setdefault(other, []).append((peer.peer_id, registration.id))
+    def _remove_one(self, registration: _Registration) -> list[Push]:
+        lost: _Lost = {}
+        self._remove(registration, lost)
+        return self._tell_lost(lost)
+
+    def _remove(self, registration: _Registration, lost: _Lost) -> int:
+        """Take a registration away and note it for those that it matched; returns how many."""
+        peer = registration.peer
+        del peer.registrations[registration.id]
+        peer.pubs -= registration.is_pub
+        peer.segments -= _segments(registration.topic)
+        if registration.session != peer.session:
+            peer.stale -= 1
+            if peer.connected and not peer.stale:
+                self._due.pop(peer, None)
+        if registration.is_pub:
+            self._pubs.discard(registration.topic, registration)
+        else:
+            self._subs.discard(registration.topic, registration)
+        self._revision += 1
+        matching = self._matching(registration)
+        for other in matching:
+            if other.is_current():
+                lost.setdefault(other, []).append((peer.peer_id, registration.id))
+        return len(matching)
+
+    def _tell_lost(self, lost: _Lost) -> list[Push]:
+        """What was taken away, each once for all of it."""
         return [
-            push
+            self._push(other, True, (), part)
             for other, rows in lost.items()
             for part in _parts(rows)
-            for push in [self._push(other, True, (), part)]
         ]
 
-    def _forget(self, peers: Iterable[_Peer], stale: Iterable[_Registration] = ()) -> list[Push]:
-        """Take away peers with all they had, and registrations of peers that stay."""
-        gone = list(stale)
-        for peer in peers:
-            peer.connected = False
-            self._due.pop(peer, None)
-            del self._peers[peer.peer_id]
-            gone += peer.registrations.values()
-        return self._remove(gone)
+    def _forget(self, peer: _Peer) -> None:
+        """Take away a peer; with all it had, as soon as may be."""
+        peer.connected = False
+        self._due.pop(peer, None)
+        del self._peers[peer.peer_id]
+        if peer.registrations:
+            self._going[peer.peer_id] = (peer, iter(list(peer.registrations.values())))
 
     def _set_due(self, peer: _Peer, now: float) -> None:
         if peer.connected and not peer.stale:
@@ -321,13 +376,17 @@ class Registry:
         """
         topic = registration.topic
         found = self._subs.match(topic) if registration.is_pub else self._pubs.match(topic)
-        return sorted(found, key=_by_revision)
+        return sorted(found, key=_by_revision) if len(found) > 1 else list(found)
 
     def _answer(self, to: _Registration, matching: list[_Registration]) -> list[Push]:
         """All its matches for one registration."""
-        parts = _parts([_row(other, to) for other in matching]) or [()]
-        last = len(parts) - 1
-        return [self._push(to, part == last, rows, ()) for part, rows in enumerate(parts)]
+        if not matching:
+            return [self._push(to, True, (), ())]
+        *first, last = _parts([_row(other, to) for other in matching])
+        return [
+            *(self._push(to, False, part, ()) for part in first),
+            self._push(to, True, last, ()),
+        ]
 
     def _announce(self, new: _Registration, matching: list[_Registration]) -> list[Push]:
         """One registration for all its matches."""
@@ -406,5 +465,7 @@ def _is_before(sub: _Registration, pub: _Registration) -> bool:
 
 def _parts(rows: Collection[Any]) -> list[tuple[Any, ...]]:
     all_rows = tuple(rows)
+    if len(all_rows) <= ROWS_PER_FRAME:
+        return [all_rows] if all_rows else []
     starts = range(0, len(all_rows), ROWS_PER_FRAME)
     return [all_rows[start : start + ROWS_PER_FRAME] for start in starts]

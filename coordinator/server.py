@@ -3,6 +3,11 @@
 It accepts peers and clients, hands what they register to the `Registry`, and writes the pushes
 that come back. The pushes of one turn of the loop to one peer go out in one write.
 
+What is asked is not done where it is read. In each turn of the loop some requests are looked at, a
+few of each connection that has any; what else comes with the turn (connections to accept,
+handshakes, signs of life) does not wait for the rest. Where all peers come back at once, each with
+much to register, those at the door would else give up.
+
 A small request may have a large answer. So a connection's next request is looked at only when it
 has read most of the answers to those before, and until then no more of them are read; and who
 does not read at all what changes is cut.
@@ -26,7 +31,7 @@ from pubsub.core.frames import Event
 from pubsub.core.handshake import Acceptor, Identity, Other
 from pubsub.core.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
 from pubsub.errors import ProtocolError
-from pubsub.link import REQUEST_SCRATCH, Gate, Link, listen
+from pubsub.link import REQUEST_SCRATCH, Gate, Link, accept_more, listen
 
 __all__ = ["SETTLE", "Coordinator"]
 
@@ -34,6 +39,17 @@ log = logging.getLogger("pubsub.coordinator")
 
 SETTLE = 5.0
 """Seconds after its start in which a coordinator takes peers to be coming back."""
+REQUESTS_PER_TURN = 64
+"""Requests that are looked at in one turn of the loop: some 2 ms of work."""
+REQUESTS_IN_A_RUSH = 16
+"""The same, in a turn in which connections were accepted. These are over sooner than all that they
+ask for, and have their time limits."""
+REQUESTS_AT_ONCE = 32
+"""Those of one connection, before it is another's turn."""
+REQUESTS_AHEAD = 256
+"""Requests that wait to be looked at when no more of that connection are read."""
+BACKLOG = 4096
+"""Connections that may wait to be accepted."""
 ANSWERS_AHEAD = 256 * 1024
 """Bytes of answers that may wait for a connection before its next request is looked at."""
 MAX_BEHIND = 32 * 1024 * 1024
@@ -73,7 +89,12 @@ class Coordinator:
         self._settle = settle
         self._started = loop.time()
         self._expiry: asyncio.TimerHandle | None = None
+        self._sweeping = False
         self._dirty: list[_Connection] = []
+        self._rush = False
+        """Connections were accepted since requests were looked at."""
+        self._asking: deque[_Connection] = deque()
+        """Those with requests to look at."""
         self._closing = False
 
     async def start(self, host: str, port: int) -> Address:
@@ -82,8 +103,9 @@ class Coordinator:
         Raises:
             OSError: the port is in use, or the address is not this machine's.
         """
-        server = await listen(self.loop, self._accept, host, port, 4096)
+        server = await listen(self.loop, self._accept, host, port, BACKLOG)
         self.servers.append(server)
+        self.servers += await accept_more(self.loop, self._accept, server, BACKLOG)
         name = server.sockets[0].getsockname()
         log.info("listening on %s", Address(name[0], name[1]))
         return Address(name[0], name[1])
@@ -107,6 +129,7 @@ class Coordinator:
         return [link.transport.get_extra_info("socket") for link in self._links]
 
     def _accept(self) -> Link:
+        self._rush = True
         settle = max(0.0, self._started + self._settle - self.loop.time())
         info = {"pid": os.getpid(), "hostname": socket.gethostname(), "library": __version__}
         connection = _Connection(self)
@@ -160,6 +183,28 @@ class Coordinator:
                 self.touch(connection)
                 connection.put(encode(message))
 
+    def look_at(self, connection: _Connection) -> None:
+        """It has asked for something."""
+        if not connection.asking:
+            connection.asking = True
+            if not self._asking:
+                self.loop.call_soon(self._look)
+            self._asking.append(connection)
+
+    def _look(self) -> None:
+        """Look at some of what was asked for."""
+        left = REQUESTS_IN_A_RUSH if self._rush else REQUESTS_PER_TURN
+        self._rush = False
+        asking = self._asking
+        while asking and left > 0:
+            connection = asking[0]
+            left -= connection.work(min(left, REQUESTS_AT_ONCE))
+            asking.popleft()
+            if connection.asking:
+                asking.append(connection)
+        if asking:
+            self.loop.call_soon(self._look)
+
     def touch(self, connection: _Connection) -> None:
         """It has something to write."""
         if not connection.dirty:
@@ -180,6 +225,9 @@ class Coordinator:
                 link.fail(ProtocolError("it does not read what it is told", code="limit"))
 
     def _arm(self) -> None:
+        if self.registry.sweeping and not self._sweeping and not self._closing:
+            self._sweeping = True
+            self.loop.call_soon(self._sweep)
         due = self.registry.next_expiry()
         if due is not None and self._expiry is None and not self._closing:
             self._expiry = self.loop.call_at(due, self._expire)
@@ -187,6 +235,12 @@ class Coordinator:
     def _expire(self) -> None:
         self._expiry = None
         self.push(self.registry.expire(self.loop.time()))
+        self._arm()
+
+    def _sweep(self) -> None:
+        """Some more of what has gone: in each turn a little, so that others are heard."""
+        self._sweeping = False
+        self.push(self.registry.sweep())
         self._arm()
 
 
@@ -198,6 +252,7 @@ class _Connection:
         self.link: Link | None = None
         self.peer_id = ""
         self.dirty = False
+        self.asking = False
         self.output: list[bytes] = []
         self.waiting = 0
         """Bytes in `output`."""
@@ -221,17 +276,39 @@ class _Connection:
         """See `Core`."""
         if isinstance(event, Query) or (isinstance(event, (Register, Unregister)) and self.peer_id):
             self._requests.append(event)
-            self._work()
+            self.coordinator.look_at(self)
+            if len(self._requests) == REQUESTS_AHEAD:
+                assert self.link is not None
+                self.link.listen(False)
         else:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a peer speaks")
 
-    def _work(self) -> None:
-        """Look at the requests that came, until answers to them wait to be read."""
+    def work(self, most: int) -> int:
+        """Look at so many of the requests that came, or fewer where answers to them wait to be
+        read; returns how many. Leaves `asking` true if there are more to look at."""
+        self.asking = False
         link = self.link
-        assert link is not None
-        while self._requests and self.waiting < ANSWERS_AHEAD and not link.paused:
-            self._act(self._requests.popleft())
-        link.listen(not self._requests)
+        if link is None or link.closing:
+            return 0
+        requests = self._requests
+        done = 0
+        try:
+            while requests and self.waiting < ANSWERS_AHEAD and not link.paused:
+                if done == most:
+                    self.asking = True
+                    break
+                done += 1
+                self._act(requests.popleft())
+        except ProtocolError as error:
+            self.asking = False
+            link.fail(error)
+        except Exception as error:
+            self.asking = False
+            log.exception("internal error over a request of %s", link)
+            link.fail(ProtocolError(f"internal error: {error!r}", code="internal"))
+        else:
+            link.listen(not requests)
+        return done
 
     def _act(self, request: Register | Unregister | Query) -> None:
         coordinator = self.coordinator
@@ -247,16 +324,6 @@ class _Connection:
             self._answers.append(self._answer(request))
             coordinator.touch(self)
 
-    def _work_on(self) -> None:
-        link = self.link
-        if link is not None and not link.closing:
-            try:
-                self._work()
-            except ProtocolError as error:
-                link.fail(error)
-            else:
-                link.flush()
-
     def _answer(self, query: Query) -> Iterator[bytes]:
         registry = self.coordinator.registry
         rows = registry.topics() if query.what == "topics" else registry.peers()
@@ -271,8 +338,8 @@ class _Connection:
         """See `Core`."""
         output, self.output = self.output, []
         self.waiting = 0
-        if self._requests:  # in a turn of their own: others want to be heard in between
-            self.coordinator.loop.call_soon(self._work_on)
+        if self._requests:
+            self.coordinator.look_at(self)
         if self._answers and budget > 0:
             if not output:
                 frame = next(self._answers[0], None)

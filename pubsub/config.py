@@ -143,7 +143,7 @@ class Settings:
     could stand before it in its batch (64 KiB); beyond that, it is a gap."""
     max_channels: int = 65_536
     """Channels that one link may hold open."""
-    max_unauthenticated: int = 1_024
+    max_unauthenticated: int = 8_192
     """Connections that have not yet said who they are."""
 
     def __post_init__(self) -> None:

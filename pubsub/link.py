@@ -24,7 +24,17 @@ from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
 from pubsub.ratelimit import RateLimit
 
-__all__ = ["REQUEST_SCRATCH", "Core", "Endpoint", "Gate", "Link", "Lost", "dial", "listen"]
+__all__ = [
+    "REQUEST_SCRATCH",
+    "Core",
+    "Endpoint",
+    "Gate",
+    "Link",
+    "Lost",
+    "accept_more",
+    "dial",
+    "listen",
+]
 
 log = logging.getLogger("pubsub.link")
 log.addFilter(RateLimit())  # whoever can connect can make it speak
@@ -48,6 +58,8 @@ network."""
 REQUEST_SCRATCH = 32 * 1024
 """Read buffer of accepted connections. What they send is small; less read at a time means that
 one who floods its connection holds up the others by less."""
+ACCEPTS = 8
+"""Connections that a listening socket may accept in one turn of the loop."""
 PINGS_PER_TICK = 1_000
 """PINGs that may come within one tick of the heartbeat, which itself sends one at most."""
 FRAME_SLACK = 1024
@@ -80,17 +92,52 @@ async def listen(
 ) -> asyncio.Server:
     """Listen; as many as `backlog` connections may wait in the kernel.
 
+    In one turn of the loop, plain asyncio accepts `ACCEPTS` of them, and uvloop one (see
+    `accept_more`).
+
     asyncio takes its `backlog` also for how often to accept in one turn, and goes on when no file
     descriptor is left, with a traceback in the log for each: a thousand of them a second leave no
     time for the streams that are there. So it is told a small number, and the kernel the other.
     """
     plain = isinstance(loop, asyncio.BaseEventLoop)
-    server = await loop.create_server(accept, host, port, backlog=8 if plain else backlog)
+    server = await loop.create_server(accept, host, port, backlog=ACCEPTS if plain else backlog)
     if isinstance(server, asyncio.Server):  # not uvloop's, nor a simulated one
         for sock in server.sockets:
             with sock.dup() as same:
                 same.listen(backlog)
     return server
+
+
+async def accept_more(
+    loop: asyncio.AbstractEventLoop,
+    accept: Callable[[], Link],
+    server: asyncio.Server,
+    backlog: int,
+) -> list[asyncio.Server]:
+    """Have uvloop, too, accept `ACCEPTS` connections in one turn, by listening to the socket under
+    so many descriptors; returns what must be closed beside the server.
+
+    For those to whom thousands may come at once, with much to do for each. Those who are in make
+    the turns long; with one let in by each turn, the others wait at the door for longer than their
+    handshake may take.
+    """
+    more: list[asyncio.Server] = []
+    if type(loop).__module__.partition(".")[0] == "uvloop" and _has_descriptors():
+        for listening in server.sockets:
+            for _ in range(ACCEPTS - 1):
+                same = socket.fromfd(listening.fileno(), listening.family, listening.type)
+                more.append(await loop.create_server(accept, sock=same, backlog=backlog))
+    return more
+
+
+def _has_descriptors() -> bool:
+    """Whether this process may have so many that some may be spent."""
+    try:
+        import resource
+    except ImportError:
+        return False
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft == resource.RLIM_INFINITY or soft >= 64 * ACCEPTS
 
 
 class Core(Protocol):
@@ -195,6 +242,7 @@ class Link(asyncio.BufferedProtocol):
         self._accepted_by = gate
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout)
         self._timer: asyncio.TimerHandle | None = None
+        self._next_tick = 0.0
         self._paused = False
         self._listening = True
         self._read = 0  # bytes in this turn of the loop
@@ -327,7 +375,8 @@ class Link(asyncio.BufferedProtocol):
         self._leave_gate()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(self._heartbeat.tick_every, self._tick)
+        self._next_tick = self.loop.time()
+        self._arm()
         self.reader.max_payload = self._settings.max_batch + FRAME_SLACK
         if answer is not None:
             self._send(answer)
@@ -360,7 +409,18 @@ class Link(asyncio.BufferedProtocol):
             return
         if pulse is Pulse.PING and not self._paused:
             self._send(Ping(HEARTBEAT_TOKEN))
-        self._timer = self.loop.call_later(self._heartbeat.tick_every, self._tick)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Each link keeps to the times that its beginning gave it. If the next tick were counted
+        from a late one, a loop with many links that is held up once would from then on have the
+        ticks of all of them in one turn."""
+        every = self._heartbeat.tick_every
+        self._next_tick += every
+        late = self.loop.time() - self._next_tick
+        if late >= 0:
+            self._next_tick += every * (late // every + 1)
+        self._timer = self.loop.call_at(self._next_tick, self._tick)
 
     # --- writing ------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import pytest
 from benchmarks import guarantees
 from benchmarks.__main__ import BEGIN, END
 from benchmarks.contenders import MODULES, load
+from benchmarks.coordinator.report import judged
 from benchmarks.goals import GOALS, Goal, judge
 from benchmarks.goals import PEERS as PEERS_ALL
 from benchmarks.packing import join, packer, split, unpack
@@ -366,3 +367,60 @@ def test_the_figures_of_the_guarantees_can_be_measured() -> None:
     found = guarantees.isolation(seconds=0.5, rounds=1)
     assert found["rate_alone"] > 0
     assert found["rate_beside_slow_ones"] > 0
+    sent = guarantees.deliveries(5, 10)
+    assert set(sent["a_connection_each"]) == {"us_with_8_bytes", "us_with_60000_bytes"}
+
+
+def test_the_coordinators_benchmark_works(tmp_path: Path) -> None:
+    """With few peers and little time: whether it works, not what comes out."""
+    file = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.coordinator", "--small", "--json", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(file.read_text())
+    assert figures["goals"] == [], "so few are no ground to judge"
+    for way in ("together", "one_by_one"):
+        assert figures["registrations"][way]["per_second"] > 0
+    for name in ("sub_knows", "its_publisher_knows", "all_100_publishers_know"):
+        told = figures["matching"][name]
+        assert 0 < told["p50_ms"] <= told["p99_ms"] <= told["most_ms"]
+    assert figures["memory"]["with_registrations_mib"] > 0
+    (restarted,) = figures["restart"]["restarts"]
+    assert sum(restarted["came"]) == 20
+    assert sum(restarted["registered"]) == 402
+    assert not restarted["failed_while_up"]
+    assert figures["herd"]["ends"] == {"served": 20}
+    for line in figures["curve"].values():
+        assert all(point["cpu_us"] > 0 for point in line)
+    assert figures["topic"]["subs"]
+    for heading in ("registrations", "CPU µs", "peers back, by tenths of a second"):
+        assert heading in done.stdout
+
+
+def test_the_coordinators_goals_are_judged() -> None:
+    few = {
+        "registrations": {"together": {"per_second": 29_999}},
+        "memory": {"registration_kib": 1.5, "peer_kib": 20.1},
+    }
+    assert [(goal["found"], goal["met"]) for goal in judged(few)] == [
+        (29_999, False),
+        (1.5, True),
+        (20.1, False),
+    ]
+
+
+def test_the_coordinators_benchmark_names_what_there_is() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.coordinator", "speed"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    assert done.returncode == 2
+    assert "there is no 'speed'; there are registrations, matching" in done.stderr

@@ -53,6 +53,7 @@ PAGES = (
     "docs/cli.md",
     "docs/guarantees.md",
     PROTOCOL,
+    "docs/scaling.md",
 )
 # Each of them may have doctests; those of `EXAMPLES` must.
 DOCUMENTED = (
@@ -338,15 +339,24 @@ raise SystemExit(bool(result.failed))
     assert int(run([sys.executable, "-c", source], coordinator)) == examples
 
 
-def readme_examples() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", page("README.md"), re.M | re.S)
+def python_examples(name: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page(name), re.M | re.S)
 
 
 @pytest.mark.loop
 @pytest.mark.parametrize("which", ["blocking", "async"])
 def test_the_examples_of_the_readme_print_what_they_say(which: str, coordinator: str) -> None:
-    blocking, asynchronous = readme_examples()
-    source = blocking if which == "blocking" else asynchronous
+    blocking, asynchronous = python_examples("README.md")
+    prints_what_it_says(blocking if which == "blocking" else asynchronous, coordinator)
+
+
+@pytest.mark.loop
+def test_the_relay_of_the_scaling_page_prints_what_it_says(coordinator: str) -> None:
+    (source,) = python_examples("docs/scaling.md")
+    prints_what_it_says(source, coordinator)
+
+
+def prints_what_it_says(source: str, coordinator: str) -> None:
     said = re.findall(r"# prints (.*)$", source, re.M)
     assert said
     assert run([sys.executable, "-W", "error", "-c", source], coordinator).splitlines() == said

@@ -551,13 +551,15 @@ _VALUES: dict[Any, Callable[[Any], Any]] = {
 def _checked(checks: tuple[tuple[str, Check], ...], values: Sequence[Any]) -> list[Any]:
     if len(values) < len(checks):
         raise ValueError(f"{len(values)} fields where {len(checks)} belong")
-    checked = []
-    for (name, check), value in zip(checks, values, strict=False):
-        try:
-            checked.append(check(value))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    return checked
+    try:
+        return [check(value) for (_, check), value in zip(checks, values, strict=False)]
+    except ValueError:
+        for (name, check), value in zip(checks, values, strict=False):  # which one was it?
+            try:
+                check(value)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        raise
 
 
 def parse(array: Any) -> Control:
@@ -584,7 +586,12 @@ def parse(array: Any) -> Control:
         raise ProtocolError(f"a malformed {cls.KIND.name}: {error}") from None
 
 
+# One for all: to make one for each message takes longer than to pack it (0.7 of 1.0 µs). No other
+# thread comes in between, since packing what messages are made of runs no Python code.
+_pack = msgpack.Packer().pack
+
+
 def encode(message: Control) -> bytes:
     """The whole frame of a message, length included."""
-    payload = msgpack.packb(_VALUES[type(message)](message))
+    payload = _pack(_VALUES[type(message)](message))
     return len(payload).to_bytes(4, "big") + payload  # type: ignore[no-any-return]  # bytes

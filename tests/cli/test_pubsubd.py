@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -46,6 +48,23 @@ def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
     assert result.err == (
         f"pubsubd: 127.0.0.1:{port} is in use: another coordinator may be running\n"
     )
+
+
+def test_it_takes_all_file_descriptors_that_it_may_have() -> None:
+    pytest.importorskip("resource")
+    source = """
+import asyncio, resource
+from pubsub.cli import pubsubd
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+pubsubd.run = lambda serving: print(resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
+pubsubd._serve = lambda *args: None
+pubsubd.pubsubd(["coordinator"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])

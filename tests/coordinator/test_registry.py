@@ -170,7 +170,10 @@ def test_what_is_closed_is_taken_from_those_who_matched() -> None:
     assert registry.unregister("nobody", 1) == []
 
 
-def test_what_leaves_together_is_told_in_one_frame_to_each() -> None:
+def test_what_leaves_together_is_told_in_one_frame_to_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "SWEEP", 2000)
     registry = connected("A", "B", "C")
     registry.register("A", sub(1, "**"), 0.0)
     registry.register("C", sub(1, "t/3"), 0.0)
@@ -185,6 +188,86 @@ def test_what_leaves_together_is_told_in_one_frame_to_each() -> None:
     assert [r["peer_id"] for r in registry.peers()] == ["A", "C"]
     assert registry.next_expiry() is None
     assert registry.leave("B") == []
+
+
+class Told:
+    """What is known by those who were told."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, int], set[tuple[str, int]]] = {}
+
+    def hear(self, pushes: list[Push]) -> list[Push]:
+        for peer_id, message in pushes:
+            id = message.sub_id if isinstance(message, Match) else message.stream_id
+            known = self.known.setdefault((peer_id, id), set())
+            for row_ in message.added:
+                known.add((row_[0], row_[3] if isinstance(row_, MatchedPub) else row_[1]))
+            assert known.issuperset(message.removed)
+            known.difference_update(message.removed)
+        return pushes
+
+
+@pytest.mark.parametrize("way", ["leave", "expire"])
+def test_what_a_peer_had_goes_piece_by_piece(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(registry_module, "SWEEP", 100)
+    registry, told = connected("A", "B", "C"), Told()
+    told.hear(registry.register("A", sub(1, "**"), 0.0))
+    for id in range(300):
+        told.hear(registry.register("B", pub(id, f"t/{id}"), 0.0))
+    registry.lose("B", 0.0)
+    (first,) = told.hear(registry.leave("B") if way == "leave" else registry.expire(5.0))
+    assert len(first[1].removed) == 50, "a registration and a row each"
+    assert [r["peer_id"] for r in registry.peers()] == ["A", "C"]
+    assert registry.next_expiry() is None
+    told.hear(registry.register("C", sub(1, "**"), 6.0))
+    assert len(told.known["C", 1]) == 250, "what has not gone yet counts, and is told when it goes"
+    assert told.hear(registry.unregister("C", 1)) == []
+    told.hear(registry.register("C", sub(2, "t/299"), 6.0))
+    while registry.sweeping:
+        for _, message in told.hear(registry.sweep()):
+            assert len(message.removed) <= 50
+    assert told.known["A", 1] == told.known["C", 2] == set()
+    assert [r["topic"] for r in registry.topics()] == ["**", "t/299"]
+    assert registry.sweep() == []
+
+
+def test_a_peer_that_goes_while_another_is_being_taken_away_waits_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "SWEEP", 2)
+    registry = connected("A", "B")
+    for id in range(3):
+        registry.register("A", pub(id), 0.0)
+        registry.register("B", pub(id), 0.0)
+    registry.leave("A")
+    registry.leave("B")
+    left = [next(iter(registry.topics()))["publishers"]]
+    while registry.sweeping:
+        registry.sweep()
+        left += [r["publishers"] for r in registry.topics()]
+    assert left == [4, 2]
+
+
+def test_a_peer_that_comes_back_before_all_it_had_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "SWEEP", 4)
+    registry, told = connected("A", "B"), Told()
+    told.hear(registry.register("A", sub(1, "**"), 0.0))
+    for id in range(10):
+        told.hear(registry.register("B", pub(id, f"t/{id}"), 0.0))
+    told.hear(registry.leave("B"))
+    assert len(told.known["A", 1]) == 8
+    connected("B", registry=registry)
+    assert not registry.sweeping
+    assert registry.next_expiry() == 5.0
+    assert len(registry.register("B", pub(0, "t/0"), 1.0)) == 2, "it is new, and told so"
+    assert len(registry.register("B", pub(9, "t/9"), 1.0)) == 1, "it was not gone"
+    told.hear(registry.expire(6.0))
+    assert registry.sweeping
+    registry.register("B", pub(8, "t/8", renewed=True), 6.0)
+    while registry.sweeping:
+        told.hear(registry.sweep())
+    assert told.known["A", 1] == {("B", 9), ("B", 8)}
+    assert [r["pubs"] for r in registry.peers()] == [0, 3]
 
 
 def test_another_topic_or_role_under_the_same_id_replaces() -> None:
@@ -504,6 +587,8 @@ def test_a_registration_is_kept_in_less_than_1_5_kib_and_given_back() -> None:
             assert tracemalloc.get_traced_memory()[0] / count < 1536
             for number in range(100):
                 registry.leave(f"peer-{number}")
+                while registry.sweeping:
+                    registry.sweep()
                 registry.connect(f"peer-{number}", "h", 1, INFO, 0.0)
             left.append(tracemalloc.get_traced_memory()[0])
         assert left[1] < left[0] + 50_000, "only the room in emptied dicts stays, for the next"
@@ -583,8 +668,10 @@ class RegistryMachine(RuleBasedStateMachine):
     GRACE = 5.0
     LIMIT = 3
 
-    @initialize(rows=st.sampled_from([1, 2, 500]))
-    def start(self, rows: int) -> None:
+    @initialize(rows=st.sampled_from([1, 2, 500]), sweep=st.sampled_from([1, 3, 250]))
+    def start(self, rows: int, sweep: int) -> None:
+        self.sweep = registry_module.SWEEP
+        registry_module.SWEEP = sweep
         self.rows_per_frame = registry_module.ROWS_PER_FRAME
         registry_module.ROWS_PER_FRAME = rows
         self.registry = Registry(self.GRACE, self.LIMIT)
@@ -596,6 +683,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "registry"):
             registry_module.ROWS_PER_FRAME = self.rows_per_frame
+            registry_module.SWEEP = self.sweep
 
     # what the peers do with what they are sent
 
@@ -701,6 +789,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def leave(self, peer_id: str) -> None:
         self.peers.pop(peer_id, None)
         self.apply(self.registry.leave(peer_id))
+        self.sweep_all()
 
     @rule(peer_id=peer_ids, pause=st.sampled_from([0.0, 1.0]))
     def lose(self, peer_id: str, pause: float) -> None:
@@ -721,6 +810,11 @@ class RegistryMachine(RuleBasedStateMachine):
                 for id in [id for id, entry in peer.entries.items() if entry.stale]:
                     self.forget(peer, id)
         self.apply(self.registry.expire(self.now))
+        self.sweep_all()
+
+    def sweep_all(self) -> None:
+        while self.registry.sweeping:
+            self.apply(self.registry.sweep())
 
     def forget(self, peer: Peer, id: int) -> None:
         for where in (peer.entries, peer.told, peer.answered):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
+import pubsub.coordinator.registry as registry_module
 import pubsub.coordinator.server as server_module
 import pubsub.link as link_module
 from pubsub.config import Settings
-from pubsub.coordinator.registry import Registry
+from pubsub.coordinator.registry import Push, Registry
 from pubsub.coordinator.server import ANSWER_ROWS, Coordinator
 from pubsub.core.frames import FrameReader
 from pubsub.core.messages import (
@@ -25,9 +27,11 @@ from pubsub.core.messages import (
     MatchedPub,
     Ping,
     Query,
+    Register,
     Welcome,
     encode,
 )
+from pubsub.link import Link
 from pubsub.ratelimit import RateLimit
 
 pytestmark = pytest.mark.loop
@@ -110,6 +114,77 @@ async def test_a_long_answer_is_given_in_many_turns_of_the_loop() -> None:
     assert max(registry.asked.values()) <= ANSWER_ROWS
 
 
+class Noting(Registry):
+    """One that notes who registers in which turn of the loop, and breaks where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = 0
+        self.noted: list[tuple[int, str]] = []
+
+    def register(self, peer_id: str, message: Register, now: float) -> list[Push]:
+        self.noted.append((self.turn, peer_id))
+        if message.topic == "broken":
+            raise RuntimeError("a defect")
+        return super().register(peer_id, message, now)
+
+    def tick(self) -> None:
+        self.turn += 1
+        asyncio.get_running_loop().call_soon(self.tick)
+
+
+def registers(count: int, topic: str = "t") -> bytes:
+    return b"".join(encode(Register(id, "sub", topic, False, False)) for id in range(count))
+
+
+async def test_one_who_asks_for_much_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "REQUESTS_PER_TURN", 4)
+    monkeypatch.setattr(server_module, "REQUESTS_IN_A_RUSH", 1)
+    monkeypatch.setattr(server_module, "REQUESTS_AT_ONCE", 2)
+    registry = Noting()
+    async with (
+        coordinator_with(registry) as coordinator,
+        caller(coordinator, "peer", "greedy") as greedy,
+        caller(coordinator, "peer", "modest") as modest,
+    ):
+        registry.tick()
+        greedy.writer.write(registers(500))
+        assert isinstance(await greedy.hear(), Match)
+        modest.writer.write(registers(3))
+        for caller_, count in ((modest, 3), (greedy, 499)):
+            for _ in range(count):
+                assert isinstance(await caller_.hear(), Match)
+        coordinator._rush = True
+        rush = registry.turn + 1
+        modest.writer.write(registers(3))
+        for _ in range(3):
+            assert isinstance(await modest.hear(), Match)
+    first = next(turn for turn, _ in registry.noted if turn >= rush)
+    assert [turn for turn, _ in registry.noted].count(first) == 1, "others are at the door"
+    order = [peer_id for _, peer_id in registry.noted]
+    assert order.count("modest") == 6
+    assert order[-4] == "greedy", "it has not had all before the other had anything"
+    assert max(Counter(turn for turn, _ in registry.noted).values()) <= 4
+
+
+async def test_a_defect_over_a_request_ends_one_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with (
+        coordinator_with(Noting()) as coordinator,
+        caller(coordinator, "peer", "unlucky") as unlucky,
+        caller(coordinator, "peer", "other") as other,
+    ):
+        unlucky.writer.write(registers(2, "broken"))
+        other.writer.write(registers(20))
+        goodbye = await unlucky.hear()
+        assert isinstance(goodbye, Goodbye)
+        assert goodbye.code == "internal"
+        for id in range(20):
+            assert (await other.hear()).sub_id == id
+    assert "internal error over a request" in caplog.text
+
+
 async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,6 +215,72 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else(
         assert heard <= pushed
         assert isinstance(event, Goodbye)
         assert event.code == "limit"
+
+
+async def test_a_peer_with_much_goes_in_many_turns_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "SWEEP", 10)
+    count = 100
+    async with (
+        coordinator_with() as coordinator,
+        caller(coordinator, "peer", "rich") as rich,
+        caller(coordinator, "peer", "other") as other,
+    ):
+        other.writer.write(encode(Register(1, "sub", "*", False, False)))
+        await other.hear()
+        for id in range(count):
+            rich.writer.write(encode(Register(id, "pub", f"topic-{id}", False, False)))
+        here: set[tuple[str, int]] = set()
+        while len(here) < count:
+            here |= {(row.peer_id, row.stream_id) for row in (await other.hear()).added}
+        rich.writer.write(encode(Goodbye("closing", "")))
+        while here:
+            news = await other.hear()
+            assert 0 < len(news.removed) <= 5
+            here -= set(news.removed)
+        assert not coordinator.registry.sweeping
+
+
+async def test_several_who_wait_at_the_door_are_let_in_in_one_turn() -> None:
+    async with coordinator_with() as coordinator:
+        address = coordinator.servers[0].sockets[0].getsockname()[:2]
+        with ExitStack() as stack:
+            for _ in range(10 * link_module.ACCEPTS):  # the kernel takes them meanwhile
+                stack.enter_context(socket.create_connection(address))
+            inside, most = 0, 0
+            while inside < 10 * link_module.ACCEPTS:
+                await asyncio.sleep(0)
+                most = max(most, len(coordinator._gate) - inside)
+                inside = len(coordinator._gate)
+    assert link_module.ACCEPTS <= most <= 2 * link_module.ACCEPTS
+
+
+class Clock:
+    """A loop, as far as a heartbeat needs one."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.due: list[float] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, what: object) -> None:
+        self.due.append(when)
+
+
+def test_a_tick_that_comes_late_moves_none_of_those_after_it() -> None:
+    """Else one busy moment would bring the ticks of all connections into one turn for ever."""
+    clock: Any = Clock()
+    settings = Settings(ping_interval=3.0, ping_timeout=15.0)
+    endpoint: Any = None
+    link = Link(clock, None, endpoint, settings, bytearray(64))
+    link._next_tick = 100.0
+    for now in (100.0, 103.0, 106.5, 111.9, 112.0, 140.0):
+        clock.now = now
+        link._arm()
+    assert clock.due == [103.0, 106.0, 109.0, 112.0, 115.0, 142.0]
 
 
 async def test_connections_that_break_the_protocol_do_not_flood_the_log(
