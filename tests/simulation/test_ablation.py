@@ -342,7 +342,7 @@ ABLATIONS: dict[Ablation, tuple[str, str]] = {
     renewed: ("discovery", "G4"),
     place_of_the_disconnected: ("links", "G5 G9"),
     heartbeat: ("links", "G5 G7"),
-    ping_while_bytes_come: ("calm", "error"),
+    ping_while_bytes_come: ("discovery", "G7"),
     room: ("calm", "G6 G5"),
     dropping: ("calm", "G6"),
     holds: ("links", "G5"),
