@@ -29,6 +29,15 @@ def reuse_memory(largest: int) -> None:
     bytes(largest)
 
 
+class _Memory(BytesIO):
+    """A file that is not closed when it is collected: its memory may still be lent out then, by a
+    view that is garbage as well, and closing it fails (which Python 3.13 and later print)."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None: ...
+
+
 class LargeBuffer:
     """Bytes that come in pieces, as `bytes` or as memory that may be written to.
 
@@ -49,7 +58,7 @@ class LargeBuffer:
         self.total = total
         self._filled = 0
         self._room = total if total <= granted else 0
-        self._file = BytesIO(bytes(self._room))
+        self._file = _Memory(bytes(self._room))
 
     def __len__(self) -> int:
         """Bytes that have their place by now."""

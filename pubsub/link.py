@@ -327,6 +327,7 @@ class Link(asyncio.BufferedProtocol):
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
         self._lost = True
+        self.reader.close()
         if self._accepted_by is not None:
             self._accepted_by.lost(self)
         self._finish(exc or Lost("the connection was closed without a goodbye"))

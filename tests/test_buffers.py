@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
@@ -45,6 +46,20 @@ def test_g6_memory_is_at_most_twice_what_came() -> None:
             assert size < 2 * came + 10_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_half_filled_buffer_is_collected_in_silence(
+    capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    """As when a link is lost in the middle of it, and a cycle holds all of that."""
+    for memory in (False, True):
+        buffer = LargeBuffer(100, 100)
+        cycle: list[object] = [buffer, buffer.take_memory() if memory else buffer.room(10)]
+        cycle.append(cycle)
+        del buffer, cycle
+        gc.collect()
+    assert capsys.readouterr().err == ""
+    assert not recwarn.list
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
