@@ -241,7 +241,10 @@ class Registry:
                 yield registration
         while self._going:
             peer_id = next(iter(self._going))
-            yield from self._going[peer_id][1]
+            peer, registrations = self._going[peer_id]
+            for registration in registrations:  # some were stale, too, and have gone as such
+                if peer.registrations.get(registration.id) is registration:
+                    yield registration
             del self._going[peer_id]
 
     def next_expiry(self) -> float | None:

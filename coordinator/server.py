@@ -240,8 +240,10 @@ class Coordinator:
     def _sweep(self) -> None:
         """Some more of what has gone: in each turn a little, so that others are heard."""
         self._sweeping = False
-        self.push(self.registry.sweep())
-        self._arm()
+        try:
+            self.push(self.registry.sweep())
+        finally:
+            self._arm()
 
 
 class _Connection:

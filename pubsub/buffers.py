@@ -5,6 +5,7 @@ And the memory they lie in, which is to be used again: see `reuse_memory`.
 
 from __future__ import annotations
 
+import contextlib
 from functools import cache
 from io import BytesIO
 
@@ -26,7 +27,8 @@ def reuse_memory(largest: int) -> None:
     then on, and twice as much stays there. This is such a block; no page of it is ever touched
     (of a bytearray all would be). Other allocators do not mind.
     """
-    bytes(largest)
+    with contextlib.suppress(MemoryError):  # where a process may have but little
+        bytes(largest)
 
 
 class _Memory(BytesIO):

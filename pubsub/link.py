@@ -125,7 +125,10 @@ async def accept_more(
     if type(loop).__module__.partition(".")[0] == "uvloop" and _has_descriptors():
         for listening in server.sockets:
             for _ in range(ACCEPTS - 1):
-                same = socket.fromfd(listening.fileno(), listening.family, listening.type)
+                try:
+                    same = socket.fromfd(listening.fileno(), listening.family, listening.type)
+                except OSError:  # no descriptor is left: then with fewer
+                    return more
                 more.append(await loop.create_server(accept, sock=same, backlog=backlog))
     return more
 
@@ -401,6 +404,8 @@ class Link(asyncio.BufferedProtocol):
 
     def _tick(self) -> None:
         self._pings = 0
+        if not self._listening and not self._paused:
+            self._heartbeat.silent = 0  # it is we who do not listen
         pulse = self._heartbeat.tick()
         if pulse is Pulse.DEAD:
             seconds = self._settings.ping_timeout

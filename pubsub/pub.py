@@ -50,6 +50,10 @@ FIRST_GRANT = 64
 LOOK_AGAIN = 0.001
 """Seconds until the loop's thread looks again for a batch that was being put into."""
 
+LOOKS = 5
+LOCK_WAIT = 0.02
+"""It waits for so long for whoever puts, after so many looks in vain."""
+
 LOCKED_PUTS = 255
 """Messages of one put_many that a BlockingPub puts without letting other threads in between."""
 _PLAIN = (list, tuple)
@@ -249,13 +253,15 @@ class Pub:
             raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)
         return data, buffers
 
-    def _close_batch(self, buffers: tuple[bytes, ...] = ()) -> Batch:
-        """The pending messages as one batch."""
-        parts, self._parts = self._parts, []
-        self._left = self._more = 0
+    def _close_batch(self) -> Batch:
+        """The pending messages as one batch. They are let go when it is there: an exception from a
+        signal handler takes nothing with it that was put."""
+        parts = self._parts
         count = len(parts)
-        body = _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts))
-        return count, body, buffers, time.time()
+        batch = count, _body_of(parts, count), (), time.time()
+        self._parts = parts[count:]  # what a signal handler has put meanwhile
+        self._left = self._more = 0
+        return batch
 
     def seal(self) -> None:
         """See `Source`: called in the loop's thread."""
@@ -398,15 +404,17 @@ class AsyncPub(Pub):
 
     def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> bool:
         """Put what there is room for; True: it has filled the batch."""
-        if self._parts and (buffers or len(data) >= self._batch_bytes):
-            self.seal()  # a large message is alone in its batch: who refuses it gets the others
+        runtime = self._runtime
+        if get_ident() != runtime.thread:
+            raise WrongContext(
+                f"Pub({self.topic!r}) belongs to the event loop of another thread: use it "
+                "there, or make a Pub outside of any loop, which all threads may use"
+            )
+        if buffers or len(data) >= self._batch_bytes:
+            self.seal()  # it is alone in its batch: who refuses it gets the others
+            self._publication.append(1, _body_of([data], 1), buffers, time.time())
+            return not buffers or runtime.turn.grant(sum(map(len, buffers)))
         if not self._parts:
-            runtime = self._runtime
-            if get_ident() != runtime.thread:
-                raise WrongContext(
-                    f"Pub({self.topic!r}) belongs to the event loop of another thread: use it "
-                    "there, or make a Pub outside of any loop, which all threads may use"
-                )
             alone = runtime.turn.pending(self)
             self._more = self._batch_bytes
             if self._block:
@@ -414,9 +422,9 @@ class AsyncPub(Pub):
                 self._more = min(self._more, max(1, room))
             self._grant = self._more if alone else FIRST_GRANT // 2
         time_to_run = self._append(data)
-        if buffers or self._left <= 0:
-            self._publication.append(*self._close_batch(buffers))
-            return not buffers or self._runtime.turn.grant(sum(map(len, buffers)))
+        if self._left <= 0:
+            self.seal()
+            return True
         return time_to_run
 
     def _append(self, data: bytes) -> bool:
@@ -471,7 +479,7 @@ class AsyncPub(Pub):
 
     def seal(self) -> None:
         """See `Source`."""
-        if self._parts:
+        while self._parts:  # again, where a signal handler has put meanwhile
             self._publication.append(*self._close_batch())
 
     def abandon(self, error: Exception) -> None:
@@ -552,6 +560,7 @@ class BlockingPub(Pub):
         self._taken = 0  # of these, in the log: written by the loop's thread
         self._used = 0  # bytes in the log, as last seen by the loop's thread
         self._looks_again = False  # the loop's thread, for the unfinished batch
+        self._missed = 0  # looks in a row that found the lock taken
         self._waiting = 0
         self._needed = 0  # bytes that the put that waits has
         self._runtime = self.peer.runtime
@@ -628,27 +637,41 @@ class BlockingPub(Pub):
             self._wait_for_room(size)
         elif self._ahead() > HANDOVER_BYTES:
             self._wait(lambda: self._ahead() <= HANDOVER_BYTES)
-        if self._parts and (buffers or len(data) >= self._batch_bytes):
-            self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
-        if not self._parts:
-            self._left = self._batch_bytes
-            if self._block:
-                free = self.buffer - self._held() - OVERHEAD
-                self._left = min(self._left, max(1, free))
+        if buffers or len(data) >= self._batch_bytes:
             self._wake()
+            item = _with_size((1, _body_of([data], 1), buffers, time.time()))
+            self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
+            self._handed += item[0]
+            self._handover.append(item)
+            return
+        if not self._parts:
+            left: float = self._batch_bytes
+            if self._block:
+                left = min(left, max(1, self.buffer - self._held() - OVERHEAD))
+            self._wake()  # before `_left` lets the next put do without: it may be interrupted
+            if not self._parts:  # a signal handler's put may have begun the batch
+                self._left = left
+        left = self._left - len(data)
+        self._left = left
         self._parts.append(data)
-        self._left -= len(data)
-        if buffers or self._left <= 0:
-            self._hand_over(buffers)
+        if self._left <= 0:
+            self._hand_over()
 
     def putting(self) -> bool:
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # both kinds have it
 
-    def _hand_over(self, buffers: tuple[bytes, ...] = ()) -> None:
-        batch = self._close_batch(buffers)
-        size = len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST
-        self._handed += size
-        self._handover.append((size, batch))
+    def _hand_over(self) -> None:
+        while self._parts:
+            parts = self._parts
+            count = len(parts)
+            body = _body_of(parts, count)
+            append, item = self._handover.append, _with_size((count, body, (), time.time()))
+            if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
+                # Nothing is called from here to the end: Python looks for signals after calls.
+                self._handed += item[0]
+                self._left = 0
+                self._parts = parts[count:]
+                append(item)
 
     def _ahead(self) -> int:
         """Bytes handed over and not in the log yet; at least."""
@@ -705,9 +728,12 @@ class BlockingPub(Pub):
     def collect(self) -> None:
         """See `Source`. Full batches are taken without the lock, and the unfinished one where
         nobody puts at this moment: a thread that puts all the time has the lock nearly all the
-        time, and each of its puts would have to wake us if we waited for it."""
+        time, and each of its puts would have to wake us if we waited for it. So we wait for it only
+        after several looks in vain."""
         self._looks_again = False
-        if self._acquire(blocking=False):
+        missed = self._missed = self._missed + 1
+        if self._acquire(timeout=0 if missed < LOOKS else LOCK_WAIT):
+            self._missed = 0
             try:
                 if self._parts:
                     self._hand_over()
@@ -859,6 +885,16 @@ def _drop_pub(runtime_ref: weakref.ref[Runtime], stream_id: int) -> None:
     runtime = runtime_ref()
     if runtime is not None:
         runtime.drop_pub(stream_id)
+
+
+def _body_of(parts: list[bytes], count: int) -> bytes:
+    """The first `count` messages as the body of a batch."""
+    return _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts[:count]))
+
+
+def _with_size(batch: Batch) -> tuple[int, Batch]:
+    """A batch behind what it counts for in a buffer."""
+    return len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST, batch
 
 
 async def wait_attached(

@@ -421,10 +421,13 @@ class AsyncSub(Sub):
     async def _arrival(self, deadline: float | None = None) -> bool:
         """Wait until something may be there; False: time ran out. Cancelling it loses nothing:
         messages are taken only after it."""
-        loop = self._runtime.loop
+        runtime = self._runtime
+        loop = runtime.loop
+        if running_loop() is not loop:
+            raise WrongContext(f"Sub({self.topic!r}) belongs to another event loop: await it there")
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters.add(waiter)
-        self._runtime.turn.hasten()
+        runtime.turn.hasten()
         timer = None if deadline is None else loop.call_at(deadline, _time_out, waiter)
         try:
             return await waiter

@@ -87,10 +87,13 @@ class Turn:
             self._called = True
             try:
                 self._loop.call_soon_threadsafe(self._take_in)
-            except BaseException as error:  # a signal handler's, too: the next one calls anew
+            except BaseException as error:
                 self._called = False
-                if not (isinstance(error, RuntimeError) and self._loop.is_closed()):
-                    raise
+                if isinstance(error, RuntimeError) and self._loop.is_closed():
+                    return
+                if not isinstance(error, Exception):  # a signal handler's: others rely on this call
+                    self._loop.call_soon_threadsafe(self._take_in)
+                raise
 
     def _take_in(self) -> None:
         self._called = False  # before it looks: what comes later calls again
@@ -135,9 +138,9 @@ class Turn:
 
     def _work(self) -> None:
         """What one step makes due for the next is done in the same turn."""
+        self._granted = 0
         if self._sources:
             sources, self._sources = self._sources, []
-            self._granted = 0
             for source in sources:
                 try:
                     source.collect()

@@ -10,7 +10,7 @@ import tracemalloc
 
 import pytest
 
-from pubsub.buffers import LargeBuffer
+from pubsub.buffers import LargeBuffer, reuse_memory
 
 MIB = 1024 * 1024
 
@@ -95,3 +95,7 @@ def test_g6_what_is_granted_is_taken_at_once_and_not_copied() -> None:
     finally:
         tracemalloc.stop()
     assert 4 * MIB <= peak < 4 * MIB + 10_000
+
+
+def test_a_process_that_may_have_but_little_memory_goes_without_the_hint() -> None:
+    reuse_memory(2**62)

@@ -79,3 +79,20 @@ async def test_reading_on_is_not_in_the_way_of_those_who_stop_it(link: Link) -> 
     await asyncio.sleep(0)
     assert not link.transport.reading
     link.buffer_updated(READ_TURN)
+
+
+async def test_who_is_not_listened_to_is_not_taken_for_dead(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator with much to do does not read on: that is no fault of the other end."""
+    lost: list[bool] = []
+    monkeypatch.setattr(link, "abort", lambda: lost.append(True))
+    monkeypatch.setattr(link, "_send", lambda message: None)
+    link.listen(False)
+    for _ in range(3 * link._heartbeat.TICKS):
+        link._tick()
+    assert not lost
+    link.listen(True)
+    for _ in range(2 * link._heartbeat.TICKS):
+        link._tick()
+    assert lost

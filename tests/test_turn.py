@@ -68,7 +68,7 @@ async def test_what_other_threads_bring_takes_one_callback() -> None:
         calls += 1
         return threadsafe(*args, **kwargs)
 
-    loop.call_soon_threadsafe = counted  # type: ignore[method-assign]  # the one it will use
+    loop.call_soon_threadsafe = counted  # type: ignore[method-assign,assignment]  # it will use it
 
     def bring() -> None:
         for i in range(100):

@@ -587,8 +587,9 @@ def parse(array: Any) -> Control:
 
 
 # One for all: to make one for each message takes longer than to pack it (0.7 of 1.0 µs). No other
-# thread comes in between, since packing what messages are made of runs no Python code.
-_pack = msgpack.Packer().pack
+# thread comes in between, since packing what messages are made of runs no Python code; but where
+# msgpack itself is in Python, it does.
+_pack = msgpack.packb if msgpack.Packer.__module__ == "msgpack.fallback" else msgpack.Packer().pack
 
 
 def encode(message: Control) -> bytes:

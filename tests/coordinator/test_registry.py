@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 import pubsub.coordinator.registry as registry_module
-from pubsub.coordinator.registry import Push, Registry
+from pubsub.coordinator.registry import SWEEP, Push, Registry
 from pubsub.core.messages import Expect, ExpectedSub, Match, MatchedPub, Register, encode
 from pubsub.core.topics import matches
 from pubsub.errors import ProtocolError
@@ -908,3 +908,20 @@ TestRegistryMachine.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+def test_a_peer_that_leaves_while_its_stale_registrations_go_takes_each_away_once() -> None:
+    registry = connected("watcher", "peer")
+    registry.register("watcher", sub(1, "**"), 0.0)
+    count = 3 * SWEEP
+    for number in range(count):
+        registry.register("peer", pub(number, f"t/{number}"), 0.0)
+    registry.lose("peer", 1.0)
+    registry.connect("peer", "h", 1, INFO, 1.5)  # and registers nothing again
+    pushes = registry.expire(10.0)
+    assert registry.sweeping
+    pushes += registry.leave("peer")
+    while registry.sweeping:
+        pushes += registry.sweep()
+    told = [row for peer, message in pushes if peer == "watcher" for row in message.removed]
+    assert sorted(told) == sorted(("peer", number) for number in range(count))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections import Counter
@@ -296,3 +297,23 @@ async def test_connections_that_break_the_protocol_do_not_flood_the_log(
                 await asyncio.wait_for(reader.read(), 10)
                 writer.close()
     assert caplog.text.count("this is another protocol") == 3
+
+
+async def test_without_descriptors_it_listens_under_fewer_and_leaves_none_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, calls = socket.fromfd, 0
+
+    def scarce(*args: Any) -> socket.socket:
+        nonlocal calls
+        calls += 1
+        if calls > 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(*args)
+
+    monkeypatch.setattr(socket, "fromfd", scarce)
+    coordinator = Coordinator(asyncio.get_running_loop())
+    address = await coordinator.start("127.0.0.1", 0)
+    await coordinator.close()
+    with pytest.raises(OSError):
+        socket.create_connection(address, timeout=1).close()

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import random
 import threading
+import time
 from collections.abc import Iterator
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -196,3 +198,140 @@ async def test_cancelled_puts_flushes_and_closes_leave_the_pub_whole() -> None:
         assert len(got) == len(set(got))
         assert set(done) <= set(got)
         assert sub.lost == 0
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises, as Ctrl-C does."""
+
+
+class Once:
+    """In place of a function: does something else first, the next time it is called."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.first: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        first, self.first = self.first, None
+        if first is not None:
+            first()
+        return self.function(*args)
+
+
+def interrupt() -> None:
+    raise Interrupt
+
+
+def test_g3_an_interrupt_while_a_batch_is_closed_takes_nothing_with_it(
+    coordinator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Once(time.time)
+    monkeypatch.setattr("pubsub.pub.time", SimpleNamespace(time=clock))
+    with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub, pub = there.sub("t"), here.pub("t")
+        pub.wait_for_subscribers(1, timeout=LONG)
+        put = 0
+        for i in range(200):
+            if i % 20 == 19:
+                clock.first = interrupt
+            try:
+                pub.put([i, b"x" * 30_000])
+                put += 1
+            except Interrupt:
+                pass
+            clock.first = None
+        pub.put(None)
+        got = []
+        while (value := sub.get(timeout=LONG)) is not None:
+            got.append(value[0])
+        assert put <= len(got) <= 200, "what was put arrives; what was interrupted may"
+        assert got == sorted(set(got))
+        assert sub.lost == 0
+
+
+async def test_g3_an_interrupt_in_an_event_loop_takes_nothing_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Once(time.time)
+    monkeypatch.setattr("pubsub.pub.time", SimpleNamespace(time=clock))
+    async with (
+        coordinator_in_loop() as coordinator,
+        Peer(coordinator) as here,
+        Peer(coordinator) as there,
+    ):
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        for i in range(3):
+            pub.put(i)
+        clock.first = interrupt
+        with pytest.raises(Interrupt):
+            pub.seal()
+        assert [await sub.get(timeout=LONG) for _ in range(3)] == [0, 1, 2]
+
+
+def test_an_interrupt_while_the_loop_is_woken_keeps_no_later_put_back(
+    coordinator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub, pub = there.sub("t"), here.pub("t")
+        pub.wait_for_subscribers(1, timeout=LONG)
+        wake = Once(pub._wake)
+        wake.first = interrupt
+        monkeypatch.setattr(pub, "_wake", wake)
+        with pytest.raises(Interrupt):
+            pub.put("interrupted")
+        pub.put("later")
+        assert sub.get(timeout=LONG) == "later"
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("inner", [10, 100_000])
+def test_a_signal_handler_puts_in_the_middle_of_a_put(
+    coordinator: str, monkeypatch: pytest.MonkeyPatch, size: int, inner: int
+) -> None:
+    clock = Once(time.time)
+    monkeypatch.setattr("pubsub.pub.time", SimpleNamespace(time=clock))
+    with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub, pub = there.sub("t"), here.pub("t")
+        pub.wait_for_subscribers(1, timeout=LONG)
+        for i in range(20):
+            clock.first = lambda: pub.put(["handler", b"y" * inner])  # called now
+            pub.put([i, b"x" * size])
+            pub.put([i, b"z" * 70_000])  # which closes the batch, too
+        pub.put(None)
+        got = []
+        while (value := sub.get(timeout=LONG)) is not None:
+            got.append(value[0])
+        assert [i for i in got if i != "handler"] == [i for i in range(20) for _ in range(2)]
+        assert got.count("handler") == 20
+        assert sub.lost == 0
+
+
+def test_a_thread_that_encodes_all_the_time_does_not_keep_back_what_it_put(
+    coordinator: str,
+) -> None:
+    """It has the Pub's lock nearly always; the batch that it puts into is never full."""
+
+    class Slow:
+        def __reduce__(self) -> Any:
+            time.sleep(0.005)
+            return str, ("slow",)
+
+    with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = there.sub("t", allow_pickle=True)
+        pub = here.pub("t", codec="pickle")
+        pub.wait_for_subscribers(1, timeout=LONG)
+        over = threading.Event()
+
+        def put() -> None:
+            while not over.is_set():
+                pub.put(Slow())
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        for _ in range(5):
+            assert sub.get(timeout=LONG) == "slow"
+        over.set()
+        thread.join(LONG)
+        assert pub._publication.log.next_seq < 500, "not when the batch was full"
