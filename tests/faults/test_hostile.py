@@ -238,7 +238,7 @@ async def silent_crowd(size: int, at_once: int, caplog: pytest.LogCaptureFixture
             sockets = await crowd(address, size)
             try:
                 newcomer = await asyncio.wait_for(pair.subscriber.sub("t"), 20)
-                async with Peer(pair.address) as stranger:  # one more gets in
+                async with Peer(pair.address, connect_timeout=20) as stranger:  # one more gets in
                     other = await asyncio.wait_for(stranger.sub("t"), 20)
                     await other.get(timeout=20)
                 await newcomer.get(timeout=20)
