@@ -20,6 +20,7 @@ How it is made, from the outside in:
 `results`         medians and ratios
 `goals`           what the figures are held against
 `report`          the tables for people and the JSON for programs
+`summary`         the few figures that the README shows
 `chart`           the same as bars (SVG)
 `memory`          of a process
 `machine`         where it was measured

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import chart, machine, report
+from benchmarks import chart, machine, report, summary
 from benchmarks import contenders as modules
 from benchmarks.contender import Contender, found
 from benchmarks.measuring import Effort
@@ -18,6 +18,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 FULL = Effort(rounds=3, seconds=0.7, trips=8_000, warm_up=1_000, joins=50)
 SMOKE = Effort(rounds=1, seconds=0.02, trips=100, warm_up=10, joins=3)
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+SUMMARY = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 def _arguments() -> argparse.Namespace:
@@ -52,7 +53,8 @@ def _arguments() -> argparse.Namespace:
         "--write",
         metavar="FOLDER",
         type=Path,
-        help="write benchmarks.md (the part between its markers), .svg and .json into this folder",
+        help="write benchmarks.md (the part between its markers), .svg and .json into this folder, "
+        "and the README's figures beside it",
     )
     parser.add_argument(
         "--from",
@@ -164,16 +166,24 @@ def _write(folder: Path, figures: report.Figures) -> None:
     (folder / "benchmarks.svg").write_text(chart.as_svg(figures))
     (folder / "benchmarks.json").write_text(_json(figures))
     page = folder / "benchmarks.md"
-    text = page.read_text() if page.exists() else f"# Benchmarks\n\n{BEGIN}\n{END}\n"
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} has no lines {BEGIN!r} and {END!r}")
+    if not page.exists():
+        page.write_text(f"# Benchmarks\n\n{BEGIN}\n{END}\n")
     image = (
         "![All figures as bars](benchmarks.svg)\n\n"
         "Orange: this library; blue: its peers; grey: the plain stream, and what this machine can."
     )
-    page.write_text(f"{before}{BEGIN}\n\n{image}\n\n{report.as_text(figures, 3)}\n\n{END}{after}")
+    _put_between(page, BEGIN, END, f"{image}\n\n{report.as_text(figures, 3)}")
+    readme = folder.resolve().parent / "README.md"
+    if readme.exists() and SUMMARY[0] in readme.read_text():
+        _put_between(readme, *SUMMARY, summary.as_summary(figures))
+
+
+def _put_between(page: Path, begin: str, end: str, text: str) -> None:
+    before, found, rest = page.read_text().partition(begin)
+    _, found_too, after = rest.partition(end)
+    if not found or not found_too:
+        raise ValueError(f"{page} has no lines {begin!r} and {end!r}")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _json(figures: report.Figures) -> str:

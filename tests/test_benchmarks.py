@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import guarantees
-from benchmarks.__main__ import BEGIN, END
+from benchmarks.__main__ import BEGIN, END, SUMMARY
 from benchmarks.contenders import MODULES, load
 from benchmarks.coordinator.report import judged
 from benchmarks.goals import GOALS, Goal, judge
@@ -199,16 +199,24 @@ def test_the_documentation_is_written(
     """From the figures alone it comes out the same, and the page keeps what others wrote."""
     _figures(runs, folder, "ours")
     made = folder / "ours"
-    (tmp_path / "benchmarks.md").write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\nmore\n")
-    again = bench("--from", str(made / "benchmarks.json"), "--write", str(tmp_path))
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "benchmarks.md").write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\nmore\n")
+    begin, end = SUMMARY
+    (tmp_path / "README.md").write_text(f"# Mine\n\n{begin}\nold\n{end}\nmore\n")
+    again = bench("--from", str(made / "benchmarks.json"), "--write", str(docs))
     out, err = again.communicate(timeout=50)
     assert again.returncode == 0, err
     for name in ("benchmarks.json", "benchmarks.svg"):
-        assert (tmp_path / name).read_text() == (made / name).read_text()
-    page = (tmp_path / "benchmarks.md").read_text()
-    assert page.startswith("# Mine\n")
-    assert page.endswith(f"{END}\nmore\n")
-    assert "old" not in page
+        assert (docs / name).read_text() == (made / name).read_text()
+    page = (docs / "benchmarks.md").read_text()
+    readme = (tmp_path / "README.md").read_text()
+    for text, last in ((page, END), (readme, end)):
+        assert text.startswith("# Mine\n")
+        assert text.endswith(f"{last}\nmore\n")
+        assert "old" not in text
+    assert "| 1 KiB bytes a second" in readme
+    assert "pubsubd, async" in readme
     assert page.partition(BEGIN)[2].partition(END)[0] in (made / "benchmarks.md").read_text()
     assert "**1 KiB bytes**" in out
     root = ElementTree.fromstring((made / "benchmarks.svg").read_text())

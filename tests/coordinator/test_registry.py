@@ -579,11 +579,11 @@ def fill(registry: Registry, count: int) -> None:
 
 def test_a_registration_is_kept_in_less_than_1_5_kib_and_given_back() -> None:
     registry = connected(*(f"peer-{n}" for n in range(100)))
-    count = 20_000
+    count = 10_000
     tracemalloc.start()
     try:
         left = []
-        for _ in range(2):
+        for _ in range(5):
             fill(registry, count)
             assert tracemalloc.get_traced_memory()[0] / count < 1536
             for number in range(100):
@@ -593,7 +593,8 @@ def test_a_registration_is_kept_in_less_than_1_5_kib_and_given_back() -> None:
                 registry.connect(f"peer-{number}", "h", 1, INFO, 0.0)
             gc.collect()  # peers that have left and their registrations know each other
             left.append(tracemalloc.get_traced_memory()[0])
-        assert left[1] < left[0] + 50_000, "only the room in emptied dicts stays, for the next"
+        # Python's own dict of interned strings, too, grows once in a while by what was emptied.
+        assert left[4] < left[2] + 50_000, "only the room in emptied dicts stays, for the next"
     finally:
         tracemalloc.stop()
 
