@@ -50,8 +50,8 @@ demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tai
 .PHONY: test
 test: $(DEV) ## the test suite, on plain asyncio where the loop matters, then all of it on uvloop
 ifeq ($(strip $(ARGS)),)
-	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) -q -m "loop and not slow"
-	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS)
+	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow"
+	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

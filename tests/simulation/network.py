@@ -569,6 +569,9 @@ class Network:
             if host_too:
                 transport.out.way.clear()
             transport.vanish()
+            reader = getattr(transport._protocol, "reader", None)
+            if reader is not None:
+                reader.close()  # memory goes with a process: see `FrameReader.close`
             if host_too:
                 transport.out.way.clear()  # once it is back, it answers by a reset
 
