@@ -48,6 +48,9 @@ def test_g6_memory_is_at_most_twice_what_came() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.skipif(
+    (3, 12, 0) <= sys.version_info[:3] <= (3, 12, 1), reason="CPython crashes: gh-111049"
+)
 def test_a_half_filled_buffer_is_collected_in_silence(
     capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
