@@ -15,7 +15,7 @@ from benchmarks.running import run_all
 from benchmarks.stage import Failed
 from benchmarks.workloads import WORKLOADS, Workload
 
-FULL = Effort(rounds=3, seconds=0.7, trips=8_000, warm_up=1_000, joins=50)
+FULL = Effort(rounds=3, seconds=0.5, trips=6_000, warm_up=500, joins=40)
 SMOKE = Effort(rounds=1, seconds=0.02, trips=100, warm_up=10, joins=3)
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 SUMMARY = "<!-- bench: begin -->", "<!-- bench: end -->"

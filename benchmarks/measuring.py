@@ -260,7 +260,7 @@ def _idle(course: Course) -> Figures:
 
 def _mixed(course: Course) -> Figures:
     effort, hear = course.effort, course.hear
-    seconds = max(0.6, 2 * effort.seconds)  # several large ones
+    seconds = max(0.6, 4 * effort.seconds)  # several large ones
     publisher = course.start("publish-both", seconds=seconds)
     subscriber = course.start("subscribe-both")
     course.meet(publisher, subscriber)
