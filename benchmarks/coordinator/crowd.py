@@ -39,6 +39,10 @@ ACTIVE = 100
 """Peers that take part where only some do; no more, so that all sizes compare."""
 
 
+PROBES = 20
+"""New Subs whose wait is measured, at least: one in ten is on a pattern."""
+
+
 class _Peer:
     """What a session serves: what one peer has, and what it must still be told."""
 
@@ -271,7 +275,7 @@ class World:
         delays: list[tuple[bool, float, float]] = []
         """Of each: whether it was on a pattern; until it knew its publishers; until they did."""
         late: list[float] = []
-        background = [0]
+        background, probes = [0], [0]
         half = self.plan.patterns // 2
         sites = range(half, self.plan.patterns)
         standing = self.standing
@@ -296,7 +300,8 @@ class World:
 
         def probe() -> None:
             peer = pick()
-            if len(delays) % 10 == 9:
+            probes[0] += 1
+            if probes[0] % 10 == 0:
                 topic, matching = self.plan.pattern(self.chance.randrange(half)), SITE
             else:
                 topic, matching = self.plan.topic(self.chance.randrange(self.plan.topics)), 1
@@ -310,7 +315,8 @@ class World:
 
         async def again(what: Callable[[], None], mean: float) -> None:
             due = time.perf_counter()
-            while (now := time.perf_counter()) < end:
+            # on a busy machine for longer, so that there is something of each kind
+            while (now := time.perf_counter()) < end or probes[0] < PROBES:
                 late.append(now - due)
                 what()
                 due += self.chance.expovariate(1 / mean)
