@@ -23,7 +23,8 @@ log = logging.getLogger("pubsub")
 TURN_BYTES = 1024 * 1024
 """Bytes that all Pubs of a loop together may be granted in one turn before who awaits its puts
 lets the loop run. (Each alone may fill a batch. With a thousand topics that would be 64 MiB of
-small objects, which are cold when their turn comes: half the rate, and a long wait for all.)"""
+small objects, which are cold when their turn comes: 0.44 instead of 0.6 to 0.7 of the rate of one
+topic, in runs of 100 messages, and a long wait for all.)"""
 
 
 class Source(Protocol):
@@ -119,8 +120,8 @@ class Turn:
 
     def hasten(self) -> None:
         """Do now what is due at the end of the turn, because the caller is about to wait: a reply
-        leaves at once, and not when the loop has looked around first (8 µs of a round trip). Only
-        once in a turn, so that what many do in one turn still leaves together."""
+        leaves at once, and not when the loop has looked around first (a round trip of 127 µs took
+        86 to 92 then). Only once in a turn, so that what many do in one still leaves together."""
         if self._scheduled and not self._hastened:
             self._hastened = True
             self._work()

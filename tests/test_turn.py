@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pubsub import Peer
+from pubsub import Peer, WrongContext
 from pubsub.coordinator.server import Coordinator
 from pubsub.pub import FIRST_GRANT, AsyncPub
 from pubsub.turn import TURN_BYTES, Turn
@@ -157,4 +157,29 @@ async def test_one_topic_alone_is_granted_its_whole_batch() -> None:
         assert slow == 1
         await asyncio.sleep(0)
         assert pub._publication.log.next_number == 1
+    await coordinator.close()
+
+
+async def test_a_sub_of_another_loop_is_refused_before_anything_is_written_there() -> None:
+    loop = asyncio.get_running_loop()
+    coordinator = Coordinator(loop, settle=0.0)
+    at = str(await coordinator.start("127.0.0.1", 0))
+    async with Peer(at) as peer:
+        sub = await peer.sub("t")
+        turn, journal = peer.runtime.turn, list[str]()
+        turn.pending(Source(journal, "due"))
+
+        refused: list[str] = []
+
+        def elsewhere() -> None:
+            try:
+                asyncio.run(sub.get())
+            except WrongContext as error:
+                refused.append(str(error))
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()  # the loop does not run meanwhile
+        assert refused == ["Sub('t') belongs to another event loop: await it there"]
+        assert journal == []
     await coordinator.close()
