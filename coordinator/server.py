@@ -31,7 +31,8 @@ from pubsub.core.frames import Event
 from pubsub.core.handshake import Acceptor, Identity, Other
 from pubsub.core.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
 from pubsub.errors import ProtocolError
-from pubsub.link import REQUEST_SCRATCH, Gate, Link, accept_more, listen
+from pubsub.link import Link
+from pubsub.listening import REQUEST_SCRATCH, Gate, accept_more, listen
 
 __all__ = ["SETTLE", "Coordinator"]
 
@@ -85,7 +86,7 @@ class Coordinator:
         self._connections: dict[str, _Connection] = {}
         self._links: dict[Link, None] = {}
         self._scratch = bytearray(REQUEST_SCRATCH)
-        self._gate = Gate(self.settings.max_unauthenticated)
+        self._gate = Gate[Link](self.settings.max_unauthenticated)
         self._settle = settle
         self._started = loop.time()
         self._expiry: asyncio.TimerHandle | None = None

@@ -253,16 +253,6 @@ class Pub:
             raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)
         return data, buffers
 
-    def _close_batch(self) -> Batch:
-        """The pending messages as one batch. They are let go when it is there: an exception from a
-        signal handler takes nothing with it that was put."""
-        parts = self._parts
-        count = len(parts)
-        batch = count, _body_of(parts, count), (), time.time()
-        self._parts = parts[count:]  # what a signal handler has put meanwhile
-        self._left = self._more = 0
-        return batch
-
     def seal(self) -> None:
         """See `Source`: called in the loop's thread."""
         raise NotImplementedError
@@ -476,6 +466,16 @@ class AsyncPub(Pub):
         else:
             for value in values:
                 await self.put(value)
+
+    def _close_batch(self) -> Batch:
+        """The pending messages as one batch. They are let go when it is there: an exception from a
+        signal handler takes nothing with it that was put."""
+        parts = self._parts
+        count = len(parts)
+        batch = count, _body_of(parts, count), (), time.time()
+        self._parts = parts[count:]  # what a signal handler has put meanwhile
+        self._left = self._more = 0
+        return batch
 
     def seal(self) -> None:
         """See `Source`."""

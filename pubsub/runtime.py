@@ -39,7 +39,8 @@ from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.discovery import Session, explain
 from pubsub.errors import Closed, CoordinatorUnavailable
-from pubsub.link import REQUEST_SCRATCH, Gate, Link, listen
+from pubsub.link import Link
+from pubsub.listening import REQUEST_SCRATCH, Gate, listen
 from pubsub.ready import Ready
 from pubsub.remote import Remote
 from pubsub.served import Served
@@ -113,7 +114,7 @@ class Runtime:
         self._random = random.Random(os.urandom(8)).random
         self._scratch = bytearray(SCRATCH_SIZE)
         self._request_scratch = bytearray(REQUEST_SCRATCH)
-        self._gate = Gate(settings.max_unauthenticated)
+        self._gate = Gate[Link](settings.max_unauthenticated)
         self._servers: dict[str, asyncio.Server] = {}
         self._identities: dict[str, Identity] = {}
         self._identifying: dict[str, asyncio.Future[Identity]] = {}

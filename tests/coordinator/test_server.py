@@ -33,6 +33,7 @@ from pubsub.core.messages import (
     encode,
 )
 from pubsub.link import Link
+from pubsub.listening import ACCEPTS
 from pubsub.ratelimit import RateLimit
 
 pytestmark = pytest.mark.loop
@@ -247,14 +248,14 @@ async def test_several_who_wait_at_the_door_are_let_in_in_one_turn() -> None:
     async with coordinator_with() as coordinator:
         address = coordinator.servers[0].sockets[0].getsockname()[:2]
         with ExitStack() as stack:
-            for _ in range(10 * link_module.ACCEPTS):  # the kernel takes them meanwhile
+            for _ in range(10 * ACCEPTS):  # the kernel takes them meanwhile
                 stack.enter_context(socket.create_connection(address))
             inside, most = 0, 0
-            while inside < 10 * link_module.ACCEPTS:
+            while inside < 10 * ACCEPTS:
                 await asyncio.sleep(0)
                 most = max(most, len(coordinator._gate) - inside)
                 inside = len(coordinator._gate)
-    assert link_module.ACCEPTS <= most <= 2 * link_module.ACCEPTS
+    assert ACCEPTS <= most <= 2 * ACCEPTS
 
 
 class Clock:

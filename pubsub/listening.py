@@ -1,0 +1,134 @@
+"""Listening: how connections are let in, before anyone knows who they are."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Collection
+from typing import Generic, Protocol, TypeVar
+
+from pubsub.errors import ProtocolError
+
+__all__ = ["REQUEST_SCRATCH", "Accepted", "Gate", "accept_more", "listen"]
+
+REQUEST_SCRATCH = 32 * 1024
+"""Read buffer of accepted connections. What they send is small; less read at a time means that
+one who floods its connection holds up the others by less."""
+ACCEPTS = 8
+"""Connections that a listening socket may accept in one turn of the loop."""
+
+
+async def listen(
+    loop: asyncio.AbstractEventLoop,
+    accept: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int,
+    backlog: int,
+) -> asyncio.Server:
+    """Listen; as many as `backlog` connections may wait in the kernel.
+
+    In one turn of the loop, plain asyncio accepts `ACCEPTS` of them, and uvloop one (see
+    `accept_more`).
+
+    asyncio takes its `backlog` also for how often to accept in one turn, and goes on when no file
+    descriptor is left, with a traceback in the log for each: a thousand of them a second leave no
+    time for the streams that are there. So it is told a small number, and the kernel the other.
+    """
+    plain = isinstance(loop, asyncio.BaseEventLoop)
+    server = await loop.create_server(accept, host, port, backlog=ACCEPTS if plain else backlog)
+    if isinstance(server, asyncio.Server):  # not uvloop's, nor a simulated one
+        for sock in server.sockets:
+            with sock.dup() as same:
+                same.listen(backlog)
+    return server
+
+
+async def accept_more(
+    loop: asyncio.AbstractEventLoop,
+    accept: Callable[[], asyncio.BaseProtocol],
+    server: asyncio.Server,
+    backlog: int,
+) -> list[asyncio.Server]:
+    """Have uvloop, too, accept `ACCEPTS` connections in one turn, by listening to the socket under
+    so many descriptors; returns what must be closed beside the server.
+
+    For those to whom thousands may come at once, with much to do for each. Those who are in make
+    the turns long; with one let in by each turn, the others wait at the door for longer than their
+    handshake may take.
+    """
+    more: list[asyncio.Server] = []
+    if type(loop).__module__.partition(".")[0] == "uvloop" and _has_descriptors():
+        for listening in server.sockets:
+            for _ in range(ACCEPTS - 1):
+                try:
+                    same = socket.fromfd(listening.fileno(), listening.family, listening.type)
+                except OSError:  # no descriptor is left: then with fewer
+                    return more
+                more.append(await loop.create_server(accept, sock=same, backlog=backlog))
+    return more
+
+
+def _has_descriptors() -> bool:
+    """Whether this process may have so many that some may be spent."""
+    try:
+        import resource
+    except ImportError:
+        return False
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft == resource.RLIM_INFINITY or soft >= 64 * ACCEPTS
+
+
+class Accepted(Protocol):
+    """A connection as its gate sees it."""
+
+    def fail(self, error: ProtocolError) -> None:
+        """Say why, and cut it."""
+
+    def abort(self) -> None:
+        """Close it at once."""
+
+    async def gone(self) -> None:
+        """Wait until it is closed."""
+
+
+L = TypeVar("L", bound="Accepted")
+
+
+class Gate(Generic[L]):
+    """The accepted connections that have not yet said who they are.
+
+    When there are too many, the oldest has to go: an honest peer says HELLO at once, so that a
+    crowd of those who say nothing does not keep it out.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._waiting: dict[L, None] = {}
+        self._open: dict[L, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def enter(self, link: L) -> None:
+        """A connection was accepted."""
+        self._open[link] = None
+        self._waiting[link] = None
+        if len(self._waiting) > self.limit:
+            oldest = next(iter(self._waiting))
+            oldest.fail(ProtocolError("too many connections that say nothing", code="busy"))
+
+    def leave(self, link: L) -> None:
+        """It has said who it is, or is gone."""
+        self._waiting.pop(link, None)
+
+    def lost(self, link: L) -> None:
+        """Its socket is closed."""
+        self._open.pop(link, None)
+
+    def abort_all_but(self, links: Collection[L]) -> list[L]:
+        """At the end: close those that nobody has in his books, because they were cut off a moment
+        ago or have not yet said who they are. Returns them; they are gone in the next turn."""
+        others = [link for link in self._open if link not in links]
+        for link in others:
+            link.abort()
+        return others
