@@ -222,11 +222,17 @@ def interrupt() -> None:
     raise Interrupt
 
 
-def test_g3_an_interrupt_while_a_batch_is_closed_takes_nothing_with_it(
-    coordinator: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Once:
+    """The clock that a Pub reads while it closes a batch."""
     clock = Once(time.time)
     monkeypatch.setattr("pubsub.pub.time", SimpleNamespace(time=clock))
+    return clock
+
+
+def test_g3_an_interrupt_while_a_batch_is_closed_takes_nothing_with_it(
+    coordinator: str, clock: Once
+) -> None:
     with Peer(coordinator) as here, Peer(coordinator) as there:
         sub, pub = there.sub("t"), here.pub("t")
         pub.wait_for_subscribers(1, timeout=LONG)
@@ -249,11 +255,7 @@ def test_g3_an_interrupt_while_a_batch_is_closed_takes_nothing_with_it(
         assert sub.lost == 0
 
 
-async def test_g3_an_interrupt_in_an_event_loop_takes_nothing_with_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clock = Once(time.time)
-    monkeypatch.setattr("pubsub.pub.time", SimpleNamespace(time=clock))
+async def test_g3_an_interrupt_in_an_event_loop_takes_nothing_with_it(clock: Once) -> None:
     async with (
         coordinator_in_loop() as coordinator,
         Peer(coordinator) as here,
@@ -288,10 +290,8 @@ def test_an_interrupt_while_the_loop_is_woken_keeps_no_later_put_back(
 @pytest.mark.parametrize("size", [10, 100_000])
 @pytest.mark.parametrize("inner", [10, 100_000])
 def test_a_signal_handler_puts_in_the_middle_of_a_put(
-    coordinator: str, monkeypatch: pytest.MonkeyPatch, size: int, inner: int
+    coordinator: str, clock: Once, size: int, inner: int
 ) -> None:
-    clock = Once(time.time)
-    monkeypatch.setattr("pubsub.pub.time", SimpleNamespace(time=clock))
     with Peer(coordinator) as here, Peer(coordinator) as there:
         sub, pub = there.sub("t"), here.pub("t")
         pub.wait_for_subscribers(1, timeout=LONG)
