@@ -177,7 +177,9 @@ def test_g9_what_was_put_with_a_peer_that_nobody_holds_is_sent(start: Start, kin
         put = "pub = Peer(**settings()).pub('t')\n    for i in range(1_000): pub.put(i)\n"
         code = {
             "blocking": f"def main():\n    {put}main()",
-            "async": f"async def main():\n    {put}asyncio.run(main())",
+            "async": "async def main():\n"
+            "    asyncio.get_running_loop().slow_callback_duration = 60  # late is no news\n"
+            f"    {put}asyncio.run(main())",
         }
         process = start("python", "-X", "dev", "-c", HEAD + code[kind], coordinator.address)
         assert process.end() == (0, [], [])
