@@ -152,6 +152,7 @@ class Coordinator:
             link.goodbye(reason="the coordinator is being stopped")
             return
         if other.role == "peer":
+            log.debug("%s has joined (peer %s)", link, other.peer_id)
             before = self._connections.get(other.peer_id)
             self._connections[other.peer_id] = connection
             self.push(
@@ -170,6 +171,7 @@ class Coordinator:
         if self._connections.get(peer_id) is not connection:
             return
         del self._connections[peer_id]
+        log.debug("%s %s (peer %s)", link, "has left" if orderly else "is away", peer_id)
         if orderly:
             self.push(self.registry.leave(peer_id))
         else:

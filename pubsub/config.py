@@ -109,6 +109,20 @@ def coordinators_from(
     return found, True
 
 
+def check_seconds(name: str, value: object) -> None:
+    """Raise TypeError where this is no time in seconds, nor None."""
+    if value is not None:
+        try:
+            value + 0.0  # type: ignore[operator]
+        except TypeError:
+            raise not_seconds(name, value) from None
+
+
+def not_seconds(name: str, value: object) -> TypeError:
+    """The error for something else in place of a time."""
+    return TypeError(f"{name}={value!r} is not a number of seconds")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a peer can be told. Times in seconds, sizes in bytes."""

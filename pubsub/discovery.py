@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -155,7 +157,9 @@ class Session:
         self.up = self.tried = True
         self.failure = None
         self.hopeless = False
-        self._warned = False
+        if self._warned:
+            self._warned = False
+            log.warning("the coordinator at %s answers now", self.address)
         self._opened_at = self._loop.time()
         self.settled_at = self._opened_at + other.settle
         self._directed.connected(self, other.settle)
@@ -246,5 +250,8 @@ def explain(error: Exception) -> str:
         return "nothing listens there (connection refused)"
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
         return "no answer in time"
-    text = str(error)
-    return text or type(error).__name__
+    if isinstance(error, socket.gaierror):
+        return f"its name cannot be resolved ({error.strerror})"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__

@@ -21,9 +21,9 @@ import sys
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from pubsub.config import Settings, coordinators_from
+from pubsub.config import Settings, check_seconds, coordinators_from
 from pubsub.errors import Closed, PubSubError, WrongContext
 from pubsub.runtime import Runtime
 
@@ -140,6 +140,7 @@ class Peer:
         be called again, also meanwhile: every call waits for the one end, and cancelling one that
         waits ends nothing early.
         """
+        check_seconds("linger", linger)
         if self._thread is None:
             if self._dead is None:
                 self._dead = Closed("this Peer is closed")
@@ -179,6 +180,9 @@ class Peer:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self)
 
     def __repr__(self) -> str:
         where = self.address or "not connected yet"
@@ -357,6 +361,22 @@ _of_process: Peer | None = None
 _of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Peer] = weakref.WeakKeyDictionary()
 
 
+def check_peer(peer: Any) -> Peer:
+    """Raise TypeError where something else was given."""
+    if not isinstance(peer, Peer):
+        raise TypeError(f"peer={peer!r} is not a Peer; one is made by Peer('host:port')")
+    return peer
+
+
+def cannot_travel(of: object) -> TypeError:
+    """Why neither pickle nor copy can have it."""
+    what = next(name for name in ("Pub", "Sub", "Peer") if name in type(of).__name__)
+    return TypeError(
+        f"a {what} belongs to its process and cannot be pickled or copied: hand on the topic or "
+        f"the address, and make a {what} there"
+    )
+
+
 def default_peer() -> Peer:
     """The Peer of the running loop, or where none runs the process's; made on first use."""
     global _of_process
@@ -423,6 +443,11 @@ async def _guard(runtime: Runtime) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
+        if not runtime.closing:
+            runtime.why_closed = (
+                "the event loop in which this was made has ended (at the end of asyncio.run, say): "
+                "make a new one in the loop that runs now"
+            )
         await runtime.close()
 
 

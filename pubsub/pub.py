@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 import weakref
@@ -24,12 +25,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from pubsub.codec import CODECS, LARGE, Encoder
-from pubsub.config import BATCH_BYTES, MIB
+from pubsub.config import BATCH_BYTES, MIB, check_seconds
 from pubsub.core.frames import BATCH_COST, array_header
 from pubsub.core.publication import Publication
 from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge, WrongContext
-from pubsub.peer import Peer, default_peer, faces, running_loop
+from pubsub.peer import Peer, cannot_travel, check_peer, default_peer, faces, running_loop
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,10 +40,16 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncPub", "BlockingPub", "Pub"]
 
+log = logging.getLogger("pubsub.pub")
+
 OVERHEAD = BATCH_COST + len(array_header(0))
 """What a batch counts for beyond its messages."""
 HANDOVER_BYTES = 1 * MIB
 """Bytes that a BlockingPub may be ahead of its loop's thread; then `put` lets that run."""
+
+UNAWAITED = 1 * MIB
+"""Bytes that may wait for room in an AsyncPub with nobody awaiting them, if its `buffer` is not
+more."""
 
 FIRST_GRANT = 64
 """Bytes that a batch may have at first, where other Pubs put in the same turn too."""
@@ -120,7 +127,7 @@ class Pub:
     def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Pub:
         """The face that fits: blocking or async."""
         if cls is Pub:
-            blocking = running_loop() is None if peer is None else peer.blocking
+            blocking = running_loop() is None if peer is None else check_peer(peer).blocking
             cls = BlockingPub if blocking else AsyncPub
         return object.__new__(cls)
 
@@ -160,9 +167,6 @@ class Pub:
 
     if TYPE_CHECKING:  # of either face: what is awaited in an event loop returns at once elsewhere
 
-        def flush(self, timeout: float | None = None) -> Any: ...
-        def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> Any: ...
-        def close(self, linger: float | None = None) -> Any: ...
         def __enter__(self) -> Self: ...
         def __exit__(self, *exc: object) -> None: ...
         def __await__(self) -> Generator[Any, Any, Self]: ...
@@ -186,7 +190,9 @@ class Pub:
             MessageTooLarge: it is above the Peer's `max_message`. Nothing was put.
             Closed: the Pub is closed.
             WrongContext: another put on this Pub is encoding its value, and this one interrupts
-                it (from a signal handler, a destructor, or the value's own code). Nothing was put.
+                it (from a signal handler, a destructor, or the value's own code); or with
+                ``overflow="block"`` in an event loop as much as `buffer` (at least 1 MiB) waits
+                for room already, and nobody awaits it. Nothing was put.
         """
         raise NotImplementedError
 
@@ -194,6 +200,38 @@ class Pub:
         """Publish many messages, as `put` does one by one, in order.
 
         An error leaves the messages before it put, and those behind it not.
+        """
+        raise NotImplementedError
+
+    def flush(self, timeout: float | None = None) -> Any:
+        """Wait until every Sub that is connected, expected or reconnecting has received what was
+        put so far (observers are not waited for). To be awaited in an event loop.
+
+        Parameters:
+            timeout: seconds to wait; None: for ever.
+
+        Raises:
+            TimeoutError: `timeout` seconds were not enough.
+            Closed: the Pub was closed before.
+        """
+        raise NotImplementedError
+
+    def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> Any:
+        """Wait until `n` Subs are connected. To be awaited in an event loop.
+
+        Parameters:
+            timeout: seconds to wait; None: for ever.
+
+        Raises:
+            TimeoutError: after `timeout` seconds there were fewer.
+            Closed: the Pub was closed meanwhile.
+        """
+        raise NotImplementedError
+
+    def close(self, linger: float | None = None) -> Any:
+        """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
+        what was put, then end the stream; who has not received it then is named in a warning. May
+        be called again. In an event loop it begins at once, and is to be awaited for the end.
         """
         raise NotImplementedError
 
@@ -265,6 +303,10 @@ class Pub:
         """See `Source`."""
         return False
 
+    def queued(self) -> asyncio.Future[None] | None:
+        """See `Source`."""
+        return None
+
     def abandon(self, error: Exception) -> None:
         """See `Source`."""
         self._dead = error
@@ -288,8 +330,7 @@ class Pub:
         """
         found = {}
         for state, cursor in self._publication.cursors():
-            where = cursor.address or f"peer {cursor.key.peer_id}"
-            found[f"{where}#{cursor.key.sub_id}"] = {
+            found[cursor.name] = {
                 "state": state,
                 "lag": cursor.lag,
                 "lost": cursor.lost,
@@ -302,6 +343,9 @@ class Pub:
         """Whether the Pub is closed."""
         return self._dead is not None
 
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self)
+
     def __repr__(self) -> str:
         if self._dead is not None:
             return f"<Pub {self.topic!r}: closed>"
@@ -309,10 +353,26 @@ class Pub:
         return f"<Pub {self.topic!r}: {put} put, {self._publication.attached} subscribers>"
 
 
+class _Place(asyncio.Future[None]):
+    """What `put` returns when it has to wait for room: done when the message was put.
+
+    Attributes:
+        awaited: somebody waits for it.
+    """
+
+    awaited = False
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self.awaited = True
+        return super().__await__()
+
+    __iter__ = __await__
+
+
 class _Queued(NamedTuple):
     """A put that waits for room."""
 
-    turn: asyncio.Future[None]
+    turn: _Place
     data: bytes
     buffers: tuple[bytes, ...]
     size: int
@@ -329,6 +389,8 @@ class AsyncPub(Pub):
         self._runtime = runtime = self.peer.runtime
         self._grant = 0  # bytes that `_left` last grew by
         self._queue: deque[_Queued] = deque()  # puts that wait for room, in their order
+        self._queued_bytes = 0
+        self._emptied: asyncio.Future[None] | None = None  # what waits for the queue to be empty
         self._closing: asyncio.Task[None] | None = None
         self._done = runtime.loop.create_future()
         self._done.set_result(None)
@@ -376,11 +438,24 @@ class AsyncPub(Pub):
         if self._block:
             size = len(data) + sum(map(len, buffers)) + OVERHEAD
             if self._queue or not self._fits(size):
-                turn: asyncio.Future[None] = self._runtime.loop.create_future()
-                self._queue.append(_Queued(turn, data, buffers, size))
-                self._publication.on_room = self._room_opened
-                return turn
+                return self._enqueue(data, buffers, size)
         return self._later(self._admit(data, buffers) or (full and not buffers))
+
+    def _enqueue(self, data: bytes, buffers: tuple[bytes, ...], size: int) -> Awaitable[None]:
+        """Have a put wait for room. Those who await their puts hold one each; what nobody awaits
+        must have an end."""
+        queue = self._queue
+        most = max(self.buffer, UNAWAITED)
+        if queue and not queue[-1].turn.awaited and self._queued_bytes + size > most:
+            raise WrongContext(
+                f"{len(queue):,} puts on Pub({self.topic!r}, overflow='block') wait for room, and "
+                "nobody waits for them: `await pub.put(...)`. This one was not put"
+            )
+        turn = _Place(loop=self._runtime.loop)
+        queue.append(_Queued(turn, data, buffers, size))
+        self._queued_bytes += size
+        self._publication.on_room = self._room_opened
+        return turn
 
     def _later(self, now: bool) -> Awaitable[None]:
         """What `put` returns; `now`: it is time to let the loop run."""
@@ -400,7 +475,7 @@ class AsyncPub(Pub):
                 f"Pub({self.topic!r}) belongs to the event loop of another thread: use it "
                 "there, or make a Pub outside of any loop, which all threads may use"
             )
-        if buffers or len(data) >= self._batch_bytes:
+        if buffers or len(data) >= self._batch_bytes or self._dead is not None:
             self.seal()  # it is alone in its batch: who refuses it gets the others
             self._publication.append(1, _body_of([data], 1), buffers, time.time())
             return not buffers or runtime.turn.grant(sum(map(len, buffers)))
@@ -443,7 +518,10 @@ class AsyncPub(Pub):
                 self._admit(data, buffers)
                 turn.set_result(None)
             queue.popleft()
+            self._queued_bytes -= size
         self._publication.on_room = None
+        if self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
 
     def put_many(self, values: Iterable[Any]) -> Awaitable[None]:
         if self._block:
@@ -482,43 +560,51 @@ class AsyncPub(Pub):
         while self._parts:  # again, where a signal handler has put meanwhile
             self._publication.append(*self._close_batch())
 
+    def queued(self) -> asyncio.Future[None] | None:
+        """See `Source`."""
+        if not self._queue:
+            return None
+        if self._emptied is None or self._emptied.done():
+            self._emptied = self._runtime.loop.create_future()
+        return self._emptied
+
     def abandon(self, error: Exception) -> None:
         """See `Source`."""
         if not isinstance(error, WrongContext):
             self.seal()
         super().abandon(error)
+        forgotten = 0
         for queued in self._queue:
-            if not queued.turn.done():
-                queued.turn.set_exception(error)
+            turn = queued.turn
+            if not turn.done():
+                turn.set_exception(error)
+                turn.exception()  # one warning for all of them, not one for each
+                forgotten += not turn.awaited
         self._queue.clear()
+        self._queued_bytes = 0
+        if forgotten:
+            log.warning(
+                "%d messages of Pub(%r, overflow='block') were never put: they waited for room, "
+                "and nobody waited for them (`await pub.put(...)`)",
+                forgotten,
+                self.topic,
+            )
 
     async def flush(self, timeout: float | None = None) -> None:
-        """Wait until every Sub that is connected, expected or reconnecting has received what was
-        put so far (observers are not waited for).
-
-        Raises:
-            TimeoutError: `timeout` seconds were not enough.
-            Closed: the Pub was closed before.
-        """
         self._check()
+        check_seconds("timeout", timeout)
         await flush(self, self._runtime, self._publication, timeout)
 
     async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
-        """Wait until `n` Subs are connected.
-
-        Raises:
-            TimeoutError: after `timeout` seconds there were fewer.
-            Closed: the Pub was closed meanwhile.
-        """
         self._check()
+        check_seconds("timeout", timeout)
         await wait_attached(self._runtime, self._publication, n, timeout)
 
     def close(self, linger: float | None = None) -> Awaitable[None]:
-        """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
-        what was put, then end the stream. May be called again. To be awaited."""
+        check_seconds("linger", linger)
         if self._dead is None:
             self.seal()
-            self.abandon(Closed(f"Pub({self.topic!r}) is closed"))
+            super().abandon(Closed(f"Pub({self.topic!r}) is closed"))  # what waits for room may go
             self._finalizer.detach()
             self._closing = self._runtime.loop.create_task(self._end(linger))
         done: Awaitable[None] = self._done
@@ -790,31 +876,19 @@ class BlockingPub(Pub):
             self._roomy.notify_all()
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until every Sub that is connected, expected or reconnecting has received what was
-        put so far (observers are not waited for).
-
-        Raises:
-            TimeoutError: `timeout` seconds were not enough.
-            Closed: the Pub was closed before.
-        """
         self._check()
+        check_seconds("timeout", timeout)
         self.peer.refuse_in_loop("flush()")
         self.peer.wait(flush(self, self._runtime, self._publication, timeout))
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
-        """Wait until `n` Subs are connected.
-
-        Raises:
-            TimeoutError: after `timeout` seconds there were fewer.
-            Closed: the Pub was closed meanwhile.
-        """
         self._check()
+        check_seconds("timeout", timeout)
         self.peer.refuse_in_loop("wait_for_subscribers()")
         self.peer.wait(wait_attached(self._runtime, self._publication, n, timeout))
 
     def close(self, linger: float | None = None) -> None:
-        """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
-        what was put, then end the stream. May be called again."""
+        check_seconds("linger", linger)
         if self._dead is None:
             self.peer.refuse_in_put()  # the end would wait for that put
         with self._closing:  # whoever comes second waits for the end
@@ -874,6 +948,10 @@ class _WeakSource:
         if pub is not None:
             pub.collect()
 
+    def queued(self) -> asyncio.Future[None] | None:
+        pub = self._pub()
+        return None if pub is None else pub.queued()
+
     def abandon(self, error: Exception) -> None:
         pub = self._pub()
         if pub is not None:
@@ -901,6 +979,7 @@ async def wait_attached(
     runtime: Runtime, publication: Publication, n: int, timeout: float | None
 ) -> None:
     """See `Pub.wait_for_subscribers`."""
+    _whole("n", n, 0)
     changed: asyncio.Future[None] | None = None
     late = False
 
@@ -941,10 +1020,9 @@ async def flush(
         return
     if publication.ended:
         raise Closed(f"Pub({pub.topic!r}) was closed before its flush was done")
-    behind = [f"{who} ({how['lag']} behind)" for who, how in pub.subscribers.items()]
     raise TimeoutError(
         f"flush of {pub.topic!r}: after {timeout:g} s and not all has been received: "
-        + (", ".join(behind) or "subscribers are still to come")
+        + (publication.behind() or "subscribers are still to come")
     )
 
 

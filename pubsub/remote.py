@@ -143,6 +143,13 @@ class Remote:
         if not self._streams and self._unused is None:
             self._unused = self._owner.loop.call_later(KEPT, self._leave_if_unused)
 
+    def give_up(self, stream: Stream) -> None:
+        """A stream cannot come any more, as far as we can tell."""
+        self.remove(stream)
+        if self._warned and not self._streams:
+            self._warned = False
+            log.warning("the publisher at %s is given up: it is gone", self.address)
+
     def _leave_if_unused(self) -> None:
         self._unused = None
         if not self._streams:
@@ -228,7 +235,9 @@ class Remote:
         """See `Endpoint`."""
         self._opened_at = self._owner.loop.time()
         self._broken_at = None
-        self._warned = False
+        if self._warned:
+            self._warned = False
+            log.warning("the publisher at %s is reached now", self.address)
         receiving = self._receiving = Receiving(self._output, self._answered)
         link.reader.place = receiving.place
         link.reader.data = receiving.data

@@ -15,7 +15,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -41,6 +41,7 @@ from pubsub.discovery import Session, explain
 from pubsub.errors import Closed, CoordinatorUnavailable
 from pubsub.link import Link
 from pubsub.listening import REQUEST_SCRATCH, Gate, listen
+from pubsub.ratelimit import RateLimit
 from pubsub.ready import Ready
 from pubsub.remote import Remote
 from pubsub.served import Served
@@ -49,6 +50,7 @@ from pubsub.turn import Source, Turn
 __all__ = ["Runtime", "Sink"]
 
 log = logging.getLogger("pubsub")
+log.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
 
 REMEMBERED = 4096
 """Closed Pubs whose counts, and given-up streams whose places, are remembered."""
@@ -108,6 +110,7 @@ class Runtime:
         self.settings = settings
         self.peer_id = os.urandom(8).hex()  # `secrets` would take 0.9 MiB
         self.closing = False  # nothing new is made
+        self.why_closed = "this Peer is closed"
         self._close_task: asyncio.Task[None] | None = None
         self._close_by = 0.0
         self._ended_all = False  # lingering is over: nobody is let in
@@ -180,10 +183,29 @@ class Runtime:
         pub = self._pubs.get(stream_id)
         if pub is None:
             return True
-        pub.source.seal()
-        linger = self.settings.linger if linger is None else linger
-        received = await self.received(pub.publication, linger, observers=True)
+        received = await self._delivered(pub, self.settings.linger if linger is None else linger)
+        pub.source.abandon(Closed(f"Pub({pub.publication.topic!r}) is closed"))
         self._end_pub(stream_id)
+        return received
+
+    async def _delivered(self, pub: _Pub, linger: float) -> bool:
+        """Wait up to `linger` seconds until what waits for room has been put and every subscriber
+        has received all of it; False: time ran out, and a warning says for whom."""
+        publication = pub.publication
+        by = self.loop.time() + linger
+        pub.source.seal()
+        queued = pub.source.queued()
+        if queued is not None and linger > 0:
+            await asyncio.wait({queued}, timeout=linger)
+        received = await self.received(publication, max(0, by - self.loop.time()), observers=True)
+        if not received and linger > 0 and not publication.ended:
+            log.warning(
+                "Pub(%r) ends after linger=%.1f s, and not all of it is known to have been "
+                "received: %s",
+                publication.topic,
+                linger,
+                publication.behind() or "it is not known yet who its subscribers are",
+            )
         return received
 
     def drop_pub(self, stream_id: int) -> None:
@@ -572,7 +594,7 @@ class Runtime:
         remote = self._remotes.get(stream.key.peer_id)
         stream.finish()
         if remote is not None:
-            remote.remove(stream)
+            remote.give_up(stream)
         self.settled(stream)
 
     def forget(self, remote: Remote) -> None:
@@ -626,7 +648,7 @@ class Runtime:
 
     def _check_open(self) -> None:
         if self.closing:
-            raise Closed("this Peer is closed")
+            raise Closed(self.why_closed)
 
     def _new_id(self) -> int:
         number = self._next_id
@@ -649,13 +671,7 @@ class Runtime:
         if self._pubs and linger > 0:
             for session in self.sessions:
                 session.revive()  # asyncio.run has cancelled every task by now
-            for pub in self._pubs.values():
-                pub.source.seal()
-            waits: list[Awaitable[bool]] = [
-                self.received(pub.publication, linger, observers=True)
-                for pub in self._pubs.values()
-            ]
-            await asyncio.gather(*waits)
+            await asyncio.gather(*(self._delivered(pub, linger) for pub in self._pubs.values()))
         await self._gone(self.end())
         if self._embedded is not None:
             await self._embedded.close()
@@ -670,7 +686,7 @@ class Runtime:
     def end(self) -> list[Link]:
         """End everything now, whatever is still due to whom; returns the links that are closing."""
         self._ended_all = True
-        closed = Closed("this Peer is closed")
+        closed = Closed(self.why_closed)
         for stream_id, pub in list(self._pubs.items()):
             pub.source.abandon(closed)  # first, so that nothing is put behind what is sent
             self._end_pub(stream_id)

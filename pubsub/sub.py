@@ -21,12 +21,20 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from pubsub.codec import Decoder
-from pubsub.config import MIB
+from pubsub.config import MIB, not_seconds
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
 from pubsub.errors import Closed, DecodeError, PubSubError, WrongContext
-from pubsub.peer import Peer, default_peer, faces, running_loop, stay_at_exit
+from pubsub.peer import (
+    Peer,
+    cannot_travel,
+    check_peer,
+    default_peer,
+    faces,
+    running_loop,
+    stay_at_exit,
+)
 from pubsub.ratelimit import RateLimit
 
 if TYPE_CHECKING:
@@ -97,6 +105,8 @@ class Sub:
     acknowledged it, and whatever is put from then on arrives. Made inside a running event loop,
     it belongs to that loop; ``await sub`` or ``async with sub`` makes sure that it is ready.
 
+    ``for value in sub`` (in an event loop ``async for``) gives the messages until it is closed.
+
     Parameters:
         topic: a topic, or a pattern with ``*`` (one segment) and ``**`` (any number).
         peer: the Peer to belong to; default: the process's, or the running loop's, own.
@@ -131,7 +141,7 @@ class Sub:
     def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Sub:
         """The face that fits: blocking or async."""
         if cls is Sub:
-            blocking = running_loop() is None if peer is None else peer.blocking
+            blocking = running_loop() is None if peer is None else check_peer(peer).blocking
             cls = BlockingSub if blocking else AsyncSub
         return object.__new__(cls)
 
@@ -205,10 +215,6 @@ class Sub:
 
     if TYPE_CHECKING:  # of either face: what is awaited in an event loop returns at once elsewhere
 
-        def get(self, timeout: float | None = None) -> Any: ...
-        def get_many(self, max: int = 1000, timeout: float | None = None) -> Any: ...
-        def messages(self) -> Any: ...
-        def close(self) -> Any: ...
         def __iter__(self) -> Iterator[Any]: ...
         def __aiter__(self) -> AsyncIterator[Any]: ...
         def __enter__(self) -> Self: ...
@@ -216,6 +222,46 @@ class Sub:
         def __await__(self) -> Generator[Any, Any, Self]: ...
         def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
         def __aexit__(self, *exc: object) -> Coroutine[Any, Any, None]: ...
+
+    # --- taking -------------------------------------------------------------------------
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The next message. To be awaited in an event loop; cancelling it loses no message.
+
+        Parameters:
+            timeout: seconds to wait; None: for ever; 0: take what is there.
+
+        Raises:
+            TimeoutError: nothing came in time.
+            Closed: the Sub is closed. (A daemon thread that waits here when the interpreter
+                exits does not return.)
+            DecodeError: a publisher's codec is not allowed here (once for each such stream).
+            CoordinatorUnavailable: none could be reached.
+            WrongContext: a Sub that was made outside an event loop would block this one.
+        """
+        raise NotImplementedError
+
+    def get_many(self, max: int = 1000, timeout: float | None = None) -> Any:
+        """A list of at least one message and at most `max`: what is there, waiting only for the
+        first. To be awaited in an event loop.
+
+        Raises: as `get`.
+        """
+        raise NotImplementedError
+
+    def messages(self) -> Any:
+        """The same messages with where they come from, and each gap in its place: an iterator,
+        in an event loop an asynchronous one.
+
+        Yields:
+            `Message` and `Gap`.
+        """
+        raise NotImplementedError
+
+    def close(self) -> Any:
+        """Close: loops over it end, what waits is given up (and counted as lost). May be called
+        again. In an event loop it may be awaited, and need not be."""
+        raise NotImplementedError
 
     # --- decoding -----------------------------------------------------------------------
 
@@ -355,6 +401,9 @@ class Sub:
         """Whether the Sub is closed."""
         return self._dead is not None
 
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self)
+
     def _closed_now(self, error: Exception) -> None:
         """Hand out nothing any more; what was decoded and not taken counts as lost."""
         self._dead = error
@@ -437,19 +486,6 @@ class AsyncSub(Sub):
                 timer.cancel()
 
     async def get(self, timeout: float | None = None) -> Any:
-        """The next message.
-
-        Cancelling it loses no message.
-
-        Parameters:
-            timeout: seconds to wait; None: for ever; 0: take what is there.
-
-        Raises:
-            TimeoutError: nothing came in time.
-            Closed: the Sub is closed.
-            DecodeError: a publisher's codec is not allowed here (once for each such stream).
-            CoordinatorUnavailable: none could be reached.
-        """
         deadline = None
         while True:
             value = next(self._values, _NOTHING)
@@ -461,17 +497,16 @@ class AsyncSub(Sub):
                 continue
             if timeout is not None:
                 if deadline is None:
-                    deadline = self._runtime.loop.time() + timeout
+                    try:
+                        deadline = self._runtime.loop.time() + timeout
+                    except TypeError:
+                        raise not_seconds("timeout", timeout) from None
                 if timeout <= 0:
                     raise TimeoutError(_timeout_text(self, timeout))
             if not await self._arrival(deadline):
                 raise TimeoutError(_timeout_text(self, timeout))
 
     async def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
-        """At least one message and at most `max`: what is there, waiting only for the first.
-
-        Raises: as `get`.
-        """
         found = [await self.get(timeout)]
         take_more(self, found, max)
         return found
@@ -488,11 +523,6 @@ class AsyncSub(Sub):
                 await self._arrival()
 
     async def messages(self) -> AsyncIterator[Message | Gap]:
-        """The same messages with where they come from, and each gap in its place.
-
-        Yields:
-            `Message` and `Gap`.
-        """
         while True:
             event = self._event()
             if event is not None:
@@ -505,8 +535,6 @@ class AsyncSub(Sub):
                 await self._arrival()
 
     def close(self) -> Awaitable[None]:
-        """Close: loops over it end, what waits is given up (and counted as lost). May be called
-        again."""
         if self._dead is None:
             self._finalizer.detach()
             self._runtime.close_sub(self._inbox.sub_id)
@@ -633,18 +661,6 @@ class BlockingSub(Sub):
         return self._failure is not None and not self._inbox.streams
 
     def get(self, timeout: float | None = None) -> Any:
-        """The next message.
-
-        Parameters:
-            timeout: seconds to wait; None: for ever; 0: take what is there.
-
-        Raises:
-            TimeoutError: nothing came in time.
-            Closed: the Sub is closed. (A daemon thread that waits here when the interpreter
-                exits does not return.)
-            DecodeError: a publisher's codec is not allowed here (once for each such stream).
-            WrongContext: called inside a running event loop, which it would block.
-        """
         deadline: float | None = None
         while True:
             value = next(self._values, _NOTHING)
@@ -654,7 +670,10 @@ class BlockingSub(Sub):
             left = timeout
             if timeout is not None:
                 now = time.monotonic()
-                deadline = deadline or now + timeout
+                try:
+                    deadline = deadline or now + timeout
+                except TypeError:
+                    raise not_seconds("timeout", timeout) from None
                 left = deadline - now
             try:
                 if not self._refill(left):
@@ -664,10 +683,6 @@ class BlockingSub(Sub):
                 raise
 
     def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
-        """At least one message and at most `max`: what is there, waiting only for the first.
-
-        Raises: as `get`.
-        """
         found = [self.get(timeout)]
         if self._taking.acquire(blocking=False):  # else another thread waits for what comes next
             try:
@@ -690,11 +705,6 @@ class BlockingSub(Sub):
                 return
 
     def messages(self) -> Iterator[Message | Gap]:
-        """The same messages with where they come from, and each gap in its place.
-
-        Yields:
-            `Message` and `Gap`.
-        """
         while True:
             with self._taking:
                 event = self._event()
@@ -707,8 +717,6 @@ class BlockingSub(Sub):
                 return
 
     def close(self) -> None:
-        """Close: loops over it end, what waits is given up (and counted as lost). May be called
-        again."""
         if self._dead is None:
             self._finalizer.detach()
             self.peer.try_call(self._runtime.close_sub, self._inbox.sub_id)

@@ -40,6 +40,9 @@ class Source(Protocol):
     def putting(self) -> bool:
         """Whether the calling thread is in the middle of a put (as in a signal handler)."""
 
+    def queued(self) -> asyncio.Future[None] | None:
+        """Done when nothing that was put waits for room any more; None: nothing does."""
+
     def abandon(self, error: Exception) -> None:
         """Refuse every further call, with this error."""
 

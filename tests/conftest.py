@@ -70,7 +70,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.fixture(autouse=True)
 def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("pubsub.link"), "filters", [RateLimit()])
+    for name in ("pubsub", "pubsub.link"):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [RateLimit()])
 
 
 def pytest_asyncio_loop_factories(

@@ -26,6 +26,9 @@ class Source:
     def putting(self) -> bool:
         return False
 
+    def queued(self) -> None:
+        return None
+
     def abandon(self, error: Exception) -> None: ...
 
 

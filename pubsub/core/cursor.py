@@ -211,6 +211,11 @@ class Cursor:
             self.received = seq
 
     @property
+    def name(self) -> str:
+        """For people: ``host:port#n``, or ``peer id#n`` of one that never was attached."""
+        return f"{self.address or f'peer {self.key.peer_id}'}#{self.key.sub_id}"
+
+    @property
     def at_end(self) -> bool:
         """Whether all that is in the log was sent."""
         return self.send == self.log.next_number

@@ -21,6 +21,8 @@ _NEWBORN = SubKey("", -1)
 """The key of the cursor that holds a new Pub's first messages until the coordinators have said
 which subscribers are older than the Pub."""
 _END_OF_TIME = 2**63
+NAMED = 5
+"""Subscribers that a message for people names at most."""
 MAX_DETACHED = 65_536
 """Subscribers that are expected or reconnecting for which places are held: no more are, so that
 nobody can fill the memory by coming and going under ever new names."""
@@ -365,6 +367,17 @@ class Publication:
     def attached(self) -> int:
         """How many subscribers are connected."""
         return len(self._attached)
+
+    def behind(self) -> str:
+        """Who is not known to have received all that was put, and how much each may lack."""
+        end = self.log.next_seq
+        missing = [
+            f"{cursor.name} ({state}, {end - cursor.received:,} behind)"
+            for state, cursor in self.cursors()
+            if cursor.received < end
+        ]
+        more = len(missing) - NAMED
+        return ", ".join(missing[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
     def cursors(self) -> Iterable[tuple[Literal["attached", "expected", "reconnecting"], Cursor]]:
         """All subscribers and how they stand. May be called from any thread."""

@@ -334,7 +334,7 @@ ABLATIONS: dict[Ablation, tuple[str, str]] = {
     readiness: ("calm", "G4"),
     readiness_of_publishers: ("calm", "G4"),
     redial: ("links", "G5 G7 leak"),
-    link_over_listing: ("discovery", "G5 G7 G3 protocol"),
+    link_over_listing: ("discovery", "G5 G7 G3 G1 protocol"),
     ack_window: ("calm", "G6"),
     expected_cursors: ("calm", "G4 G9"),
     first_messages: ("calm", "G4"),

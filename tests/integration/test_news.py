@@ -1,0 +1,314 @@
+"""What people are told: warnings that name whom and what they are about, and mistakes in calls."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import pickle
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from pubsub import Closed, Peer, Pub, Sub, WrongContext
+from pubsub.discovery import explain
+from tests.integration.support import (
+    LONG,
+    break_links,
+    coordinator_in_loop,
+    coordinator_in_thread,
+    eventually,
+    free_port,
+)
+
+pytestmark = pytest.mark.loop
+
+
+@pytest.fixture
+async def coordinator() -> AsyncIterator[str]:
+    async with coordinator_in_loop() as address:
+        yield address
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The warnings so far."""
+    return lambda: [
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    ]
+
+
+Warnings = Callable[[], list[str]]
+
+
+# --- a Pub's end ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whose", ["the Pub's", "the Peer's"])
+async def test_g9_an_end_that_gave_up_says_who_lacks_how_much(
+    coordinator: str, warnings: Warnings, whose: str
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=1_000)
+        pub = await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        pub.put_many([b"x" * 70_000] * 10)  # each a batch of its own
+        await (pub if whose == "the Pub's" else here).close(linger=0.3)
+        (said,) = warnings()
+        assert said.startswith(
+            "Pub('t') ends after linger=0.3 s, and not all of it is known to have been received: "
+            f"{there.address}#1 (attached, "
+        )
+        sub.close()
+
+
+def test_g9_an_end_that_gave_up_says_it_in_blocking_code_too(warnings: Warnings) -> None:
+    with coordinator_in_thread() as server:
+        address = server.address
+        with Peer(address) as here, Peer(address) as there:
+            sub = there.sub("t", window=1_000)
+            pub = here.pub("t")
+            pub.wait_for_subscribers(1, timeout=LONG)
+            pub.put_many([b"x" * 70_000] * 10)  # each a batch of its own
+            pub.close(linger=0.3)
+            (said,) = warnings()
+            assert f"{there.address}#1 (attached, " in said
+            sub.close()
+
+
+async def test_an_end_that_waits_for_nobody_warns_of_nothing(
+    coordinator: str, warnings: Warnings
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=1_000)
+        for linger in (0, LONG):
+            pub = await here.pub("t")
+            await pub.wait_for_subscribers(1, timeout=LONG)
+            pub.put(b"x" * 2_000)
+            await pub.close(linger=linger)
+        assert warnings() == []
+        sub.close()
+
+
+# --- puts that nobody awaits ------------------------------------------------------------
+
+
+async def test_g9_a_close_waits_for_puts_that_wait_for_room_and_that_nobody_awaits(
+    coordinator: str, warnings: Warnings
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=5_000)
+        for closes in (lambda pub: pub.close(LONG), lambda pub: here.close(LONG)):
+            pub = await here.pub("t", overflow="block", buffer=10_000)
+            await pub.wait_for_subscribers(1, timeout=LONG)
+            for i in range(1_000):
+                pub.put([i, b"x" * 100])
+            closing = asyncio.ensure_future(closes(pub))
+            assert [(await sub.get(LONG))[0] for _ in range(1_000)] == list(range(1_000))
+            await closing
+        assert sub.lost == 0
+        assert warnings() == []
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_close_says_once_how_many_puts_it_gave_up(
+    coordinator: str, warnings: Warnings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=1_000)
+        pub = await here.pub("t", overflow="block", buffer=1_000)
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        puts = [pub.put(b"x" * 900) for _ in range(50)]
+        awaited = asyncio.ensure_future(wait_for(puts[-1]))
+        await asyncio.sleep(0)
+        await pub.close(linger=0.1)
+        assert isinstance(await awaited, Closed)
+        given_up = sum(put.done() and put.exception() is not None for put in puts[1:])
+        assert 40 < given_up < 50
+        del puts, awaited
+        (said,) = [text for text in warnings() if "were never put" in text]
+        assert said.startswith(f"{given_up - 1} messages of Pub('t', overflow='block') were never")
+        assert "never retrieved" not in caplog.text
+        sub.close()
+
+
+async def wait_for(put: Any) -> BaseException | None:
+    try:
+        await put
+    except Closed as error:
+        return error
+    return None
+
+
+async def test_g6_puts_that_nobody_awaits_have_an_end(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t", overflow="block", buffer=10_000)
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        put = 0
+        with pytest.raises(WrongContext, match=r"nobody waits for them: `await pub\.put\(...\)`"):
+            for _ in range(10_000):
+                pub.put([put, b"x" * 1_000])
+                put += 1
+        assert 800 < put < 1_100
+        assert [(await sub.get(LONG))[0] for _ in range(put)] == list(range(put))
+        await pub.put("and on it goes")
+        assert await sub.get(LONG) == "and on it goes"
+
+
+async def test_puts_of_many_tasks_wait_for_room_as_many_as_they_are(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t", overflow="block", buffer=10_000)
+        await pub.wait_for_subscribers(1, timeout=LONG)
+
+        async def put(i: int) -> None:
+            await pub.put([i, b"x" * 10_000])
+
+        tasks = [asyncio.ensure_future(put(i)) for i in range(300)]  # 3 MB in all
+        assert sorted([(await sub.get(LONG))[0] for _ in tasks]) == list(range(300))
+        await asyncio.gather(*tasks)
+
+
+# --- coordinators and publishers that are away ------------------------------------------
+
+
+async def test_who_was_told_of_a_missing_coordinator_is_told_when_it_answers(
+    warnings: Warnings,
+) -> None:
+    port = free_port()
+    async with Peer(f"127.0.0.1:{port}") as peer:
+        sub = peer.sub("t")
+        await eventually(warnings)
+        async with coordinator_in_loop(port):
+            await sub
+            assert warnings() == [
+                f"no coordinator at 127.0.0.1:{port}: nothing listens there (connection refused); "
+                "trying on",
+                f"the coordinator at 127.0.0.1:{port} answers now",
+            ]
+
+
+async def test_who_was_told_of_a_missing_publisher_is_told_when_it_is_reached(
+    coordinator: str, warnings: Warnings
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub, pub = await there.sub("t"), await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        (server,) = here.runtime._servers.values()
+        host, port = server.sockets[0].getsockname()
+        server.close()
+        break_links(here)
+        await eventually(warnings)
+        server = await here.runtime.loop.create_server(here.runtime._accept, host, port)
+        pub.put(1)
+        assert await sub.get(LONG) == 1
+        first, second = warnings()
+        assert first.startswith(f"cannot reach the publisher at {host}:{port}: nothing listens")
+        assert second == f"the publisher at {host}:{port} is reached now"
+        server.close()
+
+
+async def test_who_was_told_of_a_missing_publisher_is_told_when_it_is_given_up(
+    coordinator: str, warnings: Warnings
+) -> None:
+    async with Peer(coordinator, resume_timeout=0.5) as there:
+        here = Peer(coordinator)
+        sub, pub = await there.sub("t"), await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        (server,) = here.runtime._servers.values()
+        host, port = server.sockets[0].getsockname()
+        server.close()
+        break_links(here)
+        await eventually(warnings)
+        await here.close(linger=0)  # the coordinator hears of it
+        await eventually(lambda: len(warnings()) == 2)
+        assert warnings()[1] == f"the publisher at {host}:{port} is given up: it is gone"
+        sub.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConnectionRefusedError(111, "x"), "nothing listens there (connection refused)"),
+        (OSError(101, "Network is unreachable"), "Network is unreachable"),
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            "its name cannot be resolved (Name or service not known)",
+        ),
+        (asyncio.TimeoutError(), "no answer in time"),
+        (OSError("several things"), "several things"),
+        (ConnectionError(), "ConnectionError"),
+    ],
+)
+def test_a_failed_connection_is_explained_without_numbers(error: Exception, text: str) -> None:
+    assert explain(error) == text
+
+
+# --- mistakes in calls ------------------------------------------------------------------
+
+
+def test_what_is_no_time_no_number_or_no_peer_is_named() -> None:
+    with coordinator_in_thread() as server, Peer(server.address) as peer:
+        pub, sub = peer.pub("t"), peer.sub("t")
+        mistakes: list[tuple[Callable[[], Any], str]] = [
+            (lambda: sub.get(timeout="5s"), "timeout='5s' is not a number of seconds"),
+            (lambda: sub.get_many(3, "5s"), "timeout='5s' is not a number of seconds"),
+            (lambda: pub.flush("5s"), "timeout='5s' is not a number of seconds"),
+            (lambda: pub.close("5s"), "linger='5s' is not a number of seconds"),
+            (lambda: peer.close("5s"), "linger='5s' is not a number of seconds"),  # type: ignore[arg-type]
+            (lambda: pub.wait_for_subscribers("2"), "n='2' is not a whole number"),
+            (lambda: pub.wait_for_subscribers(1, "2"), "timeout='2' is not a number of seconds"),
+            (lambda: Pub("t", peer="head:7700"), "peer='head:7700' is not a Peer"),  # type: ignore[arg-type]
+            (lambda: Sub("t", peer="head:7700"), "peer='head:7700' is not a Peer"),  # type: ignore[arg-type]
+        ]
+        for call, text in mistakes:
+            with pytest.raises(TypeError) as raised:
+                call()
+            assert text in str(raised.value)
+        pub.put(1)
+        assert sub.get(timeout=LONG) == 1, "nothing was harmed"
+
+
+async def test_what_is_no_time_is_named_in_an_event_loop(coordinator: str) -> None:
+    async with Peer(coordinator) as peer:
+        pub, sub = await peer.pub("t"), await peer.sub("t")
+        mistakes: list[Callable[[], Any]] = [
+            lambda: sub.get("5s"),
+            lambda: sub.get_many(3, "5s"),
+            lambda: pub.flush("5s"),
+            lambda: pub.wait_for_subscribers(1, "5s"),
+            lambda: pub.close("5s"),
+            lambda: peer.close("5s"),  # type: ignore[arg-type]
+        ]
+        for call in mistakes:
+            with pytest.raises(TypeError, match="='5s' is not a number of seconds"):
+                await call()
+        pub.put(1)
+        assert await sub.get(timeout=LONG) == 1
+
+
+def test_neither_pub_nor_sub_nor_peer_is_sent_to_another_process() -> None:
+    with coordinator_in_thread() as server, Peer(server.address) as peer:
+        for thing, name in [(peer.pub("t"), "Pub"), (peer.sub("t"), "Sub"), (peer, "Peer")]:
+            for send in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(TypeError, match=f"a {name} belongs to its process"):
+                    send(thing)
+
+
+def test_a_pub_of_a_loop_that_has_ended_says_so() -> None:
+    with coordinator_in_thread() as server:
+
+        async def make() -> tuple[Pub, Sub, Peer]:
+            peer = Peer(server.address)
+            return await peer.pub("t"), await peer.sub("t"), peer
+
+        async def use(call: Callable[[], Any]) -> None:
+            with pytest.raises(Closed, match="the event loop in which this was made has ended"):
+                await call()
+
+        pub, sub, peer = asyncio.run(make())
+        for call in (lambda: pub.put(1), lambda: sub.get(), lambda: peer.pub("t")):
+            asyncio.run(use(call))
