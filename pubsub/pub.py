@@ -13,16 +13,15 @@ closed, forked) shows in ``left <= 0``, or in large buffers beside the message: 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from itertools import chain, islice
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pubsub.codec import CODECS, LARGE, Encoder
 from pubsub.config import BATCH_BYTES, MIB, check_seconds
@@ -31,6 +30,7 @@ from pubsub.core.publication import Publication
 from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge, WrongContext
 from pubsub.peer import Peer, cannot_travel, check_peer, default_peer, faces, running_loop
+from pubsub.reentry import interrupts_the_core
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -50,6 +50,9 @@ HANDOVER_BYTES = 1 * MIB
 UNAWAITED = 1 * MIB
 """Bytes that may wait for room in an AsyncPub with nobody awaiting them, if its `buffer` is not
 more."""
+
+PATIENCE = 1.0
+"""Seconds that a put waits for the loop's thread to catch up."""
 
 FIRST_GRANT = 64
 """Bytes that a batch may have at first, where other Pubs put in the same turn too."""
@@ -160,6 +163,11 @@ class Pub:
         self._parts: list[bytes] = []
         self._more = 0  # bytes that the batch may have beyond `_left`, once they are granted
         self._done: Any = None  # what `put` returns when there is nothing to wait for
+        self._handover: deque[tuple[int, Batch]] = deque()  # closed batches, with the size of each
+        self._handed = 0  # bytes ever handed over
+        self._taken = 0  # of these, in the log: written by the loop's thread
+        self._used = 0  # bytes in the log, as last seen by the loop's thread
+        self._draining = False
         self._open()
 
     def _open(self) -> None:
@@ -303,6 +311,50 @@ class Pub:
         """See `Source`."""
         return False
 
+    def _hand_over(self) -> None:
+        """Close the pending batch. Its messages are let go when it is there: an exception from a
+        signal handler takes nothing with it that was put, and a handler's put may come between."""
+        while self._parts:
+            parts = self._parts
+            count = len(parts)
+            body = _body_of(parts, count)
+            append, item = self._handover.append, _with_size((count, body, (), time.time()))
+            if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
+                # Nothing is called from here to the end: Python looks for signals after calls.
+                self._handed += item[0]
+                self._left = self._more = 0
+                self._parts = parts[count:]
+                append(item)
+
+    def _ahead(self) -> int:
+        """Bytes handed over and not in the log yet; at least."""
+        return self._handed - self._taken
+
+    def _hand(self, batch: Batch) -> None:
+        """Add a batch behind those that are closed."""
+        append, item = self._handover.append, _with_size(batch)
+        self._handed += item[0]
+        append(item)
+
+    def _drain(self) -> None:
+        """Bring what was handed over into the log; in the loop's thread. No put does this by
+        itself where it interrupts the core (from a signal handler, say), whose books may not agree
+        at that moment."""
+        if self._draining:
+            return  # we interrupt it, and it will go on
+        self._draining = True
+        handover, publication = self._handover, self._publication
+        taken = self._taken
+        try:
+            while handover:
+                size, batch = handover.popleft()
+                taken += size
+                publication.append(*batch)
+        finally:
+            self._used = publication.log.size  # before `_taken`: see `_held`
+            self._taken = taken
+            self._draining = False
+
     def queued(self) -> asyncio.Future[None] | None:
         """See `Source`."""
         return None
@@ -357,25 +409,27 @@ class _Place(asyncio.Future[None]):
     """What `put` returns when it has to wait for room: done when the message was put.
 
     Attributes:
+        message: what is to be put, and how much of the buffer it needs; None: nothing any more.
         awaited: somebody waits for it.
     """
 
-    awaited = False
+    def __init__(self, pub: AsyncPub, message: tuple[bytes, tuple[bytes, ...], int]) -> None:
+        super().__init__(loop=pub._runtime.loop)
+        self.message: tuple[bytes, tuple[bytes, ...], int] | None = message
+        self.awaited = False
+        self._pub = pub
+
+    def cancel(self, msg: Any = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self._pub._withdraw(self)
+        return cancelled
 
     def __await__(self) -> Generator[Any, None, None]:
         self.awaited = True
         return super().__await__()
 
     __iter__ = __await__
-
-
-class _Queued(NamedTuple):
-    """A put that waits for room."""
-
-    turn: _Place
-    data: bytes
-    buffers: tuple[bytes, ...]
-    size: int
 
 
 class AsyncPub(Pub):
@@ -388,7 +442,7 @@ class AsyncPub(Pub):
             )
         self._runtime = runtime = self.peer.runtime
         self._grant = 0  # bytes that `_left` last grew by
-        self._queue: deque[_Queued] = deque()  # puts that wait for room, in their order
+        self._queue: OrderedDict[_Place, None] = OrderedDict()  # puts that wait for room
         self._queued_bytes = 0
         self._emptied: asyncio.Future[None] | None = None  # what waits for the queue to be empty
         self._closing: asyncio.Task[None] | None = None
@@ -438,24 +492,43 @@ class AsyncPub(Pub):
         if self._block:
             size = len(data) + sum(map(len, buffers)) + OVERHEAD
             if self._queue or not self._fits(size):
-                return self._enqueue(data, buffers, size)
+                return self._enqueue((data, buffers, size))
         return self._later(self._admit(data, buffers) or (full and not buffers))
 
-    def _enqueue(self, data: bytes, buffers: tuple[bytes, ...], size: int) -> Awaitable[None]:
+    def _enqueue(self, message: tuple[bytes, tuple[bytes, ...], int]) -> Awaitable[None]:
         """Have a put wait for room. Those who await their puts hold one each; what nobody awaits
         must have an end."""
-        queue = self._queue
+        queue, size = self._queue, message[2]
         most = max(self.buffer, UNAWAITED)
-        if queue and not queue[-1].turn.awaited and self._queued_bytes + size > most:
+        if queue and self._queued_bytes + size > most and not next(reversed(queue)).awaited:
             raise WrongContext(
                 f"{len(queue):,} puts on Pub({self.topic!r}, overflow='block') wait for room, and "
                 "nobody waits for them: `await pub.put(...)`. This one was not put"
             )
-        turn = _Place(loop=self._runtime.loop)
-        queue.append(_Queued(turn, data, buffers, size))
+        if not queue:
+            self._runtime.turn.pending(self)  # there may be room already, but not at this moment
+        place = _Place(self, message)
+        queue[place] = None
         self._queued_bytes += size
         self._publication.on_room = self._room_opened
-        return turn
+        return place
+
+    def _leave(self, place: _Place) -> None:
+        """It waits no longer."""
+        if place.message is not None:
+            self._queued_bytes -= place.message[2]
+            place.message = None
+            del self._queue[place]
+        if not self._queue:
+            self._publication.on_room = None
+            if self._emptied is not None and not self._emptied.done():
+                self._emptied.set_result(None)
+
+    def _withdraw(self, place: _Place) -> None:
+        """It was cancelled, and is not put. What it held up may go now."""
+        self._leave(place)
+        if self._queue:
+            self._runtime.turn.pending(self)
 
     def _later(self, now: bool) -> Awaitable[None]:
         """What `put` returns; `now`: it is time to let the loop run."""
@@ -463,7 +536,14 @@ class AsyncPub(Pub):
         return _TURN if now else done
 
     def _fits(self, size: int) -> bool:
-        """Bring what is pending into the log, and see whether there is room for so much more."""
+        """Whether there is room for so much more."""
+        if self._parts:
+            self._hand_over()
+        if self._publication.log.size + self._ahead() + size <= self.buffer:
+            return True
+        return not interrupts_the_core() and self._make_room(size)
+
+    def _make_room(self, size: int) -> bool:
         self.seal()
         return self._publication.room(size)
 
@@ -476,21 +556,32 @@ class AsyncPub(Pub):
                 "there, or make a Pub outside of any loop, which all threads may use"
             )
         if buffers or len(data) >= self._batch_bytes or self._dead is not None:
-            self.seal()  # it is alone in its batch: who refuses it gets the others
-            self._publication.append(1, _body_of([data], 1), buffers, time.time())
+            body = _body_of([data], 1)
+            if not self._parts and not self._handover:
+                runtime.turn.pending(self)
+            self._hand_over()  # it is alone in its batch: who refuses it gets the others
+            self._hand((1, body, buffers, time.time()))
+            self._keep_up()
             return not buffers or runtime.turn.grant(sum(map(len, buffers)))
         if not self._parts:
             alone = runtime.turn.pending(self)
             self._more = self._batch_bytes
             if self._block:
-                room = self.buffer - self._publication.log.size - OVERHEAD
+                room = self.buffer - self._publication.log.size - self._ahead() - OVERHEAD
                 self._more = min(self._more, max(1, room))
             self._grant = self._more if alone else FIRST_GRANT // 2
         time_to_run = self._append(data)
         if self._left <= 0:
-            self.seal()
+            self._hand_over()
+            self._keep_up()
             return True
         return time_to_run
+
+    def _keep_up(self) -> None:
+        """Who puts very much in one turn of the loop keeps it in the log, where it may be dropped,
+        and not beside it."""
+        if self._ahead() > HANDOVER_BYTES and not interrupts_the_core():
+            self._drain()
 
     def _append(self, data: bytes) -> bool:
         """Add to the batch, which is granted more of its room as it grows: twice as much each
@@ -511,17 +602,14 @@ class AsyncPub(Pub):
         """Put what waited, as far as there is room; one that was cancelled is not put."""
         queue = self._queue
         while queue:
-            turn, data, buffers, size = queue[0]
-            if not turn.done():
-                if not self._fits(size):
+            place = next(iter(queue))
+            if place.message is not None and not place.done():
+                data, buffers, size = place.message
+                if not self._make_room(size):
                     return
                 self._admit(data, buffers)
-                turn.set_result(None)
-            queue.popleft()
-            self._queued_bytes -= size
-        self._publication.on_room = None
-        if self._emptied is not None and not self._emptied.done():
-            self._emptied.set_result(None)
+                place.set_result(None)
+            self._leave(place)
 
     def put_many(self, values: Iterable[Any]) -> Awaitable[None]:
         if self._block:
@@ -545,20 +633,17 @@ class AsyncPub(Pub):
             for value in values:
                 await self.put(value)
 
-    def _close_batch(self) -> Batch:
-        """The pending messages as one batch. They are let go when it is there: an exception from a
-        signal handler takes nothing with it that was put."""
-        parts = self._parts
-        count = len(parts)
-        batch = count, _body_of(parts, count), (), time.time()
-        self._parts = parts[count:]  # what a signal handler has put meanwhile
-        self._left = self._more = 0
-        return batch
-
     def seal(self) -> None:
         """See `Source`."""
-        while self._parts:  # again, where a signal handler has put meanwhile
-            self._publication.append(*self._close_batch())
+        if self._parts:
+            self._hand_over()
+        self._drain()
+
+    def collect(self) -> None:
+        """See `Source`."""
+        self.seal()
+        if self._queue:
+            self._room_opened()
 
     def queued(self) -> asyncio.Future[None] | None:
         """See `Source`."""
@@ -574,14 +659,12 @@ class AsyncPub(Pub):
             self.seal()
         super().abandon(error)
         forgotten = 0
-        for queued in self._queue:
-            turn = queued.turn
-            if not turn.done():
-                turn.set_exception(error)
-                turn.exception()  # one warning for all of them, not one for each
-                forgotten += not turn.awaited
-        self._queue.clear()
-        self._queued_bytes = 0
+        for place in list(self._queue):
+            if not place.done():
+                place.set_exception(error)
+                place.exception()  # one warning for all of them, not one for each
+                forgotten += not place.awaited
+            self._leave(place)
         if forgotten:
             log.warning(
                 "%d messages of Pub(%r, overflow='block') were never put: they waited for room, "
@@ -641,24 +724,20 @@ class BlockingPub(Pub):
         if not self.peer.blocking:
             raise WrongContext("this Peer belongs to an event loop: make the Pub inside it")
         self._make_locks()
-        self._handover: deque[tuple[int, Batch]] = deque()  # with the size of each
-        self._handed = 0  # bytes ever handed over: written under the lock
-        self._taken = 0  # of these, in the log: written by the loop's thread
-        self._used = 0  # bytes in the log, as last seen by the loop's thread
         self._looks_again = False  # the loop's thread, for the unfinished batch
         self._missed = 0  # looks in a row that found the lock taken
         self._waiting = 0
         self._needed = 0  # bytes that the put that waits has
         self._runtime = self.peer.runtime
-        self.peer.call(self._add)  # there, so that all is set before the loop's thread needs it
-        self._finalizer = weakref.finalize(
-            self, _drop_pub, weakref.ref(self._runtime), self._publication.stream_id
-        )
-        self._finalizer.atexit = False
         try:
+            self.peer.call(self._add)  # there, so that all is set before the loop's thread needs it
+            self._finalizer = weakref.finalize(
+                self, _drop_pub, weakref.ref(self._runtime), self._publication.stream_id
+            )
+            self._finalizer.atexit = False
             self.peer.wait(self._ready.wait())
         except BaseException:
-            self.close(linger=0)
+            self.peer.call_soon(self._undo)
             raise
 
     def _make_locks(self) -> None:
@@ -676,6 +755,13 @@ class BlockingPub(Pub):
             buffer=self.buffer,
             history=self.history,
         )
+
+    def _undo(self) -> None:
+        """The constructor was interrupted, maybe while `_add` was still to run."""
+        publication = getattr(self, "_publication", None)
+        if publication is not None:
+            self.abandon(Closed(f"Pub({self.topic!r}) was not made"))
+            self._runtime.end_pub(publication.stream_id)
 
     def put(self, value: Any) -> None:
         try:  # `with` costs twice as much; inside `try`, no interrupt leaves the lock behind
@@ -722,13 +808,12 @@ class BlockingPub(Pub):
         if self._block:
             self._wait_for_room(size)
         elif self._ahead() > HANDOVER_BYTES:
-            self._wait(lambda: self._ahead() <= HANDOVER_BYTES)
+            self._let_it_catch_up()
         if buffers or len(data) >= self._batch_bytes:
             self._wake()
-            item = _with_size((1, _body_of([data], 1), buffers, time.time()))
+            body = _body_of([data], 1)
             self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
-            self._handed += item[0]
-            self._handover.append(item)
+            self._hand((1, body, buffers, time.time()))
             return
         if not self._parts:
             left: float = self._batch_bytes
@@ -746,23 +831,6 @@ class BlockingPub(Pub):
     def putting(self) -> bool:
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # both kinds have it
 
-    def _hand_over(self) -> None:
-        while self._parts:
-            parts = self._parts
-            count = len(parts)
-            body = _body_of(parts, count)
-            append, item = self._handover.append, _with_size((count, body, (), time.time()))
-            if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
-                # Nothing is called from here to the end: Python looks for signals after calls.
-                self._handed += item[0]
-                self._left = 0
-                self._parts = parts[count:]
-                append(item)
-
-    def _ahead(self) -> int:
-        """Bytes handed over and not in the log yet; at least."""
-        return self._handed - self._taken
-
     def _held(self) -> int:
         """Bytes of the buffer that are in use. What passes into the log meanwhile counts twice
         rather than not at all."""
@@ -772,8 +840,19 @@ class BlockingPub(Pub):
         """Have the loop's thread call `collect`."""
         self._runtime.turn.pending_elsewhere(self)
 
-    def _wait(self, there: Callable[[], bool], size: int = 0) -> None:
-        """Wait, under the lock, until it is so or the Pub is closed."""
+    def _let_it_catch_up(self) -> None:
+        """Wait until the loop's thread has taken most of what was handed over. Not for ever: it may
+        want something that we hold (the lock of a log handler that publishes, say)."""
+        if not self.peer.here:
+            self._wait(lambda: self._ahead() <= HANDOVER_BYTES, patience=PATIENCE)
+        elif not interrupts_the_core():  # else it will do so when it goes on
+            self._take_over()
+
+    def _wait(
+        self, there: Callable[[], bool], size: int = 0, patience: float | None = None
+    ) -> None:
+        """Wait, under the lock, until it is so, the Pub is closed, or for `patience` seconds
+        nothing was said."""
         self._waiting += 1
         asked = False
         try:
@@ -782,7 +861,8 @@ class BlockingPub(Pub):
                     asked = True
                     self._needed = max(self._needed, size)
                     self._wake()
-                self._roomy.wait()
+                if not self._roomy.wait(patience):
+                    return
                 self._check()
         finally:
             self._waiting -= 1
@@ -809,7 +889,7 @@ class BlockingPub(Pub):
         with self._lock:
             if self._parts:
                 self._hand_over()
-        self._drain()
+        self._take_over()
 
     def collect(self) -> None:
         """See `Source`. Full batches are taken without the lock, and the unfinished one where
@@ -828,23 +908,16 @@ class BlockingPub(Pub):
         else:
             self._looks_again = True
             self._runtime.loop.call_later(LOOK_AGAIN, self._look_again)
-        self._drain()
+        self._take_over()
 
     def _look_again(self) -> None:
         if self._looks_again:
             self._runtime.turn.pending(self)
 
-    def _drain(self) -> None:
-        """Bring what was handed over into the log; in the loop's thread."""
-        handover, publication = self._handover, self._publication
-        taken = self._taken
-        while handover:
-            size, batch = handover.popleft()
-            publication.append(*batch)
-            taken += size
-        self._used = publication.log.size  # before `_taken`: see `_held`
-        self._taken = taken
-        if self._waiting or publication.on_room is not None:
+    def _take_over(self) -> None:
+        """Bring what was handed over into the log, and let go those who waited for that."""
+        self._drain()
+        if self._waiting or self._publication.on_room is not None:
             with self._lock:
                 self._look()
 
@@ -905,8 +978,13 @@ class BlockingPub(Pub):
             if self.peer.here:  # in a destructor, say, that the collector runs in this thread
                 self._runtime.drop_pub(stream_id)
                 return
-            with contextlib.suppress(Closed):  # the Peer is being closed: that ends this too
+            try:
                 self.peer.wait(self._runtime.close_pub(stream_id, linger))
+            except Closed:
+                pass  # the Peer is being closed: that ends this too
+            except BaseException:  # interrupted: no more lingering
+                self.peer.call_soon(self._runtime.end_pub, stream_id)
+                raise
 
     def __enter__(self) -> Self:
         self._check()

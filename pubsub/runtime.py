@@ -185,7 +185,7 @@ class Runtime:
             return True
         received = await self._delivered(pub, self.settings.linger if linger is None else linger)
         pub.source.abandon(Closed(f"Pub({pub.publication.topic!r}) is closed"))
-        self._end_pub(stream_id)
+        self.end_pub(stream_id)
         return received
 
     async def _delivered(self, pub: _Pub, linger: float) -> bool:
@@ -229,7 +229,7 @@ class Runtime:
             except RuntimeError:
                 pass  # the loop is closed, and with it everything else
 
-    def _end_pub(self, stream_id: int) -> None:
+    def end_pub(self, stream_id: int) -> None:
         pub = self._pubs.pop(stream_id, None)
         if pub is None:
             return
@@ -689,7 +689,7 @@ class Runtime:
         closed = Closed(self.why_closed)
         for stream_id, pub in list(self._pubs.items()):
             pub.source.abandon(closed)  # first, so that nothing is put behind what is sent
-            self._end_pub(stream_id)
+            self.end_pub(stream_id)
         for sub_id, sub in list(self._subs.items()):
             self.close_sub(sub_id)
             sub.sink.abandon(closed)

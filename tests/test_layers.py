@@ -31,6 +31,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "pubsub.config",
         "pubsub.errors",
         "pubsub.ratelimit",
+        "pubsub.reentry",
         "pubsub.exttypes",
         "pubsub.unencodable",
         "pubsub.numpytypes",

@@ -1,0 +1,29 @@
+"""Who calls: a program, or something that interrupts this package in the middle of its work.
+
+Signal handlers, destructors and log handlers run wherever Python happens to be, also between two
+steps of the core, when its books do not agree with each other. What they ask for is then only noted
+down, and done in the next turn of the loop. Nobody has to say on each way into the core that it is
+at work, which would cost something for every frame: the call stack tells.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["interrupts_the_core"]
+
+_INNER = frozenset(
+    f"pubsub.{name}" for name in "runtime turn link remote served ready discovery".split()
+)
+
+
+def interrupts_the_core() -> bool:
+    """Whether the calling code runs in the middle of a step of the core or of the runtime. (Some
+    microseconds: to be asked when something is out of the ordinary.)"""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("pubsub.") and (name in _INNER or name.startswith("pubsub.core.")):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+    return False
