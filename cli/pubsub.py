@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     ParamType = click.ParamType  # before click 8.4 no generic
 
-EPILOG = """\b
+EPILOG = """
 Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, 2 used wrongly,
 3 --timeout ended it before what was asked for was there, 130 Ctrl-C, 143 SIGTERM.
 """
@@ -104,7 +104,16 @@ class _Put(click.Command):
             and not args[-2].startswith("-")
         ):
             args = [*args[:-1], "--", args[-1]]
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.possibilities:  # it looks like an option of ours
+                raise
+            raise click.UsageError(
+                f"no such option {error.option_name!r}; a VALUE that begins with a dash stands "
+                f"behind two: {ctx.command_path} TOPIC -- VALUE",
+                ctx,
+            ) from None
 
 
 SECONDS = click.FloatRange(min=0, min_open=True)
@@ -151,7 +160,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 @click.option(
     "-q", "--quiet", is_flag=True, help="Do not say at the end what was received and lost."
 )
-@coordinator_option
+@coordinator_option(", where the command runs one itself if there is none")
 def tail(
     topics: tuple[str, ...],
     count: int | None,
@@ -223,7 +232,7 @@ def tail(
     help="How long to wait for these (default: for ever; then exit code 3), and for a tail that "
     "takes nothing any more (default: 10).",
 )
-@coordinator_option
+@coordinator_option(", where with --wait the command runs one itself if there is none")
 def put(
     topic: str,
     value: str,
@@ -266,7 +275,7 @@ def put(
 
 @pubsub.command(epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
-@coordinator_option
+@coordinator_option()
 def topics(as_json: bool, coordinator: str | None) -> int:
     """Show the topics and patterns that the coordinator knows.
 
@@ -278,7 +287,7 @@ def topics(as_json: bool, coordinator: str | None) -> int:
 
 @pubsub.command(epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
-@coordinator_option
+@coordinator_option()
 def peers(as_json: bool, coordinator: str | None) -> int:
     """Show the processes that the coordinator knows.
 
