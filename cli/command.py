@@ -16,7 +16,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from pubsub._version import __version__
-from pubsub.config import coordinators_from
+from pubsub.config import Settings, coordinators_from
 from pubsub.errors import CoordinatorUnavailable, PubSubError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "after_ctrl_c",
     "coordinator_option",
     "end_signals",
+    "impatient",
     "log_lines",
     "new_loop",
     "program",
@@ -258,6 +259,19 @@ def coordinator_option(more: str = "") -> Callable[[F], F]:
         callback=_check_coordinator,
         help=f"Where the coordinator listens. Default: 127.0.0.1:7700{more}.",
     )
+
+
+def impatient(timeout: float | None) -> dict[str, float]:
+    """The settings of a Peer that waits no longer than `--timeout` says, where that is less than
+    it would: for a coordinator, and for a subscriber or publisher that does not come. On a busy
+    machine a connection may take a second that is there, so it has at least one."""
+    if timeout is None:
+        return {}
+    usual = Settings()
+    return {
+        name: min(getattr(usual, name), max(timeout, 1.0))
+        for name in ("connect_timeout", "join_timeout")
+    }
 
 
 # --- what the library logs ------------------------------------------------------------------

@@ -133,7 +133,8 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     "--timeout",
     type=SECONDS,
     metavar="SECONDS",
-    help="End after so many seconds without a message; with --count: exit code 3.",
+    help="End after so many seconds without a message; with --count: exit code 3. Bounds the wait "
+    "for a coordinator too.",
 )
 @click.option("--timestamps", is_flag=True, help="Show when each message was sent.")
 @click.option("--topics", "show_topics", is_flag=True, help="Show each message's topic.")
@@ -176,7 +177,9 @@ def tail(
     """Show the messages of topics as they come, a line each.
 
     In a PATTERN, * stands for one segment of a topic and ** for any number of them (quote it:
-    the shell has a meaning for * too). What is lost is said on standard error.
+    the shell has a meaning for * too). What is lost is said on standard error. A stream that is
+    refused (see --allow-pickle), and lines that were not written when a signal ended it, make the
+    exit code 1.
 
     \b
     pubsub tail 'sensors/**' --topics --timestamps
