@@ -226,14 +226,15 @@ def tail(
     type=click.IntRange(min=1),
     default=None,
     metavar="N",
-    help="Wait for so many subscribers first.",
+    help="Wait for so many subscribers first; exit code 1 if then nobody receives anything.",
 )
 @click.option(
     "--timeout",
     type=SECONDS,
     metavar="SECONDS",
-    help="How long to wait for these (default: for ever; then exit code 3), and for a tail that "
-    "takes nothing any more (default: 10).",
+    help="How long to wait for these (default: for ever; then exit code 3), for a tail that takes "
+    "nothing any more (default: 10), and for a coordinator, or a subscriber that does not come "
+    "(default: 5).",
 )
 @coordinator_option(", where with --wait the command runs one itself if there is none")
 def put(
