@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -15,8 +16,8 @@ import click
 from click.shell_completion import get_completion_class
 
 from pubsub._version import __version__
-from pubsub.config import coordinators_from
-from pubsub.errors import PubSubError
+from pubsub.config import Settings, coordinators_from
+from pubsub.errors import CoordinatorUnavailable, PubSubError
 
 __all__ = [
     "FAILED",
@@ -29,11 +30,13 @@ __all__ = [
     "after_ctrl_c",
     "coordinator_option",
     "end_signals",
+    "impatient",
     "log_lines",
     "new_loop",
     "program",
     "run",
     "say",
+    "way_out",
 ]
 
 OK, FAILED, TIMED_OUT, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
@@ -68,7 +71,7 @@ def after_ctrl_c() -> None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split("\n")).strip()
+    return re.sub(r"\s*[\n\t]\s*", " ", text).strip()
 
 
 class Program(click.Group):
@@ -130,6 +133,8 @@ class Program(click.Group):
             return OK
         except (click.ClickException, click.exceptions.Exit):
             raise
+        except CoordinatorUnavailable as error:
+            raise Failure(f"{error.problem}: {way_out()}") from error
         except (PubSubError, OSError, ValueError) as error:
             raise Failure(_explain(error)) from error
 
@@ -211,8 +216,13 @@ def _completion(name: str) -> click.Command:
 # --- the coordinator ------------------------------------------------------------------------
 
 
+_SOURCE = f"{__name__}.coordinator"
+"""Under this, click's context says where the address of the coordinator comes from."""
+
+
 def _check_coordinator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     source = ctx.get_parameter_source(param.name or "")
+    ctx.meta[_SOURCE] = source
     try:
         if source is click.core.ParameterSource.ENVIRONMENT:
             coordinators_from(None, {"PUBSUB_COORDINATOR": value or ""})
@@ -223,16 +233,45 @@ def _check_coordinator(ctx: click.Context, param: click.Parameter, value: str | 
     return value
 
 
-def coordinator_option(function: F) -> F:
-    """``--coordinator``, checked."""
+def way_out() -> str:
+    """What to do where no coordinator is reached: it depends on who said where it would be."""
+    source = click.get_current_context().meta.get(_SOURCE)
+    if source is click.core.ParameterSource.COMMANDLINE:
+        where = "give --coordinator the address where"
+    elif source is click.core.ParameterSource.ENVIRONMENT:
+        where = "set PUBSUB_COORDINATOR to where"
+    else:
+        where = "say by --coordinator or PUBSUB_COORDINATOR where"
+    return f"start one with `pubsubd coordinator`, or {where} it runs"
+
+
+def coordinator_option(more: str = "") -> Callable[[F], F]:
+    """``--coordinator``, checked.
+
+    Parameters:
+        more: what the command does where none listens at the default address.
+    """
     return click.option(
         "--coordinator",
         metavar="HOST:PORT[,…]",
         envvar="PUBSUB_COORDINATOR",
         show_envvar=True,
         callback=_check_coordinator,
-        help="Where the coordinator listens. Default: 127.0.0.1:7700.",
-    )(function)
+        help=f"Where the coordinator listens. Default: 127.0.0.1:7700{more}.",
+    )
+
+
+def impatient(timeout: float | None) -> dict[str, float]:
+    """The settings of a Peer that waits no longer than `--timeout` says, where that is less than
+    it would: for a coordinator, and for a subscriber or publisher that does not come. On a busy
+    machine a connection may take a second that is there, so it has at least one."""
+    if timeout is None:
+        return {}
+    usual = Settings()
+    return {
+        name: min(getattr(usual, name), max(timeout, 1.0))
+        for name in ("connect_timeout", "join_timeout")
+    }
 
 
 # --- what the library logs ------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import click
 
 from pubsub.cli.asking import ask
-from pubsub.cli.command import FAILED, OK, say
+from pubsub.cli.command import FAILED, OK, say, way_out
 from pubsub.config import Address
 from pubsub.errors import CoordinatorUnavailable
 
@@ -30,15 +30,15 @@ def show(what: Literal["topics", "peers"], addresses: Sequence[Address], *, as_j
     each other, and a difference between them is worth seeing.
     """
     rows: list[dict[str, Any]] = []
-    failed = False
+    failed = 0
     with ThreadPoolExecutor(max_workers=min(32, len(addresses))) as pool:
         answers = [pool.submit(ask, address, what) for address in addresses]
     for address, answer in zip(addresses, answers, strict=True):
         try:
             found = answer.result()
         except CoordinatorUnavailable as error:
-            say(str(error))
-            failed = True
+            failed += 1
+            say(f"{error}: {way_out()}" if failed == len(addresses) else str(error))
             continue
         if not found and not as_json:
             say(f"the coordinator at {address} knows no {what}")

@@ -19,6 +19,9 @@ __all__ = ["Output"]
 
 FULL = 1024 * 1024
 """Bytes that may wait to be written."""
+PIECE = 64 * 1024
+"""Bytes that are written at once: about what a pipe holds. Of a write that waits for the reader
+nobody knows how much of it was taken, so it is small beside what may wait."""
 
 
 class Output:
@@ -42,7 +45,10 @@ class Output:
         self._awake = False
         self._condition = threading.Condition()
         self._handed: list[bytes] = []
+        self._writing: list[bytes] = []
+        self._left = 0  # bytes of these that are not known to be written
         self._broken = False
+        self._given_up = False
         threading.Thread(target=self._write, name="output", daemon=True).start()
         mode = os.fstat(descriptor).st_mode
         if hasattr(select, "poll") and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
@@ -65,18 +71,30 @@ class Output:
             self._waiters.append(waiter)
             await waiter
 
-    async def drain(self, timeout: float) -> bool:
-        """Wait until all is written; False: `timeout` seconds were not enough, or it cannot be."""
-        deadline = self._loop.time() + timeout
+    async def finish(self) -> int:
+        """Wait until all is written, however long the reader takes, or `give_up` was called, or
+        nothing more can be written; returns how many lines at most were not."""
         self._hand_over()
-        while self._size and not self._broken:
+        while self._size and not self._broken and not self._given_up:
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
-            try:
-                await asyncio.wait_for(waiter, deadline - self._loop.time())
-            except asyncio.TimeoutError:
-                return False
-        return not self._broken
+            await waiter
+        return self._unwritten() if self._size else 0
+
+    def give_up(self) -> None:
+        """Have `finish` wait no longer."""
+        self._given_up = True
+        self._wake()
+
+    def _unwritten(self) -> int:
+        with self._condition:
+            count, left = len(self._handed), self._left
+            for line in reversed(self._writing):
+                if left <= 0:
+                    break
+                left -= len(line)
+                count += 1
+        return count
 
     def _hand_over(self) -> None:
         self._awake = False
@@ -110,12 +128,14 @@ class Output:
                 while not self._handed:
                     self._condition.wait()
                 lines, self._handed = self._handed, []
-            data = memoryview(b"".join(lines))
+                data = memoryview(b"".join(lines))
+                self._writing, self._left = lines, len(data)
             size = len(data)
             try:
                 while data:
                     try:
-                        data = data[os.write(self._descriptor, data) :]
+                        data = data[os.write(self._descriptor, data[:PIECE]) :]
+                        self._left = len(data)
                     except BlockingIOError:  # somebody has made it non-blocking
                         select.select([], [self._descriptor], [])
             except OSError as error:

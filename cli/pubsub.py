@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     ParamType = click.ParamType  # before click 8.4 no generic
 
-EPILOG = """\b
+EPILOG = """
 Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, 2 used wrongly,
 3 --timeout ended it before what was asked for was there, 130 Ctrl-C, 143 SIGTERM.
 """
@@ -104,7 +104,16 @@ class _Put(click.Command):
             and not args[-2].startswith("-")
         ):
             args = [*args[:-1], "--", args[-1]]
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.possibilities:  # it looks like an option of ours
+                raise
+            raise click.UsageError(
+                f"no such option {error.option_name!r}; a VALUE that begins with a dash stands "
+                f"behind two: {ctx.command_path} TOPIC -- VALUE",
+                ctx,
+            ) from None
 
 
 SECONDS = click.FloatRange(min=0, min_open=True)
@@ -124,7 +133,8 @@ SECONDS = click.FloatRange(min=0, min_open=True)
     "--timeout",
     type=SECONDS,
     metavar="SECONDS",
-    help="End after so many seconds without a message; with --count: exit code 3.",
+    help="End after so many seconds without a message; with --count: exit code 3. Bounds the wait "
+    "for a coordinator too.",
 )
 @click.option("--timestamps", is_flag=True, help="Show when each message was sent.")
 @click.option("--topics", "show_topics", is_flag=True, help="Show each message's topic.")
@@ -151,7 +161,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 @click.option(
     "-q", "--quiet", is_flag=True, help="Do not say at the end what was received and lost."
 )
-@coordinator_option
+@coordinator_option(", where the command runs one itself if there is none")
 def tail(
     topics: tuple[str, ...],
     count: int | None,
@@ -167,7 +177,9 @@ def tail(
     """Show the messages of topics as they come, a line each.
 
     In a PATTERN, * stands for one segment of a topic and ** for any number of them (quote it:
-    the shell has a meaning for * too). What is lost is said on standard error.
+    the shell has a meaning for * too). What is lost is said on standard error. A stream that is
+    refused (see --allow-pickle), and lines that were not written when a signal ended it, make the
+    exit code 1.
 
     \b
     pubsub tail 'sensors/**' --topics --timestamps
@@ -214,16 +226,17 @@ def tail(
     type=click.IntRange(min=1),
     default=None,
     metavar="N",
-    help="Wait for so many subscribers first.",
+    help="Wait for so many subscribers first; exit code 1 if then nobody receives anything.",
 )
 @click.option(
     "--timeout",
     type=SECONDS,
     metavar="SECONDS",
-    help="How long to wait for these (default: for ever; then exit code 3), and for a tail that "
-    "takes nothing any more (default: 10).",
+    help="How long to wait for these (default: for ever; then exit code 3), for a tail that takes "
+    "nothing any more (default: 10), and for a coordinator, or a subscriber that does not come "
+    "(default: 5).",
 )
-@coordinator_option
+@coordinator_option(", where with --wait the command runs one itself if there is none")
 def put(
     topic: str,
     value: str,
@@ -266,7 +279,7 @@ def put(
 
 @pubsub.command(epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
-@coordinator_option
+@coordinator_option()
 def topics(as_json: bool, coordinator: str | None) -> int:
     """Show the topics and patterns that the coordinator knows.
 
@@ -278,7 +291,7 @@ def topics(as_json: bool, coordinator: str | None) -> int:
 
 @pubsub.command(epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
-@coordinator_option
+@coordinator_option()
 def peers(as_json: bool, coordinator: str | None) -> int:
     """Show the processes that the coordinator knows.
 

@@ -18,7 +18,7 @@ from pubsub.config import DEFAULT_COORDINATOR, Address
 
 __all__ = ["main"]
 
-EPILOG = """\b
+EPILOG = """
 Exit codes: 0 stopped by Ctrl-C or SIGTERM, 1 failed (such as: the port is in use), 2 used
 wrongly.
 """
@@ -68,8 +68,13 @@ def pubsubd(ctx: click.Context) -> None:
 def coordinator(host: str, port: int, log_level: str, insecure: bool) -> int:
     """Run a coordinator: tells subscribers where publishers are, and carries no message.
 
-    All that it knows its peers tell it again when it comes back, so it may be stopped and
-    started at any time. Ctrl-C and SIGTERM end it.
+    It may be stopped and started at any time: streams go on meanwhile, and all that it knows its
+    peers tell it again when it comes back. But a program to which no coordinator is named, neither
+    in its code nor by PUBSUB_COORDINATOR, uses the default address and becomes the coordinator
+    itself as soon as there is none; the port is then in use for as long as it lives. With
+    PUBSUB_COORDINATOR=127.0.0.1:7700 set for all programs none of them does that.
+
+    Ctrl-C and SIGTERM end it.
     """
     logging.basicConfig(
         stream=sys.stderr,
@@ -128,7 +133,7 @@ async def _serve(address: Address, exposed: bool) -> int:
             where = await server.start(*address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                say(f"{address} is in use: another coordinator may be running", by="pubsubd")
+                say(_in_use(address), by="pubsubd")
             else:
                 why = os.strerror(error.errno) if error.errno else str(error)
                 say(f"cannot listen on {address}: {why}", by="pubsubd")
@@ -138,6 +143,18 @@ async def _serve(address: Address, exposed: bool) -> int:
         await told
         await server.close()
     return OK
+
+
+def _in_use(address: Address) -> str:
+    """Who may have the port already, and what to do about it."""
+    text = f"{address} is in use: another coordinator may be running"
+    if address.port == DEFAULT_COORDINATOR.port:
+        text += (
+            ", or a program that uses the default address has taken over as coordinator: end that "
+            f"one, and set PUBSUB_COORDINATOR={DEFAULT_COORDINATOR} for the programs, so that "
+            "none of them takes over"
+        )
+    return text
 
 
 def main() -> None:

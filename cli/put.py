@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
 from pubsub import Peer, PubSubError
-from pubsub.cli.command import INTERRUPTED, OK, TERMINATED, TIMED_OUT, after_ctrl_c, say
+from pubsub.cli.command import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    TERMINATED,
+    TIMED_OUT,
+    after_ctrl_c,
+    impatient,
+    say,
+)
 from pubsub.config import DEFAULT_COORDINATOR
 from pubsub.pub import BlockingPub
 
@@ -70,16 +79,17 @@ def from_json_lines(stream: IO[bytes]) -> Iterator[tuple[Any, int]]:
     Raises:
         ValueError: a line is not JSON.
     """
+    before = ""
     for number, line in enumerate(stream, 1):
         if line.strip():
             try:
-                value = _parse(line.decode())
+                value = _parse(line.decode().rstrip("\r\n"))
             except ValueError as error:
                 raise ValueError(
-                    f"line {number} of standard input is not JSON ({error}); the lines before "
-                    "it were put"
+                    f"line {number} of standard input is not JSON ({error}){before}"
                 ) from None
             yield value, len(line)
+            before = "; the lines before it were put"
 
 
 def _text(data: bytes) -> str | bytes:
@@ -130,6 +140,8 @@ def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
         else:
             code = OK
         _deliver(peer, pub, audience)
+    if code == OK and sending.wait and audience.missed:
+        return FAILED  # what it was to wait for did not come about
     return code
 
 
@@ -138,8 +150,9 @@ def _peer(sending: Sending) -> Peer:
     if sending.coordinator is None and not sending.wait:
         # Where nobody listens at the default address nobody can be subscribed: a coordinator of
         # our own, for the blink of an eye, would serve no one.
-        return Peer(str(DEFAULT_COORDINATOR), name=name, connect_timeout=1.0)
-    return Peer(sending.coordinator, name=name)
+        limits = {**impatient(sending.timeout), "connect_timeout": 1.0}
+        return Peer(str(DEFAULT_COORDINATOR), name=name, **limits)
+    return Peer(sending.coordinator, name=name, **impatient(sending.timeout))
 
 
 @contextmanager
@@ -191,6 +204,7 @@ def _put_all(
             if now < due:
                 time.sleep(due - now)
             due = max(due, now - 1.0) + 1.0 / rate  # what was late is not all caught up at once
+        audience.about_to_put()
         pub.put(value)
         audience.put(size)
 
@@ -236,6 +250,7 @@ class _Audience:
         self._marks: deque[tuple[int, int]] = deque()  # messages and bytes put until then
         self._standing: dict[str, tuple[int, float]] = {}  # messages taken, and since when
         self._left: set[str] = set()  # takes nothing
+        self._states: dict[str, str] = {}  # when last seen
         self._named = False
         self._came = False
         self._lost: dict[str, int] = {}
@@ -247,6 +262,14 @@ class _Audience:
             with suppress(TimeoutError):
                 self._pub.wait_for_subscribers(1, timeout=self._pub.peer.settings.join_timeout)
                 self._came = True
+
+    def about_to_put(self) -> None:
+        """See who is there for the first message: one that wants no more may take it and leave
+        before anybody looks again."""
+        if not self._count:
+            self._standing.clear()
+            self._states.clear()
+            self.look()
 
     def put(self, size: int) -> None:
         """A message was put; waits where an observer is too far behind."""
@@ -282,6 +305,7 @@ class _Audience:
             self._lost = {who: how["lost"] for who, how in subscribers.items() if how["lost"]}
         for who, how in subscribers.items():
             self._came |= how["state"] != "expected"
+            self._states[who] = how["state"]
             taken = self._count - how["lag"]
             before, since = self._standing.get(who, (-1, now))
             if taken > before or not how["lag"]:
@@ -308,11 +332,22 @@ class _Audience:
             how["observer"] and who in self._left for who, how in behind.items()
         )
 
+    @property
+    def missed(self) -> bool:
+        """Whether something was put of which nobody is known to have received anything. Who was
+        attached when last seen, and was not left behind, has gone in order."""
+        return bool(self._count) and not any(
+            taken > 0 or (self._states[who] == "attached" and who not in self._left)
+            for who, (taken, _) in self._standing.items()
+        )
+
     def report(self) -> None:
         """Say what did not arrive."""
         if self._count and not self._named:
             say(f"nobody was listening on {self._pub.topic!r}")
         elif self._count and not self._came:
             say(f"the subscribers of {self._pub.topic!r} did not come: nobody has received it")
+        elif self.missed:
+            say(f"nobody is known to have received what was put on {self._pub.topic!r}")
         for who, lost in self._lost.items():
             say(f"{who} has lost {lost} of {self._count} messages")

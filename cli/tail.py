@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pubsub import DecodeError, Gap, Peer
-from pubsub.cli.command import OK, TIMED_OUT, Failure, end_signals, say
+from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, impatient, say
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
@@ -19,7 +19,7 @@ from pubsub.sub import AsyncSub
 __all__ = ["Wanted", "tail"]
 
 LAST_LINES = 2.0
-"""Seconds that there are at the end to show what has come, and for a reader to take it."""
+"""Seconds that there are after a signal to show what has come, and for a reader to take it."""
 
 
 @dataclass(frozen=True)
@@ -57,35 +57,55 @@ class _Tail:
         self._received = 0
         self._lost = 0
         self._last = 0.0
+        self._refused = 0  # streams that may not be read
         self._reader_gone = False
+        self._failure: Failure | None = None  # of the output
         self._held_back = 0  # Subs with more to show than the output takes
         self._caught_up = asyncio.Event()
         self._stopped_at = 0.0  # wall-clock time of a signal
-        self._deadline = 0.0
+        self._stopped_by: int | None = None  # the exit code that it means
 
     async def run(self) -> int:
         with end_signals(self._stop):
             peer = Peer(
                 self._wanted.coordinator,
                 name=f"pubsub tail {' '.join(self._patterns)}"[:80],
+                **impatient(self._wanted.timeout),
             )
             work = self._loop.create_task(self._work(peer))
             work.add_done_callback(self._failed)
             try:
                 await asyncio.wait([self._end])
+            except asyncio.CancelledError:
+                self._output.give_up()
+                raise
             finally:
                 work.cancel()
                 await asyncio.wait([work])
-                left = self._deadline - self._loop.time() if self._stopped_at else LAST_LINES
-                written = await self._output.drain(max(0.1, left))
-                await peer.close(linger=0)
+                closing = peer.close(linger=0)  # at once: no publisher is to wait for our reader
+                unwritten = await self._output.finish()
+                await closing
         code = self._end.result()
-        if not self._reader_gone:
-            if not written:
-                say(f"the last lines could not be written within {LAST_LINES:g} s")
-            if not self._wanted.quiet:
-                say(f"received {self._received}, lost {self._lost}")
+        if self._failure is not None:
+            raise self._failure
+        if self._refused:
+            code = FAILED
+        elif self._stopped_by is not None:
+            code = self._stopped_by
+        if self._reader_gone:
+            return code
+        if not self._wanted.quiet:
+            say(self._account())
+        if unwritten:
+            lines = "the last line" if unwritten == 1 else f"up to {unwritten} of the last lines"
+            raise Failure(f"{lines} could not be written within {LAST_LINES:g} s")
         return code
+
+    def _account(self) -> str:
+        text = f"received {self._received}, lost {self._lost}"
+        if self._refused:
+            text += f", refused {self._refused} stream{'s' if self._refused > 1 else ''}"
+        return text
 
     async def _work(self, peer: Peer) -> None:
         wanted = self._wanted
@@ -136,7 +156,9 @@ class _Tail:
                         if self._end.done():
                             return
             except DecodeError as error:
-                say(str(error))
+                if not shared or self._first_match(error.topic) == number:
+                    self._refused += 1
+                    say(_in_the_shell(error))
 
     async def _room(self) -> None:
         self._held_back += 1
@@ -173,14 +195,19 @@ class _Tail:
         """A signal: show what has come until now (whoever put it may think that we have it), and
         end."""
         self._stopped_at = time.time()
-        self._deadline = self._loop.time() + LAST_LINES
+        self._stopped_by = code
+        self._loop.call_later(LAST_LINES, self._give_up, code)
         self._stopping = self._loop.create_task(self._run_out(code))
 
     async def _run_out(self, code: int) -> None:
-        self._loop.call_at(self._deadline, self._finish, code)
         await asyncio.sleep(0)
         while self._held_back:
             await self._caught_up.wait()
+        self._finish(code)
+
+    def _give_up(self, code: int) -> None:
+        """Time is up for the last lines."""
+        self._output.give_up()
         self._finish(code)
 
     def _failed(self, work: asyncio.Task[None]) -> None:
@@ -196,6 +223,11 @@ class _Tail:
     def _output_ended(self, error: OSError) -> None:
         if isinstance(error, BrokenPipeError):
             self._reader_gone = True
-            self._finish(OK)
-        elif not self._end.done():
-            self._end.set_exception(Failure(f"standard output: {error.strerror or error}"))
+        else:  # also when the last message has come, and is only now to be written
+            self._failure = Failure(f"standard output: {error.strerror or error}")
+        self._finish(OK)
+
+
+def _in_the_shell(error: DecodeError) -> str:
+    """Why a stream is refused, with the option of this command in place of the argument of Sub."""
+    return str(error).replace("use Sub(..., allow_pickle=True)", "use --allow-pickle")

@@ -14,6 +14,7 @@ __all__ = [
     "MIB",
     "Address",
     "Settings",
+    "advertise_from",
     "coordinators_from",
     "parse_address",
     "parse_advertise",
@@ -51,6 +52,12 @@ def parse_address(text: str, *, what: str = "address") -> Address:
     """
     match = _ADDRESS.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
+        right = _in_brackets(text.strip()) if isinstance(text, str) else None
+        if right is not None:
+            raise ValueError(
+                f"{what} {text!r} is not host:port: an IPv6 address stands in brackets, as in "
+                f"{right}"
+            )
         raise ValueError(f"{what} {text!r} is not host:port, such as 127.0.0.1:7700")
     port = int(match["port"])
     if not 0 < port < 65536:
@@ -58,21 +65,45 @@ def parse_address(text: str, *, what: str = "address") -> Address:
     return Address(match["v6"] or match["host"], port)
 
 
+_V6 = re.compile(r"(?=.*::|(?:[^:]*:){7})(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]+(?:%\w+)?")
+
+
+def _in_brackets(text: str) -> str | None:
+    """What was meant by an IPv6 address without its brackets; None: this is none."""
+    host, _, port = text.removeprefix("tcp://").rpartition(":")
+    if _V6.fullmatch(host) and port.isdigit():
+        return f"[{host}]:{port}"
+    whole = f"{host}:{port}"
+    return f"[{whole}]:{DEFAULT_COORDINATOR.port}" if _V6.fullmatch(whole) else None
+
+
 _HOST = re.compile(r"[^:\s/\[\]]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%\w+)?")
 
 
-def parse_advertise(text: str, port: int) -> Address:
+def parse_advertise(text: str, port: int, *, what: str = "advertise") -> Address:
     """``host``, at this port, or ``host:port``, as an :class:`Address`.
 
     Raises:
-        ValueError: naming the text and the form that is right.
+        ValueError: naming `what`, the text and the form that is right.
     """
     text = text.strip()
     if len(text) > 255:
-        raise ValueError(f"advertise {text[:40]!r}… has {len(text)} characters, over 255")
+        raise ValueError(f"{what} {text[:40]!r}… has {len(text)} characters, over 255")
     if _HOST.fullmatch(text):
         return Address(text, port)
-    return parse_address(text, what="advertise")
+    return parse_address(text, what=what)
+
+
+def advertise_from(environ: Mapping[str, str]) -> str | None:
+    """What ``PUBSUB_ADVERTISE`` says, if anything.
+
+    Raises:
+        ValueError: it is neither ``host`` nor ``host:port``.
+    """
+    text = environ.get("PUBSUB_ADVERTISE") or None
+    if text is not None:
+        parse_advertise(text, 0, what="PUBSUB_ADVERTISE")
+    return text
 
 
 def coordinators_from(

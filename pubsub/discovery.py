@@ -225,6 +225,15 @@ class Session:
         if self.up and self.link is not None:
             self.link.send(message)
 
+    @property
+    def trouble(self) -> str:
+        """One short line of why it is not up."""
+        if self.failure is not None:
+            return explain(self.failure)
+        if self.link is not None and self.link.transport is not None:
+            return "something listens there, but it has not answered as a coordinator does"
+        return "no answer yet"
+
     def close(self) -> None:
         """Say GOODBYE and stop."""
         self._closed = True

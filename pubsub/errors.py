@@ -125,12 +125,16 @@ class CoordinatorUnavailable(PubSubError, ConnectionError):
     """No configured coordinator could be reached in time.
 
     Attributes:
+        problem: what is wrong.
         addresses: ``host:port`` of every coordinator that was tried.
+
+    The message also says what to do, where that is known.
     """
 
-    def __init__(self, message: str, *, addresses: tuple[str, ...] = ()) -> None:
+    def __init__(self, problem: str, *, addresses: tuple[str, ...] = (), way_out: str = "") -> None:
+        self.problem = problem
         self.addresses = addresses
-        super().__init__(message)
+        super().__init__(f"{problem}: {way_out}" if way_out else problem)
 
 
 class AuthError(PubSubError, PermissionError):

@@ -23,7 +23,7 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from pubsub.config import Settings, check_seconds, coordinators_from
+from pubsub.config import Settings, advertise_from, check_seconds, coordinators_from
 from pubsub.errors import Closed, PubSubError, WrongContext
 from pubsub.runtime import Runtime
 
@@ -75,7 +75,7 @@ class Peer:
         **settings: Any,
     ) -> None:
         coordinators, configured = coordinators_from(coordinator, os.environ)
-        advertise = os.environ.get("PUBSUB_ADVERTISE") or None
+        advertise = None if "advertise" in settings else advertise_from(os.environ)
         try:
             self.settings = Settings(**{"advertise": advertise, **settings})
         except TypeError as error:
@@ -94,7 +94,9 @@ class Peer:
         if loop is None:
             self._thread = _LoopThread()
             loop = self._thread.loop
-        self.runtime = Runtime(loop, coordinators, configured, self.settings)
+        self.runtime = Runtime(
+            loop, coordinators, configured, self.settings, given=coordinator is not None
+        )
         if self._thread is not None:
             self._thread.call(self.runtime.start)
             _at_exit()

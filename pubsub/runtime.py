@@ -37,7 +37,7 @@ from pubsub.core.messages import (
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
-from pubsub.discovery import Session, explain
+from pubsub.discovery import Session
 from pubsub.errors import Closed, CoordinatorUnavailable
 from pubsub.link import Link
 from pubsub.listening import REQUEST_SCRATCH, Gate, listen
@@ -96,6 +96,7 @@ class Runtime:
         configured: False: the addresses are the default, where this process may start a
             coordinator itself.
         settings: times, sizes, addresses.
+        given: True: the program names the addresses, and the environment does not change that.
     """
 
     def __init__(
@@ -104,6 +105,8 @@ class Runtime:
         coordinators: tuple[Address, ...],
         configured: bool,
         settings: Settings,
+        *,
+        given: bool = False,
     ) -> None:
         self.loop = loop
         self.thread = 0
@@ -132,6 +135,7 @@ class Runtime:
         self._answers: dict[Session, set[int]] = {}
         self._embedded: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._given = given
         self._contact = False  # some coordinator was reached once
         self._expiry: asyncio.TimerHandle | None = None
         self._expiry_at = 0.0
@@ -502,14 +506,12 @@ class Runtime:
             ready.timer = later(self.settings.connect_timeout, self._give_up_on, ready, sub)
             return
         addresses = tuple(str(session.address) for session in self.sessions)
-        why = "; ".join(
-            f"{s.address}: {explain(s.failure) if s.failure else 'no answer yet'}"
-            for s in self.sessions
-        )
+        why = "; ".join(f"{session.address}: {session.trouble}" for session in self.sessions)
+        where = "give the address where" if self._given else "set PUBSUB_COORDINATOR to where"
         error = CoordinatorUnavailable(
-            f"no coordinator could be reached ({why}): start one with `pubsubd coordinator`, or "
-            "set PUBSUB_COORDINATOR to where it runs",
+            f"no coordinator could be reached ({why})",
             addresses=addresses,
+            way_out=f"start one with `pubsubd coordinator`, or {where} it runs",
         )
         ready.set(error)
         if sub is not None:

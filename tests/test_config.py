@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from pubsub.config import Address, Settings, coordinators_from, parse_advertise
+from pubsub.config import (
+    Address,
+    Settings,
+    advertise_from,
+    coordinators_from,
+    parse_advertise,
+)
 
 HEAD = Address("head", 7700)
 
@@ -41,6 +47,12 @@ def test_a_coordinator_may_be_given_in_many_ways(given: Any, found: tuple[Addres
         (("head", True), "coordinator 'head:True' is not host:port"),
         (("head", "x"), "coordinator 'head:x' is not host:port"),
         (("", 7700), "coordinator ':7700' is not host:port"),
+        ("::1:7711", "an IPv6 address stands in brackets, as in [::1]:7711"),
+        ("tcp://fe80::1%eth0:80", "as in [fe80::1%eth0]:80"),
+        ("2001:db8::5", "as in [2001:db8::5]:7700"),
+        ("::1", "as in [::1]:7700"),
+        ("a:b:c", "coordinator 'a:b:c' is not host:port, such as 127.0.0.1:7700"),
+        (":1:2", "coordinator ':1:2' is not host:port, such as 127.0.0.1:7700"),
         ([], "coordinator [] names no host:port"),
         (",", "coordinator ',' names no host:port"),
     ],
@@ -73,6 +85,16 @@ def test_a_host_or_an_address_may_be_advertised(given: str, found: Address) -> N
 def test_what_cannot_be_advertised_is_refused_at_once(given: str) -> None:
     with pytest.raises(ValueError, match=f"advertise {re.escape(repr(given.strip()))}"):
         Settings(advertise=given)
+
+
+def test_the_environment_is_named_where_it_says_what_cannot_be_advertised() -> None:
+    assert advertise_from({}) is None
+    assert advertise_from({"PUBSUB_ADVERTISE": ""}) is None
+    assert advertise_from({"PUBSUB_ADVERTISE": "head:80"}) == "head:80"
+    with pytest.raises(ValueError, match="PUBSUB_ADVERTISE 'foo:bar' is not host:port"):
+        advertise_from({"PUBSUB_ADVERTISE": "foo:bar"})
+    with pytest.raises(ValueError, match=r"PUBSUB_ADVERTISE 'x+'… has 256 characters"):
+        advertise_from({"PUBSUB_ADVERTISE": "x" * 256})
 
 
 def test_what_is_too_long_or_no_text_cannot_be_advertised() -> None:

@@ -97,6 +97,11 @@ def test_coordinator_unavailable_carries_the_addresses() -> None:
     assert CoordinatorUnavailable("nobody listens").addresses == ()
 
 
+def test_coordinator_unavailable_says_what_is_wrong_and_what_to_do() -> None:
+    error = CoordinatorUnavailable("nobody listens", way_out="start one")
+    assert (error.problem, str(error)) == ("nobody listens", "nobody listens: start one")
+
+
 def test_protocol_error_carries_the_code_of_its_goodbye() -> None:
     assert ProtocolError("bad").code == "protocol"
     assert ProtocolError("old", code="version").code == "version"

@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from pubsub import CoordinatorUnavailable, Peer, __version__
 from pubsub.cli import pubsub, pubsubd
 from pubsub.cli.command import log_lines, program
+from pubsub.config import Address
 from tests.cli.processes import execute
+from tests.integration.support import free_port
 
 Invoke = Callable[..., tuple[int, str, str]]
 
@@ -65,6 +67,16 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
             "pubsub topics: coordinator 'nowhere' is not host:port, such as 127.0.0.1:7700 "
             "(see pubsub topics --help)",
         ),
+        (
+            ["put", "a", "-x"],
+            "pubsub put: no such option '-x'; a VALUE that begins with a dash stands behind two: "
+            "pubsub put TOPIC -- VALUE (see pubsub put --help)",
+        ),
+        (
+            ["topics", "--coordinator", "::1:7711"],
+            "pubsub topics: coordinator '::1:7711' is not host:port: an IPv6 address stands in "
+            "brackets, as in [::1]:7711 (see pubsub topics --help)",
+        ),
         (["nope"], "pubsub: no such command 'nope' (see pubsub --help)"),
     ],
 )
@@ -86,6 +98,50 @@ def test_all_wrong_use_is_one_line_and_exit_code_2(invoke: Invoke, args: list[st
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
     assert err.startswith(f"pubsub {args[0]}: ")
+
+
+def test_what_may_be_chosen_is_said_on_the_one_line(invoke: Invoke) -> None:
+    _, _, err = invoke(pubsub.pubsub, "completion")
+    assert "\t" not in err
+    assert "'bash', 'zsh', 'fish'" in err or "bash, zsh, fish" in err  # as click writes it
+
+
+def test_a_mistyped_option_is_still_put_right(invoke: Invoke) -> None:
+    _, _, err = invoke(pubsub.pubsub, "put", "a", "1", "--tmeout", "3")
+    assert "--timeout" in err
+    assert "VALUE" not in err
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "where"),
+    [
+        ("127.0.0.1:1", None, "give --coordinator the address where"),
+        ("127.0.0.1:1", "127.0.0.1:2", "give --coordinator the address where"),
+        (None, "127.0.0.1:1", "set PUBSUB_COORDINATOR to where"),
+        (None, None, "say by --coordinator or PUBSUB_COORDINATOR where"),
+    ],
+)
+@pytest.mark.parametrize("args", [["topics"], ["peers"], ["put", "a", "1", "--timeout", "1"]])
+def test_the_way_out_fits_where_the_address_came_from(
+    invoke: Invoke,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    option: str | None,
+    variable: str | None,
+    where: str,
+) -> None:
+    nobody = Address("127.0.0.1", free_port())
+    for module in ("pubsub.config", "pubsub.cli.put"):
+        monkeypatch.setattr(f"{module}.DEFAULT_COORDINATOR", nobody)
+    monkeypatch.delenv("PUBSUB_COORDINATOR", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("PUBSUB_COORDINATOR", variable)
+    options = [] if option is None else ["--coordinator", option]
+    code, _, err = invoke(pubsub.pubsub, *args, *options)
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert last.startswith("pubsub: no coordinator ")
+    assert last.endswith(f": start one with `pubsubd coordinator`, or {where} it runs")
 
 
 def test_a_wrong_environment_is_named(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +179,16 @@ def test_every_command_has_help_and_says_its_exit_codes(
         assert "Exit codes: 0 " in out
 
 
+@pytest.mark.parametrize(("group", "name"), list(commands()))
+def test_help_fits_in_80_columns(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, group: click.Group, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for args in ([], [name]):
+        _, out, _ = invoke(group, *args, "--help")
+        assert [line for line in out.splitlines() if len(line) > 80] == []
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize("command", [pubsub.pubsub, pubsubd.pubsubd])
 def test_completion_prints_the_script_of_a_shell(
@@ -146,7 +212,12 @@ def raising(error: BaseException) -> click.Command:
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (CoordinatorUnavailable("no coordinator\nat all"), 1, "tool: no coordinator at all\n"),
+        (
+            CoordinatorUnavailable("no coordinator\nat all", way_out="run one"),
+            1,
+            "tool: no coordinator at all: start one with `pubsubd coordinator`, or say by "
+            "--coordinator or PUBSUB_COORDINATOR where it runs\n",
+        ),
         (ValueError("port 0 is none"), 1, "tool: port 0 is none\n"),
         (OSError(28, "No space left on device"), 1, "tool: No space left on device\n"),
         (FileNotFoundError(2, "No such file", "x.log"), 1, "tool: x.log: No such file\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import pytest
 
 from pubsub import Peer
+from pubsub.cli.pubsubd import _in_use
+from pubsub.config import Address
 from pubsub.pub import BlockingPub
 from pubsub.sub import BlockingSub
 from tests.cli.processes import Start, daemon, execute
@@ -48,6 +51,44 @@ def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:
     assert result.err == (
         f"pubsubd: 127.0.0.1:{port} is in use: another coordinator may be running\n"
     )
+
+
+def test_who_may_have_the_default_port_is_said_and_what_to_do() -> None:
+    text = _in_use(Address("127.0.0.1", 7700))
+    assert text.startswith("127.0.0.1:7700 is in use: another coordinator may be running, or ")
+    assert "a program that uses the default address has taken over as coordinator" in text
+    assert "set PUBSUB_COORDINATOR=127.0.0.1:7700 for the programs" in text
+
+
+def test_a_program_with_the_variable_does_not_take_over(start: Start, topic: str) -> None:
+    """What the message and the help of `pubsubd coordinator` advise."""
+    default = """
+import sys
+import pubsub.config, pubsub.cli.pubsub
+pubsub.config.DEFAULT_COORDINATOR = pubsub.config.parse_address(sys.argv.pop(1))
+pubsub.cli.pubsub.main()
+"""
+    for variable in (True, False):
+        port = free_port()
+        first, where = daemon(start, port)
+        tail = start(
+            *("python", "-c", default, where, "tail", topic), coordinator=where if variable else ""
+        )
+        with Peer(where) as peer:
+            BlockingPub(topic, peer=peer).wait_for_subscribers(timeout=30)
+        first.signal(signal.SIGTERM)
+        assert first.wait() == 0
+        lines = [tail.err()]
+        while not re.search("trying on|is the coordinator now", lines[-1]):
+            lines.append(tail.err())
+        if variable:
+            assert lines[-1].endswith("trying on")
+            daemon(start, port)
+        else:
+            assert lines[-1].endswith("this process is the coordinator now")
+            result = execute("pubsubd", "coordinator", "--port", str(port))
+            assert result.code == 1
+            assert "is in use" in result.err
 
 
 def test_it_takes_all_file_descriptors_that_it_may_have() -> None:

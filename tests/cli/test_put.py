@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from pubsub import Peer
-from pubsub.cli.put import from_json_lines, from_lines, from_text
+from pubsub.cli.command import impatient
+from pubsub.cli.put import Sending, _peer, from_json_lines, from_lines, from_text
 from pubsub.sub import BlockingSub
 from tests.cli.processes import LONG, Start, execute
 
@@ -58,6 +59,18 @@ def test_lines_are_text_or_else_bytes_and_lose_only_their_end() -> None:
     found = list(from_lines(io.BytesIO(data)))
     assert [value for value, _ in found] == ["one\r", "", b"\xff\xfe", "tüo\x00", "last"]
     assert sum(size for _, size in found) == len(data)
+
+
+def test_the_column_is_in_the_line_and_nothing_stood_before_the_first() -> None:
+    with pytest.raises(ValueError, match="line 1") as caught:
+        list(from_json_lines(io.BytesIO(b'{"x":\r\n')))
+    assert str(caught.value) == (
+        "line 1 of standard input is not JSON (Expecting value at column 6)"
+    )
+    lines = from_json_lines(io.BytesIO(b'\n1\n{"x":\n'))
+    next(lines)
+    with pytest.raises(ValueError, match=r"column 6\); the lines before it were put$"):
+        next(lines)
 
 
 def test_json_lines_are_values_and_blank_ones_none() -> None:
@@ -153,10 +166,65 @@ def test_a_subscriber_that_was_killed_is_not_waited_for_long(
 
 def test_wait_gives_up_with_exit_code_3(coordinator: str, topic: str) -> None:
     result = execute(
-        *("pubsub", "put", topic, "1", "--wait", "2", "--timeout", "0.2"), coordinator=coordinator
+        *("pubsub", "put", topic, "1", "--wait", "2", "--timeout", "2"), coordinator=coordinator
     )
     assert (result.code, result.out) == (3, b"")
-    assert result.err == (f"pubsub: 0 of 2 subscribers on '{topic}' after 0.2 s; nothing was put\n")
+    assert result.err == (f"pubsub: 0 of 2 subscribers on '{topic}' after 2 s; nothing was put\n")
+
+
+@pytest.mark.parametrize("wait", [0, 1])
+@pytest.mark.parametrize("coordinator", [None, "127.0.0.1:1"])
+def test_timeout_bounds_every_wait(coordinator: str | None, wait: int) -> None:
+    """Also the one for a subscriber that is named and does not come: by itself it is 5 s."""
+    if coordinator is None and wait:
+        coordinator = "127.0.0.1:1"  # else it would run one itself
+    sending = Sending("t", coordinator=coordinator, wait=wait, timeout=3.0)
+    with _peer(sending) as peer:
+        assert peer.settings.join_timeout == 3.0
+        assert peer.settings.connect_timeout <= 3.0
+    assert impatient(None) == {}
+    assert impatient(0.1) == {"connect_timeout": 1.0, "join_timeout": 1.0}
+    assert impatient(60.0) == {"connect_timeout": 5.0, "join_timeout": 5.0}
+
+
+def test_a_subscriber_that_does_not_come_is_said(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator)
+    while topic not in _topics(coordinator):
+        time.sleep(0.02)
+    tail.signal(signal.SIGSTOP)
+    put = execute("pubsub", "put", topic, "1", "--timeout", "2", coordinator=coordinator)
+    assert (put.code, put.out) == (0, b"")
+    assert put.err == (
+        f"pubsub: the subscribers of '{topic}' did not come: nobody has received it\n"
+    )
+
+
+def test_waited_for_and_received_by_nobody_is_exit_code_1(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    source = f"""
+import time
+from pubsub import Sub
+sub = Sub({topic!r}, observer=True)
+while not sub.publishers:
+    time.sleep(0.01)
+print("attached", flush=True)
+time.sleep(1000)
+"""
+    listener = start("python", "-c", source, coordinator=coordinator)
+    put = start(
+        *("pubsub", "put", topic, "-", "--wait", "1", "--timeout", "2"), coordinator=coordinator
+    )
+    assert listener.out() == "attached"
+    listener.signal(signal.SIGSTOP)
+    put.send("one\n")
+    put.close_input()
+    code, _, (stuck, last) = put.end()
+    assert stuck.endswith("has taken nothing for 2 s, 1 messages behind: going on without it")
+    assert last == f"pubsub: nobody is known to have received what was put on '{topic}'"
+    assert code == 1
 
 
 def test_no_coordinator_is_exit_code_1() -> None:
@@ -277,11 +345,15 @@ def test_a_tail_that_stops_in_midstream_is_left_behind(
     tail.signal(signal.SIGSTOP)
     put.send("two\nthree\n")
     put.close_input()
-    line = put.err()
-    assert re.search(  # it may not have acknowledged the first one, which it has shown
-        r"#1 has taken nothing for 2 s, [23] messages behind: going on without it$", line
+    found = re.search(
+        r"#1 has taken nothing for 2 s, ([23]) messages behind: going on without it$", put.err()
     )
-    assert put.end() == (0, [], [])
+    assert found is not None
+    if found[1] == "2":
+        assert put.end() == (0, [], [])
+    else:  # it has shown the first one, and was stopped before it acknowledged that
+        unknown = f"pubsub: nobody is known to have received what was put on '{topic}'"
+        assert put.end() == (1, [], [unknown])
 
 
 def test_a_tail_whose_reader_pauses_loses_nothing(

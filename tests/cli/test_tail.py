@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -64,7 +65,7 @@ def test_quiet_leaves_out_the_account(
 
 
 def test_timeout_without_a_message_ends_it(coordinator: str, topic: str) -> None:
-    result = execute("pubsub", "tail", topic, "--timeout", "0.2", coordinator=coordinator)
+    result = execute("pubsub", "tail", topic, "--timeout", "2", coordinator=coordinator)
     assert (result.code, result.out, result.err) == (0, b"", "pubsub: received 0, lost 0\n")
 
 
@@ -243,6 +244,19 @@ def test_a_full_disk_is_an_error(start: Start, coordinator: str, peer: Peer, top
     assert tail.rest_of_errors() == ["pubsub: standard output: No space left on device"]
 
 
+def test_a_full_disk_is_an_error_also_at_the_last_message(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    with full.open("wb") as stdout:
+        tail = start("pubsub", "tail", topic, "-n", "1", coordinator=coordinator, stdout=stdout)
+        publisher(peer, topic).put(1)
+        assert tail.wait() == 1
+    assert tail.rest_of_errors() == ["pubsub: standard output: No space left on device"]
+
+
 def test_a_killed_coordinator_stops_nothing(start: Start, topic: str) -> None:
     port = free_port()
     first, where = daemon(start, port)
@@ -293,9 +307,25 @@ def test_pickles_only_where_they_are_allowed(
     refusing = start("pubsub", "tail", f"{topic}/*", coordinator=coordinator)
     line = refusing.err()
     assert line.startswith(f"pubsub: '{topic}/p' from {peer.address}#")
-    assert "allow_pickle" in line
+    assert line.endswith(": use --allow-pickle if you trust every publisher of this topic")
     publisher(peer, f"{topic}/q").put("plain")
     assert refusing.out() == '"plain"'
+    refusing.interrupt()
+    assert refusing.end() == (1, [], ["pubsub: received 1, lost 0, refused 1 stream"])
+
+
+def test_a_refused_stream_is_counted_once_however_many_patterns_match(
+    coordinator: str, peer: Peer, topic: str
+) -> None:
+    pub = BlockingPub(topic, peer=peer, codec="pickle")
+    result = execute(
+        *("pubsub", "tail", topic, "test/**", "**", "--timeout", "2"), coordinator=coordinator
+    )
+    assert (result.code, result.out) == (1, b"")
+    mine = [line for line in result.err.splitlines() if repr(topic) in line]
+    assert len(mine) == 1
+    assert result.err.splitlines()[-1].startswith("pubsub: received 0, lost 0, refused 1 stream")
+    pub.close()
 
 
 def test_nobody_there_is_one_line_and_exit_code_1(peer: Peer, topic: str) -> None:
@@ -340,16 +370,63 @@ def _with_closed_stdout(*args: str) -> tuple[int, str]:
     return run.returncode, run.stderr.decode()
 
 
-def test_ctrl_c_ends_it_where_nobody_reads(
-    start: Start, coordinator: str, peer: Peer, topic: str
+@pytest.mark.parametrize("options", [[], ["-n", "100000"]])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_where_nobody_reads_and_what_was_not_shown_is_counted(
+    start: Start, coordinator: str, peer: Peer, topic: str, options: list[str], number: int
 ) -> None:
-    tail = start("pubsub", "tail", topic, coordinator=coordinator, read=False)
+    tail = start("pubsub", "tail", topic, *options, coordinator=coordinator, read=False)
     pub = publisher(peer, topic)
     pub.put_many(range(100_000))
-    while next(iter(pub.subscribers.values()))["lag"] == 100_000:
-        time.sleep(0.01)
-    tail.interrupt()
-    assert tail.wait() == 130
+    if options:  # it has left: all it wants has come
+        while pub.subscribers:
+            time.sleep(0.01)
+    else:
+        while next(iter(pub.subscribers.values()))["lag"] == 100_000:
+            time.sleep(0.01)
+    tail.signal(number)
+    assert tail.wait() == 1
     first, last = tail.rest_of_errors()
-    assert first == "pubsub: the last lines could not be written within 2 s"
-    assert last.startswith("pubsub: received ")
+    said = re.fullmatch(r"pubsub: received (\d+), lost 0", first)
+    assert said is not None
+    dropped = re.fullmatch(
+        r"pubsub: up to (\d+) of the last lines could not be written within 2 s", last
+    )
+    assert dropped is not None
+    tail.read_on()  # what is in the pipe
+    shown = tail.rest_of_output().count(b"\n")
+    assert 0 < int(said[1]) - shown <= int(dropped[1]) < int(said[1])
+
+
+@pytest.mark.parametrize("ending", ["count", "timeout"])
+def test_at_its_end_it_waits_for_a_reader_that_pauses(
+    start: Start, coordinator: str, peer: Peer, topic: str, ending: str
+) -> None:
+    total = 30_000
+    options = ["-n", str(total)] if ending == "count" else ["--timeout", "2"]
+    tail = start("pubsub", "tail", topic, *options, coordinator=coordinator, read=False)
+    pub = publisher(peer, topic)
+    pub.put_many(range(total))
+    while pub.subscribers:  # it has left, and nothing keeps it but its reader
+        time.sleep(0.01)
+    with pytest.raises(subprocess.TimeoutExpired):
+        tail.process.wait(2.5)  # it once cut its output after 2 s
+    tail.read_on()
+    assert tail.end() == (
+        0,
+        [str(n) for n in range(total)],
+        [f"pubsub: received {total}, lost 0"],
+    )
+
+
+def test_timeout_bounds_the_wait_for_a_coordinator(topic: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # by itself it waits 5 s for an answer
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        result = execute("pubsub", "tail", topic, "--timeout", "2", "--coordinator", where)
+    assert (result.code, result.out) == (1, b"")
+    # One line: before the handshake, which has 5 s, is given up and said to be.
+    assert result.err.splitlines() == [
+        f"pubsub: no coordinator could be reached ({where}: something listens there, but it has "
+        "not answered as a coordinator does): start one with `pubsubd coordinator`, or give "
+        "--coordinator the address where it runs"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -234,6 +235,37 @@ async def test_a_peer_is_not_taken_for_a_coordinator() -> None:
         async with Peer(here.address, connect_timeout=30) as peer:
             with pytest.raises(CoordinatorUnavailable, match="this is a peer, not a coordinator"):
                 await asyncio.wait_for(_ready(peer.pub("t")), 10)
+
+
+async def test_the_way_out_fits_where_the_address_came_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    where = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("PUBSUB_COORDINATOR", where)
+    for given, advice in ((where, "give the address"), (None, "set PUBSUB_COORDINATOR to")):
+        async with Peer(given, connect_timeout=0.1) as peer:
+            with pytest.raises(CoordinatorUnavailable, match=f"or {advice} where it runs$"):
+                await asyncio.wait_for(_ready(peer.sub("t")), LONG)
+
+
+async def test_what_accepts_and_says_nothing_is_said_to_be_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = "{}:{}".format(*silent.getsockname())
+        async with Peer(where, connect_timeout=2, handshake_timeout=LONG) as peer:
+            with pytest.raises(CoordinatorUnavailable, match="something listens there, but it"):
+                await asyncio.wait_for(_ready(peer.sub("t")), LONG)
+
+
+async def test_a_wrong_address_to_advertise_names_the_variable_only_where_it_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PUBSUB_ADVERTISE", "foo:bar")
+    with pytest.raises(ValueError, match=r"^PUBSUB_ADVERTISE 'foo:bar' is not"):
+        Peer("127.0.0.1:1")
+    with pytest.raises(ValueError, match=r"^advertise 'foo:baz' is not"):
+        Peer("127.0.0.1:1", advertise="foo:baz")
+    async with Peer("127.0.0.1:1", advertise="localhost"):
+        pass
 
 
 async def test_the_embedded_coordinator_is_taken_over_when_its_peer_goes(
