@@ -295,7 +295,9 @@ def log_lines(level: int = logging.WARNING) -> None:
     logger.addHandler(_Lines())
     logger.setLevel(level)
     logger.propagate = False
-    logging.getLogger("pubsub.coordinator").setLevel(max(level, logging.WARNING))
+    # what it has to tell by INFO, the command itself says
+    quiet = level if level <= logging.DEBUG else max(level, logging.WARNING)
+    logging.getLogger("pubsub.coordinator").setLevel(quiet)
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
 
 

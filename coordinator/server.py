@@ -16,7 +16,6 @@ does not read at all what changes is cut.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from collections import deque
@@ -33,10 +32,11 @@ from pubsub.core.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, U
 from pubsub.errors import ProtocolError
 from pubsub.link import Link
 from pubsub.listening import REQUEST_SCRATCH, Gate, accept_more, listen
+from pubsub.logs import logger
 
 __all__ = ["SETTLE", "Coordinator"]
 
-log = logging.getLogger("pubsub.coordinator")
+log = logger("pubsub.coordinator")
 
 SETTLE = 5.0
 """Seconds after its start in which a coordinator takes peers to be coming back."""

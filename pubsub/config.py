@@ -140,13 +140,22 @@ def coordinators_from(
     return found, True
 
 
-def check_seconds(name: str, value: object) -> None:
-    """Raise TypeError where this is no time in seconds, nor None."""
-    if value is not None:
-        try:
-            value + 0.0  # type: ignore[operator]
-        except TypeError:
-            raise not_seconds(name, value) from None
+FOREVER = 1e8
+"""Seconds, about three years: more than that, event loops do not count."""
+
+
+def seconds(name: str, value: float | None) -> float | None:
+    """A time to wait, or None for any.
+
+    Raises:
+        TypeError: it is no number of seconds.
+    """
+    if value is None:
+        return None
+    try:
+        return min(value + 0.0, FOREVER)
+    except TypeError:
+        raise not_seconds(name, value) from None
 
 
 def not_seconds(name: str, value: object) -> TypeError:
@@ -201,6 +210,8 @@ class Settings:
                     raise TypeError(f"{field.name}={value!r} is not a whole number")
                 if not value >= 0:
                     raise ValueError(f"{field.name}={value!r} is negative")
+                if field.type == "float" and value > FOREVER:
+                    raise ValueError(f"{field.name}={value!r} is above {FOREVER:g} s (three years)")
         for name in ("ping_interval", "ping_timeout", "handshake_timeout", "max_message"):
             if getattr(self, name) == 0:
                 raise ValueError(f"{name} must be above 0")

@@ -7,7 +7,6 @@ it is connected anew, and passes on what is pushed. Coordinators know nothing of
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,10 +19,11 @@ from pubsub.core.liveness import Backoff
 from pubsub.core.messages import Control, Expect, Match, Register, encode
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.link import Link, dial
+from pubsub.logs import logger
 
 __all__ = ["Directed", "Session"]
 
-log = logging.getLogger("pubsub")
+log = logger("pubsub")
 
 _PASSING = ("busy", "closing", "timeout")
 """Why a coordinator may say GOODBYE, or be cut off, and be tried again with hope."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -23,12 +22,13 @@ from pubsub.core.messages import Control, Goodbye, Hello, Ping, Pong, encode
 from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
 from pubsub.listening import Gate
+from pubsub.logs import logger
 from pubsub.ratelimit import RateLimit
 
 __all__ = ["Core", "Endpoint", "Link", "Lost", "dial"]
 
-log = logging.getLogger("pubsub.link")
-log.addFilter(RateLimit())  # whoever can connect can make it speak
+log = logger("pubsub.link")
+log.logger.addFilter(RateLimit())  # whoever can connect can make it speak
 
 WRITE_HIGH_WATER = 256 * 1024
 """Bytes the transport may hold before the endpoint is asked for no more."""

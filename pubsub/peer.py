@@ -15,7 +15,6 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
-import logging
 import os
 import sys
 import threading
@@ -23,13 +22,14 @@ import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from pubsub.config import Settings, advertise_from, check_seconds, coordinators_from
+from pubsub.config import Settings, advertise_from, coordinators_from, seconds
 from pubsub.errors import Closed, PubSubError, WrongContext
+from pubsub.logs import logger
 from pubsub.runtime import Runtime
 
 __all__ = ["Peer", "default_peer", "running_loop", "stay_at_exit"]
 
-log = logging.getLogger("pubsub")
+log = logger("pubsub")
 
 faces: dict[str, Callable[..., Any]] = {}
 """``pub`` and ``sub``: the classes, which stand above this module and enter themselves."""
@@ -142,7 +142,7 @@ class Peer:
         be called again, also meanwhile: every call waits for the one end, and cancelling one that
         waits ends nothing early.
         """
-        check_seconds("linger", linger)
+        linger = seconds("linger", linger)
         if self._thread is None:
             if self._dead is None:
                 self._dead = Closed("this Peer is closed")
@@ -269,6 +269,8 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self.loop = _new_loop()
+        self._stopped = False
+        self._door = threading.RLock()  # nothing is given to the loop after it was told to stop
         started = threading.Event()
         self.loop.call_soon(started.set)
         self._thread = threading.Thread(target=self._run, name="pubsub", daemon=True)
@@ -295,11 +297,19 @@ class _LoopThread:
             except BaseException as error:
                 result.set_exception(error)
 
-        self.loop.call_soon_threadsafe(run)
+        with self._door:
+            self._check_open()
+            self.loop.call_soon_threadsafe(run)
         return result.result()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        with self._door:
+            try:
+                self._check_open()
+            except Closed:
+                coroutine.close()
+                raise
+            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:
             return future.result()
         except concurrent.futures.CancelledError:
@@ -308,9 +318,15 @@ class _LoopThread:
             future.cancel()
             raise
 
+    def _check_open(self) -> None:
+        if self._stopped:
+            raise Closed("this Peer is closed")
+
     def stop(self) -> None:
-        if self.loop.is_closed():
-            return
+        with self._door:
+            if self._stopped:
+                return
+            self._stopped = True
         asyncio.run_coroutine_threadsafe(_cancel_all(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         if threading.current_thread() is not self._thread:

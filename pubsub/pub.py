@@ -13,7 +13,6 @@ closed, forked) shows in ``left <= 0``, or in large buffers beside the message: 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 import weakref
@@ -24,11 +23,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pubsub.codec import CODECS, LARGE, Encoder
-from pubsub.config import BATCH_BYTES, MIB, check_seconds
+from pubsub.config import BATCH_BYTES, MIB, seconds
 from pubsub.core.frames import BATCH_COST, array_header
 from pubsub.core.publication import Publication
 from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge, WrongContext
+from pubsub.logs import logger
 from pubsub.peer import Peer, cannot_travel, check_peer, default_peer, faces, running_loop
 from pubsub.reentry import interrupts_the_core
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncPub", "BlockingPub", "Pub"]
 
-log = logging.getLogger("pubsub.pub")
+log = logger("pubsub.pub")
 
 OVERHEAD = BATCH_COST + len(array_header(0))
 """What a batch counts for beyond its messages."""
@@ -186,7 +186,8 @@ class Pub:
     def put(self, value: Any) -> Any:
         """Publish a message.
 
-        The value is encoded now: what happens to it later changes nothing.
+        The value is encoded now: what happens to it later changes nothing. A Pub that was made in
+        an event loop is used in that loop's thread only, any other in every thread.
 
         Returns:
             in an event loop an awaitable, which is worth awaiting only with
@@ -675,16 +676,16 @@ class AsyncPub(Pub):
 
     async def flush(self, timeout: float | None = None) -> None:
         self._check()
-        check_seconds("timeout", timeout)
+        timeout = seconds("timeout", timeout)
         await flush(self, self._runtime, self._publication, timeout)
 
     async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()
-        check_seconds("timeout", timeout)
+        timeout = seconds("timeout", timeout)
         await wait_attached(self._runtime, self._publication, n, timeout)
 
     def close(self, linger: float | None = None) -> Awaitable[None]:
-        check_seconds("linger", linger)
+        linger = seconds("linger", linger)
         if self._dead is None:
             self.seal()
             super().abandon(Closed(f"Pub({self.topic!r}) is closed"))  # what waits for room may go
@@ -950,18 +951,18 @@ class BlockingPub(Pub):
 
     def flush(self, timeout: float | None = None) -> None:
         self._check()
-        check_seconds("timeout", timeout)
+        timeout = seconds("timeout", timeout)
         self.peer.refuse_in_loop("flush()")
         self.peer.wait(flush(self, self._runtime, self._publication, timeout))
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()
-        check_seconds("timeout", timeout)
+        timeout = seconds("timeout", timeout)
         self.peer.refuse_in_loop("wait_for_subscribers()")
         self.peer.wait(wait_attached(self._runtime, self._publication, n, timeout))
 
     def close(self, linger: float | None = None) -> None:
-        check_seconds("linger", linger)
+        linger = seconds("linger", linger)
         if self._dead is None:
             self.peer.refuse_in_put()  # the end would wait for that put
         with self._closing:  # whoever comes second waits for the end

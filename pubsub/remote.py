@@ -7,7 +7,6 @@ where they stand, when the link breaks.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,11 +18,12 @@ from pubsub.core.stream import Stream
 from pubsub.discovery import _look_at, explain
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.link import Link, dial
+from pubsub.logs import logger
 from pubsub.turn import Turn
 
 __all__ = ["Owner", "Remote"]
 
-log = logging.getLogger("pubsub")
+log = logger("pubsub")
 
 
 MAX_PINGS = 100_000

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import random
 import socket
@@ -38,9 +37,10 @@ from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.discovery import Session
-from pubsub.errors import Closed, CoordinatorUnavailable
+from pubsub.errors import Closed, CoordinatorUnavailable, WrongContext
 from pubsub.link import Link
 from pubsub.listening import REQUEST_SCRATCH, Gate, listen
+from pubsub.logs import logger
 from pubsub.ratelimit import RateLimit
 from pubsub.ready import Ready
 from pubsub.remote import Remote
@@ -49,8 +49,8 @@ from pubsub.turn import Source, Turn
 
 __all__ = ["Runtime", "Sink"]
 
-log = logging.getLogger("pubsub")
-log.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
+log = logger("pubsub")
+log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
 
 REMEMBERED = 4096
 """Closed Pubs whose counts, and given-up streams whose places, are remembered."""
@@ -70,6 +70,7 @@ class _Pub:
     """What the runtime knows of a Pub."""
 
     def __init__(self, publication: Publication, source: Source, ready: Ready) -> None:
+        self.id = publication.stream_id
         self.publication = publication
         self.source = source
         self.ready = ready
@@ -79,6 +80,7 @@ class _Sub:
     """What the runtime knows of a Sub."""
 
     def __init__(self, inbox: Inbox, sink: Sink, ready: Ready) -> None:
+        self.id = inbox.sub_id
         self.inbox = inbox
         self.sink = sink
         self.ready = ready
@@ -178,7 +180,7 @@ class Runtime:
                 self._join_locally(publication, sub)
         self._arm_expiry(self.loop.time() + self.settings.join_timeout)
         self._announce(Register(publication.stream_id, "pub", topic, False, False))
-        self._await_contact(pub.ready, None)
+        self._await_contact(pub)
         return publication, pub.ready
 
     async def close_pub(self, stream_id: int, linger: float | None = None) -> bool:
@@ -291,7 +293,7 @@ class Runtime:
                 pub.source.seal()
                 self._join_locally(pub.publication, sub)
         self._announce(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
-        self._await_contact(sub.ready, sub)
+        self._await_contact(sub)
         return inbox, sub.ready
 
     def close_sub(self, sub_id: int) -> None:
@@ -484,26 +486,30 @@ class Runtime:
 
     # --- readiness ----------------------------------------------------------------------
 
-    def _await_contact(self, ready: Ready, sub: _Sub | None) -> None:
+    def _await_contact(self, entity: _Pub | _Sub) -> None:
         """Fail what is not ready when no coordinator was ever reached in time."""
         if all(session.hopeless for session in self.sessions):
-            self.loop.call_soon(self._give_up_on, ready, sub)
+            self.loop.call_soon(self._give_up_on, entity)
         else:
-            later = self.loop.call_later
-            ready.timer = later(self.settings.connect_timeout, self._give_up_on, ready, sub)
+            self._have_patience(entity)
+
+    def _have_patience(self, entity: _Pub | _Sub) -> None:
+        patience = self.settings.connect_timeout
+        entity.ready.timer = self.loop.call_later(patience, self._give_up_on, entity)
 
     def _give_up_contact(self) -> None:
         for pub in self._pubs.values():
-            self._give_up_on(pub.ready, None)
+            self._give_up_on(pub)
         for sub in self._subs.values():
-            self._give_up_on(sub.ready, sub)
+            self._give_up_on(sub)
 
-    def _give_up_on(self, ready: Ready, sub: _Sub | None) -> None:
+    def _give_up_on(self, entity: _Pub | _Sub) -> None:
+        ready = entity.ready
         if ready.done or ready.error is not None or self.closing:
             return
         if any(session.up for session in self.sessions):  # it will answer, or go
-            later = self.loop.call_later
-            ready.timer = later(self.settings.connect_timeout, self._give_up_on, ready, sub)
+            self._have_patience(entity)
+            self._go_on_without_the_mute(entity)
             return
         addresses = tuple(str(session.address) for session in self.sessions)
         why = "; ".join(f"{session.address}: {session.trouble}" for session in self.sessions)
@@ -514,8 +520,26 @@ class Runtime:
             way_out=f"start one with `pubsubd coordinator`, or {where} it runs",
         )
         ready.set(error)
-        if sub is not None:
-            sub.sink.failed(error)
+        if isinstance(entity, _Sub):
+            entity.sink.failed(error)
+
+    def _go_on_without_the_mute(self, entity: _Pub | _Sub) -> None:
+        """Where one coordinator has answered, one that is connected and does not is waited for no
+        longer."""
+        if not any(entity.id in answered for answered in self._answers.values()):
+            return
+        for session, answered in self._answers.items():
+            if entity.id not in answered:
+                answered.add(entity.id)
+                log.warning(
+                    "the coordinator at %s has not answered for %g s; going on without it",
+                    session.address,
+                    self.settings.connect_timeout,
+                )
+        if isinstance(entity, _Sub):
+            self._check_sub(entity)
+        else:
+            self._check_pub(entity)
 
     def _answered_by_all(self, entity: int) -> bool:
         """Whether each coordinator that is up has said all it knows, and at least one is."""
@@ -651,6 +675,11 @@ class Runtime:
     def _check_open(self) -> None:
         if self.closing:
             raise Closed(self.why_closed)
+        if get_ident() != self.thread:
+            raise WrongContext(
+                "this Peer belongs to the event loop of another thread: make its Pubs and Subs "
+                "there, or use a Peer that was made outside of any loop"
+            )
 
     def _new_id(self) -> int:
         number = self._next_id
@@ -726,14 +755,22 @@ class Runtime:
         of the sockets, so that a connection ends when the parent ends it, and refuse every call.
         """
         self.closing = True
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in self._descriptors():
-            os.dup2(null, fd)  # the number stays taken, so nothing of ours closes another's file
-        os.close(null)
         for pub in self._pubs.values():
             pub.source.abandon(error)
         for sub in self._subs.values():
             sub.sink.abandon(error)
+        null, ours = -1, list(self._descriptors())
+        for fd in ours:
+            if null < 0:
+                try:
+                    null = os.open(os.devnull, os.O_RDWR)
+                except OSError:  # none is left: the first of ours makes room, and is taken again
+                    os.close(fd)
+                    null = os.open(os.devnull, os.O_RDWR)
+            if fd != null:
+                os.dup2(null, fd)  # the number stays taken: nothing of ours closes another's file
+        if null >= 0 and null not in ours:
+            os.close(null)
 
     def _descriptors(self) -> Iterable[int]:
         links = [s.link for s in self._served] + [r.link for r in self._remotes.values()]

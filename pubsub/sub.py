@@ -8,7 +8,6 @@ iterator: per message there is no lock, no future and no call into the runtime.
 from __future__ import annotations
 
 import asyncio
-import logging
 import operator
 import threading
 import time
@@ -26,6 +25,7 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
 from pubsub.errors import Closed, DecodeError, PubSubError, WrongContext
+from pubsub.logs import logger
 from pubsub.peer import (
     Peer,
     cannot_travel,
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSub", "BlockingSub", "Gap", "Message", "Sub"]
 
-log = logging.getLogger("pubsub.sub")
-log.addFilter(RateLimit())  # a publisher of garbage can make it speak
+log = logger("pubsub.sub")
+log.logger.addFilter(RateLimit())  # a publisher of garbage can make it speak
 
 _NOTHING: Any = object()
 

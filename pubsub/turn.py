@@ -8,17 +8,17 @@ over a longer time.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from typing import Protocol
 
 from pubsub.core.local import Local
 from pubsub.core.stream import Stream
 from pubsub.link import Link
+from pubsub.logs import logger
 
 __all__ = ["Source", "Turn"]
 
-log = logging.getLogger("pubsub")
+log = logger("pubsub")
 
 TURN_BYTES = 1024 * 1024
 """Bytes that all Pubs of a loop together may be granted in one turn before who awaits its puts

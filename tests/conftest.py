@@ -72,6 +72,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pubsub", "pubsub.link"):
         monkeypatch.setattr(logging.getLogger(name), "filters", [RateLimit()])
+    log = logging.getLogger("pubsub")  # commands that a test runs in its own process change it
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", True)
+    monkeypatch.setattr(log, "level", logging.NOTSET)
+    monkeypatch.setattr(logging.getLogger("pubsub.coordinator"), "level", logging.NOTSET)
+    log.manager._clear_cache()  # type: ignore[attr-defined]  # what `setLevel` does, too
 
 
 def pytest_asyncio_loop_factories(

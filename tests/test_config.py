@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from pubsub.config import (
+    FOREVER,
     Address,
     Settings,
     advertise_from,
     coordinators_from,
     parse_advertise,
+    seconds,
 )
 
 HEAD = Address("head", 7700)
@@ -115,3 +117,18 @@ def test_a_name_has_its_limits() -> None:
         Settings(name="x" * 256)
     with pytest.raises(TypeError, match="name=7 is not a string"):
         Settings(name=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["linger", "resume_timeout", "ping_timeout"])
+def test_a_time_without_end_is_refused(name: str) -> None:
+    options: Any = {name: float("inf")}
+    with pytest.raises(ValueError, match=rf"{name}=inf is above 1e\+08 s"):
+        Settings(**options)
+
+
+def test_a_time_to_wait_may_be_without_end() -> None:
+    assert seconds("timeout", None) is None
+    assert seconds("timeout", 3) == 3.0
+    assert seconds("timeout", float("inf")) == FOREVER
+    with pytest.raises(TypeError, match="timeout='5s' is not a number of seconds"):
+        seconds("timeout", "5s")  # type: ignore[arg-type]

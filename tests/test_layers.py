@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "pubsub.codec",
         "pubsub.config",
         "pubsub.errors",
+        "pubsub.logs",
         "pubsub.ratelimit",
         "pubsub.reentry",
         "pubsub.exttypes",

@@ -192,7 +192,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else(
 ) -> None:
     monkeypatch.setattr(server_module, "MAX_BEHIND", 100_000)
     monkeypatch.setattr(link_module, "GOODBYE_GRACE", 30.0)
-    monkeypatch.setattr(link_module.log, "filters", [])
+    monkeypatch.setattr(link_module.log.logger, "filters", [])
     row = MatchedPub("x" * 64, "y" * 255, 1, 1, "z" * 1000, False)
     match = Match(1, 1, True, (row,) * 100, ())
     async with (
@@ -288,7 +288,7 @@ def test_a_tick_that_comes_late_moves_none_of_those_after_it() -> None:
 async def test_connections_that_break_the_protocol_do_not_flood_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(link_module.log, "filters", [RateLimit(most=3)])
+    monkeypatch.setattr(link_module.log.logger, "filters", [RateLimit(most=3)])
     with caplog.at_level(logging.WARNING, logger="pubsub"):
         async with coordinator_with() as coordinator:
             port = coordinator.servers[0].sockets[0].getsockname()[1]

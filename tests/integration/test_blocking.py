@@ -206,7 +206,7 @@ def interrupted(function: str, what: Callable[[], object]) -> Callable[..., Any]
     return trace
 
 
-@pytest.mark.parametrize("function", ["_default", "_slow", "_close_batch", "_hand_over"])
+@pytest.mark.parametrize("function", ["_default", "_slow", "_with_size", "_hand_over"])
 @pytest.mark.parametrize("many", [False, True])
 def test_a_signal_handler_that_puts_mixes_and_loses_nothing(
     coordinator: str, function: str, many: bool

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pubsub import Closed, Peer, Pub, Sub, WrongContext
+from pubsub.coordinator import server
 from pubsub.discovery import explain
 from tests.integration.support import (
     LONG,
@@ -312,3 +313,47 @@ def test_a_pub_of_a_loop_that_has_ended_says_so() -> None:
         pub, sub, peer = asyncio.run(make())
         for call in (lambda: pub.put(1), lambda: sub.get(), lambda: peer.pub("t")):
             asyncio.run(use(call))
+
+
+# --- handlers that raise ----------------------------------------------------------------
+
+
+class Broken(logging.Handler):
+    """A handler whose server is away, say."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("the log server is away")
+
+
+async def test_g7_a_log_handler_that_raises_stops_no_session(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("pubsub"), "handlers", [Broken()])
+    port = free_port()
+    async with Peer(f"127.0.0.1:{port}") as peer:
+        sub = peer.sub("t")
+        await eventually(lambda: "the log server is away" in capsys.readouterr().err)
+        async with coordinator_in_loop(port):
+            await asyncio.wait_for(sub.__aenter__(), LONG)
+
+
+async def test_a_coordinator_that_does_not_answer_holds_up_nobody_beside_one_that_does(
+    warnings: Warnings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with coordinator_in_loop() as good, coordinator_in_loop() as mute:
+        act = server._Connection._act
+
+        def answer(self: server._Connection, request: Any) -> None:
+            if str(self.coordinator.servers[0].sockets[0].getsockname()[1]) != mute.split(":")[1]:
+                act(self, request)
+
+        monkeypatch.setattr(server._Connection, "_act", answer)
+        async with Peer(f"{good},{mute}", connect_timeout=0.5) as peer:
+            sub, pub = peer.sub("t"), peer.pub("t")
+            await asyncio.wait_for(sub.__aenter__(), LONG)
+            await asyncio.wait_for(pub.__aenter__(), LONG)
+            pub.put(1)
+            await pub.flush(LONG)
+            assert await sub.get(LONG) == 1
+        text = f"the coordinator at {mute} has not answered for 0.5 s; going on without it"
+        assert warnings() == [text] * 2
