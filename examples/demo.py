@@ -211,6 +211,7 @@ class Demo:
         coordinator = self.coordinator()
         self.phase("with the new coordinator")
         self.until_known(topic, tail)
+        self.tell_overheard()
         command("pubsub topics")
         for line in self.pubsub("topics").splitlines():
             output(line)
