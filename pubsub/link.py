@@ -165,7 +165,7 @@ class Link(asyncio.BufferedProtocol):
         """Start the handshake, on a connection that waited for it."""
         self._handshake = handshake
         opening = handshake.opening()
-        if opening is not None and not self._leaving:
+        if opening is not None:
             self._send(opening)
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -322,11 +322,13 @@ class Link(asyncio.BufferedProtocol):
 
     def send(self, message: Control) -> None:
         """Write a message now, whatever the state of the socket: for few and small ones."""
-        if not self._leaving and self.transport is not None:
+        if self.transport is not None:
             self._send(message)
 
     def _send(self, message: Control | Hello) -> None:
-        if not self.transport.is_closing():  # uvloop's raises on a closed transport
+        """All that is written but what `flush` writes: nothing any more behind a GOODBYE, and its
+        end of file."""
+        if not self._leaving and not self.transport.is_closing():  # uvloop's raises on a closed one
             self.transport.write(encode(message))
 
     def _send_pong(self) -> None:
@@ -364,7 +366,7 @@ class Link(asyncio.BufferedProtocol):
         core = self._core
         if self._leaving or core is None or self.transport.is_closing():
             return
-        while not self._paused:
+        while not self._paused and not self._leaving:
             chunks = core.pump(PUMP_BUDGET)
             if not chunks or self._write(chunks) < PUMP_BUDGET:
                 return
@@ -386,9 +388,8 @@ class Link(asyncio.BufferedProtocol):
         log.warning("%s: %s; the connection is cut", self, error)
         self.cut = error.code != "internal"
         self._error = error
-        if not self._leaving:
-            self._leaving = True
-            self._send(Goodbye.because(error.code, str(error)))
+        self._send(Goodbye.because(error.code, str(error)))
+        self._leaving = True
         self._finish(error)
         self._close()
 
@@ -401,10 +402,10 @@ class Link(asyncio.BufferedProtocol):
             self.abort()
             return
         chunks = self._core.pump(0) if self._core is not None else ()
-        if chunks:
+        if chunks and not self.transport.is_closing():
             self._write(chunks)
-        self._leaving = True
         self._send(Goodbye.because(code, reason))
+        self._leaving = True
         self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)
         if self.transport.can_write_eof() and not self.transport.is_closing():
             with contextlib.suppress(OSError):  # the other end has reset it meanwhile

@@ -647,8 +647,7 @@ class BlockingPub(Pub):
         self._used = 0  # bytes in the log, as last seen by the loop's thread
         self._looks_again = False  # the loop's thread, for the unfinished batch
         self._missed = 0  # looks in a row that found the lock taken
-        self._waiting = 0
-        self._needed = 0  # bytes that the put that waits has
+        self._waiting: list[int] = []  # bytes that each put has that waits
         self._runtime = self.peer.runtime
         self.peer.call(self._add)  # there, so that all is set before the loop's thread needs it
         self._finalizer = weakref.finalize(
@@ -774,19 +773,17 @@ class BlockingPub(Pub):
 
     def _wait(self, there: Callable[[], bool], size: int = 0) -> None:
         """Wait, under the lock, until it is so or the Pub is closed."""
-        self._waiting += 1
+        self._waiting.append(size)
         asked = False
         try:
             while not there():
-                if not asked or size > self._needed:  # not each time: `seal` wakes us again
+                if not asked:  # not each time: `seal` wakes us again
                     asked = True
-                    self._needed = max(self._needed, size)
                     self._wake()
                 self._roomy.wait()
                 self._check()
         finally:
-            self._waiting -= 1
-            self._needed = 0
+            self._waiting.remove(size)
 
     def _wait_for_room(self, size: int) -> None:
         if self._parts:
@@ -853,7 +850,8 @@ class BlockingPub(Pub):
         publication = self._publication
         if self._block:
             if self._waiting:
-                publication.room(self._needed)  # lets go what nobody waits for
+                # lets go what nobody waits for: for the largest that it makes room for
+                any(map(publication.room, sorted(set(self._waiting), reverse=True)))
                 publication.on_room = self._room_opened
             else:
                 publication.on_room = None

@@ -378,7 +378,11 @@ class Model:
             stream = sub.sub._inbox.streams.get(pub.key)
             if stream is None:  # get() tells of no gaps, and nobody remembers them
                 return
+            # what was lost before it was given up and came back is in one sum with other streams
             start = put - view.delivered - stream.lost
+            before = sub.sub.lost - sum(s.lost for s in sub.sub._inbox.streams.values())
+            first = put if view.start is None else view.start
+            start -= min(before, max(0, start - first))
         if not 0 <= start <= put or (view.start is not None and start > view.start):
             raise Violation("G3", f"{how}: accounts begin at {start}")
         if self.calm and start < view.least_start:

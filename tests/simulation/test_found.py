@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 from unittest.mock import patch
@@ -49,7 +50,7 @@ class Stage(World):
 
         async def go() -> Any:
             result = act()
-            if asyncio.iscoroutine(result):
+            if inspect.isawaitable(result):
                 return await result
             return result
 
@@ -65,7 +66,11 @@ class Stage(World):
 
     async def pub(self, peer: PeerProcess, topic: str, **options: Any) -> Any:
         """A Pub, ready or not."""
-        return await self.at(peer, lambda: peer.peer.pub(topic, **options))
+
+        async def make() -> Any:
+            return [peer.peer.pub(topic, **options)]  # itself it is awaitable
+
+        return (await self.at(peer, make))[0]
 
     async def all_of(self, peer: PeerProcess, sub: Any, seconds: float = 5.0) -> list[Any]:
         """What a Sub gets until nothing comes for a while."""
@@ -195,6 +200,56 @@ def test_g3_who_answers_at_the_address_of_a_dead_publisher_is_another() -> None:
         assert again.peer.address == here.peer.address
         assert len(sub.publishers) == 1
         assert sub.lost == 0
+
+    stage.play(story())
+
+
+def test_a_connection_that_breaks_while_its_peer_closes_leaves_no_timer() -> None:
+    """One that had not said who it is, and is cut at the end as if its link had broken."""
+    stage = Stage()
+
+    async def story() -> None:
+        here, stranger = await stage.peer(), stage.loop.process("stranger", "10.0.9.9")
+        pub = await stage.pub(here, "t")
+        await stage.at(here, pub._ready.wait)
+        await asyncio.sleep(10)  # no timer is set any more that would do
+        host, _, port = here.peer.address.rpartition(":")
+
+        async def connect() -> None:
+            await stage.loop.create_connection(asyncio.BufferedProtocol, host, int(port))
+
+        await stranger.spawn(connect())
+        await asyncio.sleep(0.1)
+        assert len(here.peer.runtime._gate) == 1
+        await stage.at(here, lambda: here.peer.close())
+        await asyncio.sleep(1)
+        assert [timer for process, timer in stage.loop.timers() if process is here.process] == []
+
+    stage.play(story())
+
+
+def test_nothing_is_written_behind_a_goodbye() -> None:
+    """A PONG waits for a full socket, which has room again when GOODBYE was said."""
+    stage = Stage(ping_timeout=60.0)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.wait_for_subscribers(1))
+        (served,) = here.peer.runtime._served
+        link = served.link
+        pipe = link.transport.out
+        pipe.room = 0
+        await stage.at(here, lambda: pub.put(b"x" * 1_000_000))
+        await asyncio.sleep(3)  # PINGs of the subscribing peer come
+        assert link.paused
+        assert link._pong is not None
+        closing = asyncio.ensure_future(stage.at(here, lambda: here.peer.close(linger=0)))
+        await asyncio.sleep(0.1)
+        pipe.free(10_000_000)
+        await closing
+        assert not link.paused
+        assert not sub.publishers
 
     stage.play(story())
 
