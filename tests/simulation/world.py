@@ -440,12 +440,22 @@ class _Log(logging.Handler):
             loop.failure = Violation("G7", record.getMessage())
 
 
+def _loggers() -> list[logging.Logger]:
+    """All of the package."""
+    known = logging.getLogger().manager.loggerDict
+    return [
+        logging.getLogger(name) for name in known if name == "pubsub" or name.startswith("pubsub.")
+    ]
+
+
 @contextmanager
 def sealed(world: World) -> Iterator[None]:
-    """Nothing from outside: entropy, time and names come from the world."""
+    """Nothing from outside: entropy, time and names come from the world, and what was logged in
+    other worlds limits nothing that is logged in this one."""
     random, loop = world.random, world.loop
     log = logging.getLogger("pubsub")
     before = log.propagate, log.level, log.handlers
+    filters = {each: each.filters for each in _loggers()}
     collecting = gc.isenabled()
     gc.disable()  # what it finalizes would come at times of its own
     with (
@@ -456,9 +466,13 @@ def sealed(world: World) -> Iterator[None]:
     ):
         log.propagate, log.handlers = False, [_Log(world)]
         log.setLevel(logging.WARNING)
+        for each in filters:
+            each.filters = []
         try:
             yield
         finally:
+            for each, kept in filters.items():
+                each.filters = kept
             log.propagate, log.handlers = before[0], before[2]
             log.setLevel(before[1])
             if collecting:
