@@ -727,8 +727,7 @@ class BlockingPub(Pub):
         self._make_locks()
         self._looks_again = False  # the loop's thread, for the unfinished batch
         self._missed = 0  # looks in a row that found the lock taken
-        self._waiting = 0
-        self._needed = 0  # bytes that the put that waits has
+        self._waiting: list[int] = []  # bytes that each put has that waits
         self._runtime = self.peer.runtime
         try:
             self.peer.call(self._add)  # there, so that all is set before the loop's thread needs it
@@ -854,20 +853,18 @@ class BlockingPub(Pub):
     ) -> None:
         """Wait, under the lock, until it is so, the Pub is closed, or for `patience` seconds
         nothing was said."""
-        self._waiting += 1
+        self._waiting.append(size)
         asked = False
         try:
             while not there():
-                if not asked or size > self._needed:  # not each time: `seal` wakes us again
+                if not asked:  # not each time: `seal` wakes us again
                     asked = True
-                    self._needed = max(self._needed, size)
                     self._wake()
                 if not self._roomy.wait(patience):
                     return
                 self._check()
         finally:
-            self._waiting -= 1
-            self._needed = 0
+            self._waiting.remove(size)
 
     def _wait_for_room(self, size: int) -> None:
         if self._parts:
@@ -927,7 +924,8 @@ class BlockingPub(Pub):
         publication = self._publication
         if self._block:
             if self._waiting:
-                publication.room(self._needed)  # lets go what nobody waits for
+                # lets go what nobody waits for: for the largest that it makes room for
+                any(map(publication.room, sorted(set(self._waiting), reverse=True)))
                 publication.on_room = self._room_opened
             else:
                 publication.on_room = None

@@ -636,7 +636,7 @@ class Runtime:
     def left(self, served: Served, *, broken: bool) -> None:
         """See `served.Owner`."""
         self._served.pop(served, None)
-        if broken:
+        if broken and not self._ended_all:  # else there is nothing left whose time could run out
             self._arm_expiry(self.loop.time() + self.settings.resume_timeout)
 
     def _arm_expiry(self, at: float) -> None:

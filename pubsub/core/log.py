@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterator
 
 from pubsub.core.frames import BATCH_COST, buffers_cost
 
@@ -109,6 +110,9 @@ class Log:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
 
     @property
     def start(self) -> int:

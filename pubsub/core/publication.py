@@ -118,13 +118,24 @@ class Publication:
         return batch
 
     def room(self, size: int) -> bool:
-        """Whether `size` more bytes may be put now; False only where a blocking put must wait."""
+        """Whether `size` more bytes may be put now; False only where a blocking put must wait.
+
+        Where it says True, they have their room: what only observers and `history` need is let go
+        for them. For what has to wait, and may never come, nothing is.
+        """
         log = self.log
         if not self.block:
             return True
-        while len(log) and log.size + size > self.buffer:
-            if log.firm.at(log.first_number):
+        over = log.size + size - self.buffer
+        going = 0
+        for batch in log:
+            if over <= 0:
+                break
+            if log.firm.at(batch.number):
                 return False
+            over -= batch.size
+            going += 1
+        for _ in range(going):
             log.drop_first()
         return True
 

@@ -485,6 +485,28 @@ def test_g8_an_observer_never_makes_a_pub_wait() -> None:
     assert cursor.lost == 1
 
 
+def test_g3_what_waits_for_room_takes_nothing_from_an_observer() -> None:
+    """It may never be put: its Pub may be closed before there is room."""
+    made = publication(block=True, buffer=3000)
+    outlet, observed = Outlet(), Outlet()
+    attach(made, observer=True, outlet=observed)
+    put(made, 1)
+    firm, _, _ = attach(made, key=BERT, outlet=outlet)
+    put(made, 1, 1)
+    assert not made.room(2000)  # the observer's one batch would not be enough
+    assert made.log.start == 0
+    assert observed.send() == [0, 1, 2]
+    assert made.room(1000)
+    assert made.log.start == 1
+    assert outlet.send() == [1, 2]
+    made.ack(firm, 2, UNLIMITED)
+    assert made.room(2000)
+    assert made.log.start == 2
+    made.ack(firm, 3, UNLIMITED)
+    assert made.room(10**9)
+    assert not len(made.log)
+
+
 @pytest.mark.parametrize("how", ["expired", "removed", "settled", "unexpected", "ended"])
 def test_whoever_waits_for_room_hears_when_a_place_is_given_up(how: str) -> None:
     made = publication(block=True, buffer=10, settled=how != "settled")

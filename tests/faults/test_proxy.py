@@ -76,8 +76,8 @@ async def test_g5_resets_every_200_ms_lose_nothing(coordinator: str) -> None:
             while loop.time() < end:
                 await flowing.checked(0.2)
                 await proxy.reset()
-        assert flowing.got == flowing.put > 0
-        assert proxy.resets > SECONDS
+        assert flowing.got == flowing.put > SECONDS * RATE / 2  # the machine may be busy
+        assert proxy.resets > SECONDS / 0.2 / 2
         assert sub.lost == 0
         (how,) = pub.subscribers.values()
         assert how["lost"] == 0
@@ -485,10 +485,16 @@ async def test_a_message_that_takes_longer_than_the_heartbeats_bound_arrives(
 async def test_g4_a_ready_sub_gets_what_is_put_next_over_a_link_with_latency(
     coordinator: str,
 ) -> None:
-    async with behind(coordinator) as (here, proxy), Peer(coordinator) as there:
-        proxy.latency = 0.05
+    """Its publisher hears of it later from the coordinator than from itself."""
+    async with (
+        proxy(lambda: parse_address(coordinator)) as between,
+        behind(between.address) as (here, to_publisher),
+        Peer(coordinator) as there,
+    ):
         pub = await here.pub("t")
-        for i in range(10):
+        to_publisher.latency = 0.05
+        between.latency = 0.5
+        for i in range(5):
             pub.put("before")
             sub = await there.sub("t")
             pub.put(i)

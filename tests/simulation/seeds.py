@@ -20,4 +20,11 @@ SEEDS: tuple[tuple[int, str], ...] = (
     # a Sub with history that attached while a Pub was being closed was cut off in the middle
     (1356, "links"),
     (1363, "links"),
+    # a connection broke while its Peer was being closed, and a timer was set that nobody stops
+    (1519, "chaos"),
+    (2114, "chaos"),
+    # a PONG that had waited for a full socket was written behind GOODBYE and end of file
+    (1392, "calm"),
+    # the model forgot what a stream had lost before it was given up and came back
+    (148, "chaos"),
 )

@@ -287,7 +287,7 @@ class World:
             self.fail("leak", f"timers are still set: {timers}")
 
     def _inspect(self, process: Process) -> None:
-        """After each turn: memory is bounded."""
+        """After each turn: memory is bounded, and nothing is torn where no link breaks."""
         peer = self.by_process.get(process)
         if peer is None:
             return
@@ -299,6 +299,10 @@ class World:
         for sub in peer.subs:
             if sub.state != "open":
                 continue
+            if self.plan.profile in ("calm", "discovery"):
+                torn = self.model.torn(sub)
+                if torn is not None:
+                    self.fail(*torn)
             window = sub.sub.window
             total = 0
             for stream in sub.sub._inbox.streams.values():
@@ -440,12 +444,22 @@ class _Log(logging.Handler):
             loop.failure = Violation("G7", record.getMessage())
 
 
+def _loggers() -> list[logging.Logger]:
+    """All of the package."""
+    known = logging.getLogger().manager.loggerDict
+    return [
+        logging.getLogger(name) for name in known if name == "pubsub" or name.startswith("pubsub.")
+    ]
+
+
 @contextmanager
 def sealed(world: World) -> Iterator[None]:
-    """Nothing from outside: entropy, time and names come from the world."""
+    """Nothing from outside: entropy, time and names come from the world, and what was logged in
+    other worlds limits nothing that is logged in this one."""
     random, loop = world.random, world.loop
     log = logging.getLogger("pubsub")
     before = log.propagate, log.level, log.handlers
+    filters = {each: each.filters for each in _loggers()}
     collecting = gc.isenabled()
     gc.disable()  # what it finalizes would come at times of its own
     with (
@@ -456,9 +470,13 @@ def sealed(world: World) -> Iterator[None]:
     ):
         log.propagate, log.handlers = False, [_Log(world)]
         log.setLevel(logging.WARNING)
+        for each in filters:
+            each.filters = []
         try:
             yield
         finally:
+            for each, kept in filters.items():
+                each.filters = kept
             log.propagate, log.handlers = before[0], before[2]
             log.setLevel(before[1])
             if collecting:
