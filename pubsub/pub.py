@@ -391,6 +391,11 @@ class Pub:
             }
         return found
 
+    def _count(self) -> int:
+        """How many messages were put, as far as can be seen from any thread."""
+        under_way = sum(batch[0] for _, batch in tuple(self._handover))
+        return self._publication.log.next_seq + under_way + len(self._parts)
+
     @property
     def closed(self) -> bool:
         """Whether the Pub is closed."""
@@ -402,8 +407,7 @@ class Pub:
     def __repr__(self) -> str:
         if self._dead is not None:
             return f"<Pub {self.topic!r}: closed>"
-        put = self._publication.log.next_seq + len(self._parts)
-        return f"<Pub {self.topic!r}: {put} put, {self._publication.attached} subscribers>"
+        return f"<Pub {self.topic!r}: {self._count()} put, {self._publication.attached} subscribers>"
 
 
 class _Place(asyncio.Future[None]):

@@ -372,5 +372,5 @@ class PeerProcess:
 
 def _put_by(pub: Any) -> int:
     """How many messages a Pub has taken."""
-    put: int = pub._publication.log.next_seq + len(pub._parts)
+    put: int = pub._count()
     return put
