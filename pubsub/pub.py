@@ -407,7 +407,8 @@ class Pub:
     def __repr__(self) -> str:
         if self._dead is not None:
             return f"<Pub {self.topic!r}: closed>"
-        return f"<Pub {self.topic!r}: {self._count()} put, {self._publication.attached} subscribers>"
+        subscribers = self._publication.attached
+        return f"<Pub {self.topic!r}: {self._count()} put, {subscribers} subscribers>"
 
 
 class _Place(asyncio.Future[None]):
