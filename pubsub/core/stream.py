@@ -7,7 +7,7 @@ to its inbox.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from pubsub.buffers import LargeBuffer
 from pubsub.core.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
@@ -16,7 +16,10 @@ from pubsub.errors import ProtocolError
 if TYPE_CHECKING:
     from pubsub.core.inbox import Inbox
 
-__all__ = ["Entry", "Route", "Stream", "StreamKey"]
+__all__ = ["Entry", "Route", "Side", "Stream", "StreamKey"]
+
+Side: TypeAlias = Literal["link", "sub"]
+"""Who claims an entry."""
 
 
 class StreamKey(NamedTuple):
@@ -45,11 +48,13 @@ class Entry:
         gaps: ``(count, reason)`` of messages that will never come, all before `first`.
         size: bytes that the window counts for it.
         error: why the Sub cannot read this stream; then there are no messages.
+        slot, claims: where it waits, and whose it is, when others may take its place in the inbox.
     """
 
     __slots__ = (
         "body",
         "buffers",
+        "claims",
         "end",
         "error",
         "first",
@@ -57,6 +62,7 @@ class Entry:
         "sent_at",
         "size",
         "skip",
+        "slot",
         "stream",
     )
 
@@ -83,6 +89,8 @@ class Entry:
         self.gaps = gaps
         self.size = size
         self.error = error
+        self.slot: object = None
+        self.claims: dict[str, Side] | None = None
 
 
 class Stream:
@@ -354,13 +362,18 @@ class Stream:
 
     # --- acknowledging ------------------------------------------------------------------
 
-    def take(self, entry: Entry) -> int:
-        """The Sub took an entry. Returns 2 when an ACK is due now, 1 when one is due soon, 0 when
-        one is on its way already. Runs where the Sub is used, possibly in another thread."""
-        self.consumed = entry.end
-        self.consumed_bytes += entry.size
+    def took(self, entry: Entry) -> None:
+        """Count an entry as consumed. (A Sub does the same in its own code: see `Sub._advance`.)"""
+        if entry.size:  # else it is but word of a gap, which nobody waits to hear of
+            self.consumed = max(self.consumed, entry.end)
+            self.consumed_bytes += entry.size
+
+    def stage(self, again: bool = False) -> int:
+        """Something was consumed. Returns 2 when an ACK is due now, 1 when one is due soon, 0 when
+        one is on its way already; `again`, never 0. Runs where the Sub is used, possibly in another
+        thread."""
         stage = 2 if self.consumed_bytes - self.acked_bytes >= self.ack_every else 1
-        if stage <= self.ack_stage:
+        if stage <= self.ack_stage and not again:
             return 0
         self.ack_stage = stage
         return stage
