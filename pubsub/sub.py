@@ -67,6 +67,8 @@ class Gap(NamedTuple):
     """Messages of a stream that this Sub will never get, in their place; see `Sub.messages`."""
 
     publisher: str
+    """Address of the Pub; ``several publishers``, with the topic of the Sub, where more than 1,000
+    gaps have waited for somebody to look at them: of the further ones only the sums are kept."""
     topic: str
     missed: int
     """How many."""
@@ -381,6 +383,7 @@ class Sub:
             if entry.size and entry.end > stream.consumed:
                 stream.consumed = entry.end
             stream.consumed_bytes += entry.size
+            self._inbox.consumed_bytes += entry.size
             stream.delivered += entry.end - entry.first - lost
             stream.lost += lost
             self._inbox.lost += lost

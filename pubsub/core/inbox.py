@@ -24,7 +24,14 @@ from typing import Any, TypeVar, cast
 
 from pubsub.core.stream import Entry, Side, Stream, StreamKey
 
-__all__ = ["Inbox"]
+__all__ = ["MAX_REPORTS", "Inbox"]
+
+MAX_REPORTS = 1000
+"""Gaps and errors by themselves, which count for nothing in the window, that may wait. Of further
+gaps only the sums wait, without the publishers' names; further errors are not told."""
+
+SEVERAL = "several publishers"
+"""Stands for the address of those."""
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -92,7 +99,9 @@ class Inbox:
         on_entry: called when there is something to take (from the link's side).
         on_consumed: called with a stream and 2 (acknowledge now) or 1 (soon), from whichever side
             took something.
-        share: bytes of the window that each stream may use.
+        share: bytes of the window that each stream may use, if others leave it so much.
+        received_bytes, consumed_bytes: of all batches that ever came, and that were taken.
+        promised: what `received_bytes` may become.
     """
 
     def __init__(
@@ -113,11 +122,19 @@ class Inbox:
         self.observer = observer
         self.streams: dict[StreamKey, Stream] = {}
         self.share = window
+        self.received_bytes = self.consumed_bytes = self.promised = 0
         self.lost = 0
         self.deaf = False
         self.on_entry: Callable[[], None] = _nothing
         self.on_consumed: Callable[[Stream, int], None] = _ignore
         self.accepts: Callable[[Stream], Exception | None] = _accept
+        self._starved: dict[Stream, None] = {}  # those that have less than their share
+        self._spreading = False
+        self._leaving: dict[
+            Stream, None
+        ] = {}  # those that have ended, and of which something waits
+        self._reports = 0  # entries that count for nothing in the window
+        self._others = Stream(self, StreamKey("", 0), pattern, SEVERAL, 0)
         self._entries: deque[Entry] = deque()
         # with `latest`: what was passed over, by stream, and the newest message of each topic
         self._passed: deque[_Slot] = deque()
@@ -142,10 +159,28 @@ class Inbox:
             self.put(Entry(stream, stream.expected, stream.expected, error=error))
 
     def stream_ended(self, stream: Stream) -> None:
-        """A stream is over; what waits of it stays."""
+        """A stream is over; what waits of it stays, and takes its part of the window."""
         if self.streams.get(stream.key) is stream:
             del self.streams[stream.key]
+            self._starved.pop(stream, None)
+            stream.ack_stage = stream.ack_every = 0  # whatever is taken of it is told at once
+            self._leaving[stream] = None
+            stream.route = self
+            self.ack(stream)
             self._divide()
+
+    def ack(self, stream: Stream) -> None:
+        """See `Route`: something was taken of a stream that has ended."""
+        stream.ack_stage = 0
+        if stream.consumed_bytes >= stream.received_bytes:
+            self._leaving.pop(stream, None)
+            stream.route = None
+        self.spread()
+
+    def unsubscribe(self, stream: Stream) -> None:
+        """See `Route`."""
+
+    # --- the window ---------------------------------------------------------------------
 
     def _divide(self) -> None:
         """Each stream's share: the window over the number of streams, rounded to a power of two
@@ -155,9 +190,43 @@ class Inbox:
         if share != self.share:
             self.share = share
             for stream in self.streams.values():
+                stream.lower(share)
                 if stream.open:
                     stream.ack_every = max(1, min(stream.ack_every, share // 4))
                     self.on_consumed(stream, 2)
+
+    def credit(self, stream: Stream) -> int:
+        """Bytes that a stream may have here, with what waits of it: its share, as far as there is
+        room for it beside what the others may have, and those have left behind that ended."""
+        own = max(stream.limit, stream.received_bytes) - stream.consumed_bytes
+        room = self.window - (self.promised - self.consumed_bytes - own)
+        if room >= self.share:
+            self._starved.pop(stream, None)
+            return self.share
+        self._starved[stream] = None
+        if room > 0:
+            return room
+        # Where none is, one message is let through of each stream of which nothing waits; but a
+        # row of Pubs that come, put one and go would be a way around the window.
+        full = self.received_bytes - self.consumed_bytes >= self.window
+        return 0 if full and self._leaving else 1
+
+    def spread(self) -> None:
+        """There may be more room: those that have less than their share may have more."""
+        if self._spreading or not self._starved:
+            return
+        self._spreading = True
+        try:
+            for stream in list(self._starved):
+                room = self.window - (self.promised - self.consumed_bytes)
+                if room <= 0:
+                    break
+                if stream.open and stream.route is not None:
+                    has = stream.limit - stream.consumed_bytes
+                    if has <= 0 or min(room, self.share - has) >= self.share // 4:
+                        stream.route.ack(stream)
+        finally:
+            self._spreading = False
 
     def lose(self, stream: Stream, count: int) -> None:
         """Messages that will not come, or came and could not be delivered."""
@@ -174,7 +243,13 @@ class Inbox:
                 self.on_entry()
                 return
         elif not self.deaf:  # nothing is called from here to the append
-            self._entries.append(entry)
+            if entry.size:
+                self._entries.append(entry)
+            elif self._reports < MAX_REPORTS:
+                self._reports += 1
+                self._entries.append(entry)
+            elif entry.gaps:
+                self._report(self._others, entry.gaps)
             self.on_entry()
             return
         self.lost += entry.end - entry.first
@@ -207,8 +282,11 @@ class Inbox:
 
     def _report(self, stream: Stream, gaps: tuple[tuple[int, str], ...]) -> None:
         """Have the Sub told of gaps, together with what it was not told yet of that stream."""
-        seq = stream.expected or 0
         slot = self._passed_of.get(stream)
+        if slot is None and len(self._passed) >= MAX_REPORTS + len(self.streams):
+            stream = self._others
+            slot = self._passed_of.get(stream)
+        seq = stream.expected or 0
         if slot is not None:
             reasons: dict[str, int] = {}
             for count, reason in (*slot.entry.gaps, *gaps):
@@ -245,7 +323,9 @@ class Inbox:
         if slot is None:
             entries = self._entries
             if entries and entries[0] is entry:
-                entries.popleft()
+                if not entry.size:
+                    self._reports -= 1  # nothing is called between this
+                entries.popleft()  # and this
         else:
             for queue in (self._passed, self._newest):
                 if queue and queue[0] is slot:
