@@ -14,7 +14,15 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+)
 from itertools import chain, islice, pairwise, repeat
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
@@ -265,7 +273,7 @@ class Sub:
 
     def messages(self) -> Any:
         """The same messages with where they come from, and each gap in its place: an iterator,
-        in an event loop an asynchronous one.
+        in an event loop an asynchronous one, which goes on after a wait that was cancelled.
 
         Yields:
             `Message` and `Gap`.
@@ -570,28 +578,48 @@ class AsyncSub(Sub):
         take_more(self, found, max)
         return found
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        while True:
-            for value in self._values:
-                yield value
-            self._gaps.clear()
-            if isinstance(self._dead, Closed):
-                return
-            self._check()
-            if not self._advance():
-                await self._arrival()
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return _AsyncIterator(self._each_value)
 
-    async def messages(self) -> AsyncIterator[Message | Gap]:
-        while True:
-            event = self._event()
-            if event is not None:
-                yield event
-                continue
-            if isinstance(self._dead, Closed):
-                return
-            self._check()
-            if not self._advance():
-                await self._arrival()
+    def messages(self) -> AsyncIterator[Message | Gap]:
+        return _AsyncIterator(self._each_event)
+
+    async def _each_value(self, of: weakref.ref[_AsyncIterator]) -> AsyncGenerator[Any, None]:
+        try:
+            while True:
+                for value in self._values:
+                    yield value
+                self._gaps.clear()
+                if isinstance(self._dead, Closed):
+                    return
+                self._check()
+                if not self._advance():
+                    await self._arrival()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            _failed(of)
+            raise
+
+    async def _each_event(
+        self, of: weakref.ref[_AsyncIterator]
+    ) -> AsyncGenerator[Message | Gap, None]:
+        try:
+            while True:
+                event = self._event()
+                if event is not None:
+                    yield event
+                    continue
+                if isinstance(self._dead, Closed):
+                    return
+                self._check()
+                if not self._advance():
+                    await self._arrival()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            _failed(of)
+            raise
 
     def close(self) -> Awaitable[None]:
         if self._dead is None:
@@ -637,6 +665,46 @@ class AsyncSub(Sub):
     def __exit__(self, *exc: object) -> None: ...
 
 
+class _AsyncIterator:
+    """Goes over a Sub by an asynchronous generator, and by a new one when that has ended by an
+    exception: a wait that is cancelled ends a generator, and must not end the iteration.
+
+    What calls `__anext__` looks it up in the class, finds a slot, and so calls what this has: the
+    generator's own, all of it in C. A message costs 14 ns more than with the generator alone, where
+    an `async def __anext__` would cost 35 ns more.
+    """
+
+    __slots__ = ("__anext__", "__weakref__", "_each", "_generator")
+
+    if TYPE_CHECKING:
+
+        async def __anext__(self) -> Any: ...
+
+    def __init__(
+        self, each: Callable[[weakref.ref[_AsyncIterator]], AsyncGenerator[Any, None]]
+    ) -> None:
+        self._each = each
+        self._begin()
+
+    def _begin(self) -> None:
+        self._generator = self._each(weakref.ref(self))
+        self.__anext__ = self._generator.__anext__  # type: ignore[method-assign]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def aclose(self) -> None:
+        """End the iteration."""
+        await self._generator.aclose()
+
+
+def _failed(of: weakref.ref[_AsyncIterator]) -> None:
+    """A generator ends by an exception: whoever goes on has a new one."""
+    iterator = of()
+    if iterator is not None:
+        iterator._begin()
+
+
 class _Lock:
     """A lock that knows who holds it. No thread takes it twice: `mine` comes first."""
 
@@ -678,15 +746,19 @@ class BlockingSub(Sub):
         def add() -> None:  # there, so that all is set before the loop's thread needs it
             self._inbox, self._ready = self._runtime.add_sub(_WeakSink(self), make)
 
-        self.peer.call(add)
-        self._finalizer = weakref.finalize(
-            self, _drop_sub, weakref.ref(self._runtime), self._inbox.sub_id
-        )
-        self._finalizer.atexit = False
+        def undo() -> None:  # behind `add`, where that is still to come
+            if hasattr(self, "_inbox"):
+                self._runtime.close_sub(self._inbox.sub_id)
+
         try:
+            self.peer.call(add)
+            self._finalizer = weakref.finalize(
+                self, _drop_sub, weakref.ref(self._runtime), self._inbox.sub_id
+            )
+            self._finalizer.atexit = False
             self.peer.wait(self._ready.wait())
-        except BaseException:
-            self.close()
+        except BaseException:  # a signal handler's, maybe, from any of these
+            self.peer.call_soon(undo)
             raise
 
     def _wake(self) -> None:

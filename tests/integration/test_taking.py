@@ -7,8 +7,10 @@ go through all of them, one by one.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dis
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +27,7 @@ from tests.integration.support import LONG, coordinator_in_loop, coordinator_in_
 
 HERE = Path(pubsub.__file__).parent
 TAKING = {str(HERE / name) for name in ("sub.py", "codec.py", "core/inbox.py", "core/stream.py")}
-ON_ITS_WAY = ("get", "get_many", "_event", "messages")
+ON_ITS_WAY = ("get", "get_many", "_event", "messages", "_each_event")
 """Where one message may be in the hands of functions that an interrupt ends."""
 KEEP = pytest.mark.parametrize("keep", ["all", "latest"])
 
@@ -50,6 +52,10 @@ class Moment:
         self._left = number
         self._action = action
         self._before: dict[FrameType, str] = {}  # the last operation of each frame
+
+    def forget(self) -> None:
+        """Keep no frame, and what it refers to, alive."""
+        self._before.clear()
 
     def trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if frame.f_code.co_filename not in TAKING:
@@ -88,6 +94,7 @@ def at(number: int, action: Callable[[], object]) -> Iterator[Moment]:
         yield moment
     finally:
         sys.settrace(before)
+        moment.forget()
 
 
 def in_a_thread(action: Callable[[], object]) -> Callable[[], None]:
@@ -353,3 +360,60 @@ def test_an_interrupted_close_may_be_called_again(
     sub.close()
     assert sub.closed
     assert sub._inbox.sub_id not in peer.runtime._subs
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'Ready.wait' was never awaited")
+def test_an_interrupted_constructor_leaves_nothing_in_the_peer(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(peer.runtime._subs)
+    number = 0
+    while True:
+        made = None
+        with at(number, interrupt) as moment, contextlib.suppress(Interrupt):
+            made = peer.sub("t")
+        del made
+        gc.collect()
+        peer.call(lambda: None)
+        assert peer.call(lambda: set(peer.runtime._subs)) == before, moment.where
+        if moment.where is None:
+            break
+        number += 1
+    assert number > 10
+    assert peer._thread is not None
+    call = type(peer._thread).call
+
+    def interrupted(thread: Any, function: Any, *args: Any) -> None:
+        """What was called is done all the same."""
+        thread.loop.call_soon_threadsafe(function, *args)
+        raise Interrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(peer._thread), "call", interrupted)
+        with pytest.raises(Interrupt):
+            peer.sub("t")
+    assert type(peer._thread).call is call
+    peer.call(lambda: None)
+    assert peer.call(lambda: set(peer.runtime._subs)) == before
+
+
+@pytest.mark.parametrize("form", ["for", "messages"])
+async def test_a_cancelled_wait_does_not_end_an_iteration(form: str) -> None:
+    async with coordinator_in_loop() as coordinator, Peer(coordinator, linger=0) as peer:
+        sub, pub = await peer.sub("t"), await peer.pub("t")
+        events = aiter(sub) if form == "for" else sub.messages()
+        for i in range(3):
+            waiting = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            pub.put(i)
+            event = await asyncio.wait_for(anext(events), LONG)
+            assert event == i if form == "for" else event.value == i
+        await events.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+        await sub.close()
+        async for _ in events:
+            raise AssertionError("it was closed")
