@@ -3,19 +3,81 @@
 Batches wait undecoded, in the order in which they came; gaps stand where the messages would
 have been. With ``keep="latest"`` only the newest message of each topic waits.
 
-All methods may be called from the link's side and from the Sub's at once: what both touch is
-behind `lock`, which its owner passes in.
+The link's side puts and the Sub's side takes, each in a thread of its own, and neither ever waits
+for the other: there is no lock. (With one, a signal handler that interrupts who takes, and waits
+for the link's thread, would wait for ever.) What keeps them apart:
+
+- There is one who puts and one who takes; of a deque one uses the right end and the other the left.
+- Under the GIL, an operation in C on a list, dict or deque is one step, and so are statements
+  between which nothing is called (as ``x += 1``).
+- What may be overtaken is claimed first, by one such step: see `_Slot`.
+
+Taking is done in two steps, so that an interrupt between them loses nothing: `peek`, again and
+again if need be, and `release` when the messages are where they can be handed out.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar, cast
 
-from pubsub.core.stream import Entry, Stream, StreamKey
+from pubsub.core.stream import Entry, Side, Stream, StreamKey
 
-__all__ = ["Inbox"]
+__all__ = ["MAX_REPORTS", "Inbox"]
+
+MAX_REPORTS = 1000
+"""Gaps and errors by themselves, which count for nothing in the window, that may wait. Of further
+gaps only the sums wait, without the publishers' names; further errors are not told."""
+
+SEVERAL = "several publishers"
+"""Stands for the address of those."""
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class _Slot:
+    """A place in the queue whose entry newer ones take the place of, until the Sub takes it.
+
+    An entry belongs to the side that claims it first. The link's side makes the newer one known
+    (`following`) before it claims the older one: the Sub's side, where it comes too late for that,
+    need not wait until `entry` is the newer one.
+    """
+
+    __slots__ = ("entry", "following")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = self.following = entry
+        entry.slot, entry.claims = self, {}
+
+    def overtake(self, entry: Entry) -> Entry | None:
+        """Put a newer entry here; returns the older one, or None: the Sub's side has that, and
+        the newer one needs a slot of its own."""
+        old = self.entry
+        entry.slot, entry.claims = self, {}
+        self.following = entry
+        if _claim(old, "link") != "link":
+            return None
+        self.entry = entry
+        return old
+
+    def claim(self) -> Entry:
+        """The entry, which from now on nothing overtakes."""
+        entry = self.entry
+        while _claim(entry, "sub") != "sub":
+            entry = self.following
+        return entry
+
+
+_TAKEN = Entry(cast(Any, None), 0, 0)
+"""What is in a slot that waits no more: the link's side may still know that."""
+_TAKEN.claims = {"by": "sub"}
+
+
+def _claim(entry: Entry, side: Side) -> Side:
+    """Whose the entry is: the first to ask has it."""
+    assert entry.claims is not None
+    return entry.claims.setdefault("by", side)
 
 
 class Inbox:
@@ -29,15 +91,17 @@ class Inbox:
             admitted).
         history: how many messages from before now are wanted; None: all there are.
         observer: True: never make a Pub wait.
-        lock: see above; not needed where everything runs in one thread.
 
     Attributes:
         streams: those that may still bring something.
         lost: messages that were due to this Sub and will never be delivered, in all.
+        deaf: the Sub takes nothing any more: what comes is lost.
         on_entry: called when there is something to take (from the link's side).
         on_consumed: called with a stream and 2 (acknowledge now) or 1 (soon), from whichever side
             took something.
-        share: bytes of the window that each stream may use.
+        share: bytes of the window that each stream may use, if others leave it so much.
+        received_bytes, consumed_bytes: of all batches that ever came, and that were taken.
+        promised: what `received_bytes` may become.
     """
 
     def __init__(
@@ -49,7 +113,6 @@ class Inbox:
         window: int,
         history: int | None = 0,
         observer: bool = False,
-        lock: AbstractContextManager[object] | None = None,
     ) -> None:
         self.sub_id = sub_id
         self.pattern = pattern
@@ -57,24 +120,33 @@ class Inbox:
         self.window = window
         self.history = history
         self.observer = observer
-        self.lock: AbstractContextManager[object] = lock or nullcontext()
         self.streams: dict[StreamKey, Stream] = {}
         self.share = window
-        self.closed = False
+        self.received_bytes = self.consumed_bytes = self.promised = 0
+        self.lost = 0
+        self.deaf = False
         self.on_entry: Callable[[], None] = _nothing
         self.on_consumed: Callable[[Stream, int], None] = _ignore
         self.accepts: Callable[[Stream], Exception | None] = _accept
-        self._lost_before = 0  # by streams that have ended
+        self._starved: dict[Stream, None] = {}  # those that have less than their share
+        self._spreading = False
+        self._leaving: dict[
+            Stream, None
+        ] = {}  # those that have ended, and of which something waits
+        self._reports = 0  # entries that count for nothing in the window
+        self._others = Stream(self, StreamKey("", 0), pattern, SEVERAL, 0)
         self._entries: deque[Entry] = deque()
-        self._newest: dict[str, Entry] = {}
-        self._passed: dict[Stream, dict[str, int]] = {}
+        # with `latest`: what was passed over, by stream, and the newest message of each topic
+        self._passed: deque[_Slot] = deque()
+        self._newest: deque[_Slot] = deque()
+        self._passed_of: dict[Stream, _Slot] = {}
+        self._newest_of: dict[str, _Slot] = {}
 
     # --- streams ------------------------------------------------------------------------
 
     def add(self, stream: Stream) -> None:
         """A stream begins; the window is shared anew."""
-        with self.lock:
-            self.streams[stream.key] = stream
+        self.streams[stream.key] = stream
         self._divide()
 
     def stream_opened(self, stream: Stream) -> None:
@@ -87,12 +159,28 @@ class Inbox:
             self.put(Entry(stream, stream.expected, stream.expected, error=error))
 
     def stream_ended(self, stream: Stream) -> None:
-        """A stream is over; what waits of it stays."""
+        """A stream is over; what waits of it stays, and takes its part of the window."""
         if self.streams.get(stream.key) is stream:
-            with self.lock:
-                del self.streams[stream.key]
-                self._lost_before += stream.lost
+            del self.streams[stream.key]
+            self._starved.pop(stream, None)
+            stream.ack_stage = stream.ack_every = 0  # whatever is taken of it is told at once
+            self._leaving[stream] = None
+            stream.route = self
+            self.ack(stream)
             self._divide()
+
+    def ack(self, stream: Stream) -> None:
+        """See `Route`: something was taken of a stream that has ended."""
+        stream.ack_stage = 0
+        if stream.consumed_bytes >= stream.received_bytes:
+            self._leaving.pop(stream, None)
+            stream.route = None
+        self.spread()
+
+    def unsubscribe(self, stream: Stream) -> None:
+        """See `Route`."""
+
+    # --- the window ---------------------------------------------------------------------
 
     def _divide(self) -> None:
         """Each stream's share: the window over the number of streams, rounded to a power of two
@@ -102,100 +190,159 @@ class Inbox:
         if share != self.share:
             self.share = share
             for stream in self.streams.values():
+                stream.lower(share)
                 if stream.open:
                     stream.ack_every = max(1, min(stream.ack_every, share // 4))
                     self.on_consumed(stream, 2)
 
-    @property
-    def lost(self) -> int:
-        """Messages lost, of all streams that there ever were."""
-        with self.lock:
-            return self._lost_before + sum(s.lost for s in self.streams.values())
+    def credit(self, stream: Stream) -> int:
+        """Bytes that a stream may have here, with what waits of it: its share, as far as there is
+        room for it beside what the others may have, and those have left behind that ended."""
+        own = max(stream.limit, stream.received_bytes) - stream.consumed_bytes
+        room = self.window - (self.promised - self.consumed_bytes - own)
+        if room >= self.share:
+            self._starved.pop(stream, None)
+            return self.share
+        self._starved[stream] = None
+        if room > 0:
+            return room
+        # Where none is, one message is let through of each stream of which nothing waits; but a
+        # row of Pubs that come, put one and go would be a way around the window.
+        full = self.received_bytes - self.consumed_bytes >= self.window
+        return 0 if full and self._leaving else 1
+
+    def spread(self) -> None:
+        """There may be more room: those that have less than their share may have more."""
+        if self._spreading or not self._starved:
+            return
+        self._spreading = True
+        try:
+            for stream in list(self._starved):
+                room = self.window - (self.promised - self.consumed_bytes)
+                if room <= 0:
+                    break
+                if stream.open and stream.route is not None:
+                    has = stream.limit - stream.consumed_bytes
+                    if has <= 0 or min(room, self.share - has) >= self.share // 4:
+                        stream.route.ack(stream)
+        finally:
+            self._spreading = False
 
     def lose(self, stream: Stream, count: int) -> None:
-        """Messages that came but could not be delivered."""
-        with self.lock:
-            self._count_lost(stream, count)
+        """Messages that will not come, or came and could not be delivered."""
+        self.lost += count
+        stream.lost += count
 
-    # --- entries ------------------------------------------------------------------------
+    # --- what comes ---------------------------------------------------------------------
 
     def put(self, entry: Entry) -> None:
         """Something came."""
-        with self.lock:
-            if self.closed:
-                return
-            if self.latest:
+        if self.latest and entry.error is None:
+            if not self.deaf:
                 self._keep_newest(entry)
-            else:
+                self.on_entry()
+                return
+        elif not self.deaf:  # nothing is called from here to the append
+            if entry.size:
                 self._entries.append(entry)
-        self.on_entry()
+            elif self._reports < MAX_REPORTS:
+                self._reports += 1
+                self._entries.append(entry)
+            elif entry.gaps:
+                self._report(self._others, entry.gaps)
+            self.on_entry()
+            return
+        self.lost += entry.end - entry.first
 
     def _keep_newest(self, entry: Entry) -> None:
         """Newer messages take the place of older ones; what they overtake is counted by stream,
         so that nothing grows while nobody looks."""
         stream = entry.stream
-        if entry.error is not None:
-            self._entries.append(entry)
-            return
-        for count, reason in entry.gaps:
-            self._pass_over(stream, count, reason)
-        entry.gaps = ()
+        gaps, entry.gaps = entry.gaps, ()
         if entry.first == entry.end:
             if entry.size:
-                self._taken(entry)
-            return
-        overtaken = entry.end - 1 - entry.first
-        if overtaken:
-            self._count_lost(stream, overtaken)
-            self._pass_over(stream, overtaken, "conflated")
-            entry.skip += overtaken
-            entry.first += overtaken
-        old = self._newest.pop(stream.topic, None)
-        if old is not None:
-            self._count_lost(old.stream, 1)
-            self._pass_over(old.stream, 1, "conflated")
-            self._taken(old)
-        self._newest[stream.topic] = entry
-
-    def _count_lost(self, stream: Stream, count: int) -> None:
-        if stream.ended:
-            self._lost_before += count
+                self._pass_over(entry)
         else:
-            stream.lost += count
+            overtaken = entry.end - 1 - entry.first
+            if overtaken:
+                self.lose(stream, overtaken)
+                gaps = (*gaps, (overtaken, "conflated"))
+                entry.skip += overtaken
+                entry.first += overtaken
+            slot = self._newest_of.get(stream.topic)
+            old = None if slot is None else slot.overtake(entry)
+            if old is not None:
+                self.lose(old.stream, 1)
+                self._report(old.stream, ((1, "conflated"),))
+                self._pass_over(old)
+            else:
+                _add(self._newest, self._newest_of, stream.topic, entry)
+        if gaps:
+            self._report(stream, gaps)
 
-    def _pass_over(self, stream: Stream, count: int, reason: str) -> None:
-        reasons = self._passed.setdefault(stream, {})
-        reasons[reason] = reasons.get(reason, 0) + count
+    def _report(self, stream: Stream, gaps: tuple[tuple[int, str], ...]) -> None:
+        """Have the Sub told of gaps, together with what it was not told yet of that stream."""
+        slot = self._passed_of.get(stream)
+        if slot is None and len(self._passed) >= MAX_REPORTS + len(self.streams):
+            stream = self._others
+            slot = self._passed_of.get(stream)
+        seq = stream.expected or 0
+        if slot is not None:
+            reasons: dict[str, int] = {}
+            for count, reason in (*slot.entry.gaps, *gaps):
+                reasons[reason] = reasons.get(reason, 0) + count
+            together = tuple((count, reason) for reason, count in reasons.items())
+            if slot.overtake(Entry(stream, seq, seq, gaps=together)) is not None:
+                return
+        _add(self._passed, self._passed_of, stream, Entry(stream, seq, seq, gaps=gaps))
 
-    def _taken(self, entry: Entry) -> None:
-        stage = entry.stream.take(entry)
+    def _pass_over(self, entry: Entry) -> None:
+        """Nobody takes it: its part of the window is free."""
+        stream = entry.stream
+        stream.took(entry)
+        stage = stream.stage()
         if stage:
-            self.on_consumed(entry.stream, stage)
+            self.on_consumed(stream, stage)
+
+    # --- what is taken ------------------------------------------------------------------
+
+    def peek(self) -> Entry | None:
+        """The next entry, which stays the next one until it is released; None: nothing waits."""
+        if self._entries:
+            return self._entries[0]
+        if self._passed:
+            return self._passed[0].claim()
+        if self._newest:
+            return self._newest[0].claim()
+        return None
+
+    def release(self, entry: Entry, again: bool = False) -> None:
+        """An entry that was peeked at is the Sub's now, which has counted it (`Stream.took`): it
+        waits no more, and is acknowledged. May be called `again` where it was interrupted."""
+        slot = entry.slot
+        if slot is None:
+            entries = self._entries
+            if entries and entries[0] is entry:
+                if not entry.size:
+                    self._reports -= 1  # nothing is called between this
+                entries.popleft()  # and this
+        else:
+            for queue in (self._passed, self._newest):
+                if queue and queue[0] is slot:
+                    queue[0].entry = queue[0].following = _TAKEN
+                    queue.popleft()
+        if entry.size:
+            stream = entry.stream
+            stage = stream.stage(again)
+            if stage:
+                self.on_consumed(stream, stage)
 
     def take(self) -> Entry | None:
-        """The next entry; None when nothing waits. Taking it is what is acknowledged."""
-        with self.lock:
-            if self._entries:
-                entry = self._entries.popleft()
-            elif self._passed:
-                stream = next(iter(self._passed))
-                seq = stream.expected or 0
-                return Entry(
-                    stream,
-                    seq,
-                    seq,
-                    gaps=tuple(
-                        (count, reason) for reason, count in self._passed.pop(stream).items()
-                    ),
-                )
-            elif self._newest:
-                entry = self._newest.pop(next(iter(self._newest)))
-            else:
-                return None
-            if entry.size:
-                stage = entry.stream.take(entry)
-                if stage:
-                    self.on_consumed(entry.stream, stage)
+        """The next entry, peeked at, counted and released; None: nothing waits."""
+        entry = self.peek()
+        if entry is not None:
+            entry.stream.took(entry)
+            self.release(entry)
         return entry
 
     @property
@@ -203,18 +350,36 @@ class Inbox:
         """Whether nothing waits."""
         return not self._entries and not self._newest and not self._passed
 
+    # --- the end ------------------------------------------------------------------------
+
     def close(self) -> list[Stream]:
-        """The Sub is closed: what waits is given up and counted as lost. Returns the streams,
-        whose routes are still to be told."""
-        with self.lock:
-            self.closed = True
-            for entry in (*self._entries, *self._newest.values()):
-                self._lost_before += entry.end - entry.first
-            self._entries.clear()
-            self._newest.clear()
-            self._passed.clear()
+        """The Sub is closed. Returns the streams, whose routes are still to be told."""
         self.on_entry()
         return list(self.streams.values())
+
+    def discard(self) -> None:
+        """Give up what waits, and whatever may still come: it is lost. Called by the Sub's side."""
+        self.deaf = True
+        while self._entries:
+            entry = self._entries[0]
+            self.lost += entry.end - entry.first  # nothing is called between this
+            self._entries.popleft()  # and this
+        while self._newest:
+            entry = self._newest[0].claim()
+            self.lost += entry.end - entry.first
+            self._newest.popleft()
+        self._passed.clear()
+
+
+def _add(queue: deque[_Slot], slots: dict[_Key, _Slot], key: _Key, entry: Entry) -> None:
+    """Put an entry in a slot of its own, at the end of the queue."""
+    slot = _Slot(entry)
+    if len(slots) > 2 * len(queue) + 64:  # most of them were taken
+        waiting = set(queue)
+        for other in [other for other, of in slots.items() if of not in waiting]:
+            del slots[other]
+    slots[key] = slot
+    queue.append(slot)
 
 
 def _nothing() -> None:

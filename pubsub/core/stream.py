@@ -7,7 +7,7 @@ to its inbox.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from pubsub.buffers import LargeBuffer
 from pubsub.core.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
@@ -16,7 +16,10 @@ from pubsub.errors import ProtocolError
 if TYPE_CHECKING:
     from pubsub.core.inbox import Inbox
 
-__all__ = ["Entry", "Route", "Stream", "StreamKey"]
+__all__ = ["Entry", "Route", "Side", "Stream", "StreamKey"]
+
+Side: TypeAlias = Literal["link", "sub"]
+"""Who claims an entry."""
 
 
 class StreamKey(NamedTuple):
@@ -45,11 +48,13 @@ class Entry:
         gaps: ``(count, reason)`` of messages that will never come, all before `first`.
         size: bytes that the window counts for it.
         error: why the Sub cannot read this stream; then there are no messages.
+        slot, claims: where it waits, and whose it is, when others may take its place in the inbox.
     """
 
     __slots__ = (
         "body",
         "buffers",
+        "claims",
         "end",
         "error",
         "first",
@@ -57,6 +62,7 @@ class Entry:
         "sent_at",
         "size",
         "skip",
+        "slot",
         "stream",
     )
 
@@ -83,6 +89,8 @@ class Entry:
         self.gaps = gaps
         self.size = size
         self.error = error
+        self.slot: object = None
+        self.claims: dict[str, Side] | None = None
 
 
 class Stream:
@@ -94,7 +102,7 @@ class Stream:
         lost: messages that were due and will never be delivered.
         received_bytes, consumed_bytes: of batches that came, and that the Sub has taken, on all
             channels that this stream ever had.
-        limit: what `received_bytes` may become, as the publisher was last told.
+        limit: what `received_bytes` may become.
         open: the publisher has acknowledged the subscription and a route is there.
         ended: nothing more will come.
     """
@@ -105,6 +113,7 @@ class Stream:
         "_base",
         "_buffers",
         "_pending",
+        "_told",
         "ack_every",
         "ack_stage",
         "acked",
@@ -152,6 +161,7 @@ class Stream:
         self.acked = 0
         self.received_bytes = self.consumed_bytes = self.acked_bytes = self.limit = 0
         self._base = 0  # of received_bytes, where the present channel's count began
+        self._told = 0  # the limit that the publisher knows, or will with the next ACK
         self._allowed = 0  # the highest limit of this channel: what was sent before a lower one
         self._assembling: LargeBuffer | None = None
         self._buffers: list[bytes | LargeBuffer] = []
@@ -164,7 +174,8 @@ class Stream:
         self.route = route
         self.channel = channel
         self._base = self.received_bytes
-        self.limit = self._allowed = self.consumed_bytes + self.inbox.share
+        self._set_limit(self.consumed_bytes + self.inbox.credit(self))
+        self._told = self._allowed = self.limit
         return max(0, self.limit - self._base)
 
     def opened(self, topic: str, codec: str, due: int, first: int, ack_every: int) -> None:
@@ -187,7 +198,7 @@ class Stream:
         self.ack_every = max(1, min(ack_every, self.inbox.share // 4))
         self.inbox.stream_opened(self)
         self.ack_stage = 0  # what was taken while there was no way to say so is said now
-        if self.open and self.consumed_bytes + self.inbox.share != self.limit:
+        if self.open and self.consumed_bytes + self.inbox.share != self._told:
             self.inbox.on_consumed(self, 2)
 
     def disconnected(self) -> None:
@@ -195,6 +206,7 @@ class Stream:
         self.open = False
         self.route = None
         self.channel = -1
+        self._set_limit(self.received_bytes)
         self._clear()
 
     def end(self, final: int) -> None:
@@ -208,6 +220,7 @@ class Stream:
         self.ended = True
         self.open = False
         self.route = None
+        self._set_limit(self.received_bytes)
         self._clear()
         self.inbox.stream_ended(self)
 
@@ -215,6 +228,25 @@ class Stream:
         self._assembling = None
         self._buffers = []
         self._pending = 0
+
+    def _set_limit(self, limit: int) -> None:
+        """What `received_bytes` may become; the inbox knows what it has promised in all."""
+        received = self.received_bytes
+        self.inbox.promised += max(limit, received) - max(self.limit, received)
+        self.limit = limit
+
+    def lower(self, share: int) -> None:
+        """It may have less than before; its publisher is still to be told."""
+        self._set_limit(min(self.limit, self.consumed_bytes + share))
+
+    def _receive(self, size: int) -> None:
+        """So many bytes more have come."""
+        inbox = self.inbox
+        before = self.received_bytes
+        self.received_bytes = now = before + size
+        inbox.received_bytes += size
+        if now > self.limit:  # the one batch that may pass it
+            inbox.promised += now - max(before, self.limit)
 
     def _miss(self, until: int, reason: str) -> None:
         """Everything before `until` that has not come is lost."""
@@ -304,7 +336,7 @@ class Stream:
         if end <= expected:  # all of it came before: it never counted
             self._base -= size
             return
-        self.received_bytes += size
+        self._receive(size)
         gaps: tuple[tuple[int, str], ...] = ()
         skip = 0
         if first < expected:
@@ -333,7 +365,7 @@ class Stream:
         if end <= expected:
             self._base -= BATCH_COST
             return
-        self.received_bytes += BATCH_COST
+        self._receive(BATCH_COST)
         gaps: tuple[tuple[int, str], ...] = ((end - max(first, expected), reason),)
         if first > expected:
             gaps = ((first - expected, "overflow"), *gaps)
@@ -354,13 +386,19 @@ class Stream:
 
     # --- acknowledging ------------------------------------------------------------------
 
-    def take(self, entry: Entry) -> int:
-        """The Sub took an entry. Returns 2 when an ACK is due now, 1 when one is due soon, 0 when
-        one is on its way already. Runs where the Sub is used, possibly in another thread."""
-        self.consumed = entry.end
-        self.consumed_bytes += entry.size
+    def took(self, entry: Entry) -> None:
+        """Count an entry as consumed. (A Sub does the same in its own code: see `Sub._advance`.)"""
+        if entry.size:  # else it is but word of a gap, which nobody waits to hear of
+            self.consumed = max(self.consumed, entry.end)
+            self.consumed_bytes += entry.size
+            self.inbox.consumed_bytes += entry.size
+
+    def stage(self, again: bool = False) -> int:
+        """Something was consumed. Returns 2 when an ACK is due now, 1 when one is due soon, 0 when
+        one is on its way already; `again`, never 0. Runs where the Sub is used, possibly in another
+        thread."""
         stage = 2 if self.consumed_bytes - self.acked_bytes >= self.ack_every else 1
-        if stage <= self.ack_stage:
+        if stage <= self.ack_stage and not again:
             return 0
         self.ack_stage = stage
         return stage
@@ -369,11 +407,15 @@ class Stream:
         """What the next ACK says, ``(next, limit)``; None when there is nothing new."""
         self.ack_stage = 0  # before the counts are read: what is taken later asks again
         consumed, consumed_bytes = self.consumed, self.consumed_bytes
-        limit = consumed_bytes + self.inbox.share
-        if not self.open or (consumed <= self.acked and limit == self.limit):
+        if not self.open:
+            return None
+        limit = consumed_bytes + self.inbox.credit(self)
+        self._set_limit(limit)
+        if consumed <= self.acked and limit == self._told:
             return None
         self.acked = max(self.acked, consumed)
         self.acked_bytes = consumed_bytes
-        self.limit = limit
+        self._told = limit
         self._allowed = max(self._allowed, limit)
+        self.inbox.spread()
         return self.acked, max(0, limit - self._base)

@@ -232,11 +232,11 @@ class Sink:
             position[key] = entry.end
             waiting[key][0] += entry.end - entry.first
             waiting[key][1] += gap
-        for entry in inbox._newest.values():
+        for entry in (slot.entry for slot in inbox._newest):
             assert entry.end == entry.first + 1
             waiting[entry.stream.key][0] += 1
-        for stream, reasons in inbox._passed.items():
-            waiting[stream.key][1] += sum(reasons.values())
+        for entry in (slot.entry for slot in inbox._passed):
+            waiting[entry.stream.key][1] += sum(count for count, _ in entry.gaps)
         lost = 0
         for key, account in self.accounts.items():
             stream_ = account.stream
@@ -679,13 +679,15 @@ class World(RuleBasedStateMachine):
         sink = self.sink(who)
         if chance or sink.closed:
             return
-        waiting = sum(e.end - e.first for e in (*sink.inbox._entries, *sink.inbox._newest.values()))
+        newest = (slot.entry for slot in sink.inbox._newest)
+        waiting = sum(e.end - e.first for e in (*sink.inbox._entries, *newest))
         lost = sink.inbox.lost
         sink.closed = True
         for stream in sink.inbox.close():
             if stream.route is not None:
                 stream.route.unsubscribe(stream)
             stream.finish()
+        sink.inbox.discard()
         assert sink.inbox.lost == lost + waiting
         assert sink.inbox.take() is None
 

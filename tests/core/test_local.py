@@ -225,6 +225,7 @@ def test_a_sub_may_be_closed_while_it_is_handed_something() -> None:
     def close() -> None:
         inbox.on_entry = lambda: None
         inbox.close()
+        inbox.discard()
         process.local.unsubscribe(stream)
         stream.finish()
 

@@ -496,7 +496,7 @@ def subscriber(raw: bytes) -> None:
                 fed += read(reader, choices, frame(choices, kinds), act)
             else:
                 fed += read(reader, choices, bring(), act)
-            entries = (*inbox._entries, *inbox._newest.values())
+            entries = (*inbox._entries, *(slot.entry for slot in inbox._newest))
             sizes = [entry.size for entry in entries]
             assert sum(sizes) <= window + sum(sorted(sizes)[-2:])  # one may pass, of each stream
             for stream in streams:

@@ -83,7 +83,7 @@ async def test_an_end_that_waits_for_nobody_warns_of_nothing(
     coordinator: str, warnings: Warnings
 ) -> None:
     async with Peer(coordinator) as here, Peer(coordinator) as there:
-        sub = await there.sub("t", window=1_000)
+        sub = await there.sub("t", window=10_000)
         for linger in (0, LONG):
             pub = await here.pub("t")
             await pub.wait_for_subscribers(1, timeout=LONG)

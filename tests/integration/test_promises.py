@@ -208,6 +208,49 @@ async def test_g6_a_pub_holds_no_more_than_its_buffer(coordinator: str) -> None:
         assert sub._inbox.window == 1_000
 
 
+async def test_g6_pubs_that_come_and_go_fill_no_more_than_the_window(coordinator: str) -> None:
+    """They are of the Sub's own Peer, so that each has sent when it ends what it may."""
+    async with Peer(coordinator) as peer:
+        sub = await peer.sub("jobs/*", window=1_000_000)
+        for i in range(50):
+            pub = peer.pub(f"jobs/{i}")
+            pub.put(b"x" * 100_000)
+            pub.seal()
+            peer.runtime.turn.run()
+            await pub.close(linger=0)
+        waiting = sub._inbox.received_bytes
+        assert 1_000_000 <= waiting <= 1_101_000
+        got = lost = 0
+        async for event in sub.messages():
+            if isinstance(event, Gap):
+                assert event.reason == "closed"
+                lost += event.missed
+            else:
+                got += 1
+            if got + lost == 50:
+                break
+        assert got == 10
+        assert lost == sub.lost == 40
+
+
+async def test_g6_pubs_that_wait_for_room_as_they_end_get_it(coordinator: str) -> None:
+    """As soon as the Sub takes; and their ends wait for it."""
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("jobs/*", window=100_000)
+        count = 60
+
+        async def job(number: int) -> None:
+            async with here.pub(f"jobs/{number}") as pub:
+                pub.put([number, b"x" * 30_000])
+
+        jobs = [asyncio.create_task(job(number)) for number in range(count)]
+        await eventually(lambda: sub._inbox.received_bytes >= 100_000)
+        got = [(await sub.get(timeout=10))[0] for _ in range(count)]
+        assert sorted(got) == list(range(count))
+        assert sub.lost == 0
+        await asyncio.wait_for(asyncio.gather(*jobs), 10)
+
+
 async def test_g8_a_stopped_sub_delays_no_other(coordinator: str) -> None:
     async with Peer(coordinator) as here, Peer(coordinator) as there, Peer(coordinator) as third:
         stopped = await there.sub("t", window=10_000)

@@ -1,0 +1,419 @@
+"""What interrupts whoever takes from a Sub, and closes or uses the Sub meanwhile.
+
+Python runs signal handlers, and other threads, at certain moments: after a call, at the begin of a
+function and at the end of a loop's turn. `at` does something at one of these moments, and the tests
+go through all of them, one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dis
+import gc
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+import pubsub
+from pubsub import Closed, Message, Peer, WrongContext
+from tests.integration.support import LONG, coordinator_in_loop, coordinator_in_thread
+
+HERE = Path(pubsub.__file__).parent
+TAKING = {str(HERE / name) for name in ("sub.py", "codec.py", "core/inbox.py", "core/stream.py")}
+ON_ITS_WAY = ("get", "get_many", "_event", "messages", "_each_event")
+"""Where one message may be in the hands of functions that an interrupt ends."""
+KEEP = pytest.mark.parametrize("keep", ["all", "latest"])
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises, as Ctrl-C does."""
+
+
+def interrupt() -> None:
+    raise Interrupt
+
+
+class Moment:
+    """The moment at which something is done.
+
+    Attributes:
+        where: the function and line that it came in; None: it never came.
+    """
+
+    def __init__(self, number: int, action: Callable[[], object]) -> None:
+        self.where: tuple[str, int] | None = None
+        self._left = number
+        self._action = action
+        self._before: dict[FrameType, str] = {}  # the last operation of each frame
+
+    def forget(self) -> None:
+        """Keep no frame, and what it refers to, alive."""
+        self._before.clear()
+
+    def trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in TAKING:
+            return None
+        if event == "call":
+            frame.f_trace_opcodes = True
+        elif event == "opcode":
+            before = self._before.get(frame, "RESUME")
+            self._before[frame] = operations(frame.f_code)[frame.f_lasti]
+            if before.startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
+                self._left -= 1
+                if self._left < 0 and self.where is None:
+                    self.where = frame.f_code.co_name, frame.f_lineno
+                    self._action()
+        elif event == "return":
+            self._before.pop(frame, None)
+        return self.trace
+
+
+_operations: dict[CodeType, dict[int, str]] = {}
+
+
+def operations(code: CodeType) -> dict[int, str]:
+    if code not in _operations:
+        _operations[code] = {one.offset: one.opname for one in dis.get_instructions(code)}
+    return _operations[code]
+
+
+@contextmanager
+def at(number: int, action: Callable[[], object]) -> Iterator[Moment]:
+    """Do this at that moment of what follows."""
+    before = sys.gettrace()
+    moment = Moment(number, action)
+    sys.settrace(moment.trace)
+    try:
+        yield moment
+    finally:
+        sys.settrace(before)
+        moment.forget()
+
+
+def in_a_thread(action: Callable[[], object]) -> Callable[[], None]:
+    """Do it in another thread, at this moment, and all of it."""
+
+    def run() -> None:
+        thread = threading.Thread(target=action)
+        thread.start()
+        thread.join(LONG)
+        assert not thread.is_alive(), "it waits for who waits for it"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Peer]:
+    with coordinator_in_thread() as coordinator, Peer(coordinator.address, linger=0) as peer:
+        yield peer
+
+
+class Rest:
+    """What a Sub still has."""
+
+    def __init__(self, sub: Any) -> None:
+        self.values: list[int] = []
+        try:
+            while True:
+                self.values.append(sub.get(timeout=0))
+        except (TimeoutError, Closed):
+            pass
+
+
+FORMS: dict[str, Callable[[Any], list[int]]] = {
+    "get": lambda sub: [sub.get(timeout=LONG)],
+    "for": lambda sub: [next(iter(sub))],
+    "messages": lambda sub: [next(one for one in sub.messages() if type(one) is Message).value],
+    "get_many": lambda sub: sub.get_many(100, timeout=LONG),
+}
+FORM = pytest.mark.parametrize("form", FORMS)
+
+
+def feed(peer: Peer, sub: Any, pub: Any, count: int) -> None:
+    """Three batches, which wait in the inbox; of tuples, which call Python while they decode."""
+    for first in range(0, count, 3):
+        pub.put_many([(i,) for i in range(first, first + 3)])
+        peer.call(pub.seal)
+        peer.call(peer.runtime.turn.run)
+
+
+@FORM
+def test_g3_an_interrupt_of_who_takes_takes_nothing_with_it(peer: Peer, form: str) -> None:
+    """But the one message that is on its way to the caller; what `get_many` had counts as lost."""
+    number = 0
+    while True:
+        sub, pub = peer.sub("t"), peer.pub("t")
+        feed(peer, sub, pub, 9)
+        got: list[Any] = []
+        with at(number, interrupt) as moment:
+            try:
+                got += FORMS[form](sub)
+            except Interrupt:
+                pass
+        assert not sub._taking.mine(), moment.where
+        got += Rest(sub).values
+        values = [i for (i,) in got]
+        assert values == sorted(set(values))
+        missing = 9 - len(values) - sub.lost
+        on_its_way = moment.where is not None and moment.where[0] in ON_ITS_WAY
+        assert missing <= on_its_way, moment.where
+        if form != "get_many":
+            assert sub.lost == 0, moment.where
+        until_acknowledged(peer, pub)
+        sub.close()
+        pub.close(linger=0)
+        if moment.where is None:
+            break
+        number += 1
+    assert number > 40
+
+
+def until_acknowledged(peer: Peer, pub: Any) -> None:
+    """An interrupt must not have stopped the acknowledgements."""
+    pub.flush(LONG)
+    peer.call(peer.runtime.turn._ack_now)
+    [cursor] = pub.subscribers.values()
+    assert cursor["lag"] == 0
+
+
+@pytest.mark.parametrize("form", ["get", "for", "messages"])
+async def test_g3_an_interrupt_of_who_takes_in_an_event_loop_takes_nothing_with_it(
+    form: str,
+) -> None:
+    async with coordinator_in_loop() as coordinator, Peer(coordinator, linger=0) as peer:
+        number = 0
+        while True:
+            sub, pub = await peer.sub("t"), await peer.pub("t")
+            for first in range(0, 9, 3):
+                pub.put_many([(i,) for i in range(first, first + 3)])
+                pub.seal()
+            peer.runtime.turn.run()
+            got = []
+            with at(number, interrupt) as moment:
+                try:
+                    if form == "get":
+                        got.append(await sub.get(timeout=LONG))
+                    elif form == "for":
+                        got.append(await anext(aiter(sub)))
+                    else:
+                        got.append((await anext(sub.messages())).value)
+                except Interrupt:
+                    pass
+            while len(got) < 9:
+                try:
+                    got.append(await sub.get(timeout=0.01))
+                except TimeoutError:
+                    break
+            missing = 9 - len(got)
+            on_its_way = moment.where is not None and moment.where[0] in ON_ITS_WAY
+            assert missing <= on_its_way, moment.where
+            assert got == sorted(set(got))
+            assert sub.lost == 0
+            await sub.close()
+            await pub.close(linger=0)
+            if moment.where is None:
+                break
+            number += 1
+        assert number > 20
+
+
+@FORM
+@KEEP
+@pytest.mark.parametrize("how", ["by a signal handler", "by another thread"])
+def test_g3_a_sub_that_is_closed_while_it_is_read_counts_exactly(
+    peer: Peer, form: str, keep: Any, how: str
+) -> None:
+    """And nothing is handed out when it says that it is closed."""
+    number = 0
+    while True:
+        sub, pub = peer.sub("t", keep=keep), peer.pub("t")
+        feed(peer, sub, pub, 9)
+        got: list[Any] = []
+        with at(number, sub.close if "signal" in how else in_a_thread(sub.close)) as moment:
+            try:
+                got += FORMS[form](sub)
+            except (Closed, StopIteration):
+                pass
+        if moment.where is not None:
+            assert sub.closed
+            assert Rest(sub).values == []
+            assert len(got) + sub.lost == 9, moment.where
+            assert list(sub) == []
+        sub.close()
+        pub.close(linger=0)
+        if moment.where is None:
+            break
+        number += 1
+    assert number > 40
+
+
+def test_a_call_that_waits_from_a_signal_handler_within_a_get_has_its_answer(peer: Peer) -> None:
+    """Neither of the two threads ever waits for the one that takes."""
+    number = 0
+    sub, pub = peer.sub("t"), peer.pub("t")
+    while True:
+        feed(peer, sub, pub, 3)
+
+        def handler() -> None:
+            peer.sub("other").close()
+            peer.pub("other").close(linger=0)
+
+        with at(number, in_a_thread(handler) if number % 5 else handler) as moment:
+            got = [sub.get(timeout=LONG) for _ in range(3)]
+        assert got == [(0,), (1,), (2,)]
+        if moment.where is None:
+            break
+        number += 1
+    assert number > 40
+
+
+def test_a_get_from_within_a_get_is_refused_where_it_would_have_to_wait(peer: Peer) -> None:
+    sub, pub = peer.sub("t"), peer.pub("t")
+    number = refused = 0
+    while True:
+        feed(peer, sub, pub, 3)
+        got: list[Any] = []
+
+        def handler(got: list[Any] = got) -> None:
+            nonlocal refused
+            try:
+                got.append(sub.get(timeout=0))
+            except WrongContext as error:
+                refused += "within another get" in str(error)
+
+        with at(number, handler) as moment:
+            got.append(sub.get(timeout=LONG))
+        got += Rest(sub).values
+        assert sorted(got) == [(0,), (1,), (2,)], moment.where
+        if moment.where is None:
+            break
+        number += 1
+    assert refused
+
+
+def test_messages_have_their_own_numbers_while_others_get(peer: Peer) -> None:
+    sub, pub = peer.sub("t"), peer.pub("t")
+    number = put = 0
+    while True:
+        pub.put_many([(i,) for i in range(put, put + 3)])
+        pub.flush(LONG)
+        put += 3
+        others: list[Any] = []
+
+        def get(others: list[Any] = others) -> None:
+            with contextlib.suppress(TimeoutError):
+                others.append(sub.get(timeout=0))
+
+        with at(number, in_a_thread(get)) as moment:
+            message = next(sub.messages())
+        assert message.value == (message.seq,)
+        assert others == sorted(others)
+        Rest(sub)
+        if moment.where is None:
+            break
+        number += 1
+
+
+def test_g8_a_sub_that_a_signal_handler_closes_within_a_put_is_closed(peer: Peer) -> None:
+    """No Pub waits for it for ever."""
+    sub, far = peer.sub("slow", window=1_000), peer.pub("slow", overflow="block", buffer=1_000)
+    out = peer.pub("out")
+    with out._lock:  # as within a put
+        assert out.putting()
+        sub.close()
+    assert sub.closed
+    for _ in range(10):
+        far.put(b"x" * 500)
+    assert sub._inbox.sub_id not in peer.runtime._subs
+
+
+def test_a_sub_that_is_closed_in_the_thread_of_its_peer_is_closed_soon(peer: Peer) -> None:
+    """As by a destructor that the collector runs there, in the middle of something else."""
+    sub = peer.sub("t")
+
+    def destructor() -> bool:
+        sub.close()
+        return sub._inbox.sub_id in peer.runtime._subs
+
+    assert peer.call(destructor), "not in the middle of something else"
+    assert peer.call(lambda: sub._inbox.sub_id not in peer.runtime._subs)
+    with pytest.raises(Closed):
+        sub.get()
+
+
+def test_an_interrupted_close_may_be_called_again(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub = peer.sub("t")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(peer), "call", lambda *args: interrupt())
+        with pytest.raises(Interrupt):
+            sub.close()
+    assert not sub.closed
+    sub.close()
+    assert sub.closed
+    assert sub._inbox.sub_id not in peer.runtime._subs
+
+
+@pytest.mark.filterwarnings("ignore:coroutine 'Ready.wait' was never awaited")
+def test_an_interrupted_constructor_leaves_nothing_in_the_peer(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(peer.runtime._subs)
+    number = 0
+    while True:
+        made = None
+        with at(number, interrupt) as moment, contextlib.suppress(Interrupt):
+            made = peer.sub("t")
+        del made
+        gc.collect()
+        peer.call(lambda: None)
+        assert peer.call(lambda: set(peer.runtime._subs)) == before, moment.where
+        if moment.where is None:
+            break
+        number += 1
+    assert number > 10
+    assert peer._thread is not None
+    call = type(peer._thread).call
+
+    def interrupted(thread: Any, function: Any, *args: Any) -> None:
+        """What was called is done all the same."""
+        thread.loop.call_soon_threadsafe(function, *args)
+        raise Interrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(peer._thread), "call", interrupted)
+        with pytest.raises(Interrupt):
+            peer.sub("t")
+    assert type(peer._thread).call is call
+    peer.call(lambda: None)
+    assert peer.call(lambda: set(peer.runtime._subs)) == before
+
+
+@pytest.mark.parametrize("form", ["for", "messages"])
+async def test_a_cancelled_wait_does_not_end_an_iteration(form: str) -> None:
+    async with coordinator_in_loop() as coordinator, Peer(coordinator, linger=0) as peer:
+        sub, pub = await peer.sub("t"), await peer.pub("t")
+        events = aiter(sub) if form == "for" else sub.messages()
+        for i in range(3):
+            waiting = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            pub.put(i)
+            event = await asyncio.wait_for(anext(events), LONG)
+            assert event == i if form == "for" else event.value == i
+        await events.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+        await sub.close()
+        async for _ in events:
+            raise AssertionError("it was closed")
