@@ -46,8 +46,10 @@ UNSENT = 128 * 1024
 """Bytes that the kernel takes beyond what it can send, where several channels share a link: what
 waits there, nothing overtakes. What is under way does not count, so that this slows down no
 network."""
-PINGS_PER_TICK = 1_000
-"""PINGs that may come within one tick of the heartbeat, which itself sends one at most."""
+MAX_PINGS = 1_000
+"""PINGs that may come before one of them could be answered: twice what a publisher sends without
+an answer (`UNANSWERED`), because each interval has its heartbeat too. Whoever counts by time cuts
+off the honest when they or their PINGs were held up."""
 FRAME_SLACK = 1024
 """What a frame may have beyond `max_batch`: its header."""
 
@@ -106,7 +108,6 @@ class Link(asyncio.BufferedProtocol):
         gate: set on accepted connections.
 
     Attributes:
-        max_pings: how many may come within a tick of the heartbeat.
         cut: the other end broke the protocol, and this one has ended the link: nobody keeps
             anything for whoever does that.
     """
@@ -126,7 +127,6 @@ class Link(asyncio.BufferedProtocol):
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
         self.other: Other | None = None
         self.cut = False
-        self.max_pings = PINGS_PER_TICK
         self.transport: Any = None
         self._core: Core | None = None
         self._handshake = handshake
@@ -141,7 +141,7 @@ class Link(asyncio.BufferedProtocol):
         self._read = 0  # bytes in this turn of the loop
         self._leaving = False  # GOODBYE was said or heard: nothing is sent or listened to
         self._pong: int | None = None
-        self._pings = 0  # since the last tick
+        self._pings = 0  # since the last PONG
         self._error: Exception | None = None
         self._closed = False
         self._lost = False
@@ -236,10 +236,9 @@ class Link(asyncio.BufferedProtocol):
         elif isinstance(event, Ping):
             self._pong = max(self._pong or 0, event.token)  # cumulative: the highest says it all
             self._pings += 1
-            if self._pings > self.max_pings:
+            if self._pings > MAX_PINGS:
                 raise ProtocolError(
-                    f"{self._pings:,} PINGs within {self._heartbeat.tick_every:g} s",
-                    code="limit",
+                    f"{self._pings:,} PINGs, and it waits for no answer", code="limit"
                 )
         elif isinstance(event, Pong) and event.token == HEARTBEAT_TOKEN:
             pass
@@ -293,7 +292,6 @@ class Link(asyncio.BufferedProtocol):
         self.fail(ProtocolError(f"no handshake within {seconds:g} s", code="timeout"))
 
     def _tick(self) -> None:
-        self._pings = 0
         if not self._listening and not self._paused:
             self._heartbeat.silent = 0  # it is we who do not listen
         pulse = self._heartbeat.tick()
@@ -334,6 +332,7 @@ class Link(asyncio.BufferedProtocol):
     def _send_pong(self) -> None:
         if not self._paused and self._pong is not None:
             token, self._pong = self._pong, None
+            self._pings = 0
             self._send(Pong(token))
 
     @property

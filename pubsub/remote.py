@@ -26,10 +26,6 @@ __all__ = ["Owner", "Remote"]
 log = logging.getLogger("pubsub")
 
 
-MAX_PINGS = 100_000
-"""PINGs of a publisher within a tick: one for each channel, when all its Pubs flush at once."""
-
-
 KEPT = 1.0
 """Seconds that a link is kept when nothing is subscribed on it any more: whoever makes one Sub
 after the other need not dial, and shake hands, for each."""
@@ -242,7 +238,6 @@ class Remote:
         link.reader.place = receiving.place
         link.reader.data = receiving.data
         link.reader.buffer = receiving.buffer
-        link.max_pings = MAX_PINGS
         for stream in self._streams:
             self._subscribe(receiving, stream)
         if self._answer is not None and not self._answer.done():

@@ -35,6 +35,10 @@ between. (With pieces of 1 MiB a small message waits half as long again, and wit
 takes a third longer; a channel that is alone has nobody to delay.)"""
 HEARTBEAT_TOKEN = 0
 """The token of PINGs that only ask for life; all others ask whether data arrived."""
+UNANSWERED = 500
+"""PINGs that may wait for their PONG; flushes that come then share the next one. However many
+channels there are and however often they are flushed, a subscriber that was held up finds no more
+than these."""
 
 Chunk = bytes | memoryview
 
@@ -94,7 +98,8 @@ class Serving:
         self._control: list[Chunk] = []
         self._ready: deque[_Channel] = deque()
         self._confirming: deque[tuple[int, Cursor, int]] = deque()
-        self._token = HEARTBEAT_TOKEN
+        self._asking: dict[Cursor, int] = {}  # what the next PING confirms, when it is answered
+        self._token = self._answered = HEARTBEAT_TOKEN
 
     @property
     def channels(self) -> int:
@@ -181,12 +186,15 @@ class Serving:
             return
         if token > self._token:
             raise ProtocolError(f"a PONG for PING {token} that was never sent")
+        self._answered = max(self._answered, token)
         while confirming and confirming[0][0] <= token:
             _, cursor, seq = confirming.popleft()
             channel = self._channels.get(cursor.channel)
             if channel is not None and channel.cursor is cursor:
                 cursor.arrived(seq)
                 channel.publication.progress(cursor)
+        if self._asking:
+            self._wake()
 
     # --- the cursors' outlet ------------------------------------------------------------
 
@@ -196,9 +204,7 @@ class Serving:
         if channel is None:
             return  # the link is over, and this cursor is about to hear of it
         self._ready.append(channel)
-        if not self._due:
-            self._due = True
-            self._on_output()
+        self._wake()
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """See `Outlet`."""
@@ -211,8 +217,11 @@ class Serving:
 
     # --- what to write ------------------------------------------------------------------
 
-    def _say(self, message: End | Subscribed | Ping) -> None:
+    def _say(self, message: End | Subscribed) -> None:
         self._control.append(encode(message))
+        self._wake()
+
+    def _wake(self) -> None:
         if not self._due:
             self._due = True
             self._on_output()
@@ -236,8 +245,7 @@ class Serving:
             batch = cursor.take()
             if batch is None:
                 cursor.queued = False
-                if cursor.confirm is not None:
-                    self._confirm(cursor, out)
+                self._confirm(cursor)
                 continue
             if batch.size > cursor.largest:
                 gap = encode(Gap(channel.number, batch.first, batch.end, "too large"))
@@ -253,14 +261,15 @@ class Serving:
                     cursor.queued = False
                     continue
             ready.append(channel)
+        if self._asking and self._token - self._answered < UNANSWERED:
+            self._ask(out)
         return out
 
     def _write(self, channel: _Channel, cursor: Cursor, batch: Batch, out: list[Chunk]) -> None:
         body = batch.body
         out.append(data_header(channel.number, batch.first, batch.sent_at, len(body)))
         out.append(body)
-        if cursor.confirm is not None:
-            self._confirm(cursor, out)
+        self._confirm(cursor)
 
     def _piece(self, channel: _Channel, cursor: Cursor, partial: _Partial, out: list[Chunk]) -> int:
         """Write the next piece of a large buffer, and behind the last one the batch."""
@@ -282,13 +291,17 @@ class Serving:
                 size += len(batch.body)
         return size
 
-    def _confirm(self, cursor: Cursor, out: list[Chunk]) -> None:
-        """Ask whether what a flush waits for has arrived, if all of it is written."""
-        if cursor.confirm is None or cursor.next < cursor.confirm:
-            return
-        cursor.confirm = None
+    def _confirm(self, cursor: Cursor) -> None:
+        """See that it is asked whether what a flush waits for has arrived, if all is written."""
+        if cursor.confirm is not None and cursor.next >= cursor.confirm:
+            cursor.confirm = None
+            self._asking[cursor] = cursor.next
+
+    def _ask(self, out: list[Chunk]) -> None:
+        """One PING, behind the data of all that want to know."""
         self._token += 1
-        self._confirming.append((self._token, cursor, cursor.next))
+        self._confirming += [(self._token, *asking) for asking in self._asking.items()]
+        self._asking.clear()
         out.append(encode(Ping(self._token)))
 
     # --- the end ------------------------------------------------------------------------
@@ -310,4 +323,5 @@ class Serving:
         self._channels.clear()
         self._ready.clear()
         self._confirming.clear()
+        self._asking.clear()
         return channels

@@ -446,7 +446,7 @@ def test_a_flush_sends_a_ping_behind_the_data_and_its_pong_says_that_it_arrived(
     put(made, "a")
     done = flushed(made)
     put(made, "b")
-    data, ping, more = end.pump()
+    data, more, ping = end.pump()
     assert values([data, more]) == [(0, "a"), (0, "b")]
     assert isinstance(ping, Ping)
     assert ping.token != HEARTBEAT_TOKEN
@@ -513,11 +513,47 @@ def test_one_pong_answers_all_pings_before_it() -> None:
     end.pump()
     put(one, "a")
     put(two, "b")
-    first, second = flushed(one), flushed(two)
-    pings = [event for event in end.pump() if isinstance(event, Ping)]
-    assert [ping.token for ping in pings] == [1, 2]
+    first = flushed(one)
+    end.pump()
+    second = flushed(two)
+    end.pump()
     end.hear(Pong(2))
     assert first == second == [True]
+
+
+def test_flushes_of_many_channels_share_a_ping() -> None:
+    one, two = publication(1), publication(2)
+    end = End_(one, two)
+    end.hear(subscribe(0, 1), subscribe(1, 2))
+    end.pump()
+    put(one, "a")
+    put(two, "b")
+    first, second = flushed(one), flushed(two)
+    assert [type(event) for event in end.pump()] == [Data, Data, Ping]
+    end.hear(Pong(1))
+    assert first == second == [True]
+
+
+def test_a_publisher_that_flushes_on_and_on_leaves_a_bounded_number_of_pings_unanswered() -> None:
+    """The other end may be held up, or stopped; it would find all of them at once."""
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    pings = []
+    for number in range(2 * serving_module.UNANSWERED):
+        put(made, number)
+        done = flushed(made)
+        pings += [event for event in end.pump() if isinstance(event, Ping)]
+    assert len(pings) == serving_module.UNANSWERED
+    assert not end.dirty
+    end.hear(Pong(pings[-1].token))
+    assert not done
+    assert end.dirty
+    [last] = end.pump()
+    assert isinstance(last, Ping)
+    end.hear(Pong(last.token))
+    assert done == [True]
 
 
 def test_a_pong_for_a_channel_that_is_no_more_means_nothing() -> None:

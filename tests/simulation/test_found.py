@@ -254,6 +254,33 @@ def test_nothing_is_written_behind_a_goodbye() -> None:
     stage.play(story())
 
 
+def test_g5_a_subscriber_that_was_held_up_cuts_off_nobody_for_the_pings_that_wait() -> None:
+    """However often its publisher has flushed meanwhile. The two heed one number."""
+    stage = Stage(ping_timeout=60.0)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.wait_for_subscribers(1))
+        (served,) = here.peer.runtime._served
+        served.link.transport.out.room = 10_000_000  # type: ignore[union-attr]
+
+        async def flush_on_and_on() -> None:
+            for number in range(1_500):
+                pub.put(number)
+                with pytest.raises(TimeoutError):
+                    await pub.flush(timeout=0.001)
+
+        there.process.stopped = True
+        await stage.at(here, flush_on_and_on)
+        there.process.stopped = False
+        await stage.at(here, lambda: pub.flush(timeout=5.0))
+        assert await stage.all_of(there, sub) == list(range(1_500))
+        assert list(here.peer.runtime._served) == [served]
+
+    stage.play(story())
+
+
 def test_g6_memory_is_bounded_by_buffer_and_windows_however_many_do_not_take() -> None:
     stage = Stage()
 
