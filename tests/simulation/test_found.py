@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 
 from pubsub.core.cursor import Cursor
+from pubsub.link import GOODBYE_GRACE
 from tests.simulation.model import Violation
 from tests.simulation.processes import CoordinatorProcess, PeerProcess
 from tests.simulation.world import Plan, World, run
@@ -277,6 +278,137 @@ def test_g5_a_subscriber_that_was_held_up_cuts_off_nobody_for_the_pings_that_wai
         await stage.at(here, lambda: pub.flush(timeout=5.0))
         assert await stage.all_of(there, sub) == list(range(1_500))
         assert list(here.peer.runtime._served) == [served]
+
+    stage.play(story())
+
+
+def test_g7_an_hour_without_a_coordinator() -> None:
+    """Then, within one heartbeat, those who are new find each other again."""
+    heartbeat = 5.0
+    stage = Stage(ping_interval=heartbeat, ping_timeout=15.0)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.wait_for_subscribers(1))
+        (served,) = here.peer.runtime._served
+        link = served.link
+        stage.coordinator.kill()
+        for minute in range(60):
+            await stage.at(here, lambda minute=minute: pub.put(minute))
+            await asyncio.sleep(60)
+            assert await stage.at(there, lambda: sub.get(timeout=0.0)) == minute
+        assert list(here.peer.runtime._served) == [served]
+        assert served.link is link
+        new = await stage.at(there, lambda: [there.peer.sub("new/*")])
+        late = await stage.pub(here, "new/x")
+        await stage.at(here, lambda: late.put("first"))
+        began = stage.loop.time()
+        stage.coordinator.start()
+        assert await stage.at(there, lambda: new[0].get(timeout=heartbeat)) == "first"
+        assert stage.loop.time() - began < 2.5  # it is dialled at least every 2 s
+        assert sub.lost == new[0].lost == 0
+        assert served.link is link
+
+    stage.play(story())
+
+
+@pytest.mark.parametrize("times", [(1.0, 3.0), (5.0, 15.0), (2.0, 2.5)])
+def test_g5_a_half_open_link_is_found_dead_within_its_heartbeats_bound(
+    times: tuple[float, float],
+) -> None:
+    """Not before `ping_timeout` has passed, and not more than a tick later; on both sides."""
+    interval, timeout = times
+    stage = Stage(ping_interval=interval, ping_timeout=timeout)
+    tick = min(interval, timeout / 5)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.wait_for_subscribers(1))
+        (remote,) = there.peer.runtime._remotes.values()
+        (served,) = here.peer.runtime._served
+        link = remote.link
+        await asyncio.sleep(1.7 * timeout)  # it lives, though nothing is sent
+        assert remote.link is link
+        for connection in stage.network.connections:
+            if {connection.client.process, connection.server.process} == {
+                here.process,
+                there.process,
+            }:
+                connection.stalled = True
+        began = stage.loop.time()
+        found: dict[str, float] = {}
+        while len(found) < 2:
+            await asyncio.sleep(0.01)
+            if remote.link is not link:
+                found.setdefault("subscriber", stage.loop.time() - began)
+            if served not in here.peer.runtime._served:
+                found.setdefault("publisher", stage.loop.time() - began)
+        for side, took in found.items():  # the last sign of life may be an interval old
+            assert timeout - interval - tick - 0.1 <= took <= timeout + tick + 0.1, side
+        await stage.at(here, lambda: pub.put("again"))
+        assert await stage.all_of(there, sub) == ["again"]
+
+    stage.play(story())
+
+
+@pytest.mark.parametrize("seconds", [10, 29])
+def test_g5_a_place_is_held_for_resume_timeout_and_that_is_30_s(seconds: int) -> None:
+    """With the times that everybody has who sets none."""
+    stage = Stage()
+    stage.plan.settings.clear()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.wait_for_subscribers(1))
+        hosts = here.process.host, there.process.host
+        stage.network.block(*hosts)
+        stage.network.block(*reversed(hosts))
+        for connection in list(stage.network.connections):
+            if {connection.client.process.host, connection.server.process.host} == set(hosts):
+                for end in (connection.client, connection.server):
+                    end.process.call_soon(end.abort)
+        await asyncio.sleep(0.1)
+        assert not here.peer.runtime._served
+        began = stage.loop.time()
+        for number in range(seconds * 10):
+            await stage.at(here, lambda number=number: pub.put(number))
+            await asyncio.sleep(0.0999)
+        [(state, _)] = pub._publication.cursors()
+        assert state == "reconnecting"
+        assert seconds - 0.5 < stage.loop.time() - began < seconds + 0.5
+        pub._publication.expire(stage.loop.time())  # as the timer does
+        stage.network.unblock(*hosts)
+        stage.network.unblock(*reversed(hosts))
+        assert await stage.all_of(there, sub) == list(range(seconds * 10))
+        assert sub.lost == 0
+
+    stage.play(story())
+
+
+@pytest.mark.parametrize("whose", ["the Pub's", "the Peer's"])
+@pytest.mark.parametrize("linger", [0.5, None, 12.0])
+def test_g9_a_close_waits_for_linger_and_no_longer(whose: str, linger: float | None) -> None:
+    """With a subscriber that is stopped; None: the default, which is 5 s."""
+    stage = Stage(ping_interval=500.0, ping_timeout=600.0)
+    seconds = 5.0 if linger is None else linger
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        await stage.sub(there, "t")
+        pub = await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.wait_for_subscribers(1))
+        there.process.stopped = True
+        await stage.at(here, lambda: pub.put(1))
+        began = stage.loop.time()
+        closed = pub if whose == "the Pub's" else here.peer
+        await stage.at(here, lambda: closed.close(linger))
+        took = stage.loop.time() - began
+        # a Peer also gives those who do not close their ends a second to do so
+        slack = 0.1 if whose == "the Pub's" else GOODBYE_GRACE + 0.1
+        assert seconds <= took <= seconds + slack
 
     stage.play(story())
 
