@@ -37,11 +37,14 @@ class _Taker:
         self.got: dict[str, int] = {}
         self.lost: dict[str, int] = {}
         self.reasons: list[str] = []
+        self.silence = 0.0
+        self.heard = time.monotonic()
         self.task = asyncio.ensure_future(self._take())
 
     async def _take(self) -> None:
         async for event in self.sub.messages():
             who = event.publisher
+            self.listen()
             if isinstance(event, Gap):
                 self.lost[who] = self.lost.get(who, 0) + event.missed
                 self.reasons.append(event.reason)
@@ -52,6 +55,12 @@ class _Taker:
             assert event.value == event.seq == due, (who, event.value, event.seq, due)
             self.due[who] += 1
             self.got[who] = self.got.get(who, 0) + 1
+
+    def listen(self) -> None:
+        """Measure how long nothing was taken."""
+        now = time.monotonic()
+        self.silence = max(self.silence, now - self.heard)
+        self.heard = now
 
 
 class _Process:
@@ -194,6 +203,25 @@ class _Process:
         while self.files:
             os.close(self.files.pop())
         resource.setrlimit(resource.RLIMIT_NOFILE, self.limits)
+
+    async def silences(self) -> dict[str, float]:
+        """The longest time for which each Sub took nothing, since this was asked last."""
+        found = {}
+        for name, taker in self.takers.items():
+            taker.listen()
+            found[name], taker.silence = taker.silence, 0.0
+        return found
+
+    async def connections(self) -> list[str]:
+        """Both ends of the links that its peers have with others."""
+        found = []
+        for peer in self.peers.values():
+            runtime = peer.runtime
+            for one in (*runtime._served, *runtime._remotes.values()):
+                if one.link is not None and not one.link.closing:
+                    ends = (one.link.transport.get_extra_info(n) for n in ("sockname", "peername"))
+                    found.append(" ".join(map(str, ends)))
+        return sorted(found)
 
     async def embedded(self, name: str) -> bool:
         """Whether the coordinator is in this process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -239,6 +240,7 @@ def test_nothing_is_written_behind_a_goodbye() -> None:
         await stage.at(here, lambda: pub.wait_for_subscribers(1))
         (served,) = here.peer.runtime._served
         link = served.link
+        assert link is not None
         pipe = link.transport.out
         pipe.room = 0
         await stage.at(here, lambda: pub.put(b"x" * 1_000_000))
@@ -295,7 +297,7 @@ def test_g7_an_hour_without_a_coordinator() -> None:
         link = served.link
         stage.coordinator.kill()
         for minute in range(60):
-            await stage.at(here, lambda minute=minute: pub.put(minute))
+            await stage.at(here, partial(pub.put, minute))
             await asyncio.sleep(60)
             assert await stage.at(there, lambda: sub.get(timeout=0.0)) == minute
         assert list(here.peer.runtime._served) == [served]
@@ -374,7 +376,7 @@ def test_g5_a_place_is_held_for_resume_timeout_and_that_is_30_s(seconds: int) ->
         assert not here.peer.runtime._served
         began = stage.loop.time()
         for number in range(seconds * 10):
-            await stage.at(here, lambda number=number: pub.put(number))
+            await stage.at(here, partial(pub.put, number))
             await asyncio.sleep(0.0999)
         [(state, _)] = pub._publication.cursors()
         assert state == "reconnecting"
