@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -51,13 +52,14 @@ def test_g7_a_coordinator_killed_under_50_peers_comes_back_empty(start: Start) -
             for worker in workers:
                 worker.reach(name=f"sub{n}", due=due)
 
-    def flow(seconds: float) -> tuple[int, float]:
-        """What is put in so many seconds, all of which has come but what was put of late; and the
-        longest time for which a Sub took nothing."""
+    def flow(event: Callable[[], object] = lambda: None) -> tuple[int, float]:
+        """What is put in some time, with an event at its beginning. All of that has come but what
+        was put of late. And the longest time for which a Sub took nothing."""
         before = {worker: dict(worker.counts()) for worker in workers}
         for worker in workers:
             worker.silences()
-        time.sleep(seconds)
+        event()
+        time.sleep(1.5)
         after = {worker: worker.counts() for worker in workers}
         silence = max(max(worker.silences().values()) for worker in workers)
         for n in range(5):
@@ -71,9 +73,8 @@ def test_g7_a_coordinator_killed_under_50_peers_comes_back_empty(start: Start) -
     pass_on(10)
     links = [worker.connections() for worker in workers]
     assert sum(map(len, links)) == 2 * 5 * 5 * 5
-    usual, usual_silence = flow(1.5)
-    coordinator.kill()
-    puts, silence = flow(1.5)
+    usual, usual_silence = flow()
+    puts, silence = flow(coordinator.kill)
     assert puts > usual / 2
     assert silence < max(ALLOWED, 3 * usual_silence)
     for worker in workers:

@@ -485,10 +485,16 @@ async def test_a_message_that_takes_longer_than_the_heartbeats_bound_arrives(
 async def test_g4_a_ready_sub_gets_what_is_put_next_over_a_link_with_latency(
     coordinator: str,
 ) -> None:
-    async with behind(coordinator) as (here, proxy), Peer(coordinator) as there:
-        proxy.latency = 0.05
+    """Its publisher hears of it later from the coordinator than from itself."""
+    async with (
+        proxy(lambda: parse_address(coordinator)) as between,
+        behind(between.address) as (here, to_publisher),
+        Peer(coordinator) as there,
+    ):
         pub = await here.pub("t")
-        for i in range(10):
+        to_publisher.latency = 0.05
+        between.latency = 0.5
+        for i in range(5):
             pub.put("before")
             sub = await there.sub("t")
             pub.put(i)
