@@ -115,6 +115,7 @@ class View:
         self.position = 0  # the number that comes next
         self.delivered = 0
         self.last = -1
+        self.numbers: set[int] = set()
         self.gaps: Counter[str] = Counter()
         self.most_start: int | None = None  # what is promised of `start`
         self.why = ""
@@ -140,6 +141,7 @@ class SubRecord:
         self.state = "open"  # open, closed, dead
         self.pace = 0.0
         self.views: dict[PubRecord, View] = {}
+        self.streams: dict[StreamKey, Any] = {}  # that were open once
 
     def wants(self, topic: str) -> bool:
         """Whether it is a Sub of that topic."""
@@ -181,6 +183,7 @@ class Model:
         self.calm = calm
         self.join_timeout = join_timeout
         self.pubs: list[PubRecord] = []
+        self._by_key: dict[StreamKey, PubRecord] = {}
         self.subs: list[SubRecord] = []
         self.faults = Faults()
         self.checked = 0
@@ -191,6 +194,7 @@ class Model:
     def pub_opened(self, pub: PubRecord) -> None:
         """A Pub was made. Subs that were ready before are due its first message (G4)."""
         self.pubs.append(pub)
+        self._by_key[pub.key] = pub
         for sub in self.subs:
             if sub.ready_at is not None and sub.state == "open" and sub.wants(pub.topic):
                 pub.older[sub] = None
@@ -258,7 +262,7 @@ class Model:
         view = sub.view(pub)
         if number <= view.last:
             raise Violation(
-                "G2" if number == view.last else "G1",
+                "G2" if number in view.numbers else "G1",
                 f"{sub} got {number} after {view.last} of {pub}",
             )
         exact = sub.events and not sub.latest
@@ -271,6 +275,7 @@ class Model:
                 "G3", f"{sub} got {number} of {pub} where {view.position} came next, without a gap"
             )
         view.last = number
+        view.numbers.add(number)
         view.position = number + 1
         view.delivered += 1
 
@@ -292,6 +297,23 @@ class Model:
             ):
                 return pub
         raise Violation("G3", f"{sub} was told of a gap of {publisher}, which never was")
+
+    # --- at any time --------------------------------------------------------------------
+
+    def torn(self, sub: SubRecord) -> tuple[str, str] | None:
+        """Where no link breaks, a stream that is established stays so, the very same one, until one
+        of its ends is closed."""
+        now = sub.sub._inbox.streams
+        for key, stream in list(sub.streams.items()):
+            if now.get(key) is not stream or not stream.open:
+                del sub.streams[key]
+                pub = self._by_key[key]
+                if pub.state == "open" and not pub.peer.leaving and not sub.peer.leaving:
+                    return "G7", f"{sub} no longer has the stream of {pub}"
+        for key, stream in now.items():
+            if stream.open:
+                sub.streams[key] = stream
+        return None
 
     # --- at rest ------------------------------------------------------------------------
 
@@ -393,7 +415,8 @@ class Model:
             begin = start if view.start is None else view.start
             lost = view.missed if sub.events else put - begin - view.delivered
             if lost:
-                promise = "G9" if view.gaps.get("closed") else "G5"
+                cut_off = pub.state == "closed" and view.last < put - 1
+                promise = "G9" if view.gaps.get("closed") or cut_off else "G5"
                 raise Violation(promise, f"{how}: {lost} lost, without a reason")
 
     def must_be_whole(self, pub: PubRecord, sub: SubRecord) -> bool:

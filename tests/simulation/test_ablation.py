@@ -7,6 +7,8 @@ needed, or the simulation does not look where it is.
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -27,8 +29,9 @@ from pubsub.sub import AsyncSub
 from tests.simulation.model import Violation
 from tests.simulation.world import simulate
 
-MOST = 100
-"""Seeds within which a missing safeguard must be found."""
+MOST = 50
+"""Seeds within which a missing safeguard must be found: those that `test_simulation` runs with it,
+so that its absence is the only reason."""
 
 Ablation = Callable[[ExitStack], None]
 
@@ -38,23 +41,56 @@ def replace(stack: ExitStack, owner: Any, name: str, make: Callable[[Any], Any])
     stack.enter_context(patch.object(owner, name, make(getattr(owner, name))))
 
 
-def fails(ablation: Ablation, profile: str, first: int = 0) -> Violation:
-    """The first violation without a safeguard."""
+def fails(ablation: Ablation, profile: str, promise: str) -> None:
+    """See that this very promise is broken without a safeguard, whatever else is."""
+    others: Counter[str] = Counter()
     with ExitStack() as stack:
         ablation(stack)
-        for seed in range(first, first + MOST):
+        for seed in range(MOST):
             try:
                 simulate(seed, profile)
             except Violation as violation:
-                return violation
-    raise AssertionError(f"{MOST} seeds pass without it")
+                if violation.promise == promise:
+                    return
+                others[violation.promise] += 1
+    raise AssertionError(f"{promise} is kept in {MOST} seeds without it; broken: {others}")
 
 
 # --- the subscribing side -------------------------------------------------------------------
 
 
+def repeating(stack: ExitStack) -> None:
+    """Publishers send again what a Sub that comes back has not acknowledged, though it says from
+    where it goes on. (With small windows that would be over the window.)"""
+
+    def again(attach: Any) -> Any:
+        def from_acked(self: Publication, key: Any, *args: Any, **how: Any) -> Any:
+            known = self._cursors.get(key)
+            acked = None if known is None else known.acked
+            attached = attach(self, key, *args, **how)
+            cursor, _, first = attached
+            if acked is not None and how["resume"] is not None and how["limit"] > 10**6:
+                cursor.place(max(acked, self.log.start))
+                REPEATED.append(first - cursor.next)
+            return attached
+
+        return from_acked
+
+    def lenient(ack: Any) -> Any:
+        """The Sub acknowledges what it had from before."""
+        return lambda self, seq, limit: ack(self, max(self.acked, min(seq, self.flown)), limit)
+
+    replace(stack, Publication, "attach", again)
+    replace(stack, Cursor, "ack", lenient)
+
+
+REPEATED: list[int] = []
+"""How many messages `repeating` sent again, each time."""
+
+
 def dedupe(stack: ExitStack) -> None:
-    """What came before is taken again."""
+    """What came before is taken again, from publishers that repeat themselves."""
+    repeating(stack)
 
     def make(batch: Any) -> Any:
         def again(self: Stream, first: int, *rest: Any) -> None:
@@ -105,7 +141,7 @@ def cancel_safety(stack: ExitStack) -> None:
     def make(get: Any) -> Any:
         async def late(self: AsyncSub, timeout: float | None = None) -> Any:
             value = await get(self, timeout)
-            await self._arrival(self._runtime.loop.time() + 0.02)
+            await asyncio.sleep(0.02)
             return value
 
         return late
@@ -162,6 +198,8 @@ def link_over_listing(stack: ExitStack) -> None:
             sub = self._subs.get(match.sub_id)
             for stream in list(sub.inbox.streams.values()) if sub is not None else ():
                 if stream.key.peer_id != self.peer_id and not self.listed(stream):
+                    if stream.route is not None:
+                        stream.route.unsubscribe(stream)
                     self.give_up(stream)
 
         return obedient
@@ -306,12 +344,13 @@ def flush_by_pong(stack: ExitStack) -> None:
 
 
 def linger(stack: ExitStack) -> None:
-    """A Pub is closed without waiting for its subscribers."""
+    """A Pub is closed without waiting for its subscribers. (A flush waits.)"""
 
-    async def at_once(self: Runtime, *args: Any, **options: Any) -> bool:
+    async def at_once(self: Runtime, pub: Any, linger: float) -> bool:
+        pub.source.seal()
         return True
 
-    replace(stack, Runtime, "received", lambda received: at_once)
+    replace(stack, Runtime, "_delivered", lambda delivered: at_once)
 
 
 def count_in_end(stack: ExitStack) -> None:
@@ -320,41 +359,55 @@ def count_in_end(stack: ExitStack) -> None:
 
 
 def cursor_removal(stack: ExitStack) -> None:
-    """A Sub that was closed keeps its place in the log."""
-    replace(stack, Publication, "remove", lambda remove: lambda self, cursor: None)
+    """A Sub that was closed keeps its place in the log, as if its link had broken, for ever."""
+
+    def detach(self: Publication, cursor: Cursor) -> None:
+        if self._attached.pop(cursor.key, None) is not None:
+            cursor.outlet = None
+            cursor.queued = False
+
+    replace(stack, Publication, "remove", lambda remove: detach)
 
 
 ABLATIONS: dict[Ablation, tuple[str, str]] = {
-    # without it: the profile, and the promises one of which the simulation finds broken
-    dedupe: ("calm", "G1 G2 G3"),
-    resume_position: ("links", "G1 G2 G3 G5"),
+    # without it: the profile, and the promise that the simulation finds broken
+    dedupe: ("links", "G2"),
+    resume_position: ("links", "G2"),
     gap_count: ("calm", "G3"),
     gap_event: ("calm", "G3"),
-    cancel_safety: ("calm", "G3 G4 G5"),
+    cancel_safety: ("calm", "G4"),  # its first message
     readiness: ("calm", "G4"),
     readiness_of_publishers: ("calm", "G4"),
-    redial: ("links", "G5 G7 leak"),
-    link_over_listing: ("discovery", "G5 G7 G3 G1 protocol"),
+    redial: ("links", "G7"),
+    link_over_listing: ("discovery", "G7"),
     ack_window: ("calm", "G6"),
-    expected_cursors: ("calm", "G4 G9"),
+    expected_cursors: ("calm", "G4"),
     first_messages: ("calm", "G4"),
     restart_grace: ("discovery", "G4"),
     renewed: ("discovery", "G4"),
-    place_of_the_disconnected: ("links", "G5 G9"),
-    heartbeat: ("links", "G5 G7"),
+    place_of_the_disconnected: ("links", "G5"),
+    heartbeat: ("links", "G7"),
     ping_while_bytes_come: ("discovery", "G7"),
-    room: ("calm", "G6 G5"),
+    room: ("calm", "G6"),
     dropping: ("calm", "G6"),
     holds: ("links", "G5"),
     flush_by_pong: ("calm", "G9"),
     linger: ("calm", "G9"),
     count_in_end: ("calm", "G3"),
-    cursor_removal: ("calm", "leak error"),
+    cursor_removal: ("calm", "leak"),
 }
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.__name__)
 def test_without_its_safeguard_a_promise_is_broken(ablation: Ablation) -> None:
-    profile, promises = ABLATIONS[ablation]
-    violation = fails(ablation, profile)
-    assert violation.promise in promises.split(), violation
+    fails(ablation, *ABLATIONS[ablation])
+
+
+def test_g2_a_publisher_that_repeats_itself_is_not_believed() -> None:
+    """So it is `dedupe` alone that its ablation shows."""
+    REPEATED.clear()
+    with ExitStack() as stack:
+        repeating(stack)
+        for seed in range(5, 28):
+            simulate(seed, "links")
+    assert sum(REPEATED) > 20

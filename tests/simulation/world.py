@@ -287,7 +287,7 @@ class World:
             self.fail("leak", f"timers are still set: {timers}")
 
     def _inspect(self, process: Process) -> None:
-        """After each turn: memory is bounded."""
+        """After each turn: memory is bounded, and nothing is torn where no link breaks."""
         peer = self.by_process.get(process)
         if peer is None:
             return
@@ -299,6 +299,10 @@ class World:
         for sub in peer.subs:
             if sub.state != "open":
                 continue
+            if self.plan.profile in ("calm", "discovery"):
+                torn = self.model.torn(sub)
+                if torn is not None:
+                    self.fail(*torn)
             window = sub.sub.window
             total = 0
             for stream in sub.sub._inbox.streams.values():
