@@ -217,9 +217,11 @@ class _Process:
         found = []
         for peer in self.peers.values():
             runtime = peer.runtime
-            for one in (*runtime._served, *runtime._remotes.values()):
-                if one.link is not None and not one.link.closing:
-                    ends = (one.link.transport.get_extra_info(n) for n in ("sockname", "peername"))
+            links = [served.link for served in runtime._served]
+            links += [remote.link for remote in runtime._remotes.values()]
+            for link in links:
+                if link is not None and not link.closing:
+                    ends = (link.transport.get_extra_info(n) for n in ("sockname", "peername"))
                     found.append(" ".join(map(str, ends)))
         return sorted(found)
 

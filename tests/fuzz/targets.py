@@ -37,6 +37,7 @@ from pubsub.core.messages import (
     Ack,
     End,
     Goodbye,
+    Hello,
     Kind,
     Match,
     Ping,
@@ -55,8 +56,9 @@ from pubsub.core.receiving import Receiving
 from pubsub.core.serving import Serving
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.errors import AuthError, DecodeError, ProtocolError
-from pubsub.link import Link
+from pubsub.link import GOODBYE_GRACE, MAX_PINGS, Link
 from tests.core.buffers import arrived
+from tests.fuzz.transport import Clock, Transport
 
 __all__ = ["TARGETS"]
 
@@ -388,6 +390,8 @@ def publisher(raw: bytes) -> None:
             assert len(serving._control) <= 2 * 5 + 2
             for publication in publications.values():
                 assert publication.log.size <= buffer + largest
+            if choices.number(16) == 0:
+                _acknowledge_too_much(choices, serving)
     except ProtocolError:
         serving.closed()
     else:
@@ -401,12 +405,22 @@ def publisher(raw: bytes) -> None:
         assert publication.log.size == 0
 
 
-class _NoRoute:
-    def ack(self, stream: Stream) -> None:
-        raise AssertionError
-
-    def unsubscribe(self, stream: Stream) -> None:
-        raise AssertionError
+def _acknowledge_too_much(choices: Choices, serving: Serving) -> None:
+    """An ACK above what was sent is refused, and changes nothing."""
+    channels = list(serving._channels.values())
+    if not channels:
+        return
+    channel = choices.one_of(*channels)
+    cursor = channel.cursor
+    assert cursor is not None
+    before = cursor.acked, cursor.limit, cursor.flown
+    above = cursor.flown + 1 + choices.one_of(0, 1, choices.number(2**62))
+    try:
+        serving.receive(Ack(channel.number, above, 2**40))
+    except ProtocolError:
+        assert (cursor.acked, cursor.limit, cursor.flown) == before
+    else:
+        raise AssertionError(f"an ACK of {above} where {cursor.flown} was sent")
 
 
 def subscriber(raw: bytes) -> None:
@@ -505,6 +519,133 @@ def _each(decoder: Decoder, body: Any, buffers: Any) -> list[Any]:
         return decoder.decode_each(body, buffers)
     except DecodeError:
         return []
+
+
+class _Endpoint:
+    """Who has something to say now and then, and does not like all that it hears."""
+
+    def __init__(self, choices: Choices) -> None:
+        self.choices = choices
+        self.opened_by: list[Other] = []
+        self.ended: list[Exception | None] = []
+        self.larger = 0
+
+    def opened(self, link: Link, other: Other) -> _Endpoint:
+        self.opened_by.append(other)
+        return self
+
+    def receive(self, event: Event) -> None:
+        assert not self.ended, "a frame behind the end"
+        if self.choices.number(8) == 0:
+            raise ProtocolError("it is not liked here")
+
+    def pump(self, budget: int) -> list[bytes]:
+        if not self.larger:
+            return []
+        self.larger -= 1
+        return [data_header(0, 0, 1.5, 30_005), array_header(30_000) + bytes(30_000)]
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        self.ended.append(error)
+
+
+def link(raw: bytes) -> None:
+    """A link on a transport: whatever the other end, the socket and the clock do, it writes whole
+    frames and none behind its GOODBYE, answers each PING that it can, tells its endpoint of the end
+    once, ends a silent connection in time, and leaves no timer."""
+    choices = Choices(raw)
+    clock = Clock()
+    endpoint = _Endpoint(choices)
+    settings = Settings()
+    identity = Identity("peer", "me", "127.0.0.1", 1, {})
+    made = Link(
+        cast(Any, clock),
+        Acceptor(identity, ("peer",)),
+        cast(Any, endpoint),
+        settings,
+        bytearray(choices.one_of(41, 300, 4096)),
+    )
+    transport = Transport(clock)
+    transport.link = made
+    made.connection_made(cast(Any, transport))
+    kinds = (Kind.PING, Kind.PING, Kind.PONG, Kind.GOODBYE, Kind.ACK)
+    silent_since = 0.0
+
+    def hear(stream: bytes) -> None:
+        nonlocal silent_since
+        given = 0
+        while given < len(stream) and transport.reading:
+            room = made.reader.get_buffer()
+            size = min(len(room), len(stream) - given, 1 + choices.number(256))
+            room[:size] = stream[given : given + size]
+            given += size
+            silent_since = clock.now
+            made.buffer_updated(size)
+
+    if choices.number(8):
+        hear(encode(Hello(1, "peer", "peer", "them", "", "", 0, {})))
+    while choices and not transport.lost:
+        step = choices.number(16)
+        if step <= 3:
+            asked = [choices.number(100) for _ in range(choices.one_of(1, 1, 2, 30))]
+            before = len(transport.written)
+            able = endpoint.opened_by and not (made.closing or made.paused or made.reader.partial)
+            hear(b"".join(encode(Ping(token)) for token in asked))
+            if able and not made.closing and not made.paused and transport.reading:
+                highest = encode(Pong(max(asked)))
+                assert highest in transport.written[before:], "a PING without an answer"
+        elif step == 4:
+            hear(b"".join(encode(Ping(7)) for _ in range(choices.one_of(1, MAX_PINGS + 300))))
+        elif step == 5:
+            hear(frame(choices, kinds))
+        elif step == 6:
+            hear(encode(Ack(0, 0, 0)) * choices.number(5))
+        elif step == 7:
+            transport.stuck = True
+        elif step == 8:
+            transport.unstick()
+        elif step == 9:
+            endpoint.larger = choices.number(40)
+            made.flush()
+        elif step <= 12:
+            clock.run(clock.now + choices.one_of(0.1, 1.0, 3.0, 7.0))
+        elif step == 13 and not transport.closing and endpoint.opened_by:
+            made.listen(bool(choices.number(2)))
+        elif step == 14:
+            what = choices.number(8)
+            if what <= 2:
+                made.goodbye()
+            elif what == 3:
+                made.fail(ProtocolError("enough"))
+            elif what == 4:
+                made.abort()
+            elif what == 5:
+                made.send(Ping(3))
+            else:
+                hear(encode(Goodbye("closing", "")))
+        elif step == 15 and choices.number(8) == 0:
+            transport.lose(choices.one_of(None, OSError("reset")))
+        tick = made._heartbeat.tick_every
+        if made._listening or made.paused:
+            quiet = clock.now - silent_since
+            assert made.closing or transport.closing or quiet <= settings.ping_timeout + 2 * tick
+        else:
+            silent_since = clock.now
+    assert len(endpoint.ended) <= 1
+    assert len(endpoint.opened_by) <= 1
+    if not transport.lost:
+        made.goodbye()
+        clock.run(clock.now + GOODBYE_GRACE)
+        assert transport.lost
+    clock.run(clock.now)
+    assert len(endpoint.ended) == 1, "it did not say once that it is over"
+    assert not clock.set(), "a timer is left"
+    reader = FrameReader(bytearray(4096), no_place)
+    reader.max_payload = 2**20
+    said = list(reader.feed(bytes(transport.written)))
+    assert not any(isinstance(event, ProtocolError) for event in said)
+    assert not reader.partial
+    assert not any(isinstance(event, Goodbye) for event in said[:-1]), "words behind GOODBYE"
 
 
 class _Loop:
@@ -685,6 +826,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         handshakes,
         publisher,
         subscriber,
+        link,
         coordinator,
         directory,
         values,
