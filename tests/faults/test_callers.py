@@ -17,7 +17,12 @@ import pytest
 from pubsub import Closed, Peer
 from tests.faults.proxy import behind
 from tests.faults.worker import until
-from tests.integration.support import LONG, coordinator_in_loop, coordinator_in_thread
+from tests.integration.support import (
+    LONG,
+    coordinator_in_loop,
+    coordinator_in_thread,
+    eventually,
+)
 
 THREADS = 32
 
@@ -156,7 +161,8 @@ async def first(sub: Any) -> Any:
 
 @pytest.mark.loop
 async def test_cancelled_puts_flushes_and_closes_leave_the_pub_whole() -> None:
-    """A blocking put that is cancelled has put its message or has not; the rest goes on."""
+    """A blocking put that is cancelled has put its message or has not; the rest goes on. A close
+    that nobody waits for any more ends as one that somebody does."""
     chance = random.Random(3)
     async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
         sub = await there.sub("t", window=5_000)
@@ -181,15 +187,20 @@ async def test_cancelled_puts_flushes_and_closes_leave_the_pub_whole() -> None:
 
         for number in range(0, 4_000, 4):
             tasks = {asyncio.create_task(put(number + n)): number + n for n in range(4)}
-            flush = asyncio.create_task(pub.flush())
+            waits = [
+                asyncio.create_task(pub.flush()),
+                asyncio.create_task(pub.wait_for_subscribers(2)),  # there is one
+            ]
             for _ in range(chance.randrange(5)):
                 await asyncio.sleep(0)
-            for task in (*tasks, flush):
+            for task in (*tasks, waits[0]):
                 if chance.random() < 0.5:
                     task.cancel()
             await asyncio.wait(tasks)
-            flush.cancel()
-            await asyncio.wait([flush])
+            assert not waits[1].done()
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
             for task, n in tasks.items():
                 (cancelled if task.cancelled() else done).append(n)
         await pub.put(-1)
@@ -198,6 +209,40 @@ async def test_cancelled_puts_flushes_and_closes_leave_the_pub_whole() -> None:
         assert len(got) == len(set(got))
         assert set(done) <= set(got)
         assert sub.lost == 0
+        assert not pub._publication.watchers
+        assert not pub._publication._waiters
+        late = asyncio.create_task(pub.wait_for_subscribers(2, timeout=LONG))
+        async with there.sub("t"):
+            await late
+        await cancel_closes(pub, sub)
+
+
+async def cancel_closes(pub: Any, sub: Any) -> None:
+    """Close a Pub whose Sub does not take what is there, over and over, and wait for the last."""
+    putting = [asyncio.ensure_future(pub.put([n, b"x" * 900])) for n in range(20)]
+    await asyncio.sleep(0)
+    assert not all(put.done() for put in putting)  # it has to wait for room, and for the Sub
+
+    async def close() -> None:
+        await pub.close(LONG)
+
+    for turns in range(50):
+        closing = asyncio.create_task(close())
+        for _ in range(turns % 5):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+    assert pub.closed
+    with pytest.raises(Closed):
+        pub.put("too late")
+    closing = asyncio.create_task(close())
+    for n in range(20):
+        assert (await sub.get(timeout=LONG))[0] == n
+    await asyncio.wait_for(closing, LONG)
+    await asyncio.gather(*putting)
+    await eventually(lambda: not sub.publishers)
+    assert sub.lost == 0
 
 
 class Interrupt(BaseException):

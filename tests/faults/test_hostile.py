@@ -269,12 +269,15 @@ async def test_ten_thousand_connections_that_say_nothing(
 ) -> None:
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 21_000  # both ends are in this process
+    wanted = 21_000
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
+    size = min(10_000, wanted - 1_500)  # most of the victim's ends are cut soon
+    if size < 10_000:
+        pytest.skip(f"{hard:,} descriptors are too few for 10,000 connections")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     try:
-        await silent_crowd(min(10_000, wanted - 1_500), 1_024, caplog)
+        await silent_crowd(size, 1_024, caplog)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -76,8 +76,8 @@ async def test_g5_resets_every_200_ms_lose_nothing(coordinator: str) -> None:
             while loop.time() < end:
                 await flowing.checked(0.2)
                 await proxy.reset()
-        assert flowing.got == flowing.put > 0
-        assert proxy.resets > SECONDS
+        assert flowing.got == flowing.put > SECONDS * RATE / 2  # the machine may be busy
+        assert proxy.resets > SECONDS / 0.2 / 2
         assert sub.lost == 0
         (how,) = pub.subscribers.values()
         assert how["lost"] == 0

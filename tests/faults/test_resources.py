@@ -170,7 +170,8 @@ def test_g7_a_coordinator_with_a_full_disk_under_its_log_goes_on(start: Start) -
 
 
 def test_g5_only_monotonic_time_decides() -> None:
-    """The wall clock goes to 1901, 1970 and 2100 and back in both processes' runtimes."""
+    """The wall clock of the process in which both peers are goes to 1901, 1970 and 2100 and back,
+    and that of the coordinator's process does not."""
     with coordinator_in_thread() as coordinator:
         out = run_python(
             """

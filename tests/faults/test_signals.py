@@ -160,13 +160,18 @@ def test_g3_what_a_killed_publisher_sent_is_delivered_and_the_next_one_begins_at
 ) -> None:
     here, there, stream = pair(start, address)
     passes(here, there, stream)
+    here.stop()
+    sent = here.puts(name="a", count=1_000)
+    there.reach(name="a", due={stream: sent})  # it came; a kill takes nothing of it back
     here.kill()
     again = start_worker(start, address)
     again.peer(name="a", **BEAT)
     new = again.pub(name="a", topic="t")
     put = again.puts(name="a", count=1_000)
     report = there.reach(name="a", due={new: put})
-    assert report["got"][new] == put
+    assert report["got"] == {stream: sent, new: put}
+    assert report["due"] == {stream: sent, new: put}
+    assert report["gaps"] == {}
     assert report["lost"] == 0
 
 

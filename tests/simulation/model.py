@@ -367,6 +367,8 @@ class Model:
         self.settle_older()
         for pub, sub in self.pairs():
             self._check_pair(pub, sub, pub.put)
+            if sub.events:
+                self._check_publishers_count(pub, sub)
         for pub in self.pubs:
             if pub.state == "closed" and pub.peer.stays and self.bounded:
                 for sub in self.subs:
@@ -378,6 +380,19 @@ class Model:
                 if seen != sub.sub.lost:
                     raise Violation(
                         "G3", f"{sub} was told of {seen} lost messages and counts {sub.sub.lost}"
+                    )
+
+    def _check_publishers_count(self, pub: PubRecord, sub: SubRecord) -> None:
+        """What the Pub's own `subscribers` says that a Sub lost is what that Sub was told of; less
+        where its place was given up once, with the count."""
+        for state, cursor in pub.pub._publication.cursors():
+            if tuple(cursor.key) == (sub.peer.peer.peer_id, sub.sub._inbox.sub_id):
+                gaps = sub.view(pub).gaps
+                lost = pub.pub.subscribers[cursor.name]["lost"]
+                told = gaps["overflow"] + gaps["too large"]
+                if lost > told or (self.bounded and lost != told):
+                    raise Violation(
+                        "G3", f"{pub} counts {lost} lost ({state}) where {sub} was told of {told}"
                     )
 
     def check_closed(self, pub: PubRecord, sub: SubRecord) -> None:
