@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import statistics
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -429,6 +431,77 @@ async def test_g8_a_stalled_reader_delays_no_other(coordinator: str) -> None:
                 delivered += 1
         assert slow.lost > 0
         assert delivered + slow.lost == 2_500
+
+
+async def test_g8_a_sub_that_takes_nothing_delays_no_other_on_its_link(coordinator: str) -> None:
+    """Its window is full, of several streams, and the link is the only one."""
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        stalled = [await there.sub(topic, window=50_000) for topic in ("t", "t", "*")]
+        other, quiet = await there.sub("t"), await there.sub("u")
+        pub, seldom = await here.pub("t", buffer=1_000_000), await here.pub("u")
+        await pub.wait_for_subscribers(4, timeout=LONG)
+        await seldom.wait_for_subscribers(2, timeout=LONG)
+        (link,) = links_to(there)
+        value = b"x" * 10_000
+        for i in range(1_000):  # ten times the buffer, and 200 times their windows
+            pub.put([i, value])
+            assert await other.get(timeout=LONG) == [i, value]
+            if i % 10 == 0:
+                seldom.put(i)
+                assert await quiet.get(timeout=LONG) == i
+        assert links_to(there) == [link]
+        assert other.lost == quiet.lost == 0
+        for sub in stalled:
+            assert sub.lost == 0  # it has not come to where the gap is
+            (*_, least) = (stream.received_bytes for stream in sub._inbox.streams.values())
+            assert least < 100_000
+        pub.put("last")
+        for sub in stalled[:2]:
+            delivered = 0
+            while await sub.get(timeout=LONG) != "last":
+                delivered += 1
+            assert delivered + sub.lost == 1_000
+
+
+async def test_g8_a_put_takes_as_long_beside_a_stopped_subscriber(coordinator: str) -> None:
+    """Two Pubs, put on in turn. It is the time of the processor that counts, and of many rounds the
+    one in the middle, so that it does not matter what else the machine does."""
+    async with (
+        behind(coordinator) as (here, proxy),
+        Peer(coordinator) as there,
+        Peer(coordinator) as stopped,
+    ):
+        pubs = [await here.pub(topic, buffer=4_000_000) for topic in ("alone", "beside")]
+        subs = [await there.sub(pub.topic) for pub in pubs]
+        await pubs[1].wait_for_subscribers(1, timeout=LONG)
+        before = set(proxy.connections)
+        late = await stopped.sub("beside")
+        await pubs[1].wait_for_subscribers(2, timeout=LONG)
+        (connection,) = proxy.connections - before
+        connection.stall("down")
+        took: list[list[float]] = [[], []]
+        value = b"x" * 2_000
+        for number in range(500):
+            for each in random.sample((0, 1), 2):
+                pub, sub = pubs[each], subs[each]
+                began = time.process_time()
+                for n in range(50):
+                    pub.put(value)
+                    if n % 5 == 4:
+                        pub.seal()  # so that there are many batches
+                took[each].append(time.process_time() - began)
+                got = 0
+                while got < 50:
+                    got += len(await sub.get_many(50, timeout=LONG))
+            if number == 300:  # by now, what the kernel and its window hold is full
+                took = [[], []]
+                assert pubs[0]._publication.log.size < 2_000_000
+                assert pubs[1]._publication.log.size > 3_900_000
+        alone, beside = map(statistics.median, took)
+        assert beside < 1.7 * alone  # 1.3: what is too old is let go; it is no matter of how much
+        assert subs[1].lost == 0
+        connection.resume("down")
+        await late.close()
 
 
 # --- slow links -------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tests.cli.processes import Start, daemon
 from tests.faults.worker import Worker, start_worker, until
 
 BEAT: dict[str, Any] = {"ping_interval": 0.2, "ping_timeout": 0.6, "handshake_timeout": 0.6}
+
+MIB = 1024 * 1024
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
@@ -153,6 +156,29 @@ def test_g8_block_waits_for_a_stopped_subscriber_and_drop_does_not(
     assert report["got"][block] == 200_000
     assert report["got"][drop] + report["gaps"][drop] == 200_000
     assert report["lost"] == report["gaps"][drop] > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_g6_a_publisher_at_full_speed_holds_its_buffer_for_a_stopped_subscriber(
+    start: Start, address: str
+) -> None:
+    buffer = 32 * MIB
+    there = start_worker(start, address)
+    there.peer(name="a")
+    there.sub(name="a", topic="t")
+    here = start_worker(start, address)
+    here.peer(name="a")
+    stream = here.pub(name="a", topic="t", buffer=buffer)
+    here.attached(name="a", n=1)
+    there.reach(name="a", due={stream: here.puts(name="a", count=50_000)})
+    before = here.memory()
+    there.freeze()
+    here.flood(name="a", count=200_000, size=1024)
+    grown = here.memory("VmHWM") - before
+    assert buffer - 8 * MIB < grown <= buffer + 20 * MIB
+    ((_, how),) = here.subscribers(name="a").items()
+    assert how["lag"] > 150_000
+    there.kill()
 
 
 def test_g3_what_a_killed_publisher_sent_is_delivered_and_the_next_one_begins_at_0(

@@ -111,6 +111,12 @@ class _Process:
             await self._put_next(name, pub)
         return self.put[name]
 
+    async def flood(self, name: str, count: int, size: int) -> None:
+        """Put so many values of that many bytes, as fast as it goes. (A `sub` takes numbers.)"""
+        pub, value = self.pubs[name], bytes(size)
+        for _ in range(count):
+            await pub.put(value)
+
     async def _put_next(self, name: str, pub: Pub) -> None:
         """Put the next number; while this one waits, another may be put."""
         turn = pub.put(self.put[name])
@@ -299,6 +305,13 @@ class Worker:
 
     def thaw(self) -> None:
         self.running.signal(signal.SIGCONT)
+
+    def memory(self, what: str = "VmRSS") -> int:
+        """Bytes that the process has in memory now, or (``VmHWM``) had at most."""
+        for line in Path(f"/proc/{self.running.process.pid}/status").read_text().splitlines():
+            if line.startswith(f"{what}:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError(what)
 
     def kill(self) -> None:
         self.running.signal(signal.SIGKILL)
