@@ -161,6 +161,36 @@ def test_block_makes_put_wait_until_there_is_room(coordinator: str) -> None:
         assert sub.lost == 0
 
 
+def test_g8_a_put_that_fits_but_for_an_observer_waits_for_no_larger_one(coordinator: str) -> None:
+    """The larger one, of another thread, needs room that a subscriber holds."""
+    with Peer() as here, Peer() as there:
+        observer = there.sub("t", window=1, observer=True)
+        pub = cast(BlockingPub, here.pub("t", overflow="block", buffer=700_000))
+        pub.wait_for_subscribers(1, timeout=LONG)
+        value = bytes(70_000)  # alone in its batch
+        for _ in range(4):
+            pub.put(value)
+        sub = there.sub("t", window=1)
+        for _ in range(4):
+            pub.put(value)
+        until(lambda: pub._publication.log.next_seq == 8)
+        assert observer.publishers
+        larger = threading.Thread(target=pub.put, args=(bytes(500_000),))
+        larger.start()
+        until(lambda: pub._waiting)
+        time.sleep(0.1)  # it asks for its room, in vain
+        assert pub._publication.log.start == 0
+        smaller = threading.Thread(target=pub.put, args=(bytes(200_000),))
+        smaller.start()
+        smaller.join(LONG)
+        assert not smaller.is_alive()
+        assert larger.is_alive()
+        sizes = [len(sub.get(timeout=LONG)) for _ in range(6)]
+        larger.join(LONG)
+        assert sizes == [70_000] * 4 + [200_000, 500_000]
+        assert sub.lost == 0
+
+
 class Meddler:
     """A value whose encoding does something else first."""
 
