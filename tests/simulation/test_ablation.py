@@ -408,6 +408,6 @@ def test_g2_a_publisher_that_repeats_itself_is_not_believed() -> None:
     REPEATED.clear()
     with ExitStack() as stack:
         repeating(stack)
-        for seed in range(5, 28):
+        for seed in range(11, 28):
             simulate(seed, "links")
     assert sum(REPEATED) > 20
