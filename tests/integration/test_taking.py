@@ -119,7 +119,7 @@ class Rest:
     """What a Sub still has."""
 
     def __init__(self, sub: Any) -> None:
-        self.values: list[int] = []
+        self.values: list[Any] = []
         try:
             while True:
                 self.values.append(sub.get(timeout=0))
@@ -173,6 +173,90 @@ def test_g3_an_interrupt_of_who_takes_takes_nothing_with_it(peer: Peer, form: st
             break
         number += 1
     assert number > 40
+
+
+class Alarm(Exception):
+    """What the user's signal handler raises: an error like those of values that are broken."""
+
+
+def alarm() -> None:
+    raise Alarm
+
+
+@pytest.mark.parametrize("form", ["get", "for"])
+def test_g3_an_exception_of_a_signal_handler_while_messages_are_decoded_is_no_fault_of_theirs(
+    peer: Peer, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    number = 0
+    while True:
+        sub, pub = peer.sub("t"), peer.pub("t")
+        feed(peer, sub, pub, 9)
+        got: list[Any] = []
+        raised = False
+        with at(number, alarm) as moment:
+            try:
+                got += FORMS[form](sub)
+            except Alarm:
+                raised = True
+        assert raised == (moment.where is not None), moment.where
+        got += Rest(sub).values
+        missing = 9 - len(got)
+        assert missing <= (moment.where is not None and moment.where[0] in ON_ITS_WAY)
+        assert sub.lost == 0
+        sub.close()
+        pub.close(linger=0)
+        if moment.where is None:
+            break
+        number += 1
+    assert number > 40
+    assert not caplog.records
+
+
+def test_g3_a_signal_handler_raises_while_a_batch_with_a_broken_message_is_decoded(
+    peer: Peer,
+) -> None:
+    """The others are delivered, and the broken one alone is lost."""
+
+    class Broken:
+        def __reduce__(self) -> Any:
+            return int, ("broken",)
+
+    number = 0
+    while True:
+        sub, pub = peer.sub("t", allow_pickle=True), peer.pub("t", codec="pickle")
+        pub.put_many([(0,), Broken(), (2,)])
+        peer.call(pub.seal)
+        peer.call(peer.runtime.turn.run)
+        with at(number, alarm) as moment, contextlib.suppress(Alarm):
+            sub._refill(0)
+        assert Rest(sub).values == [(0,), (2,)], moment.where
+        assert sub.lost == 1
+        sub.close()
+        pub.close(linger=0)
+        if moment.where is None:
+            break
+        number += 1
+    assert number > 40
+
+
+@pytest.mark.parametrize("timeout", [1e10, float("inf")])
+async def test_a_timeout_may_be_longer_than_any_clock_lasts(peer: Peer, timeout: float) -> None:
+    async with coordinator_in_loop() as coordinator, Peer(coordinator, linger=0) as mine:
+        sub, pub = await mine.sub("t"), await mine.pub("t")
+        waiting = asyncio.ensure_future(sub.get(timeout=timeout))
+        await asyncio.sleep(0)
+        pub.put(1)
+        assert await asyncio.wait_for(waiting, LONG) == 1
+
+    def block() -> None:
+        sub, pub = peer.sub("t"), peer.pub("t")
+        thread = threading.Timer(0.05, pub.put, [1])
+        thread.start()
+        assert sub.get(timeout=timeout) == 1
+        sub.close()
+        pub.close()
+
+    await asyncio.to_thread(block)
 
 
 def until_acknowledged(peer: Peer, pub: Any) -> None:
