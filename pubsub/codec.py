@@ -382,6 +382,8 @@ class Encoder:
 
 
 Buffer: TypeAlias = bytes | LargeBuffer
+_BROKEN: Final = (ValueError, msgpack.UnpackException)
+"""What msgpack raises for bytes that are no msgpack."""
 _HOLDS_BYTES: Final = frozenset((bytes, bytearray, memoryview, dict, list, tuple))
 _BUFFER_HEADER: Final = bytes((0xD6, BUFFER))  # fixext 4
 
@@ -489,7 +491,7 @@ class Decoder:
         try:
             unpacker.feed(body)
             count = unpacker.read_array_header()
-        except Exception as error:
+        except _BROKEN as error:
             raise DecodeError("a batch that is no array") from error
         if count > size:
             raise DecodeError(f"a batch that announces {count:,} values in {size:,} bytes")
@@ -502,7 +504,7 @@ class Decoder:
                 start = unpacker.tell()
                 try:
                     unpacker.skip()
-                except Exception:
+                except _BROKEN:  # and nothing else: what a signal handler raises is no fault of it
                     broken = DecodeError("a batch that is broken from here on")
                     values.extend([broken] * (count - len(values)))
                     break
@@ -512,16 +514,21 @@ class Decoder:
         return values
 
     def _decode_one(self, part: memoryview, errors: dict[str, DecodeError]) -> Any:
-        try:
-            value = self._unpack(part)
-            return value if self._finish is None else self._finish([value])[0]
-        except Exception as error:
-            # One error object for each text, and few texts: a batch may be millions of them.
-            # Without a traceback, which would keep frames and their locals alive.
-            text = str(error) if isinstance(error, DecodeError) else _reason(error)
-            if len(errors) >= 100:
-                text = "a message that cannot be decoded"
-            return errors.setdefault(text, DecodeError(text))
+        waiting = list(self._waiting)
+        for last in (False, True):  # an error that does not come again is a signal handler's
+            try:
+                value = self._unpack(part)
+                return value if self._finish is None else self._finish([value])[0]
+            except Exception as error:
+                if not last:
+                    self._waiting = list(waiting)
+                    continue
+                # One error object for each text, and few texts: a batch may be millions of them.
+                # Without a traceback, which would keep frames and their locals alive.
+                text = str(error) if isinstance(error, DecodeError) else _reason(error)
+        if len(errors) >= 100:
+            text = "a message that cannot be decoded"
+        return errors.setdefault(text, DecodeError(text))
 
     # --- extension types ----------------------------------------------------------------
 

@@ -288,9 +288,9 @@ class Sub:
 
     # --- decoding -----------------------------------------------------------------------
 
-    def _decoded(self, entry: Entry) -> tuple[_Run, int, Exception | None]:
-        """An entry's messages, how many of them cannot be decoded, and why. It may be done again:
-        nothing is changed."""
+    def _decoded(self, entry: Entry) -> tuple[_Run, int, BaseException | None]:
+        """An entry's messages, how many of them cannot be decoded, and why; or what a signal
+        handler raised meanwhile. It may be done again: nothing is changed."""
         stream = entry.stream
         wanted = entry.end - entry.first
         if not wanted:
@@ -300,19 +300,32 @@ class Sub:
             decoder = self._decoders[stream.codec] = Decoder(
                 stream.codec, allow_pickle=self.allow_pickle
             )
+        raised: BaseException | None = None
+        values: list[Any] | None = None
+        broken: DecodeError | None = None
         try:
             values = decoder.decode(entry.body, entry.buffers)
         except DecodeError as error:
-            return self._salvaged(entry, decoder, error)
+            broken = error.with_traceback(None)  # which would keep alive what frames have
+            raised = error.__cause__
+        if raised is not None:  # what does not come again was not the batch's fault
+            raised.__traceback__ = None
+            try:
+                values = decoder.decode(entry.body, entry.buffers)
+            except DecodeError:
+                pass
+        if values is None:
+            assert broken is not None
+            return self._salvaged(entry, decoder, broken)
         if entry.skip:
             del values[: entry.skip]
         if len(values) != wanted:
             return self._salvaged(entry, None, DecodeError("not as many values as announced"))
-        return _Run(stream, entry.gaps, entry.end, values, entry.sent_at), 0, None
+        return _Run(stream, entry.gaps, entry.end, values, entry.sent_at), 0, raised
 
     def _salvaged(
         self, entry: Entry, decoder: Decoder | None, error: Exception
-    ) -> tuple[_Run, int, Exception | None]:
+    ) -> tuple[_Run, int, BaseException | None]:
         """Of a batch that does not decode as a whole: deliver what does, count what does not."""
         stream = entry.stream
         wanted = entry.end - entry.first
@@ -346,7 +359,7 @@ class Sub:
         runs.append(_Run(stream, tuple(gaps), seq, run, entry.sent_at))
         for one, following in pairwise(runs):
             one.following = following
-        return runs[0], lost, error
+        return runs[0], lost, error if lost else None
 
     def _advance(self) -> bool:
         """Go on to the next decoded run, or the next entry that waits; False: there is none.
@@ -357,12 +370,13 @@ class Sub:
 
         Raises:
             DecodeError: a stream cannot be read by this Sub.
+            Exception: a signal handler raised it while a batch was decoded.
         """
         if self._installed is not None:  # it was interrupted
             self._release()
         entry = None
         lost = 0
-        error: Exception | None = None
+        error: BaseException | None = None
         run = self._runs
         if run is None:
             entry = self._inbox.peek()
@@ -398,7 +412,7 @@ class Sub:
             self._installed = entry
             self._inbox.release(entry)
             self._installed = None
-            if error is not None:
+            if lost:
                 log.warning(
                     "%d of %d messages from %s on %r cannot be decoded: %s",
                     lost,
@@ -407,6 +421,8 @@ class Sub:
                     stream.topic,
                     error,
                 )
+            elif error is not None:
+                raise error
         del before
         return True
 
@@ -781,6 +797,8 @@ class BlockingSub(Sub):
                 "signal handler or a destructor): it would have to wait for the one that it "
                 "interrupts"
             )
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
         deadline = None if timeout is None else time.monotonic() + timeout
         try:  # inside `try`, no interrupt leaves the lock behind
             if not taking.acquire(timeout=-1 if timeout is None else max(0, timeout)):
@@ -797,6 +815,8 @@ class BlockingSub(Sub):
                         left = None if deadline is None else deadline - time.monotonic()
                         if left is not None and left <= 0:
                             return False
+                        if left is not None:
+                            left = min(left, threading.TIMEOUT_MAX)
                         self._arrived.get(timeout=left)  # may be one token too many: then again
                 except Empty:
                     pass

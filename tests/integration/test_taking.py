@@ -41,23 +41,58 @@ def interrupt() -> None:
 
 
 class Moment:
-    """The moment at which something is done.
+    """The moment at which something is done, in the thread that made this.
 
     Attributes:
-        where: the function and line that it came in; None: it never came.
+        where: the function that it came in; None: it never came.
     """
 
     def __init__(self, number: int, action: Callable[[], object]) -> None:
-        self.where: tuple[str, int] | None = None
+        self.where: str | None = None
         self._left = number
         self._action = action
+        self._thread = threading.get_ident()
         self._before: dict[FrameType, str] = {}  # the last operation of each frame
 
-    def forget(self) -> None:
-        """Keep no frame, and what it refers to, alive."""
-        self._before.clear()
+    def _here(self, code: CodeType) -> None:
+        if code.co_filename in TAKING and threading.get_ident() == self._thread:
+            self._left -= 1
+            if self._left < 0 and self.where is None:
+                self.where = code.co_name
+                self._action()
 
-    def trace(self, frame: FrameType, event: str, arg: object) -> Any:
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Have it come."""
+        monitoring: Any = getattr(sys, "monitoring", None)
+        if monitoring is None:
+            before = sys.gettrace()
+            sys.settrace(self._trace)
+            try:
+                yield
+            finally:
+                sys.settrace(before)
+                self._before.clear()  # it keeps alive what frames refer to
+            return
+        tool, events = 4, monitoring.events  # from Python 3.12
+        callbacks = {
+            events.PY_START: lambda code, offset: self._here(code),
+            events.C_RETURN: lambda code, offset, function, argument: self._here(code),
+            events.JUMP: lambda code, offset, to: self._here(code) if to < offset else None,
+        }
+        monitoring.use_tool_id(tool, "moments")
+        try:
+            for event, callback in callbacks.items():
+                monitoring.register_callback(tool, event, callback)
+            monitoring.set_events(tool, events.PY_START | events.CALL | events.JUMP)
+            yield
+        finally:
+            monitoring.set_events(tool, 0)
+            for event in callbacks:
+                monitoring.register_callback(tool, event, None)
+            monitoring.free_tool_id(tool)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if frame.f_code.co_filename not in TAKING:
             return None
         if event == "call":
@@ -66,13 +101,10 @@ class Moment:
             before = self._before.get(frame, "RESUME")
             self._before[frame] = operations(frame.f_code)[frame.f_lasti]
             if before.startswith(("CALL", "RESUME", "JUMP_BACKWARD")):
-                self._left -= 1
-                if self._left < 0 and self.where is None:
-                    self.where = frame.f_code.co_name, frame.f_lineno
-                    self._action()
+                self._here(frame.f_code)
         elif event == "return":
             self._before.pop(frame, None)
-        return self.trace
+        return self._trace
 
 
 _operations: dict[CodeType, dict[int, str]] = {}
@@ -87,14 +119,9 @@ def operations(code: CodeType) -> dict[int, str]:
 @contextmanager
 def at(number: int, action: Callable[[], object]) -> Iterator[Moment]:
     """Do this at that moment of what follows."""
-    before = sys.gettrace()
     moment = Moment(number, action)
-    sys.settrace(moment.trace)
-    try:
+    with moment.watch():
         yield moment
-    finally:
-        sys.settrace(before)
-        moment.forget()
 
 
 def in_a_thread(action: Callable[[], object]) -> Callable[[], None]:
@@ -119,7 +146,7 @@ class Rest:
     """What a Sub still has."""
 
     def __init__(self, sub: Any) -> None:
-        self.values: list[int] = []
+        self.values: list[Any] = []
         try:
             while True:
                 self.values.append(sub.get(timeout=0))
@@ -162,7 +189,7 @@ def test_g3_an_interrupt_of_who_takes_takes_nothing_with_it(peer: Peer, form: st
         values = [i for (i,) in got]
         assert values == sorted(set(values))
         missing = 9 - len(values) - sub.lost
-        on_its_way = moment.where is not None and moment.where[0] in ON_ITS_WAY
+        on_its_way = moment.where in ON_ITS_WAY
         assert missing <= on_its_way, moment.where
         if form != "get_many":
             assert sub.lost == 0, moment.where
@@ -173,6 +200,90 @@ def test_g3_an_interrupt_of_who_takes_takes_nothing_with_it(peer: Peer, form: st
             break
         number += 1
     assert number > 40
+
+
+class Alarm(Exception):
+    """What the user's signal handler raises: an error like those of values that are broken."""
+
+
+def alarm() -> None:
+    raise Alarm
+
+
+@pytest.mark.parametrize("form", ["get", "for"])
+def test_g3_an_exception_of_a_signal_handler_while_messages_are_decoded_is_no_fault_of_theirs(
+    peer: Peer, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    number = 0
+    while True:
+        sub, pub = peer.sub("t"), peer.pub("t")
+        feed(peer, sub, pub, 9)
+        got: list[Any] = []
+        raised = False
+        with at(number, alarm) as moment:
+            try:
+                got += FORMS[form](sub)
+            except Alarm:
+                raised = True
+        assert raised == (moment.where is not None), moment.where
+        got += Rest(sub).values
+        missing = 9 - len(got)
+        assert missing <= (moment.where in ON_ITS_WAY)
+        assert sub.lost == 0
+        sub.close()
+        pub.close(linger=0)
+        if moment.where is None:
+            break
+        number += 1
+    assert number > 40
+    assert not caplog.records
+
+
+def test_g3_a_signal_handler_raises_while_a_batch_with_a_broken_message_is_decoded(
+    peer: Peer,
+) -> None:
+    """The others are delivered, and the broken one alone is lost."""
+
+    class Broken:
+        def __reduce__(self) -> Any:
+            return int, ("broken",)
+
+    number = 0
+    while True:
+        sub, pub = peer.sub("t", allow_pickle=True), peer.pub("t", codec="pickle")
+        pub.put_many([(0,), Broken(), (2,)])
+        peer.call(pub.seal)
+        peer.call(peer.runtime.turn.run)
+        with at(number, alarm) as moment, contextlib.suppress(Alarm):
+            sub._refill(0)
+        assert Rest(sub).values == [(0,), (2,)], moment.where
+        assert sub.lost == 1
+        sub.close()
+        pub.close(linger=0)
+        if moment.where is None:
+            break
+        number += 1
+    assert number > 40
+
+
+@pytest.mark.parametrize("timeout", [1e10, float("inf")])
+async def test_a_timeout_may_be_longer_than_any_clock_lasts(peer: Peer, timeout: float) -> None:
+    async with coordinator_in_loop() as coordinator, Peer(coordinator, linger=0) as mine:
+        sub, pub = await mine.sub("t"), await mine.pub("t")
+        waiting = asyncio.ensure_future(sub.get(timeout=timeout))
+        await asyncio.sleep(0)
+        pub.put(1)
+        assert await asyncio.wait_for(waiting, LONG) == 1
+
+    def block() -> None:
+        sub, pub = peer.sub("t"), peer.pub("t")
+        thread = threading.Timer(0.05, pub.put, [1])
+        thread.start()
+        assert sub.get(timeout=timeout) == 1
+        sub.close()
+        pub.close()
+
+    await asyncio.to_thread(block)
 
 
 def until_acknowledged(peer: Peer, pub: Any) -> None:
@@ -212,7 +323,7 @@ async def test_g3_an_interrupt_of_who_takes_in_an_event_loop_takes_nothing_with_
                 except TimeoutError:
                     break
             missing = 9 - len(got)
-            on_its_way = moment.where is not None and moment.where[0] in ON_ITS_WAY
+            on_its_way = moment.where in ON_ITS_WAY
             assert missing <= on_its_way, moment.where
             assert got == sorted(set(got))
             assert sub.lost == 0
