@@ -24,6 +24,7 @@ from collections.abc import (
 )
 from itertools import chain, islice, pairwise, repeat
 from queue import Empty, SimpleQueue
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from pubsub.codec import Decoder
@@ -43,6 +44,7 @@ from pubsub.peer import (
     stay_at_exit,
 )
 from pubsub.ratelimit import RateLimit
+from pubsub.reentry import interrupts_the_core
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -639,7 +641,10 @@ class AsyncSub(Sub):
 
     def close(self) -> Awaitable[None]:
         if self._dead is None:
-            self._runtime.close_sub(self._inbox.sub_id)
+            runtime = self._runtime
+            elsewhere = get_ident() != runtime.thread
+            close = runtime.drop_sub if elsewhere or interrupts_the_core() else runtime.close_sub
+            close(self._inbox.sub_id)
             self._finalizer.detach()
             self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
         done: asyncio.Future[None] = self._runtime.loop.create_future()

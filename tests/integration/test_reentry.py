@@ -22,6 +22,7 @@ from tests.integration.support import (
     LONG,
     coordinator_in_loop,
     coordinator_in_thread,
+    eventually,
     run_python,
 )
 
@@ -307,3 +308,18 @@ def test_a_fork_without_descriptors_leaves_the_child_nothing_of_the_parents() ->
             server.address,
         )
     assert out == "on it goes\n"
+
+
+async def test_a_sub_that_is_closed_in_the_middle_of_the_core_leaves_it_in_its_turn(
+    coordinator: str,
+) -> None:
+    async with Peer(coordinator) as here:
+        pub, stays = await here.pub("t"), await here.sub("t")
+        goes = [await here.sub("t") for _ in range(10)]
+        with interrupting("enqueue", lambda: goes.pop().close() if goes else None):
+            for number in range(60):
+                await pub.put(number)
+                await asyncio.sleep(0)
+        assert not goes
+        assert [await stays.get(LONG) for _ in range(60)] == list(range(60))
+        await eventually(lambda: list(pub.subscribers) == [f"local#{stays._inbox.sub_id}"])
