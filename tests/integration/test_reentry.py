@@ -311,7 +311,7 @@ def test_a_fork_without_descriptors_leaves_the_child_nothing_of_the_parents() ->
 
 
 async def test_a_sub_that_is_closed_in_the_middle_of_the_core_leaves_it_in_its_turn(
-    coordinator: str,
+    coordinator: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Peer(coordinator) as here:
         pub, stays = await here.pub("t"), await here.sub("t")
@@ -323,3 +323,4 @@ async def test_a_sub_that_is_closed_in_the_middle_of_the_core_leaves_it_in_its_t
         assert not goes
         assert [await stays.get(LONG) for _ in range(60)] == list(range(60))
         await eventually(lambda: list(pub.subscribers) == [f"local#{stays._inbox.sub_id}"])
+        assert not caplog.records
