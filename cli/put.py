@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
 from pubsub import Peer, PubSubError
+from pubsub.blockingpub import BlockingPub
 from pubsub.cli.command import (
     FAILED,
     INTERRUPTED,
@@ -26,7 +27,6 @@ from pubsub.cli.command import (
     say,
 )
 from pubsub.config import DEFAULT_COORDINATOR
-from pubsub.pub import BlockingPub
 
 __all__ = ["Sending", "from_json_lines", "from_lines", "from_text", "put"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pubsub import DecodeError, Gap, Peer
+from pubsub.asyncsub import AsyncSub
 from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, impatient, say
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
-from pubsub.sub import AsyncSub
 
 __all__ = ["Wanted", "tail"]
 

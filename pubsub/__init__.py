@@ -6,6 +6,11 @@ A coordinator (``pubsubd coordinator``) only maps topics to addresses; messages 
 each publisher to every subscriber. Nothing is ever lost in silence. See `Pub`, `Sub`, `Peer`.
 """
 
+# The faces are there once they are imported: a Pub or Sub becomes the one that fits.
+from pubsub import asyncpub as asyncpub
+from pubsub import asyncsub as asyncsub
+from pubsub import blockingpub as blockingpub
+from pubsub import blockingsub as blockingsub
 from pubsub._version import __version__
 from pubsub.errors import (
     AuthError,

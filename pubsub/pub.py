@@ -1,9 +1,8 @@
 """Pub: what a publisher holds.
 
-`Pub(...)` gives one of two faces of the same thing. `AsyncPub` lives in an event loop: `put`
-encodes and appends, and the loop's turn ends with the batch in the log. `BlockingPub` belongs to
-a Peer on a background thread and may be used from any thread: `put` does the same under a lock,
-and hands whole batches over to the loop's thread.
+`Pub(...)` gives one of two faces of the same thing, `AsyncPub` (in `asyncpub`) and `BlockingPub`
+(in `blockingpub`). Here is what they share: how values are encoded and gathered into batches, and
+how closed batches get into the log.
 
 The fast path of `put` is one C call (encode), one subtraction and one append. Everything that
 can be out of the ordinary (first message of a batch, batch full, large message, buffer full,
@@ -13,24 +12,19 @@ closed, forked) shows in ``left <= 0``, or in large buffers beside the message: 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import weakref
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from itertools import chain, islice
-from threading import get_ident
+from collections import deque
+from collections.abc import Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pubsub.codec import CODECS, LARGE, Encoder
-from pubsub.config import BATCH_BYTES, MIB, seconds
+from pubsub.config import BATCH_BYTES, MIB
 from pubsub.core.frames import BATCH_COST, array_header
 from pubsub.core.publication import Publication
 from pubsub.core.topics import check_topic
-from pubsub.errors import Closed, MessageTooLarge, WrongContext
-from pubsub.logs import logger
+from pubsub.errors import Closed, MessageTooLarge
 from pubsub.peer import Peer, cannot_travel, check_peer, default_peer, faces, running_loop
-from pubsub.reentry import interrupts_the_core
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,56 +32,21 @@ if TYPE_CHECKING:
     from pubsub.ready import Ready
     from pubsub.runtime import Runtime
 
-__all__ = ["AsyncPub", "BlockingPub", "Pub"]
-
-log = logger("pubsub.pub")
+__all__ = ["Pub"]
 
 OVERHEAD = BATCH_COST + len(array_header(0))
 """What a batch counts for beyond its messages."""
 HANDOVER_BYTES = 1 * MIB
 """Bytes that a BlockingPub may be ahead of its loop's thread; then `put` lets that run."""
 
-UNAWAITED = 1 * MIB
-"""Bytes that may wait for room in an AsyncPub with nobody awaiting them, if its `buffer` is not
-more."""
-
-PATIENCE = 1.0
-"""Seconds that a put waits for the loop's thread to catch up."""
-
-FIRST_GRANT = 64
-"""Bytes that a batch may have at first, where other Pubs put in the same turn too."""
-
-LOOK_AGAIN = 0.001
-"""Seconds until the loop's thread looks again for a batch that was being put into."""
-
-LOOKS = 5
-LOCK_WAIT = 0.02
-"""It waits for so long for whoever puts, after so many looks in vain."""
-
-LOCKED_PUTS = 255
-"""Messages of one put_many that a BlockingPub puts without letting other threads in between."""
-_PLAIN = (list, tuple)
+PLAIN = (list, tuple)
 """What can be gone through without running code of others."""
 
 Batch = tuple[int, bytes, tuple[bytes, ...], float]
 
 
-class _Turn:
-    """What `put` returns in an event loop when it has filled a batch: awaiting it lets the loop
-    run once, so that a long row of awaited puts holds up nobody."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield
-
-    def __repr__(self) -> str:
-        return "<put: done>"
-
-
-_TURN = _Turn()
 _ONE = array_header(1)
-_NEVER = float("-inf")
+NEVER = float("-inf")
 
 
 class Pub:
@@ -131,8 +90,12 @@ class Pub:
         """The face that fits: blocking or async."""
         if cls is Pub:
             blocking = running_loop() is None if peer is None else check_peer(peer).blocking
-            cls = BlockingPub if blocking else AsyncPub
+            cls = _forms[blocking]
         return object.__new__(cls)
+
+    def __init_subclass__(cls, *, blocking: bool) -> None:
+        """A face says when it is the one that fits."""
+        _forms[blocking] = cls
 
     def __init__(
         self,
@@ -152,8 +115,8 @@ class Pub:
         if codec not in CODECS:
             raise ValueError(f"codec {codec!r} is none of {', '.join(map(repr, CODECS))}")
         self.overflow = overflow
-        self.buffer = _whole("buffer", buffer, 1)
-        self.history = _whole("history", history, 0)
+        self.buffer = whole("buffer", buffer, 1)
+        self.history = whole("history", history, 0)
         self.codec = codec
         self.peer = peer if peer is not None else default_peer()
         self._block = overflow == "block"
@@ -318,8 +281,8 @@ class Pub:
         while self._parts:
             parts = self._parts
             count = len(parts)
-            body = _body_of(parts, count)
-            append, item = self._handover.append, _with_size((count, body, (), time.time()))
+            body = body_of(parts, count)
+            append, item = self._handover.append, with_size((count, body, (), time.time()))
             if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
                 # Nothing is called from here to the end: Python looks for signals after calls.
                 self._handed += item[0]
@@ -333,7 +296,7 @@ class Pub:
 
     def _hand(self, batch: Batch) -> None:
         """Add a batch behind those that are closed."""
-        append, item = self._handover.append, _with_size(batch)
+        append, item = self._handover.append, with_size(batch)
         self._handed += item[0]
         append(item)
 
@@ -363,7 +326,7 @@ class Pub:
     def abandon(self, error: Exception) -> None:
         """See `Source`."""
         self._dead = error
-        self._left = _NEVER
+        self._left = NEVER
         self._parts = []
 
     def _check(self) -> None:
@@ -411,609 +374,12 @@ class Pub:
         return f"<Pub {self.topic!r}: {self._count()} put, {subscribers} subscribers>"
 
 
-class _Place(asyncio.Future[None]):
-    """What `put` returns when it has to wait for room: done when the message was put.
-
-    Attributes:
-        message: what is to be put, and how much of the buffer it needs; None: nothing any more.
-        awaited: somebody waits for it.
-    """
-
-    def __init__(self, pub: AsyncPub, message: tuple[bytes, tuple[bytes, ...], int]) -> None:
-        super().__init__(loop=pub._runtime.loop)
-        self.message: tuple[bytes, tuple[bytes, ...], int] | None = message
-        self.awaited = False
-        self._pub = pub
-
-    def cancel(self, msg: Any = None) -> bool:
-        cancelled = super().cancel(msg)
-        if cancelled:
-            self._pub._withdraw(self)
-        return cancelled
-
-    def __await__(self) -> Generator[Any, None, None]:
-        self.awaited = True
-        return super().__await__()
-
-    __iter__ = __await__
-
-
-class AsyncPub(Pub):
-    """A Pub inside an event loop."""
-
-    def _open(self) -> None:
-        if self.peer.blocking:
-            raise WrongContext(
-                "this Peer runs on a thread of its own: Pub(peer=…) made with it is blocking"
-            )
-        self._runtime = runtime = self.peer.runtime
-        self._grant = 0  # bytes that `_left` last grew by
-        self._queue: OrderedDict[_Place, None] = OrderedDict()  # puts that wait for room
-        self._queued_bytes = 0
-        self._emptied: asyncio.Future[None] | None = None  # what waits for the queue to be empty
-        self._closing: asyncio.Task[None] | None = None
-        self._done = runtime.loop.create_future()
-        self._done.set_result(None)
-        self._publication, self._ready = runtime.add_pub(
-            _WeakSource(self),
-            self.topic,
-            codec=self.codec,
-            block=self._block,
-            buffer=self.buffer,
-            history=self.history,
-        )
-        self._finalizer = weakref.finalize(
-            self, _drop_pub, weakref.ref(runtime), self._publication.stream_id
-        )
-        self._finalizer.atexit = False
-
-    def put(self, value: Any) -> Awaitable[None]:
-        encoder = self._encoder
-        pack, encoder.pack = encoder.pack, encoder.refuse
-        try:
-            data = pack(value)
-            buffers = encoder.take() if encoder.buffers else ()
-        except BaseException as error:
-            encoder.pack = pack
-            self._encode_failed(error, value)
-        encoder.pack = pack
-        left = self._left - len(data)
-        if left <= 0 or buffers:
-            return self._slow(data, value, buffers)
-        self._left = left
-        self._parts.append(data)
-        return self._done  # type: ignore[no-any-return]  # a future
-
-    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> Awaitable[None]:
-        """A put that is out of the ordinary."""
-        if self._dead is not None:
-            raise self._dead
-        full = bool(self._parts)  # or out of what it was granted
-        if full and not buffers and len(data) < self._left + self._more:
-            return self._later(self._append(data))
-        if buffers or len(data) >= self._batch_bytes:
-            data, buffers = self._encode_large(data, value, buffers)
-        else:
-            self._encoder.look(False)
-        if self._block:
-            size = len(data) + sum(map(len, buffers)) + OVERHEAD
-            if self._queue or not self._fits(size):
-                return self._enqueue((data, buffers, size))
-        return self._later(self._admit(data, buffers) or (full and not buffers))
-
-    def _enqueue(self, message: tuple[bytes, tuple[bytes, ...], int]) -> Awaitable[None]:
-        """Have a put wait for room. Those who await their puts hold one each; what nobody awaits
-        must have an end."""
-        queue, size = self._queue, message[2]
-        most = max(self.buffer, UNAWAITED)
-        if queue and self._queued_bytes + size > most and not next(reversed(queue)).awaited:
-            raise WrongContext(
-                f"{len(queue):,} puts on Pub({self.topic!r}, overflow='block') wait for room, and "
-                "nobody waits for them: `await pub.put(...)`. This one was not put"
-            )
-        if not queue:
-            self._runtime.turn.pending(self)  # there may be room already, but not at this moment
-        place = _Place(self, message)
-        queue[place] = None
-        self._queued_bytes += size
-        self._publication.on_room = self._room_opened
-        return place
-
-    def _leave(self, place: _Place) -> None:
-        """It waits no longer."""
-        if place.message is not None:
-            self._queued_bytes -= place.message[2]
-            place.message = None
-            del self._queue[place]
-        if not self._queue:
-            self._publication.on_room = None
-            if self._emptied is not None and not self._emptied.done():
-                self._emptied.set_result(None)
-
-    def _withdraw(self, place: _Place) -> None:
-        """It was cancelled, and is not put. What it held up may go now."""
-        self._leave(place)
-        if self._queue:
-            self._runtime.turn.pending(self)
-
-    def _later(self, now: bool) -> Awaitable[None]:
-        """What `put` returns; `now`: it is time to let the loop run."""
-        done: Awaitable[None] = self._done
-        return _TURN if now else done
-
-    def _fits(self, size: int) -> bool:
-        """Whether there is room for so much more."""
-        if self._parts:
-            self._hand_over()
-        if self._publication.log.size + self._ahead() + size <= self.buffer:
-            return True
-        return not interrupts_the_core() and self._make_room(size)
-
-    def _make_room(self, size: int) -> bool:
-        self.seal()
-        return self._publication.room(size)
-
-    def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> bool:
-        """Put what there is room for; True: it has filled the batch."""
-        runtime = self._runtime
-        if get_ident() != runtime.thread:
-            raise WrongContext(
-                f"Pub({self.topic!r}) belongs to the event loop of another thread: use it "
-                "there, or make a Pub outside of any loop, which all threads may use"
-            )
-        if buffers or len(data) >= self._batch_bytes or self._dead is not None:
-            body = _body_of([data], 1)
-            if not self._parts and not self._handover:
-                runtime.turn.pending(self)
-            self._hand_over()  # it is alone in its batch: who refuses it gets the others
-            self._hand((1, body, buffers, time.time()))
-            self._keep_up()
-            return not buffers or runtime.turn.grant(sum(map(len, buffers)))
-        if not self._parts:
-            alone = runtime.turn.pending(self)
-            self._more = self._batch_bytes
-            if self._block:
-                room = self.buffer - self._publication.log.size - self._ahead() - OVERHEAD
-                self._more = min(self._more, max(1, room))
-            self._grant = self._more if alone else FIRST_GRANT // 2
-        time_to_run = self._append(data)
-        if self._left <= 0:
-            self._hand_over()
-            self._keep_up()
-            return True
-        return time_to_run
-
-    def _keep_up(self) -> None:
-        """Who puts very much in one turn of the loop keeps it in the log, where it may be dropped,
-        and not beside it."""
-        if self._ahead() > HANDOVER_BYTES and not interrupts_the_core():
-            self._drain()
-
-    def _append(self, data: bytes) -> bool:
-        """Add to the batch, which is granted more of its room as it grows: twice as much each
-        time, so that a turn knows by half what all Pubs together put in it. True: it is time to
-        let the loop run."""
-        self._parts.append(data)
-        left = self._left - len(data)
-        time_to_run = False
-        if left <= 0 and self._more:
-            self._grant = size = min(self._more, max(2 * self._grant, 1 - int(left)))
-            self._more -= size
-            left += size
-            time_to_run = self._runtime.turn.grant(size)
-        self._left = left
-        return time_to_run
-
-    def _room_opened(self) -> None:
-        """Put what waited, as far as there is room; one that was cancelled is not put."""
-        queue = self._queue
-        while queue:
-            place = next(iter(queue))
-            if place.message is not None and not place.done():
-                data, buffers, size = place.message
-                if not self._make_room(size):
-                    return
-                self._admit(data, buffers)
-                place.set_result(None)
-            self._leave(place)
-
-    def put_many(self, values: Iterable[Any]) -> Awaitable[None]:
-        if self._block:
-            return self._put_each(values)
-        if type(values) in _PLAIN:
-            rest = iter(values)
-            while self._put_run(rest) is not None:
-                pass
-        else:
-            for value in values:
-                self.put(value)
-        done: Awaitable[None] = self._done
-        return done
-
-    async def _put_each(self, values: Iterable[Any]) -> None:
-        if type(values) in _PLAIN:
-            rest = iter(values)
-            while (later := self._put_run(rest)) is not None:
-                await later
-        else:
-            for value in values:
-                await self.put(value)
-
-    def seal(self) -> None:
-        """See `Source`."""
-        if self._parts:
-            self._hand_over()
-        self._drain()
-
-    def collect(self) -> None:
-        """See `Source`."""
-        self.seal()
-        if self._queue:
-            self._room_opened()
-
-    def queued(self) -> asyncio.Future[None] | None:
-        """See `Source`."""
-        if not self._queue:
-            return None
-        if self._emptied is None or self._emptied.done():
-            self._emptied = self._runtime.loop.create_future()
-        return self._emptied
-
-    def abandon(self, error: Exception) -> None:
-        """See `Source`."""
-        if not isinstance(error, WrongContext):
-            self.seal()
-        super().abandon(error)
-        forgotten = 0
-        for place in list(self._queue):
-            if not place.done():
-                place.set_exception(error)
-                place.exception()  # one warning for all of them, not one for each
-                forgotten += not place.awaited
-            self._leave(place)
-        if forgotten:
-            log.warning(
-                "%d messages of Pub(%r, overflow='block') were never put: they waited for room, "
-                "and nobody waited for them (`await pub.put(...)`)",
-                forgotten,
-                self.topic,
-            )
-
-    async def flush(self, timeout: float | None = None) -> None:
-        self._check()
-        timeout = seconds("timeout", timeout)
-        await flush(self, self._runtime, self._publication, timeout)
-
-    async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
-        self._check()
-        timeout = seconds("timeout", timeout)
-        await wait_attached(self._runtime, self._publication, n, timeout)
-
-    def close(self, linger: float | None = None) -> Awaitable[None]:
-        linger = seconds("linger", linger)
-        if self._dead is None:
-            self.seal()
-            super().abandon(Closed(f"Pub({self.topic!r}) is closed"))  # what waits for room may go
-            self._finalizer.detach()
-            self._closing = self._runtime.loop.create_task(self._end(linger))
-        done: Awaitable[None] = self._done
-        return done if self._closing is None else asyncio.shield(self._closing)
-
-    async def _end(self, linger: float | None) -> None:
-        await self._runtime.close_pub(self._publication.stream_id, linger)
-
-    def __await__(self) -> Generator[Any, Any, Self]:
-        """Wait until it is ready: the coordinators have named the Subs that are there.
-
-        Raises:
-            CoordinatorUnavailable: none could be reached in time.
-        """
-        yield from self._ready.wait().__await__()
-        return self
-
-    async def __aenter__(self) -> Self:
-        return await self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    def __enter__(self) -> NoReturn:
-        raise WrongContext("in an event loop a Pub is entered by `async with`, not `with`")
-
-    def __exit__(self, *exc: object) -> None: ...
-
-
-class BlockingPub(Pub):
-    """A Pub outside event loops, for any thread."""
-
-    def _open(self) -> None:
-        if not self.peer.blocking:
-            raise WrongContext("this Peer belongs to an event loop: make the Pub inside it")
-        self._make_locks()
-        self._looks_again = False  # the loop's thread, for the unfinished batch
-        self._missed = 0  # looks in a row that found the lock taken
-        self._waiting: list[int] = []  # bytes that each put has that waits
-        self._runtime = self.peer.runtime
-        try:
-            self.peer.call(self._add)  # there, so that all is set before the loop's thread needs it
-            self._finalizer = weakref.finalize(
-                self, _drop_pub, weakref.ref(self._runtime), self._publication.stream_id
-            )
-            self._finalizer.atexit = False
-            self.peer.wait(self._ready.wait())
-        except BaseException:
-            self.peer.call_soon(self._undo)
-            raise
-
-    def _make_locks(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may put, in the middle of a put
-        self._acquire, self._release = self._lock.acquire, self._lock.release
-        self._roomy = threading.Condition(self._lock)
-        self._closing = threading.RLock()
-
-    def _add(self) -> None:
-        self._publication, self._ready = self._runtime.add_pub(
-            _WeakSource(self),
-            self.topic,
-            codec=self.codec,
-            block=self._block,
-            buffer=self.buffer,
-            history=self.history,
-        )
-
-    def _undo(self) -> None:
-        """The constructor was interrupted, maybe while `_add` was still to run."""
-        publication = getattr(self, "_publication", None)
-        if publication is not None:
-            self.abandon(Closed(f"Pub({self.topic!r}) was not made"))
-            self._runtime.end_pub(publication.stream_id)
-
-    def put(self, value: Any) -> None:
-        try:  # `with` costs twice as much; inside `try`, no interrupt leaves the lock behind
-            self._acquire()
-            encoder = self._encoder
-            pack, encoder.pack = encoder.pack, encoder.refuse
-            try:
-                data = pack(value)
-                buffers = encoder.take() if encoder.buffers else ()
-            except BaseException as error:
-                encoder.pack = pack
-                self._encode_failed(error, value)
-            encoder.pack = pack
-            left = self._left - len(data)
-            if left <= 0 or buffers:
-                self._slow(data, value, buffers)
-            else:
-                self._left = left
-                self._parts.append(data)
-        finally:
-            try:
-                self._release()
-            except RuntimeError:  # it was interrupted while it waited for the lock
-                pass
-
-    def put_many(self, values: Iterable[Any]) -> None:
-        if type(values) in _PLAIN:
-            rest = iter(values)
-            for first in rest:
-                with self._lock:  # not for all of them: others want to put too
-                    self._put_run(chain((first,), islice(rest, LOCKED_PUTS)))
-        else:
-            for value in values:
-                self.put(value)
-
-    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> None:
-        """A put that is out of the ordinary; under the lock."""
-        self._check()
-        if buffers or len(data) >= self._batch_bytes:
-            data, buffers = self._encode_large(data, value, buffers)
-        else:
-            self._encoder.look(False)
-        size = len(data) + sum(map(len, buffers)) + OVERHEAD
-        if self._block:
-            self._wait_for_room(size)
-        elif self._ahead() > HANDOVER_BYTES:
-            self._let_it_catch_up()
-        if buffers or len(data) >= self._batch_bytes:
-            self._wake()
-            body = _body_of([data], 1)
-            self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
-            self._hand((1, body, buffers, time.time()))
-            return
-        if not self._parts:
-            left: float = self._batch_bytes
-            if self._block:
-                left = min(left, max(1, self.buffer - self._held() - OVERHEAD))
-            self._wake()  # before `_left` lets the next put do without: it may be interrupted
-            if not self._parts:  # a signal handler's put may have begun the batch
-                self._left = left
-        left = self._left - len(data)
-        self._left = left
-        self._parts.append(data)
-        if self._left <= 0:
-            self._hand_over()
-
-    def putting(self) -> bool:
-        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # both kinds have it
-
-    def _held(self) -> int:
-        """Bytes of the buffer that are in use. What passes into the log meanwhile counts twice
-        rather than not at all."""
-        return self._ahead() + self._used
-
-    def _wake(self) -> None:
-        """Have the loop's thread call `collect`."""
-        self._runtime.turn.pending_elsewhere(self)
-
-    def _let_it_catch_up(self) -> None:
-        """Wait until the loop's thread has taken most of what was handed over. Not for ever: it may
-        want something that we hold (the lock of a log handler that publishes, say)."""
-        if not self.peer.here:
-            self._wait(lambda: self._ahead() <= HANDOVER_BYTES, patience=PATIENCE)
-        elif not interrupts_the_core():  # else it will do so when it goes on
-            self._take_over()
-
-    def _wait(
-        self, there: Callable[[], bool], size: int = 0, patience: float | None = None
-    ) -> None:
-        """Wait, under the lock, until it is so, the Pub is closed, or for `patience` seconds
-        nothing was said."""
-        self._waiting.append(size)
-        asked = False
-        try:
-            while not there():
-                if not asked:  # not each time: `seal` wakes us again
-                    asked = True
-                    self._wake()
-                if not self._roomy.wait(patience):
-                    return
-                self._check()
-        finally:
-            self._waiting.remove(size)
-
-    def _wait_for_room(self, size: int) -> None:
-        if self._parts:
-            self._hand_over()  # what waits for room must not wait for us
-
-        def roomy() -> bool:
-            used = self._held()
-            return used == 0 or used + size <= self.buffer
-
-        if not roomy():
-            if running_loop() is not None:
-                raise WrongContext(
-                    f"Pub({self.topic!r}, overflow='block') would have to block the event loop: "
-                    "make it inside the loop, and await pub.put(...)"
-                )
-            self._wait(roomy, size)
-
-    def seal(self) -> None:
-        """See `Source`."""
-        with self._lock:
-            if self._parts:
-                self._hand_over()
-        self._take_over()
-
-    def collect(self) -> None:
-        """See `Source`. Full batches are taken without the lock, and the unfinished one where
-        nobody puts at this moment: a thread that puts all the time has the lock nearly all the
-        time, and each of its puts would have to wake us if we waited for it. So we wait for it only
-        after several looks in vain."""
-        self._looks_again = False
-        missed = self._missed = self._missed + 1
-        if self._acquire(timeout=0 if missed < LOOKS else LOCK_WAIT):
-            self._missed = 0
-            try:
-                if self._parts:
-                    self._hand_over()
-            finally:
-                self._release()
-        else:
-            self._looks_again = True
-            self._runtime.loop.call_later(LOOK_AGAIN, self._look_again)
-        self._take_over()
-
-    def _look_again(self) -> None:
-        if self._looks_again:
-            self._runtime.turn.pending(self)
-
-    def _take_over(self) -> None:
-        """Bring what was handed over into the log, and let go those who waited for that."""
-        self._drain()
-        if self._waiting or self._publication.on_room is not None:
-            with self._lock:
-                self._look()
-
-    def _look(self) -> None:
-        """See how full the log is, and let go those who can; under the lock."""
-        publication = self._publication
-        if self._block:
-            if self._waiting:
-                # lets go what nobody waits for: for the largest that it makes room for
-                any(map(publication.room, sorted(set(self._waiting), reverse=True)))
-                publication.on_room = self._room_opened
-            else:
-                publication.on_room = None
-        self._used = publication.log.size
-        if self._waiting:
-            self._roomy.notify_all()
-
-    def _room_opened(self) -> None:
-        with self._lock:
-            self._look()
-
-    def abandon(self, error: Exception) -> None:
-        """See `Source`."""
-        if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
-            self._make_locks()
-        with self._lock:
-            if self._parts:
-                self._hand_over()  # put is put: it goes into the log before the end
-            super().abandon(error)
-            self._roomy.notify_all()
-
-    def flush(self, timeout: float | None = None) -> None:
-        self._check()
-        timeout = seconds("timeout", timeout)
-        self.peer.refuse_in_loop("flush()")
-        self.peer.wait(flush(self, self._runtime, self._publication, timeout))
-
-    def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
-        self._check()
-        timeout = seconds("timeout", timeout)
-        self.peer.refuse_in_loop("wait_for_subscribers()")
-        self.peer.wait(wait_attached(self._runtime, self._publication, n, timeout))
-
-    def close(self, linger: float | None = None) -> None:
-        linger = seconds("linger", linger)
-        if self._dead is None:
-            self.peer.refuse_in_put()  # the end would wait for that put
-        with self._closing:  # whoever comes second waits for the end
-            with self._lock:
-                if self._dead is not None:
-                    return
-                if self._parts:
-                    self._hand_over()
-                self._dead = Closed(f"Pub({self.topic!r}) is closed")
-                self._left = _NEVER
-                self._roomy.notify_all()
-            self._finalizer.detach()
-            stream_id = self._publication.stream_id
-            if self.peer.here:  # in a destructor, say, that the collector runs in this thread
-                self._runtime.drop_pub(stream_id)
-                return
-            try:
-                self.peer.wait(self._runtime.close_pub(stream_id, linger))
-            except Closed:
-                pass  # the Peer is being closed: that ends this too
-            except BaseException:  # interrupted: no more lingering
-                self.peer.call_soon(self._runtime.end_pub, stream_id)
-                raise
-
-    def __enter__(self) -> Self:
-        self._check()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __await__(self) -> NoReturn:
-        raise WrongContext(
-            "this Pub was made outside an event loop and blocks: make it inside the loop to await"
-        )
-
-    async def __aenter__(self) -> NoReturn:
-        self.__await__()
-
-    async def __aexit__(self, *exc: object) -> None: ...
-
-
-class _WeakSource:
+class WeakSource:
     """A Pub as the runtime holds it: the runtime alone keeps no Pub alive."""
 
     __slots__ = ("_pub",)
 
-    def __init__(self, pub: AsyncPub | BlockingPub) -> None:
+    def __init__(self, pub: Pub) -> None:
         self._pub = weakref.ref(pub)
 
     def putting(self) -> bool:
@@ -1040,19 +406,19 @@ class _WeakSource:
             pub.abandon(error)
 
 
-def _drop_pub(runtime_ref: weakref.ref[Runtime], stream_id: int) -> None:
+def drop_pub(runtime_ref: weakref.ref[Runtime], stream_id: int) -> None:
     """A Pub was dropped without close(): end its stream, in the background."""
     runtime = runtime_ref()
     if runtime is not None:
         runtime.drop_pub(stream_id)
 
 
-def _body_of(parts: list[bytes], count: int) -> bytes:
+def body_of(parts: list[bytes], count: int) -> bytes:
     """The first `count` messages as the body of a batch."""
     return _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts[:count]))
 
 
-def _with_size(batch: Batch) -> tuple[int, Batch]:
+def with_size(batch: Batch) -> tuple[int, Batch]:
     """A batch behind what it counts for in a buffer."""
     return len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST, batch
 
@@ -1061,7 +427,7 @@ async def wait_attached(
     runtime: Runtime, publication: Publication, n: int, timeout: float | None
 ) -> None:
     """See `Pub.wait_for_subscribers`."""
-    _whole("n", n, 0)
+    whole("n", n, 0)
     changed: asyncio.Future[None] | None = None
     late = False
 
@@ -1108,7 +474,7 @@ async def flush(
     )
 
 
-def _whole(name: str, value: Any, least: int) -> int:
+def whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name}={value!r} is not a whole number")
     if value < least:
@@ -1116,4 +482,5 @@ def _whole(name: str, value: Any, least: int) -> int:
     return value
 
 
+_forms: dict[bool, type[Pub]] = {}
 faces["pub"] = Pub

@@ -1,38 +1,31 @@
 """Sub: what a subscriber holds.
 
-`Sub(...)` gives one of two faces of the same thing, as `Pub` does. Both take whole batches from
+`Sub(...)` gives one of two faces of the same thing, as `Pub` does: `AsyncSub` (in `asyncsub`) and
+`BlockingSub` (in `blockingsub`). Here is what they share. Both take whole batches from
 the inbox, decode each when its first message is asked for, and then hand out messages from a list
 iterator: per message there is no lock, no future and no call into the runtime.
 """
 
 from __future__ import annotations
 
-import asyncio
 import operator
-import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
-    Awaitable,
-    Callable,
     Coroutine,
     Generator,
     Iterator,
 )
-from itertools import chain, islice, pairwise, repeat
-from queue import Empty, SimpleQueue
-from threading import get_ident
+from itertools import islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from pubsub.codec import Decoder
-from pubsub.config import MIB, not_seconds
+from pubsub.config import MIB
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
-from pubsub.errors import Closed, DecodeError, PubSubError, WrongContext
+from pubsub.errors import DecodeError, PubSubError
 from pubsub.logs import logger
 from pubsub.peer import (
     Peer,
@@ -41,10 +34,8 @@ from pubsub.peer import (
     default_peer,
     faces,
     running_loop,
-    stay_at_exit,
 )
 from pubsub.ratelimit import RateLimit
-from pubsub.reentry import interrupts_the_core
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,12 +43,12 @@ if TYPE_CHECKING:
     from pubsub.ready import Ready
     from pubsub.runtime import Runtime
 
-__all__ = ["AsyncSub", "BlockingSub", "Gap", "Message", "Sub"]
+__all__ = ["Gap", "Message", "Sub"]
 
 log = logger("pubsub.sub")
 log.logger.addFilter(RateLimit())  # a publisher of garbage can make it speak
 
-_NOTHING: Any = object()
+NOTHING: Any = object()
 
 
 class Message(NamedTuple):
@@ -162,8 +153,12 @@ class Sub:
         """The face that fits: blocking or async."""
         if cls is Sub:
             blocking = running_loop() is None if peer is None else check_peer(peer).blocking
-            cls = BlockingSub if blocking else AsyncSub
+            cls = _forms[blocking]
         return object.__new__(cls)
+
+    def __init_subclass__(cls, *, blocking: bool) -> None:
+        """A face says when it is the one that fits."""
+        _forms[blocking] = cls
 
     def __init__(
         self,
@@ -286,6 +281,14 @@ class Sub:
         """Close: loops over it end, what waits is given up (and counted as lost). May be called
         again, and outside an event loop from anywhere: a signal handler, a destructor, another
         thread. In an event loop it may be awaited, and need not be."""
+        raise NotImplementedError
+
+    def abandon(self, error: Exception) -> None:
+        """See `Sink`."""
+        raise NotImplementedError
+
+    def failed(self, error: Exception | None) -> None:
+        """See `Sink`."""
         raise NotImplementedError
 
     # --- decoding -----------------------------------------------------------------------
@@ -520,467 +523,12 @@ class Sub:
         return f"<Sub {self.topic!r}: {len(self._inbox.streams)} publishers, {self.lost} lost>"
 
 
-class AsyncSub(Sub):
-    """A Sub inside an event loop."""
-
-    def _open(self) -> None:
-        if self.peer.blocking:
-            raise WrongContext(
-                "this Peer runs on a thread of its own: Sub(peer=…) made with it is blocking"
-            )
-        self._runtime = runtime = self.peer.runtime
-        self._waiters: set[asyncio.Future[bool]] = set()
-        self._inbox, self._ready = runtime.add_sub(_WeakSink(self), self._make_inbox)
-        this = weakref.ref(self)
-
-        def on_entry() -> None:
-            sub = this()
-            if sub is not None and sub._waiters:
-                sub._wake()
-
-        self._inbox.on_entry = on_entry
-        self._inbox.on_consumed = runtime.turn.consumed
-        self._finalizer = weakref.finalize(
-            self, _drop_sub, weakref.ref(runtime), self._inbox.sub_id
-        )
-        self._finalizer.atexit = False
-
-    def _wake(self) -> None:
-        """There is something to take, or nothing will come."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(True)
-        self._waiters.clear()
-
-    async def _arrival(self, deadline: float | None = None) -> bool:
-        """Wait until something may be there; False: time ran out. Cancelling it loses nothing:
-        messages are taken only after it."""
-        runtime = self._runtime
-        loop = runtime.loop
-        if running_loop() is not loop:
-            raise WrongContext(f"Sub({self.topic!r}) belongs to another event loop: await it there")
-        waiter: asyncio.Future[bool] = loop.create_future()
-        self._waiters.add(waiter)
-        runtime.turn.hasten()
-        timer = None if deadline is None else loop.call_at(deadline, _time_out, waiter)
-        try:
-            return await waiter
-        finally:
-            self._waiters.discard(waiter)
-            if timer is not None:
-                timer.cancel()
-
-    async def get(self, timeout: float | None = None) -> Any:
-        deadline = None
-        while True:
-            value = next(self._values, _NOTHING)
-            if value is not _NOTHING:
-                return value
-            self._gaps.clear()
-            self._check()
-            if self._advance():
-                continue
-            if timeout is not None:
-                if deadline is None:
-                    try:
-                        deadline = self._runtime.loop.time() + timeout
-                    except TypeError:
-                        raise not_seconds("timeout", timeout) from None
-                if timeout <= 0:
-                    raise TimeoutError(_timeout_text(self, timeout))
-            if not await self._arrival(deadline):
-                raise TimeoutError(_timeout_text(self, timeout))
-
-    async def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
-        found = [await self.get(timeout)]
-        take_more(self, found, max)
-        return found
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return _AsyncIterator(self._each_value)
-
-    def messages(self) -> AsyncIterator[Message | Gap]:
-        return _AsyncIterator(self._each_event)
-
-    async def _each_value(self, of: weakref.ref[_AsyncIterator]) -> AsyncGenerator[Any, None]:
-        try:
-            while True:
-                for value in self._values:
-                    yield value
-                self._gaps.clear()
-                if isinstance(self._dead, Closed):
-                    return
-                self._check()
-                if not self._advance():
-                    await self._arrival()
-        except GeneratorExit:
-            raise
-        except BaseException:
-            _failed(of)
-            raise
-
-    async def _each_event(
-        self, of: weakref.ref[_AsyncIterator]
-    ) -> AsyncGenerator[Message | Gap, None]:
-        try:
-            while True:
-                event = self._event()
-                if event is not None:
-                    yield event
-                    continue
-                if isinstance(self._dead, Closed):
-                    return
-                self._check()
-                if not self._advance():
-                    await self._arrival()
-        except GeneratorExit:
-            raise
-        except BaseException:
-            _failed(of)
-            raise
-
-    def close(self) -> Awaitable[None]:
-        if self._dead is None:
-            runtime = self._runtime
-            elsewhere = get_ident() != runtime.thread
-            close = runtime.drop_sub if elsewhere or interrupts_the_core() else runtime.close_sub
-            close(self._inbox.sub_id)
-            self._finalizer.detach()
-            self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
-        done: asyncio.Future[None] = self._runtime.loop.create_future()
-        done.set_result(None)
-        return done
-
-    def abandon(self, error: Exception) -> None:
-        """See `Sink`."""
-        self._stop(error)
-        self._discard()
-        self._wake()
-
-    def failed(self, error: Exception | None) -> None:
-        """See `Sink`."""
-        self._failure = error
-        self._wake()
-
-    def __await__(self) -> Generator[Any, Any, Self]:
-        """Wait until it is ready.
-
-        Raises:
-            CoordinatorUnavailable: none could be reached in time.
-        """
-        yield from self._ready.wait().__await__()
-        return self
-
-    async def __aenter__(self) -> Self:
-        return await self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    def __iter__(self) -> NoReturn:
-        raise WrongContext("in an event loop iterate a Sub by `async for`, not `for`")
-
-    def __enter__(self) -> NoReturn:
-        raise WrongContext("in an event loop a Sub is entered by `async with`, not `with`")
-
-    def __exit__(self, *exc: object) -> None: ...
-
-
-class _AsyncIterator:
-    """Goes over a Sub by an asynchronous generator, and by a new one when that has ended by an
-    exception: a wait that is cancelled ends a generator, and must not end the iteration.
-
-    What calls `__anext__` looks it up in the class, finds a slot, and so calls what this has: the
-    generator's own, all of it in C. A message costs 14 ns more than with the generator alone, where
-    an `async def __anext__` would cost 35 ns more.
-    """
-
-    __slots__ = ("__anext__", "__weakref__", "_each", "_generator")
-
-    if TYPE_CHECKING:
-
-        async def __anext__(self) -> Any: ...
-
-    def __init__(
-        self, each: Callable[[weakref.ref[_AsyncIterator]], AsyncGenerator[Any, None]]
-    ) -> None:
-        self._each = each
-        self._begin()
-
-    def _begin(self) -> None:
-        self._generator = self._each(weakref.ref(self))
-        self.__anext__ = self._generator.__anext__  # type: ignore[method-assign]
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def aclose(self) -> None:
-        """End the iteration."""
-        await self._generator.aclose()
-
-
-def _failed(of: weakref.ref[_AsyncIterator]) -> None:
-    """A generator ends by an exception: whoever goes on has a new one."""
-    iterator = of()
-    if iterator is not None:
-        iterator._begin()
-
-
-class _Lock:
-    """A lock that knows who holds it. No thread takes it twice: `mine` comes first."""
-
-    __slots__ = ("acquire", "mine", "release")
-
-    def __init__(self) -> None:
-        lock = threading.RLock()
-        self.acquire = lock.acquire
-        self.release = lock.release
-        self.mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
-
-
-class BlockingSub(Sub):
-    """A Sub outside event loops, for any thread."""
-
-    def _open(self) -> None:
-        if not self.peer.blocking:
-            raise WrongContext("this Peer belongs to an event loop: make the Sub inside it")
-        self.peer.refuse_in_loop("Sub(peer=…)")
-        self._runtime = self.peer.runtime
-        self._taking = _Lock()
-        self._arrived: SimpleQueue[None] = SimpleQueue()  # a token for the one that waits
-        self._waiting = False
-        # the callbacks are there before the first entry can be
-        this = weakref.ref(self)
-        call_soon, consumed = self.peer.call_soon, self._runtime.turn.consumed
-
-        def on_entry() -> None:
-            sub = this()
-            if sub is not None and sub._waiting:
-                sub._wake()
-
-        def make(sub_id: int) -> Inbox:
-            inbox = self._make_inbox(sub_id)
-            inbox.on_entry = on_entry
-            inbox.on_consumed = lambda stream, stage: call_soon(consumed, stream, stage)
-            return inbox
-
-        def add() -> None:  # there, so that all is set before the loop's thread needs it
-            self._inbox, self._ready = self._runtime.add_sub(_WeakSink(self), make)
-
-        def undo() -> None:  # behind `add`, where that is still to come
-            if hasattr(self, "_inbox"):
-                self._runtime.close_sub(self._inbox.sub_id)
-
-        try:
-            self.peer.call(add)
-            self._finalizer = weakref.finalize(
-                self, _drop_sub, weakref.ref(self._runtime), self._inbox.sub_id
-            )
-            self._finalizer.atexit = False
-            self.peer.wait(self._ready.wait())
-        except BaseException:  # a signal handler's, maybe, from any of these
-            self.peer.call_soon(undo)
-            raise
-
-    def _wake(self) -> None:
-        """There is something to take, or nothing will come. Called in the loop's thread."""
-        if self._waiting:
-            self._waiting = False
-            self._arrived.put(None)
-
-    def _refill(self, timeout: float | None) -> bool:
-        """Have messages to hand out; False: time ran out.
-
-        Raises: as `get`.
-        """
-        if running_loop() is not None:
-            self.peer.refuse_in_loop("this Sub")
-        taking = self._taking
-        if taking.mine():
-            raise WrongContext(
-                f"a get on Sub({self.topic!r}) from within another get on the same Sub (from a "
-                "signal handler or a destructor): it would have to wait for the one that it "
-                "interrupts"
-            )
-        if timeout is not None:
-            timeout = min(timeout, threading.TIMEOUT_MAX)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        try:  # inside `try`, no interrupt leaves the lock behind
-            if not taking.acquire(timeout=-1 if timeout is None else max(0, timeout)):
-                return False
-            while True:
-                if operator.length_hint(self._values) or self._gaps:
-                    return True  # another thread has been here
-                self._check()
-                if self._advance():
-                    return True
-                self._waiting = True
-                try:
-                    if self._inbox.empty and self._over is None and not self._fails():
-                        left = None if deadline is None else deadline - time.monotonic()
-                        if left is not None and left <= 0:
-                            return False
-                        if left is not None:
-                            left = min(left, threading.TIMEOUT_MAX)
-                        self._arrived.get(timeout=left)  # may be one token too many: then again
-                except Empty:
-                    pass
-                finally:
-                    self._waiting = False
-        finally:
-            try:  # at once: a call of ours might be interrupted before it does anything
-                taking.release()
-            except RuntimeError:  # it was interrupted while it waited for the lock
-                pass
-            if self._over is not None:  # closed meanwhile, by who could not wait for us
-                self._try_discard()
-
-    def _try_discard(self) -> None:
-        """Give up what waits, unless somebody is taking: who does will do it then."""
-        taking = self._taking
-        if taking.mine():
-            return
-        try:
-            if taking.acquire(blocking=False):
-                self._discard()
-        finally:
-            try:
-                taking.release()
-            except RuntimeError:
-                pass
-
-    def _fails(self) -> bool:
-        return self._failure is not None and not self._inbox.streams
-
-    def get(self, timeout: float | None = None) -> Any:
-        deadline: float | None = None
-        while True:
-            value = next(self._values, _NOTHING)
-            if value is not _NOTHING:
-                return value
-            self._gaps.clear()
-            left = timeout
-            if timeout is not None:
-                now = time.monotonic()
-                try:
-                    deadline = deadline or now + timeout
-                except TypeError:
-                    raise not_seconds("timeout", timeout) from None
-                left = deadline - now
-            try:
-                if not self._refill(left):
-                    raise TimeoutError(_timeout_text(self, timeout))
-            except Closed:
-                stay_at_exit()
-                raise
-
-    def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
-        found = [self.get(timeout)]
-        try:
-            self._take_more(found, max)
-        except BaseException:  # a signal handler's: what was found is lost
-            self._dropped.extend(map(operator.is_, found, repeat(None)))
-            raise
-        return found
-
-    def _take_more(self, found: list[Any], most: int) -> None:
-        taking = self._taking
-        if taking.mine():
-            return
-        try:
-            if taking.acquire(blocking=False):  # else another thread waits for what comes next
-                take_more(self, found, most)
-        finally:
-            try:
-                taking.release()
-            except RuntimeError:
-                pass
-            if self._over is not None:
-                self._try_discard()
-
-    def __iter__(self) -> Iterator[Any]:
-        return chain.from_iterable(self._batches())
-
-    def _batches(self) -> Iterator[Iterator[Any]]:
-        """What is decoded, again and again: its messages are then handed out in C."""
-        while True:
-            yield self._values
-            self._gaps.clear()
-            try:
-                self._refill(None)
-            except Closed:
-                return
-
-    def messages(self) -> Iterator[Message | Gap]:
-        while True:
-            event = self._event()
-            if event is not None:
-                yield event
-                continue
-            try:
-                self._refill(None)
-            except Closed:
-                return
-
-    def close(self) -> None:
-        if self._dead is not None:
-            return
-        sub_id = self._inbox.sub_id
-        try:
-            if self.peer.here:  # in a destructor, say, that the collector runs in this thread
-                raise WrongContext("now is not the time")
-            self.peer.call(self._runtime.close_sub, sub_id)
-        except WrongContext:  # it would wait for a put that it interrupts: done soon
-            self._runtime.drop_sub(sub_id)
-        except Closed:  # the Peer is, and with it everything
-            pass
-        self._finalizer.detach()  # not before: an interrupt may have prevented it
-        self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
-
-    def abandon(self, error: Exception) -> None:
-        """See `Sink`. It waits for nobody: the loop's thread calls it, and signal handlers."""
-        if isinstance(error, WrongContext):  # after a fork: whoever held a lock is not here
-            self._taking = _Lock()
-            self._arrived = SimpleQueue()
-        self._stop(error)
-        self._try_discard()
-        self._wake()
-
-    def failed(self, error: Exception | None) -> None:
-        """See `Sink`."""
-        self._failure = error
-        self._wake()
-
-    def __enter__(self) -> Self:
-        self._check()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __await__(self) -> NoReturn:
-        raise WrongContext(
-            "this Sub was made outside an event loop and blocks: make it inside the loop to await"
-        )
-
-    def __aiter__(self) -> NoReturn:
-        raise WrongContext(
-            "this Sub was made outside an event loop: iterate it by `for`, or make it inside the "
-            "loop for `async for`"
-        )
-
-    async def __aenter__(self) -> NoReturn:
-        self.__await__()
-
-    async def __aexit__(self, *exc: object) -> None: ...
-
-
-class _WeakSink:
+class WeakSink:
     """A Sub as the runtime holds it: the runtime alone keeps no Sub alive."""
 
     __slots__ = ("_sub",)
 
-    def __init__(self, sub: AsyncSub | BlockingSub) -> None:
+    def __init__(self, sub: Sub) -> None:
         self._sub = weakref.ref(sub)
 
     def abandon(self, error: Exception) -> None:
@@ -1009,22 +557,18 @@ def take_more(sub: Sub, found: list[Any], most: int) -> None:
             return
 
 
-def _drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
+def drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
     """A Sub was dropped without close(): unsubscribe, in the background."""
     runtime = runtime_ref()
     if runtime is not None:
         runtime.drop_sub(sub_id)
 
 
-def _time_out(waiter: asyncio.Future[bool]) -> None:
-    if not waiter.done():
-        waiter.set_result(False)
-
-
-def _timeout_text(sub: Sub, timeout: float | None) -> str:
+def timeout_text(sub: Sub, timeout: float | None) -> str:
     publishers = len(sub._inbox.streams)
     who = f"{publishers} publishers are" if publishers != 1 else "one publisher is"
     return f"nothing came on {sub.topic!r} within {timeout:g} s ({who} connected)"
 
 
+_forms: dict[bool, type[Sub]] = {}
 faces["sub"] = Sub

@@ -19,7 +19,10 @@ FOLDERS = {"pubsub": "pubsub", "pubsub.coordinator": "coordinator", "pubsub.cli"
 # it; the longest name that fits wins. `pubsub` alone is the package's own `__init__`.
 LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("pubsub.cli",),
-    "faces": ("pubsub", "pubsub.pub", "pubsub.sub"),
+    "faces": (
+        *("pubsub", "pubsub.pub", "pubsub.asyncpub", "pubsub.blockingpub"),
+        *("pubsub.sub", "pubsub.asyncsub", "pubsub.blockingsub"),
+    ),
     "peer": ("pubsub.peer",),
     "runtime": ("pubsub.runtime", "pubsub.ready", "pubsub.remote", "pubsub.served", "pubsub.turn"),
     "coordinator": ("pubsub.coordinator",),

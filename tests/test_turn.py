@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pubsub import Peer, WrongContext
+from pubsub.asyncpub import FIRST_GRANT, AsyncPub
 from pubsub.coordinator.server import Coordinator
-from pubsub.pub import FIRST_GRANT, AsyncPub
 from pubsub.turn import TURN_BYTES, Turn
 
 

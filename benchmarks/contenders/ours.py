@@ -9,8 +9,10 @@ from typing import Any
 
 from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting
 from benchmarks.loops import run
-from pubsub.pub import AsyncPub, BlockingPub
-from pubsub.sub import AsyncSub, BlockingSub
+from pubsub.asyncpub import AsyncPub
+from pubsub.asyncsub import AsyncSub
+from pubsub.blockingpub import BlockingPub
+from pubsub.blockingsub import BlockingSub
 
 __all__ = ["CONTENDERS"]
 

@@ -11,10 +11,10 @@ import sys
 import pytest
 
 from pubsub import Peer
+from pubsub.blockingpub import BlockingPub
+from pubsub.blockingsub import BlockingSub
 from pubsub.cli.pubsubd import _in_use
 from pubsub.config import Address
-from pubsub.pub import BlockingPub
-from pubsub.sub import BlockingSub
 from tests.cli.processes import Start, daemon, execute
 from tests.integration.support import free_port
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pubsub import Peer
-from pubsub.pub import BlockingPub
+from pubsub.blockingpub import BlockingPub
 from tests.cli.processes import LONG, Start, daemon, execute
 from tests.integration.support import free_port
 

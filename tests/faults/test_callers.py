@@ -271,7 +271,8 @@ def interrupt() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Once:
     """The clock that a Pub reads while it closes a batch."""
     clock = Once(time.time)
-    monkeypatch.setattr("pubsub.pub.time", SimpleNamespace(time=clock))
+    for name in ("pub", "asyncpub", "blockingpub"):
+        monkeypatch.setattr(f"pubsub.{name}.time", SimpleNamespace(time=clock))
     return clock
 
 

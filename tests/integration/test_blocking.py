@@ -27,8 +27,8 @@ from pubsub import (
     TopicError,
     WrongContext,
 )
-from pubsub.pub import BlockingPub
-from pubsub.sub import BlockingSub
+from pubsub.blockingpub import BlockingPub
+from pubsub.blockingsub import BlockingSub
 from tests.integration.support import LONG, coordinator_in_thread, free_port
 
 

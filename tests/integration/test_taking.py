@@ -26,7 +26,10 @@ from pubsub import Closed, Message, Peer, WrongContext
 from tests.integration.support import LONG, coordinator_in_loop, coordinator_in_thread
 
 HERE = Path(pubsub.__file__).parent
-TAKING = {str(HERE / name) for name in ("sub.py", "codec.py", "core/inbox.py", "core/stream.py")}
+TAKING = {
+    *(str(HERE / name) for name in ("sub.py", "asyncsub.py", "blockingsub.py")),
+    *(str(HERE / name) for name in ("codec.py", "core/inbox.py", "core/stream.py")),
+}
 ON_ITS_WAY = ("get", "get_many", "_event", "messages", "_each_event")
 """Where one message may be in the hands of functions that an interrupt ends."""
 KEEP = pytest.mark.parametrize("keep", ["all", "latest"])

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
+from pubsub.asyncsub import AsyncSub
 from pubsub.core.cursor import Cursor
 from pubsub.core.inbox import Inbox
 from pubsub.core.liveness import Heartbeat, Pulse
@@ -25,7 +26,6 @@ from pubsub.core.receiving import Receiving
 from pubsub.core.stream import Stream
 from pubsub.remote import Remote
 from pubsub.runtime import Runtime
-from pubsub.sub import AsyncSub
 from tests.simulation.model import Violation
 from tests.simulation.world import simulate
 
