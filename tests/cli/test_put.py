@@ -208,7 +208,7 @@ def test_waited_for_and_received_by_nobody_is_exit_code_1(
 import time
 from pubsub import Sub
 sub = Sub({topic!r}, observer=True)
-while not sub.publishers:
+while not any(how["state"] == "attached" for how in sub.publishers.values()):
     time.sleep(0.01)
 print("attached", flush=True)
 time.sleep(1000)
