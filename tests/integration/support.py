@@ -111,6 +111,13 @@ class CoordinatorThread:
         self._loop = self._thread = None
 
         async def end() -> None:
+            # An asyncio server that is closed while a connection comes in leaks its socket: so
+            # none is accepted any more, and those that were have their turns first.
+            for server in self.coordinator.servers:
+                for sock in server.sockets:
+                    loop.remove_reader(sock)
+            for _ in range(3):
+                await asyncio.sleep(0)
             if rudely:
                 for server in self.coordinator.servers:
                     server.close()
