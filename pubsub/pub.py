@@ -37,7 +37,8 @@ __all__ = ["Pub"]
 OVERHEAD = BATCH_COST + len(array_header(0))
 """What a batch counts for beyond its messages."""
 HANDOVER_BYTES = 1 * MIB
-"""Bytes that a BlockingPub may be ahead of its loop's thread; then `put` lets that run."""
+"""Bytes of closed batches that may wait for the loop's turn. Beyond that, the put of a BlockingPub
+lets the loop's thread run, and that of an AsyncPub brings them into the log itself."""
 
 PLAIN = (list, tuple)
 """What can be gone through without running code of others."""
