@@ -31,7 +31,7 @@ from pubsub.core.handshake import Acceptor, Identity, Other
 from pubsub.core.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
 from pubsub.errors import ProtocolError
 from pubsub.link import Link
-from pubsub.listening import REQUEST_SCRATCH, Gate, accept_more, listen
+from pubsub.listening import REQUEST_SCRATCH, Gate, accept_more, listen, stop_accepting
 from pubsub.logs import logger
 
 __all__ = ["SETTLE", "Coordinator"]
@@ -114,14 +114,16 @@ class Coordinator:
     async def close(self) -> None:
         """Say GOODBYE to everyone and stop."""
         self._closing = True
-        for server in self.servers:
-            server.close()
-        links = list(self._links)
+        try:
+            await stop_accepting(self.loop, self.servers)
+        finally:
+            links = list(self._links)
+            for link in links:
+                link.goodbye(reason="the coordinator is being stopped")
+            if self._expiry is not None:
+                self._expiry.cancel()
+            links += self._gate.abort_all_but(links)
         for link in links:
-            link.goodbye(reason="the coordinator is being stopped")
-        if self._expiry is not None:
-            self._expiry.cancel()
-        for link in [*links, *self._gate.abort_all_but(links)]:
             await link.gone()
 
     @property

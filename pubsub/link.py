@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pubsub.config import Settings
 from pubsub.core.frames import Event, FrameReader
@@ -23,6 +23,7 @@ from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
 from pubsub.listening import Gate
 from pubsub.logs import logger
+from pubsub.patience import Patience
 from pubsub.ratelimit import RateLimit
 
 __all__ = ["Core", "Endpoint", "Link", "Lost", "dial"]
@@ -59,18 +60,33 @@ class Lost(ConnectionError):
 
 
 async def dial(link: Link, host: str, port: int, timeout: float) -> Any:
-    """Connect. Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that
-    comes in the same turn as the result."""
+    """Connect; where this raises, the link is to be aborted.
+
+    Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the same
+    turn as the result. Where the connection is there already, uvloop closes what is cancelled, and
+    never tells the link: so it is not cancelled here, and told where others do it (`asyncio.run`
+    ends all tasks)."""
     loop = link.loop
     task = loop.create_task(loop.create_connection(lambda: link, host, port))
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        if task.cancelled() and link.transport is not None:
+            link.connection_lost(None)
+
+    task.add_done_callback(ended)
+    expired = loop.create_future()
+    patience = Patience(loop, timeout, lambda: expired.set_result(None))
     try:
-        await asyncio.wait({task}, timeout=timeout)
+        await asyncio.wait({task, expired}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise asyncio.TimeoutError
         return task.result()[0]
     finally:
+        patience.cancel()
         if not task.done():
-            task.cancel()
+            if link.transport is None:  # else the caller aborts it, and the task ends by itself
+                link.forgo()
+                task.cancel()
         elif not task.cancelled():
             task.exception()
 
@@ -134,7 +150,7 @@ class Link(asyncio.BufferedProtocol):
         self._gate = gate  # until it is known who is there
         self._accepted_by = gate
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | Patience | None = None
         self._next_tick = 0.0
         self._paused = False
         self._listening = True
@@ -151,13 +167,16 @@ class Link(asyncio.BufferedProtocol):
     # --- the transport's side -----------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._closed:  # forgone
+            cast(asyncio.Transport, transport).abort()
+            return
         self.transport = transport
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         if self._gate is not None:
             self._gate.enter(self)
             if self._leaving:
                 return
-        self._timer = self.loop.call_later(self._settings.handshake_timeout, self._too_slow)
+        self._timer = Patience(self.loop, self._settings.handshake_timeout, self._too_slow)
         if self._handshake is not None:
             self.begin(self._handshake)
 
@@ -215,6 +234,8 @@ class Link(asyncio.BufferedProtocol):
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost:
+            return
         if self._grace is not None:
             self._grace.cancel()
         if self._gone is not None and not self._gone.done():
@@ -428,6 +449,11 @@ class Link(asyncio.BufferedProtocol):
         """Close at once."""
         if self.transport is not None:
             self.transport.abort()
+
+    def forgo(self) -> None:
+        """Nobody waits any more for the connection that is being made: should it come, it is closed
+        at once, and nobody is told."""
+        self._closed = True
 
     def _leave_gate(self) -> None:
         if self._gate is not None:

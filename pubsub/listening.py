@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Collection
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pubsub.errors import ProtocolError
 
-__all__ = ["REQUEST_SCRATCH", "Accepted", "Gate", "accept_more", "listen"]
+__all__ = ["REQUEST_SCRATCH", "Accepted", "Gate", "accept_more", "listen", "stop_accepting"]
 
 REQUEST_SCRATCH = 32 * 1024
 """Read buffer of accepted connections. What they send is small; less read at a time means that
@@ -35,12 +36,43 @@ async def listen(
     time for the streams that are there. So it is told a small number, and the kernel the other.
     """
     plain = isinstance(loop, asyncio.BaseEventLoop)
-    server = await loop.create_server(accept, host, port, backlog=ACCEPTS if plain else backlog)
+    server = await loop.create_server(
+        accept, host, port, backlog=ACCEPTS if plain else backlog, start_serving=not plain
+    )
     if isinstance(server, asyncio.Server):  # not uvloop's, nor a simulated one
-        for sock in server.sockets:
-            with sock.dup() as same:
-                same.listen(backlog)
+        try:
+            await server.start_serving()
+            for sock in server.sockets:
+                with sock.dup() as same:
+                    same.listen(backlog)
+        except BaseException:  # cancelled, or no descriptor is left
+            server.close()
+            raise
     return server
+
+
+async def stop_accepting(loop: asyncio.AbstractEventLoop, servers: Collection[Any]) -> None:
+    """Close these servers; those whom they have accepted are known to their gate then.
+
+    Between both there are one or two turns of the loop. Plain asyncio starts a task for each
+    connection that it accepts, and where the server is closed before that has run, the socket stays
+    open and nobody knows of it. So it is made deaf first, and closed then.
+    """
+    if not servers:
+        return
+    for server in servers:
+        if isinstance(server, asyncio.Server):
+            for sock in server.sockets:
+                with contextlib.suppress(NotImplementedError):  # a loop of Windows
+                    loop.remove_reader(sock.fileno())
+        else:
+            server.close()
+    try:
+        await asyncio.sleep(0)  # tasks run
+        await asyncio.sleep(0)  # protocols hear of their connections
+    finally:
+        for server in servers:
+            server.close()
 
 
 async def accept_more(

@@ -158,7 +158,7 @@ class Peer:
                 try:
                     self._thread.run(self._close(linger))
                 except BaseException:  # no more lingering
-                    self._thread.call(self.runtime.end)
+                    self._thread.call(self.runtime.cut)
                     raise
                 finally:
                     self._thread.stop()

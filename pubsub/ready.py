@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from pubsub.patience import Patience
+
 __all__ = ["Ready"]
 
 
@@ -15,7 +17,7 @@ class Ready:
         self.done = False
         self.error: Exception | None = None
         self._waiters: list[asyncio.Future[None]] = []
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: Patience | None = None
 
     def set(self, error: Exception | None = None) -> None:
         """It is, or cannot be for now."""

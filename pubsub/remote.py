@@ -19,6 +19,7 @@ from pubsub.discovery import _look_at, explain
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.link import Link, dial
 from pubsub.logs import logger
+from pubsub.patience import Patience
 from pubsub.turn import Turn
 
 __all__ = ["Owner", "Remote"]
@@ -74,7 +75,7 @@ class Remote:
         self.link: Link | None = None
         self._owner = owner
         self._scratch = scratch
-        self._streams: dict[Stream, asyncio.TimerHandle | None] = {}
+        self._streams: dict[Stream, Patience | None] = {}
         self._receiving: Receiving | None = None
         self._backoff = Backoff(random)
         self._task: asyncio.Task[None] | None = None
@@ -119,8 +120,8 @@ class Remote:
         the link: whoever waits for a subscriber waits for `join_timeout`, in both directions."""
         receiving.subscribe(stream)
         owner = self._owner
-        self._streams[stream] = owner.loop.call_later(
-            owner.settings.join_timeout, owner.settled, stream
+        self._streams[stream] = Patience(
+            owner.loop, owner.settings.join_timeout, lambda: owner.settled(stream)
         )
 
     def _settled(self, stream: Stream) -> None:

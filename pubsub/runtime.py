@@ -39,8 +39,9 @@ from pubsub.core.topics import is_pattern, matches
 from pubsub.discovery import Session
 from pubsub.errors import Closed, CoordinatorUnavailable, WrongContext
 from pubsub.link import Link
-from pubsub.listening import REQUEST_SCRATCH, Gate, listen
+from pubsub.listening import REQUEST_SCRATCH, Gate, listen, stop_accepting
 from pubsub.logs import logger
+from pubsub.patience import HELD_UP, Patience
 from pubsub.ratelimit import RateLimit
 from pubsub.ready import Ready
 from pubsub.remote import Remote
@@ -140,8 +141,9 @@ class Runtime:
         self._given = given
         self._contact = False  # some coordinator was reached once
         self._expiry: asyncio.TimerHandle | None = None
-        self._expiry_at = 0.0
-        self._settle_timer: asyncio.TimerHandle | None = None
+        self._look_at = 0.0
+        self._held_up = 0.0
+        self._settle_timer: Patience | None = None
         embed = None if configured else self._embed
         self.sessions = [
             Session(loop, address, self, settings, self._scratch, self._random, embed)
@@ -171,14 +173,14 @@ class Runtime:
             history=history,
             join_timeout=self.settings.join_timeout,
             resume_timeout=self.settings.resume_timeout,
-            now=self.loop.time(),
+            now=self.now(),
         )
         pub = _Pub(publication, source, Ready(self.loop))
         self._pubs[publication.stream_id] = pub
         for sub in self._subs.values():
             if _wants(sub.inbox.pattern, topic):
                 self._join_locally(publication, sub)
-        self._arm_expiry(self.loop.time() + self.settings.join_timeout)
+        self._arm_expiry(self.now() + self.settings.join_timeout)
         self._announce(Register(publication.stream_id, "pub", topic, False, False))
         self._await_contact(pub)
         return publication, pub.ready
@@ -438,7 +440,7 @@ class Runtime:
         publication = pub.publication
         if expect.added:
             pub.source.seal()
-        now = self.loop.time()
+        now = self.now()
         for row in expect.added:
             if row.peer_id != self.peer_id:
                 publication.expect(
@@ -494,8 +496,9 @@ class Runtime:
             self._have_patience(entity)
 
     def _have_patience(self, entity: _Pub | _Sub) -> None:
-        patience = self.settings.connect_timeout
-        entity.ready.timer = self.loop.call_later(patience, self._give_up_on, entity)
+        entity.ready.timer = Patience(
+            self.loop, self.settings.connect_timeout, lambda: self._give_up_on(entity)
+        )
 
     def _give_up_contact(self) -> None:
         for pub in self._pubs.values():
@@ -559,10 +562,10 @@ class Runtime:
             return
         if not pub.ready.done:
             pub.ready.set()
-        publication.answered(self.loop.time())
+        publication.answered(self.now())
         self._settle(publication)
         if not publication.settled:
-            self._arm_expiry(self.loop.time() + self.settings.join_timeout)
+            self._arm_expiry(self.now() + self.settings.join_timeout)
 
     def _settle(self, publication: Publication) -> None:
         """Stop keeping a Pub's first messages once no older Sub can turn up."""
@@ -572,7 +575,7 @@ class Runtime:
         if wait <= 0:
             publication.settle()
         elif self._settle_timer is None:
-            self._settle_timer = self.loop.call_later(wait, self._settle_all)
+            self._settle_timer = Patience(self.loop, wait, self._settle_all)
 
     def _settle_all(self) -> None:
         self._settle_timer = None
@@ -637,19 +640,34 @@ class Runtime:
         """See `served.Owner`."""
         self._served.pop(served, None)
         if broken and not self._ended_all:  # else there is nothing left whose time could run out
-            self._arm_expiry(self.loop.time() + self.settings.resume_timeout)
+            self._arm_expiry(self.now() + self.settings.resume_timeout)
+
+    def now(self) -> float:
+        """The time for what subscribers must do: the loop's, without what it was held up. It stands
+        still where the loop is late."""
+        time = self.loop.time()
+        if self._expiry is not None:
+            time = min(time, self._look_at + HELD_UP)
+        return time - self._held_up
 
     def _arm_expiry(self, at: float) -> None:
+        """Look then, and often before: only so it can be told that the loop was held up."""
+        look_at = self.loop.time() + min(at - self.now(), HELD_UP)
         if self._expiry is not None:
-            if self._expiry_at <= at:
+            if self._look_at <= look_at:
                 return
             self._expiry.cancel()
-        self._expiry_at = at
-        self._expiry = self.loop.call_at(at, self._expire)
+        self._look_at = look_at
+        self._expiry = self.loop.call_at(look_at, self._expire)
 
     def _expire(self) -> None:
         self._expiry = None
-        now = self.loop.time()
+        late = self.loop.time() - self._look_at
+        if late > HELD_UP:  # what has come meanwhile is to be read first
+            self._held_up += late - HELD_UP
+            self._arm_expiry(self.now() + HELD_UP)
+            return
+        now = self.now()
         dues = [pub.publication.expire(now) for pub in list(self._pubs.values())]
         due = min((at for at in dues if at is not None), default=None)
         if due is not None:
@@ -703,7 +721,9 @@ class Runtime:
             for session in self.sessions:
                 session.revive()  # asyncio.run has cancelled every task by now
             await asyncio.gather(*(self._delivered(pub, linger) for pub in self._pubs.values()))
-        await self._gone(self.end())
+        links = self.end()
+        await stop_accepting(self.loop, self._servers.values())
+        await self._gone([*links, *self._gate.abort_all_but(links)])
         if self._embedded is not None:
             await self._embedded.close()
 
@@ -715,7 +735,8 @@ class Runtime:
         return done or self.loop.is_closed()
 
     def end(self) -> list[Link]:
-        """End everything now, whatever is still due to whom; returns the links that are closing."""
+        """End everything now but the servers, whatever is still due to whom; returns the links that
+        are closing."""
         self._ended_all = True
         closed = Closed(self.why_closed)
         for stream_id, pub in list(self._pubs.items()):
@@ -737,13 +758,21 @@ class Runtime:
                 served.link.goodbye()
         for remote in list(self._remotes.values()):
             remote.close()
-        for server in self._servers.values():
-            server.close()
-        links += self._gate.abort_all_but(links)
         for timer in (self._expiry, self._settle_timer):
             if timer is not None:
                 timer.cancel()
         return links
+
+    def cut(self) -> None:
+        """End everything and wait for nothing."""
+        links = self.end()
+        for server in self._all_servers():
+            server.close()
+        self._gate.abort_all_but(links)
+
+    def _all_servers(self) -> list[asyncio.Server]:
+        embedded = self._embedded.servers if self._embedded is not None else []
+        return [*self._servers.values(), *embedded]
 
     async def _gone(self, links: Sequence[Link]) -> None:
         """Wait until the other ends have closed; each link aborts by itself when they do not."""
@@ -780,11 +809,9 @@ class Runtime:
             for link in links
             if link is not None and link.transport is not None
         ]
-        servers = list(self._servers.values())
         if self._embedded is not None:
-            servers += self._embedded.servers
             sockets += self._embedded.sockets
-        for server in servers:
+        for server in self._all_servers():
             sockets += server.sockets
         for sock in sockets:
             fd = sock.fileno() if sock is not None else -1

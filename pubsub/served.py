@@ -24,6 +24,9 @@ class Owner(Protocol):
     settings: Settings
     turn: Turn
 
+    def now(self) -> float:
+        """The time for what subscribers must do."""
+
     def find(self, stream_id: int) -> Publication | None:
         """A stream of ours, with all that was put so far."""
 
@@ -73,7 +76,7 @@ class Served:
         broken = error is not None and not link.cut
         if self._serving is not None:
             if broken:
-                self._serving.lost(self._owner.loop.time())
+                self._serving.lost(self._owner.now())
             else:
                 self._serving.closed()
         self._owner.left(self, broken=broken)

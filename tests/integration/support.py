@@ -18,6 +18,7 @@ from typing import Any
 from pubsub import Peer
 from pubsub.config import Settings
 from pubsub.coordinator.server import Coordinator
+from pubsub.listening import stop_accepting
 
 __all__ = [
     "CoordinatorThread",
@@ -111,16 +112,8 @@ class CoordinatorThread:
         self._loop = self._thread = None
 
         async def end() -> None:
-            # An asyncio server that is closed while a connection comes in leaks its socket: so
-            # none is accepted any more, and those that were have their turns first.
-            for server in self.coordinator.servers:
-                for sock in server.sockets:
-                    loop.remove_reader(sock)
-            for _ in range(3):
-                await asyncio.sleep(0)
             if rudely:
-                for server in self.coordinator.servers:
-                    server.close()
+                await stop_accepting(loop, self.coordinator.servers)
                 for link in list(self.coordinator._links):
                     link.abort()
             await self.coordinator.close()

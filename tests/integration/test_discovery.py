@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import socket
+import threading
+import time
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
 from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
-from pubsub.config import Address, parse_address
+from pubsub.config import Address, Settings, parse_address
 from pubsub.coordinator.server import Coordinator
 from pubsub.core.frames import Event
 from pubsub.core.handshake import Acceptor, Identity, Other
@@ -24,6 +29,7 @@ from tests.integration.support import (
     coordinator_in_thread,
     eventually,
     free_port,
+    run_python,
 )
 
 
@@ -330,6 +336,33 @@ async def test_g4_a_thousand_fresh_pairs_of_peers_lose_no_first_message() -> Non
             await asyncio.gather(*map(pair, range(start, start + 50)))
 
 
+async def test_g4_a_publisher_whose_loop_is_blocked_loses_no_first_message() -> None:
+    """For longer than everything at the beginning may take, in whatever turn of its loop: who
+    blocked it does not find that the others were too slow."""
+
+    def take(address: str, ready: threading.Event) -> list[int]:
+        with Peer(address) as there:
+            sub = there.sub("*")
+            ready.set()
+            return [sub.get(timeout=LONG) for _ in numbers]
+
+    numbers = range(0, 50, 7)
+    with coordinator_in_thread() as coordinator:
+        ready = threading.Event()
+        taking = asyncio.create_task(asyncio.to_thread(take, coordinator.address, ready))
+        assert await asyncio.to_thread(ready.wait, LONG)
+        for turns in numbers:
+            async with Peer(coordinator.address, connect_timeout=0.6, join_timeout=0.6) as here:
+                pub = here.pub(f"t{turns}")
+                pub.put(turns)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                time.sleep(1.2)  # noqa: ASYNC251  # as a user's code does
+                await pub
+                await pub.flush(timeout=LONG)
+        assert sorted(await taking) == list(numbers)
+
+
 async def test_a_peer_and_a_coordinator_that_close_leave_no_connection_open() -> None:
     """Neither those that were cut off a moment ago, nor those that have said nothing yet."""
     coordinator = Coordinator(asyncio.get_running_loop())
@@ -351,6 +384,128 @@ async def test_a_peer_and_a_coordinator_that_close_leave_no_connection_open() ->
     assert not any(gate._open for gate in gates)
     for _, writer in strangers:
         writer.close()
+
+
+async def test_what_is_closed_while_connections_come_in_leaves_none_of_them_open() -> None:
+    """Whatever turn of the loop they have got to."""
+    loop = asyncio.get_running_loop()
+
+    async def end_of(sock: socket.socket) -> None:
+        with contextlib.suppress(ConnectionError):
+            while await loop.sock_recv(sock, 1024):
+                pass
+
+    for turns in range(6):
+        coordinator = Coordinator(loop, settings=Settings(handshake_timeout=2 * LONG))
+        address = await coordinator.start("127.0.0.1", 0)
+        strangers = [socket.socket() for _ in range(20)]
+        for sock in strangers:
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect((address.host, address.port))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await coordinator.close()
+        try:
+            await asyncio.wait_for(asyncio.gather(*map(end_of, strangers)), LONG)
+        finally:
+            for sock in strangers:
+                sock.close()
+
+
+async def test_a_peer_that_is_closed_while_it_begins_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither a port where it listens nor a connection, whatever turn of the loop it has got to."""
+    async with coordinator_in_loop() as address, Peer(address) as there:
+        pub = await there.pub("t")
+        for turns in itertools.count():
+            port = free_port()
+            peer = Peer(address, port=port, handshake_timeout=0.1)
+            sub = peer.sub("t")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            began = [publisher["state"] for publisher in sub.publishers.values()] == ["attached"]
+            await asyncio.wait_for(peer.close(linger=0), LONG)
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", port)
+            if began:
+                break
+        await asyncio.sleep(0.2)  # whatever waits for a handshake is given up now
+        await pub.close()
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
+async def test_a_program_that_ends_while_its_peer_begins_does_not_hang() -> None:
+    """`asyncio.run` cancels every task, in whatever turn of the loop they are."""
+    code = """
+        import asyncio, sys
+        from pubsub import Peer
+        try:
+            import uvloop
+        except ImportError:
+            pass
+        else:
+            asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+        async def main(turns):
+            peer = Peer(sys.argv[1])
+            sub = peer.sub("t")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        for turns in range(30):
+            asyncio.run(main(turns))
+        print("ended")
+    """
+    with coordinator_in_thread() as coordinator:
+        assert await asyncio.to_thread(run_python, code, coordinator.address) == "ended\n"
+
+
+async def test_the_time_for_others_stands_still_where_the_loop_is_blocked() -> None:
+    async with coordinator_in_loop() as address, Peer(address, join_timeout=10) as peer:
+        pub = peer.pub("t", overflow="block")
+        times = []
+        for _ in range(4):
+            times.append(peer.runtime.now())
+            time.sleep(0.6)  # noqa: ASYNC251  # as a user's code does
+        times.append(peer.runtime.now())
+        await pub
+        times.append(peer.runtime.now())
+        assert times == sorted(times)
+        assert times[-1] - times[0] < 1.2
+        await asyncio.sleep(0.6)
+        assert peer.runtime.now() - times[-1] >= 0.5
+
+
+async def test_a_coordinator_whose_close_is_cancelled_has_ended_its_connections() -> None:
+    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0)
+    async with Peer(str(await coordinator.start("127.0.0.1", 0))) as peer:
+        await peer.pub("t")
+        closing = asyncio.create_task(coordinator.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await eventually(lambda: not peer.runtime.sessions[0].up)
+        await coordinator.close()
+
+
+def test_a_blocking_peer_whose_close_is_interrupted_does_not_go_on_listening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(coroutine: Coroutine[Any, Any, Any]) -> None:
+        coroutine.close()
+        raise KeyboardInterrupt
+
+    port = free_port()
+    with coordinator_in_thread() as coordinator:
+        peer = Peer(coordinator.address, port=port)
+        peer.sub("t")
+        socket.create_connection(("127.0.0.1", port)).close()
+        monkeypatch.setattr(peer._thread, "run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            peer.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
 
 
 async def test_a_link_outlives_its_last_sub_for_a_moment() -> None:
