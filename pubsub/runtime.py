@@ -764,7 +764,8 @@ class Runtime:
         return links
 
     def cut(self) -> None:
-        """End everything and wait for nothing."""
+        """End everything and wait for nothing: plain asyncio may leave the socket of a connection
+        open that comes in now, until it is collected."""
         links = self.end()
         for server in self._all_servers():
             server.close()
