@@ -126,6 +126,15 @@ class Coordinator:
         for link in links:
             await link.gone()
 
+    def cut(self) -> None:
+        """Stop without a word to anyone, and wait for nothing."""
+        self._closing = True
+        for server in self.servers:
+            server.close()
+        self._gate.abort_all_but(())
+        if self._expiry is not None:
+            self._expiry.cancel()
+
     @property
     def sockets(self) -> list[Any]:
         """The sockets of all connections."""

@@ -764,16 +764,15 @@ class Runtime:
         return links
 
     def cut(self) -> None:
-        """End everything and wait for nothing: plain asyncio may leave the socket of a connection
-        open that comes in now, until it is collected."""
-        links = self.end()
-        for server in self._all_servers():
+        """End everything and wait for nothing: all is closed in the next turn. (Plain asyncio may
+        leave the socket of a connection open that comes in now, until it is collected.)"""
+        for link in self.end():
+            link.abort()
+        for server in self._servers.values():
             server.close()
-        self._gate.abort_all_but(links)
-
-    def _all_servers(self) -> list[asyncio.Server]:
-        embedded = self._embedded.servers if self._embedded is not None else []
-        return [*self._servers.values(), *embedded]
+        self._gate.abort_all_but(())
+        if self._embedded is not None:
+            self._embedded.cut()
 
     async def _gone(self, links: Sequence[Link]) -> None:
         """Wait until the other ends have closed; each link aborts by itself when they do not."""
@@ -810,9 +809,11 @@ class Runtime:
             for link in links
             if link is not None and link.transport is not None
         ]
+        servers = list(self._servers.values())
         if self._embedded is not None:
+            servers += self._embedded.servers
             sockets += self._embedded.sockets
-        for server in self._all_servers():
+        for server in servers:
             sockets += server.sockets
         for sock in sockets:
             fd = sock.fileno() if sock is not None else -1
