@@ -489,6 +489,23 @@ async def test_a_coordinator_whose_close_is_cancelled_has_ended_its_connections(
         await coordinator.close()
 
 
+async def test_a_coordinator_that_is_cut_ends_all_at_once() -> None:
+    """Those who have joined and those who have said nothing, and its port."""
+    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0)
+    address = await coordinator.start("127.0.0.1", 0)
+    async with Peer(str(address)) as peer:
+        await peer.pub("t")
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        await eventually(lambda: len(coordinator._gate) == 1)
+        coordinator.cut()
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), LONG) == b""
+        writer.close()
+        await eventually(lambda: not peer.runtime.sessions[0].up)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(address.host, address.port)
+
+
 def test_a_blocking_peer_whose_close_is_interrupted_does_not_go_on_listening(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
