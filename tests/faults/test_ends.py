@@ -38,8 +38,8 @@ def slowly():
     while True:
         yield b"x" * 1_000
         time.sleep(0.001)
-def settings(linger={LINGER}):
-    return dict(coordinator=sys.argv[1], linger=linger, connect_timeout=5)
+def settings():
+    return dict(coordinator=sys.argv[1], linger={LINGER}, connect_timeout=5)
 def ready():
     print("ready", flush=True)
     sys.stdin.readline()
@@ -158,8 +158,7 @@ def test_g9_an_end_by_an_exception_has_sent_everything(start: Start) -> None:
         process = start(
             "python",
             "-c",
-            HEAD
-            + "pub = Peer(**settings(30)).pub('t')\nfor i in range(100_000): pub.put(i)\n1 / 0",
+            HEAD + "pub = Peer(**settings()).pub('t')\nfor i in range(100_000): pub.put(i)\n1 / 0",
             coordinator.address,
         )
         code, _, err = process.end()
@@ -176,7 +175,7 @@ def test_g9_what_was_put_with_a_peer_that_nobody_holds_is_sent(start: Start, kin
         there = start_worker(start, coordinator.address)
         there.peer(name="a")
         there.sub(name="a", topic="t")
-        put = "pub = Peer(**settings(30)).pub('t')\n    for i in range(1_000): pub.put(i)\n"
+        put = "pub = Peer(**settings()).pub('t')\n    for i in range(1_000): pub.put(i)\n"
         code = {
             "blocking": f"def main():\n    {put}main()",
             "async": "async def main():\n"
