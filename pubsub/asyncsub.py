@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from threading import get_ident
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSub"]
 
+TAKES = 0.01
+"""Seconds for which messages that wait already are handed out before the loop runs. Who takes does
+not wait for anything then, and however full the Sub is, nothing else would run: no timer, no
+heartbeat, and no acknowledgement, which publishers wait for."""
+
 
 class AsyncSub(Sub, blocking=False):
     """A Sub inside an event loop."""
@@ -30,6 +36,7 @@ class AsyncSub(Sub, blocking=False):
             )
         self._runtime = runtime = self.peer.runtime
         self._waiters: set[asyncio.Future[bool]] = set()
+        self._began = 0.0  # when it was seen first that there is more to take without waiting
         self._inbox, self._ready = runtime.add_sub(WeakSink(self), self._make_inbox)
         this = weakref.ref(self)
 
@@ -64,9 +71,20 @@ class AsyncSub(Sub, blocking=False):
         try:
             return await waiter
         finally:
+            self._began = 0.0
             self._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
+
+    def _long_enough(self) -> bool:
+        """There was more to take without waiting: whether it is time to let the loop run. Asked
+        once a batch."""
+        now = time.monotonic()
+        began = self._began
+        if began and now - began < TAKES:
+            return False
+        self._began = now
+        return began > 0
 
     async def get(self, timeout: float | None = None) -> Any:
         deadline = None
@@ -77,6 +95,8 @@ class AsyncSub(Sub, blocking=False):
             self._gaps.clear()
             self._check()
             if self._advance():
+                if timeout != 0 and self._long_enough():
+                    await asyncio.sleep(0)
                 continue
             if timeout is not None:
                 if deadline is None:
@@ -111,6 +131,8 @@ class AsyncSub(Sub, blocking=False):
                 self._check()
                 if not self._advance():
                     await self._arrival()
+                elif self._long_enough():
+                    await asyncio.sleep(0)
         except GeneratorExit:
             raise
         except BaseException:
@@ -131,6 +153,8 @@ class AsyncSub(Sub, blocking=False):
                 self._check()
                 if not self._advance():
                     await self._arrival()
+                elif self._long_enough():
+                    await asyncio.sleep(0)
         except GeneratorExit:
             raise
         except BaseException:

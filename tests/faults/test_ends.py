@@ -151,6 +151,8 @@ def test_g9_ctrl_c_ends_a_for_loop(start: Start, kind: str) -> None:
 
 
 def test_g9_an_end_by_an_exception_has_sent_everything(start: Start) -> None:
+    """However long it takes: the subscriber needs a tenth of a second of a processor, and may have
+    a tenth of one here."""
     with coordinator_in_thread() as coordinator:
         there = start_worker(start, coordinator.address)
         there.peer(name="a")
@@ -158,7 +160,9 @@ def test_g9_an_end_by_an_exception_has_sent_everything(start: Start) -> None:
         process = start(
             "python",
             "-c",
-            HEAD + "pub = Peer(**settings()).pub('t')\nfor i in range(100_000): pub.put(i)\n1 / 0",
+            HEAD
+            + "pub = Peer(**settings() | {'linger': 30}).pub('t')\n"
+            + "for i in range(100_000): pub.put(i)\n1 / 0",
             coordinator.address,
         )
         code, _, err = process.end()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -14,6 +15,11 @@ from pubsub import Closed, Gap, Message, Peer
 from pubsub.link import UNSENT
 from pubsub.turn import TURN_BYTES
 from tests.integration.support import break_links, coordinator_in_loop, eventually
+
+
+def work(seconds: float) -> None:
+    """Do something that keeps the event loop from running."""
+    time.sleep(seconds)
 
 
 @pytest.fixture
@@ -370,6 +376,62 @@ async def test_a_long_row_of_awaited_puts_lets_others_run(
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", ["for", "messages", "get"])
+async def test_g8_a_full_sub_lets_others_run_while_it_is_read(coordinator: str, form: str) -> None:
+    """Nothing has to be waited for, and the loop runs all the same, as soon as 10 ms are over."""
+    count, turns = 100, 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with Peer(coordinator) as peer:
+        sub, pub = await peer.sub("t"), await peer.pub("t")
+        for i in range(count):
+            pub.put(i)
+            await asyncio.sleep(0)  # each of them is a batch
+        others = asyncio.ensure_future(count_turns())
+        got = []
+
+        def is_last(value: int) -> bool:
+            got.append(value)
+            work(0.006)
+            return len(got) == count
+
+        if form == "for":
+            async for value in sub:
+                if is_last(value):
+                    break
+        elif form == "messages":
+            async for event in sub.messages():
+                if is_last(event.value):
+                    break
+        else:
+            while not is_last(await sub.get()):
+                pass
+        others.cancel()
+        assert got == list(range(count))
+        assert turns >= count // 4
+
+
+async def test_a_get_that_may_not_wait_does_not(coordinator: str) -> None:
+    async with Peer(coordinator) as peer:
+        sub, pub = await peer.sub("t"), await peer.pub("t")
+        for i in range(100):
+            pub.put(i)
+            await asyncio.sleep(0)
+        assert await sub.get() == 0
+        turn = asyncio.ensure_future(asyncio.sleep(0))
+        for i in range(1, 100):
+            work(0.001)
+            assert await sub.get(timeout=0) == i
+        with pytest.raises(TimeoutError):
+            await sub.get(timeout=0)
+        assert not turn.done()
+
+
 async def test_closing_without_awaiting_is_no_fault(coordinator: str) -> None:
     async with Peer(coordinator) as peer:
         sub, pub = await peer.sub("t"), await peer.pub("t")

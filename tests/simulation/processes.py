@@ -164,7 +164,7 @@ class PeerProcess:
         pub = self.peer.pub(
             random.choice(TOPICS),
             overflow=random.choice(("drop", "drop", "block")),
-            buffer=random.choice((1_000, 5_000, 30_000, 10_000_000, 10_000_000)),
+            buffer=random.choice(world.plan.buffers),
             history=random.choice((0, 0, 0, 3, 20)),
         )
         record = PubRecord(len(world.model.pubs), self, pub, world.loop.time())

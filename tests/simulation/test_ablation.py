@@ -330,7 +330,16 @@ def holds(stack: ExitStack) -> None:
 
         return hasty
 
+    def trimming(append: Any) -> Any:
+        def hasty(self: Publication, *args: Any) -> Any:
+            batch = append(self, *args)
+            self.log.trim(self.history)  # now, and not with the next ACK
+            return batch
+
+        return hasty
+
     replace(stack, Cursor, "take", make)
+    replace(stack, Publication, "append", trimming)
 
 
 def flush_by_pong(stack: ExitStack) -> None:

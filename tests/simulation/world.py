@@ -57,6 +57,7 @@ class Plan:
     chop: float = 0.3
     faults: tuple[str, ...] = ()
     cancel: float = 0.0
+    buffers: tuple[int, ...] = (1_000, 5_000, 30_000, 10_000_000, 10_000_000)
 
     @classmethod
     def draw(cls, random: Random, profile: str) -> Plan:
@@ -85,6 +86,8 @@ class Plan:
         if profile == "links":
             plan.settings["resume_timeout"] = 60.0
             plan.settings["join_timeout"] = 60.0
+            plan.buffers = (5_000, 10_000_000, 10_000_000, 10_000_000)  # what is dropped is no news
+            plan.settle = random.choice((0.5, 0.5, 5.0))  # a Pub that is not settled keeps all
         elif profile == "chaos":
             plan.settings["resume_timeout"] = random.choice((0.5, 3.0, 30.0))
             plan.settings["join_timeout"] = random.choice((0.5, 3.0))
@@ -114,6 +117,7 @@ class World:
 
     def __init__(self, seed: int, profile: str | None = None) -> None:
         self.random = Random(seed)
+        self._late = Random(seed)
         drawn = self.random.choice(PROFILES)
         self.plan = Plan.draw(self.random, profile or drawn)
         self.loop = SimulatedLoop(self.random)  # type: ignore[abstract]  # what is used is there
@@ -149,6 +153,11 @@ class World:
 
     def chance(self, probability: float) -> bool:
         return self.random.random() < probability
+
+    def stopwatch(self) -> float:
+        """The time as one who measures how long a turn of the loop takes sees it: these take some
+        here too, up to 20 ms."""
+        return self.loop.time() + 0.02 * self._late.random()
 
     # --- the story ----------------------------------------------------------------------
 
@@ -467,6 +476,7 @@ def sealed(world: World) -> Iterator[None]:
         patch.object(os, "getpid", lambda: 4711),
         patch.object(socket, "gethostname", lambda: "host"),
         patch.object(time, "time", loop.time),
+        patch.object(time, "monotonic", world.stopwatch),
     ):
         log.propagate, log.handlers = False, [_Log(world)]
         log.setLevel(logging.WARNING)
