@@ -54,6 +54,8 @@ class _Tail:
         self._line = Formatter(wanted.form, times=wanted.times, topics=wanted.topics).line
         self._patterns = tuple(dict.fromkeys(wanted.patterns))
         self._first: dict[str, int] = {}
+        self._subs: list[AsyncSub] = []
+        self._events = 0
         self._received = 0
         self._lost = 0
         self._last = 0.0
@@ -64,6 +66,7 @@ class _Tail:
         self._caught_up = asyncio.Event()
         self._stopped_at = 0.0  # wall-clock time of a signal
         self._stopped_by: int | None = None  # the exit code that it means
+        self._left_out = 0  # messages that had come, and time was up
 
     async def run(self) -> int:
         with end_signals(self._stop):
@@ -96,6 +99,7 @@ class _Tail:
             return code
         if not self._wanted.quiet:
             say(self._account())
+        unwritten += self._left_out
         if unwritten:
             lines = "the last line" if unwritten == 1 else f"up to {unwritten} of the last lines"
             raise Failure(f"{lines} could not be written within {LAST_LINES:g} s")
@@ -109,7 +113,7 @@ class _Tail:
 
     async def _work(self, peer: Peer) -> None:
         wanted = self._wanted
-        subs = [
+        subs = self._subs = [
             AsyncSub(
                 pattern,
                 peer=peer,
@@ -138,6 +142,7 @@ class _Tail:
         while not self._end.done():
             try:
                 async for event in sub.messages():
+                    self._events += 1
                     if shared and self._first_match(event.topic) != number:
                         continue  # another Sub of ours shows it
                     if isinstance(event, Gap):
@@ -200,15 +205,29 @@ class _Tail:
         self._stopping = self._loop.create_task(self._run_out(code))
 
     async def _run_out(self, code: int) -> None:
-        await asyncio.sleep(0)
-        while self._held_back:
-            await self._caught_up.wait()
+        """Wait until no Sub has more to show. One that has and is not held back shows something in
+        every turn of the loop."""
+        shown = -1
+        while self._held_back or shown != self._events:
+            shown = self._events
+            if self._held_back:
+                await self._caught_up.wait()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it may have been woken only now
         self._finish(code)
 
     def _give_up(self, code: int) -> None:
         """Time is up for the last lines."""
+        if not self._end.done():
+            before = self._lost_of_all()
+            for sub in self._subs:
+                sub.close()
+            self._left_out = self._lost_of_all() - before
         self._output.give_up()
         self._finish(code)
+
+    def _lost_of_all(self) -> int:
+        return sum(sub.lost for sub in self._subs)
 
     def _failed(self, work: asyncio.Task[None]) -> None:
         """By itself the work ends only with an error."""
