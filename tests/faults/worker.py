@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import operator
 import os
 import signal
 import sys
@@ -55,6 +56,11 @@ class _Taker:
             assert event.value == event.seq == due, (who, event.value, event.seq, due)
             self.due[who] += 1
             self.got[who] = self.got.get(who, 0) + 1
+
+    @property
+    def behind(self) -> bool:
+        """Whether something has come that it has not taken."""
+        return not self.sub._inbox.empty or operator.length_hint(self.sub._values) > 0
 
     def listen(self) -> None:
         """Measure how long nothing was taken."""
@@ -153,8 +159,9 @@ class _Process:
         self.takers[name] = _Taker(sub)
 
     async def report(self, name: str) -> dict[str, Any]:
-        """What the Sub of the peer of that name has got."""
+        """What the Sub of the peer of that name has got, with all that has come."""
         taker = self.takers[name]
+        await eventually(lambda: taker.task.done() or not taker.behind)
         if taker.task.done():
             await taker.task
         return {
