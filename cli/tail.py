@@ -142,6 +142,8 @@ class _Tail:
         while not self._end.done():
             try:
                 async for event in sub.messages():
+                    if self._end.done():
+                        return
                     self._events += 1
                     if shared and self._first_match(event.topic) != number:
                         continue  # another Sub of ours shows it
@@ -217,17 +219,17 @@ class _Tail:
         self._finish(code)
 
     def _give_up(self, code: int) -> None:
-        """Time is up for the last lines."""
+        """Time is up for the last lines: account for those that were still to be shown."""
         if not self._end.done():
-            before = self._lost_of_all()
-            for sub in self._subs:
-                sub.close()
-            self._left_out = self._lost_of_all() - before
+            for number, sub in enumerate(self._subs):
+                for topic, messages, missed, sent_at in sub._untaken():
+                    if len(self._subs) == 1 or self._first_match(topic) == number:
+                        self._lost += missed
+                        self._left_out += messages if sent_at <= self._stopped_at else 0
+            if self._wanted.count is not None:
+                self._left_out = min(self._left_out, self._wanted.count - self._received)
         self._output.give_up()
         self._finish(code)
-
-    def _lost_of_all(self) -> int:
-        return sum(sub.lost for sub in self._subs)
 
     def _failed(self, work: asyncio.Task[None]) -> None:
         """By itself the work ends only with an error."""

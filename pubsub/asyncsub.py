@@ -6,6 +6,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from operator import length_hint
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSub"]
 
 TAKES = 0.01
-"""Seconds for which messages that wait already are handed out before the loop runs. Who takes does
+"""Seconds for which batches that wait already are handed out before the loop runs. Who takes does
 not wait for anything then, and however full the Sub is, nothing else would run: no timer, no
 heartbeat, and no acknowledgement, which publishers wait for."""
 
@@ -36,7 +37,8 @@ class AsyncSub(Sub, blocking=False):
             )
         self._runtime = runtime = self.peer.runtime
         self._waiters: set[asyncio.Future[bool]] = set()
-        self._began = 0.0  # when it was seen first that there is more to take without waiting
+        self._in_a_row = 0  # batches that were taken since it has waited
+        self._began = 0.0  # when more than one was for the first time; 0: not yet
         self._inbox, self._ready = runtime.add_sub(WeakSink(self), self._make_inbox)
         this = weakref.ref(self)
 
@@ -71,14 +73,16 @@ class AsyncSub(Sub, blocking=False):
         try:
             return await waiter
         finally:
-            self._began = 0.0
+            self._began = self._in_a_row = 0
             self._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
 
     def _long_enough(self) -> bool:
-        """There was more to take without waiting: whether it is time to let the loop run. Asked
-        once a batch."""
+        """Whether it is time to let the loop run, before the next batch is taken: asked once for
+        each, whatever the answer, so that a loop that is always late stops nobody. (Not behind it:
+        who takes a batch hands it out at once, lest another task, which runs meanwhile, takes the
+        next one in its place.)"""
         now = time.monotonic()
         began = self._began
         if began and now - began < TAKES:
@@ -87,29 +91,33 @@ class AsyncSub(Sub, blocking=False):
         return began > 0
 
     async def get(self, timeout: float | None = None) -> Any:
+        waits = timeout is None or _may_wait(timeout)
         deadline = None
         while True:
             value = next(self._values, NOTHING)
             if value is not NOTHING:
                 return value
+            if self._in_a_row > 1 and waits and self._long_enough():
+                await asyncio.sleep(0)
+                if length_hint(self._values):
+                    continue
             self._gaps.clear()
             self._check()
             if self._advance():
-                if timeout != 0 and self._long_enough():
-                    await asyncio.sleep(0)
+                self._in_a_row += 1
                 continue
-            if timeout is not None:
-                if deadline is None:
-                    try:
-                        deadline = self._runtime.loop.time() + timeout
-                    except TypeError:
-                        raise not_seconds("timeout", timeout) from None
-                if timeout <= 0:
-                    raise TimeoutError(timeout_text(self, timeout))
+            if not waits:
+                raise TimeoutError(timeout_text(self, timeout))
+            if timeout is not None and deadline is None:
+                deadline = self._runtime.loop.time() + timeout
             if not await self._arrival(deadline):
                 raise TimeoutError(timeout_text(self, timeout))
 
     async def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
+        waits = timeout is None or _may_wait(timeout)
+        self._in_a_row += 1  # `take_more` goes over batches, and `get` would not ask for any
+        if self._in_a_row > 1 and waits and self._long_enough():
+            await asyncio.sleep(0)
         found = [await self.get(timeout)]
         take_more(self, found, max)
         return found
@@ -125,14 +133,18 @@ class AsyncSub(Sub, blocking=False):
             while True:
                 for value in self._values:
                     yield value
+                if self._in_a_row > 1 and self._long_enough():
+                    await asyncio.sleep(0)
+                if length_hint(self._values):
+                    continue  # meanwhile, another task has gone on to the next batch
                 self._gaps.clear()
                 if isinstance(self._dead, Closed):
                     return
                 self._check()
-                if not self._advance():
+                if self._advance():
+                    self._in_a_row += 1
+                else:
                     await self._arrival()
-                elif self._long_enough():
-                    await asyncio.sleep(0)
         except GeneratorExit:
             raise
         except BaseException:
@@ -148,13 +160,17 @@ class AsyncSub(Sub, blocking=False):
                 if event is not None:
                     yield event
                     continue
+                if self._in_a_row > 1 and self._long_enough():
+                    await asyncio.sleep(0)
+                    if self._gaps or length_hint(self._values):
+                        continue
                 if isinstance(self._dead, Closed):
                     return
                 self._check()
-                if not self._advance():
+                if self._advance():
+                    self._in_a_row += 1
+                else:
                     await self._arrival()
-                elif self._long_enough():
-                    await asyncio.sleep(0)
         except GeneratorExit:
             raise
         except BaseException:
@@ -246,6 +262,13 @@ def _failed(of: weakref.ref[_AsyncIterator]) -> None:
     iterator = of()
     if iterator is not None:
         iterator._begin()
+
+
+def _may_wait(timeout: float) -> bool:
+    try:
+        return timeout > 0
+    except TypeError:
+        raise not_seconds("timeout", timeout) from None
 
 
 def _time_out(waiter: asyncio.Future[bool]) -> None:

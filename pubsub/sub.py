@@ -243,7 +243,8 @@ class Sub:
     # --- taking -------------------------------------------------------------------------
 
     def get(self, timeout: float | None = None) -> Any:
-        """The next message. To be awaited in an event loop; cancelling it loses no message.
+        """The next message. To be awaited in an event loop; cancelling it loses no message. Where
+        messages wait already, the loop runs at least every 10 ms, between two batches.
 
         Parameters:
             timeout: seconds to wait; None: for ever; 0: take what is there.
@@ -479,6 +480,22 @@ class Sub:
             }
             for stream in list(self._inbox.streams.values())
         }
+
+    def _untaken(self) -> Iterator[tuple[str, int, int, float]]:
+        """What has come and was not handed out: of each batch or gap its topic, how many messages
+        are left of it, how many were lost before them, and when it was put."""
+        run = self._run
+        if run is not None:
+            missed = sum(gap.missed for gap in self._gaps)
+            yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
+        run = self._runs
+        while run is not None:
+            missed = sum(count for count, _ in run.gaps)
+            yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
+            run = run.following
+        for entry in self._inbox.waiting():
+            missed = sum(count for count, _ in entry.gaps)
+            yield entry.stream.topic, entry.end - entry.first, missed, entry.sent_at
 
     @property
     def closed(self) -> bool:

@@ -345,6 +345,11 @@ class Inbox:
             self.release(entry)
         return entry
 
+    def waiting(self) -> list[Entry]:
+        """What was not taken yet. Called by the Sub's side."""
+        slots = [*self._passed, *self._newest]
+        return [*self._entries, *(slot.entry for slot in slots)]
+
     @property
     def empty(self) -> bool:
         """Whether nothing waits."""

@@ -417,6 +417,63 @@ def test_a_signal_ends_it_where_nobody_reads_and_what_was_not_shown_is_counted(
         assert 100_000 - shown <= int(dropped[1])
 
 
+def account(errors: list[str]) -> tuple[int, int, int]:
+    """What a tail said that it has received, lost and not been able to show."""
+    received, lost, left_out = 0, 0, 0
+    for line in errors:
+        if said := re.fullmatch(r"pubsub: received (\d+), lost (\d+)", line):
+            received, lost = int(said[1]), int(said[2])
+        elif said := re.match(r"pubsub: up to (\d+) of the last lines could not", line):
+            left_out = int(said[1])
+    return received, lost, left_out
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "6000"]], ids=["", "-n"])
+def test_what_was_never_to_be_shown_is_not_missed(
+    start: Start, coordinator: str, peer: Peer, topic: str, options: list[str]
+) -> None:
+    """Neither what is put after the signal, nor what is beyond the count."""
+    tail = start("pubsub", "tail", topic, *options, coordinator=coordinator, read=False)
+    value, due = "x" * 2_000, 10_000 if options else 1_000
+    pub = publisher(peer, topic, buffer=100_000_000)
+    pub.put_many([value] * due)
+    while not options and next(iter(pub.subscribers.values()))["lag"] == due:
+        time.sleep(0.01)
+    if not options:
+        pub.flush(timeout=LONG)
+    else:
+        time.sleep(0.5)
+    tail.signal(signal.SIGINT)
+    time.sleep(0.2)
+    pub.put_many([value] * 2_000)
+    assert tail.wait() == 1
+    received, lost, left_out = account(tail.rest_of_errors())
+    tail.read_on()
+    shown = tail.rest_of_output().count(b"\n")
+    assert lost == 0
+    assert received - shown <= left_out
+    assert left_out <= (6_000 if options else due)
+
+
+def test_gaps_that_wait_when_time_is_up_are_told_in_the_account(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, coordinator=coordinator, read=False)
+    pub = publisher(peer, topic, buffer=100_000)
+    pub.put_many(["x" * 200] * 200_000)  # more than the buffer and the window hold
+    pub.put("last")
+    pub.close(linger=0.5)
+    time.sleep(0.5)
+    tail.signal(signal.SIGINT)
+    assert tail.wait() == 1
+    received, lost, left_out = account(tail.rest_of_errors())
+    tail.read_on()
+    shown = tail.rest_of_output().count(b"\n")
+    assert lost > 0
+    assert received + lost <= 200_001
+    assert shown + lost + left_out >= 200_001
+
+
 @pytest.mark.parametrize("ending", ["count", "timeout"])
 def test_at_its_end_it_waits_for_a_reader_that_pauses(
     start: Start, coordinator: str, peer: Peer, topic: str, ending: str

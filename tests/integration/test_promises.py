@@ -376,7 +376,7 @@ async def test_a_long_row_of_awaited_puts_lets_others_run(
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("form", ["for", "messages", "get"])
+@pytest.mark.parametrize("form", ["for", "messages", "get", "get_many"])
 async def test_g8_a_full_sub_lets_others_run_while_it_is_read(coordinator: str, form: str) -> None:
     """Nothing has to be waited for, and the loop runs all the same, as soon as 10 ms are over."""
     count, turns = 100, 0
@@ -408,8 +408,11 @@ async def test_g8_a_full_sub_lets_others_run_while_it_is_read(coordinator: str, 
             async for event in sub.messages():
                 if is_last(event.value):
                     break
-        else:
+        elif form == "get":
             while not is_last(await sub.get()):
+                pass
+        else:
+            while not is_last(*await sub.get_many(1)):
                 pass
         others.cancel()
         assert got == list(range(count))

@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import dis
 import gc
+import itertools
+import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -531,3 +533,96 @@ async def test_a_cancelled_wait_does_not_end_an_iteration(form: str) -> None:
         await sub.close()
         async for _ in events:
             raise AssertionError("it was closed")
+
+
+async def batches(pub: Any, count: int) -> None:
+    """Put so many numbers, a few in each batch."""
+    for i in range(count):
+        pub.put(i)
+        if i % 7 == 0:
+            await asyncio.sleep(0)
+    await pub.flush()
+
+
+WAYS = ("for", "messages", "get", "get_many")
+
+
+@pytest.mark.parametrize(
+    "forms", list(itertools.combinations_with_replacement(WAYS, 2)), ids=" and ".join
+)
+async def test_g3_several_tasks_take_from_one_sub(
+    monkeypatch: pytest.MonkeyPatch, forms: tuple[str, str]
+) -> None:
+    """Each message goes to one of them, whenever they let each other run."""
+    monkeypatch.setattr("pubsub.asyncsub.TAKES", 0.0)  # before each batch
+    count = 5_000
+    chance = random.Random(5)
+    async with coordinator_in_loop() as coordinator, Peer(coordinator) as peer:
+        sub, pub = await peer.sub("t"), await peer.pub("t")
+        await batches(pub, count)
+        got: tuple[list[int], list[int]] = ([], [])
+        complete = asyncio.Event()
+
+        async def took(mine: list[int], *values: int) -> None:
+            mine.extend(values)
+            if sum(map(len, got)) == count:
+                complete.set()
+            if chance.random() < 0.1:
+                await asyncio.sleep(0)
+
+        async def take(form: str, mine: list[int]) -> None:
+            if form == "for":
+                async for value in sub:
+                    await took(mine, value)
+            elif form == "messages":
+                async for event in sub.messages():
+                    await took(mine, event.value)
+            elif form == "get":
+                while True:
+                    await took(mine, await sub.get())
+            else:
+                while True:
+                    await took(mine, *await sub.get_many(5))
+
+        tasks = [asyncio.ensure_future(take(*what)) for what in zip(forms, got, strict=True)]
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(complete.wait(), LONG)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert sorted(got[0] + got[1]) == list(range(count))
+        for mine in got:
+            assert mine == sorted(mine)
+        assert sub.lost == 0
+
+
+async def test_g3_a_get_within_the_loop_over_its_sub_has_the_next_message() -> None:
+    async with coordinator_in_loop() as coordinator, Peer(coordinator) as peer:
+        sub, pub = await peer.sub("t"), await peer.pub("t")
+        await batches(pub, 1_000)
+        got: list[int] = []
+        async for value in sub:
+            got.append(value)
+            if value % 3 == 1:
+                got.append(await sub.get())
+            if got[-1] == 999:
+                break
+        assert got == list(range(1_000))
+
+
+def test_g3_a_get_within_the_loop_over_a_blocking_sub_has_the_next_message(peer: Peer) -> None:
+    sub, pub = peer.sub("t"), peer.pub("t")
+    for i in range(1_000):
+        pub.put(i)
+        if i % 7 == 0:
+            pub.flush()
+    got: list[int] = []
+    for value in sub:
+        got.append(value)
+        if value % 3 == 1:
+            got.append(sub.get(timeout=LONG))
+        if got[-1] == 999:
+            break
+    assert got == list(range(1_000))
+    sub.close()
+    pub.close()
