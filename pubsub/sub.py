@@ -243,8 +243,8 @@ class Sub:
     # --- taking -------------------------------------------------------------------------
 
     def get(self, timeout: float | None = None) -> Any:
-        """The next message. To be awaited in an event loop; cancelling it loses no message. Where
-        messages wait already, the loop runs at least every 10 ms, between two batches.
+        """The next message. To be awaited in an event loop; cancelling it loses no message. While
+        more waits than is taken, the loop runs once 10 ms have passed, before the next batch.
 
         Parameters:
             timeout: seconds to wait; None: for ever; 0: take what is there.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import operator
 import os
 import signal
 import sys
@@ -60,7 +59,7 @@ class _Taker:
     @property
     def behind(self) -> bool:
         """Whether something has come that it has not taken."""
-        return not self.sub._inbox.empty or operator.length_hint(self.sub._values) > 0
+        return any(messages for _, messages, _, _ in self.sub._untaken())
 
     def listen(self) -> None:
         """Measure how long nothing was taken."""

@@ -419,6 +419,32 @@ async def test_g8_a_full_sub_lets_others_run_while_it_is_read(coordinator: str, 
         assert turns >= count // 4
 
 
+async def test_g8_a_row_of_get_many_lets_others_run_also_where_each_begins_within_a_batch(
+    coordinator: str,
+) -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with Peer(coordinator) as peer:
+        sub, pub = await peer.sub("t"), await peer.pub("t")
+        for i in range(0, 150, 3):
+            pub.put_many([i, i + 1, i + 2])
+            await asyncio.sleep(0)
+        others = asyncio.ensure_future(count_turns())
+        got = [await sub.get()]
+        while len(got) < 148:
+            got += await sub.get_many(3)
+            work(0.006)
+        others.cancel()
+        assert got == list(range(148))
+        assert turns >= 12
+
+
 async def test_a_get_that_may_not_wait_does_not(coordinator: str) -> None:
     async with Peer(coordinator) as peer:
         sub, pub = await peer.sub("t"), await peer.pub("t")
