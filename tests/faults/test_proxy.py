@@ -67,19 +67,19 @@ def swallow(proxy: Proxy, *directions: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.timeout(10 * SECONDS + 60)
 async def test_g5_resets_every_200_ms_lose_nothing(coordinator: str) -> None:
     async with behind(coordinator) as (here, proxy), Peer(coordinator) as there:
         sub = await there.sub("t")
         pub = await here.pub("t")
         async with flow(pub, sub, RATE) as flowing:
-            loop = asyncio.get_running_loop()
-            end = loop.time() + SECONDS
-            while loop.time() < end:
+            for _ in range(round(SECONDS / 0.2)):  # a busy machine takes longer for as many
+                resets = proxy.resets
+                await flowing.passes()  # over a link that is there, so that the reset breaks it
                 await flowing.checked(0.2)
                 await proxy.reset()
-        assert flowing.got == flowing.put > SECONDS * RATE / 2  # the machine may be busy
-        assert proxy.resets > SECONDS / 0.2 / 2
+                assert proxy.resets > resets
+        assert flowing.got == flowing.put
         assert sub.lost == 0
         (how,) = pub.subscribers.values()
         assert how["lost"] == 0

@@ -69,6 +69,15 @@ class Moment:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Have it come."""
+        gc.disable()  # a finalizer of what another test has left is no moment of this one
+        try:
+            with self._watched():
+                yield
+        finally:
+            gc.enable()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
         monitoring: Any = getattr(sys, "monitoring", None)
         if monitoring is None:
             before = sys.gettrace()
