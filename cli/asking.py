@@ -14,8 +14,8 @@ from pubsub.config import Address
 from pubsub.core.frames import SCRATCH_SIZE, Event, FrameReader
 from pubsub.core.handshake import Dialler, Identity, Refused
 from pubsub.core.messages import Answer, Goodbye, Ping, Pong, Query, encode
-from pubsub.discovery import explain
 from pubsub.errors import CoordinatorUnavailable, ProtocolError, PubSubError
+from pubsub.keeping import explain
 
 __all__ = ["ask"]
 

@@ -14,6 +14,7 @@ __all__ = [
     "MIB",
     "Address",
     "Settings",
+    "Way",
     "advertise_from",
     "coordinators_from",
     "parse_address",
@@ -34,6 +35,22 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Way(NamedTuple):
+    """Where a peer can be reached, and who told it: a coordinator, or the program."""
+
+    host: str
+    port: int
+    told_by: object = None
+
+    @property
+    def address(self) -> Address:
+        """What is dialled."""
+        return Address(self.host, self.port)
+
+    def __str__(self) -> str:
+        return str(self.address)
 
 
 DEFAULT_COORDINATOR = Address("127.0.0.1", 7700)

@@ -7,17 +7,15 @@ where they stand, when the link breaks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from pubsub.config import Address, Settings
+from pubsub.config import Settings, Way
 from pubsub.core.handshake import Dialler, Identity, Other, Refused
-from pubsub.core.liveness import Backoff
 from pubsub.core.receiving import Receiving
 from pubsub.core.stream import Stream
-from pubsub.discovery import _look_at, explain
-from pubsub.errors import AuthError, ProtocolError
-from pubsub.link import Link, dial
+from pubsub.keeping import KeptLink, Trouble
+from pubsub.link import Link
 from pubsub.logs import logger
 from pubsub.patience import Patience
 from pubsub.turn import Turn
@@ -55,41 +53,36 @@ class Owner(Protocol):
         """Nothing is wanted of that peer any more."""
 
 
-class Remote:
-    """One publishing peer; the endpoint of the link to it.
+class Remote(KeptLink):
+    """One publishing peer, and the link to it.
 
     Parameters:
-        peer_id, address: of the peer.
+        peer_id: of the peer.
+        way: where it is.
     """
+
+    WHO = "the publisher"
 
     def __init__(
         self,
         owner: Owner,
         peer_id: str,
-        address: Address,
+        way: Way,
         scratch: bytearray,
         random: Callable[[], float],
     ) -> None:
+        super().__init__(owner.loop, owner.settings, scratch, random)
         self.peer_id = peer_id
-        self.address = address
-        self.link: Link | None = None
+        self.way = way
         self._owner = owner
-        self._scratch = scratch
         self._streams: dict[Stream, Patience | None] = {}
         self._receiving: Receiving | None = None
-        self._backoff = Backoff(random)
-        self._task: asyncio.Task[None] | None = None
         self._unused: asyncio.TimerHandle | None = None
-        self._answer: asyncio.Future[None] | None = None
-        self._broken_at: float | None = None
-        self._closed = False
-        self._warned = False
         self._refused = False
-        self._opened_at = 0.0
 
-    def moved(self, address: Address) -> None:
+    def moved(self, way: Way) -> None:
         """A coordinator says where it is."""
-        self.address = address
+        self.way = way
 
     @property
     def streams(self) -> int:
@@ -103,7 +96,7 @@ class Remote:
             log.warning(
                 "the peer at %s has more than %d streams for us (max_channels): the others are "
                 "not subscribed",
-                self.address,
+                self.way,
                 self._owner.settings.max_channels,
             )
 
@@ -145,7 +138,7 @@ class Remote:
         self.remove(stream)
         if self._warned and not self._streams:
             self._warned = False
-            log.warning("the publisher at %s is given up: it is gone", self.address)
+            log.warning("the publisher at %s is given up: it is gone", self.way)
 
     def _leave_if_unused(self) -> None:
         self._unused = None
@@ -156,69 +149,28 @@ class Remote:
         """Say GOODBYE."""
         if self._closed:
             return
-        self._closed = True
         if self._unused is not None:
             self._unused.cancel()
         self._owner.forget(self)
-        if self._task is not None:
-            self._task.cancel()
-        if self.link is not None:
-            self.link.goodbye()
+        super().close()
 
-    # --- dialling -----------------------------------------------------------------------
+    # --- the link that is kept ----------------------------------------------------------
 
-    def _dial(self, delay: float = 0.0) -> None:
-        if self._task is None or self._task.done():
-            self._task = self._owner.loop.create_task(
-                self._run(delay), name=f"pubsub dial {self.address}"
-            )
+    def _ways(self) -> Sequence[Way]:
+        return (self.way,)
 
-    async def _run(self, delay: float) -> None:
-        if delay:
-            await asyncio.sleep(delay)
-        while self._streams and not self._closed:
-            try:
-                await self._connect()
-                if self._receiving is not None:
-                    return
-            except (OSError, ProtocolError, AuthError, Refused, asyncio.TimeoutError) as error:
-                self._failed(error)
-            except ValueError as error:  # a host that is no name: whoever registered it says it
-                self._failed(error)
-            except Exception as error:  # never stop trying
-                log.exception("internal error while dialling %s", self.address)
-                self._failed(error)
-            await asyncio.sleep(self._backoff.delay())
+    async def _introduce(self, local_host: str) -> Dialler:
+        return Dialler(self._owner.identity(), "peer", self.peer_id)
 
-    async def _connect(self) -> None:
+    def _wanted(self) -> bool:
+        return bool(self._streams) and not self._closed
+
+    def _missed(self, troubles: Sequence[Trouble]) -> None:
+        """What cannot come any more is given up, the rest waits."""
         owner = self._owner
-        answer = self._answer = owner.loop.create_future()
-        answer.add_done_callback(_look_at)
-        handshake = Dialler(owner.identity(), "peer", self.peer_id)
-        link = Link(owner.loop, handshake, self, owner.settings, self._scratch)
-        self.link = link
-        try:
-            await dial(link, *self.address, owner.settings.connect_timeout)
-            await answer
-        except BaseException:
-            if self._receiving is None:
-                self.link = None
-                link.abort()
-            raise
-
-    def _failed(self, error: Exception) -> None:
-        """An attempt failed: what cannot come any more is given up, the rest waits."""
-        owner = self._owner
-        now = owner.loop.time()
-        gone = isinstance(error, Refused) and error.code == "identity"
-        if self._broken_at is None:
-            self._broken_at = now
-        if not self._warned:
-            self._warned = True
-            log.warning(
-                "cannot reach the publisher at %s: %s; trying on", self.address, explain(error)
-            )
-        over = now - self._broken_at >= owner.settings.resume_timeout
+        gone = all(isinstance(e, Refused) and e.code == "identity" for _, e in troubles)
+        assert self._broken_at is not None
+        over = owner.loop.time() - self._broken_at >= owner.settings.resume_timeout
         for stream in list(self._streams):
             listed = owner.listed(stream)
             if gone or (not listed and (over or stream.expected is None)):
@@ -226,25 +178,13 @@ class Remote:
             else:
                 owner.settled(stream)
 
-    # --- the link's endpoint ------------------------------------------------------------
-
-    def opened(self, link: Link, other: Other) -> Receiving:
-        """See `Endpoint`."""
-        self._opened_at = self._owner.loop.time()
-        self._broken_at = None
-        if self._warned:
-            self._warned = False
-            log.warning("the publisher at %s is reached now", self.address)
+    def _begin(self, link: Link, other: Other) -> Receiving:
         receiving = self._receiving = Receiving(self._output, self._answered)
         link.reader.place = receiving.place
         link.reader.data = receiving.data
         link.reader.buffer = receiving.buffer
         for stream in self._streams:
             self._subscribe(receiving, stream)
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(None)
-        if self._closed:
-            link.goodbye()
         return receiving
 
     def _output(self) -> None:
@@ -256,15 +196,8 @@ class Remote:
         if stream.ended:
             self.remove(stream)
 
-    def closed(self, link: Link, error: Exception | None) -> None:
-        """See `Endpoint`."""
-        if link is not self.link:
-            return
-        self.link = None
-        if self._receiving is None:  # never opened
-            if self._answer is not None and not self._answer.done():
-                self._answer.set_exception(error or ConnectionError("it said goodbye"))
-            return
+    def _over(self, link: Link, error: Exception | None) -> None:
+        assert self._receiving is not None
         self._receiving.lost()
         self._receiving = None
         if self._closed:
@@ -273,10 +206,6 @@ class Remote:
             for stream in list(self._streams):
                 self._owner.give_up(stream)
             return
-        log.info("the link with the publisher at %s broke: %s", self.address, error)
-        self._broken_at = self._owner.loop.time()
+        log.info("the link with the publisher at %s broke: %s", self.way, error)
         for stream in self._streams:
             self._settled(stream)
-        # one that opens and breaks at once, or breaks the protocol, is dialled with growing delays
-        stable = self._backoff.lived(0.0 if link.cut else self._broken_at - self._opened_at)
-        self._dial(0.0 if stable else self._backoff.delay())

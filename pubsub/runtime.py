@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from pubsub._version import __version__
 from pubsub.buffers import FOR_BATCHES, reuse_memory
-from pubsub.config import Address, Settings, parse_advertise
+from pubsub.config import Address, Settings, Way, parse_advertise
 from pubsub.core.cursor import SubKey
 from pubsub.core.directory import Directory
 from pubsub.core.frames import SCRATCH_SIZE
@@ -422,7 +422,7 @@ class Runtime:
             return
         gone = self._directory.match(session, match)
         for row in match.added:
-            self._want(sub, row)
+            self._want(session, sub, row)
         for key in gone:
             stream = sub.inbox.streams.get(key)
             if stream is not None and stream.route is None and stream.expected is None:
@@ -461,23 +461,24 @@ class Runtime:
         for session in self.sessions:
             session.send(register)
 
-    def _want(self, sub: _Sub, row: MatchedPub) -> None:
+    def _want(self, session: Session, sub: _Sub, row: MatchedPub) -> None:
         """A publisher matches: have its stream, unless we do."""
         if row.peer_id == self.peer_id:
             return
         key = StreamKey(row.peer_id, row.stream_id)
+        way = Way(row.host, row.port, session)
         remote = self._remotes.get(row.peer_id)
         if remote is None:
             remote = self._remotes[row.peer_id] = Remote(
-                self, row.peer_id, Address(row.host, row.port), self._scratch, self._random
+                self, row.peer_id, way, self._scratch, self._random
             )
-        remote.moved(Address(row.host, row.port))
+        remote.moved(way)
         if key in sub.inbox.streams:
             return
         if remote.streams >= self.settings.max_channels:
             remote.refuse()
             return
-        publisher = f"{Address(row.host, row.port)}#{row.stream_id}"
+        publisher = f"{way}#{row.stream_id}"
         stream = Stream(sub.inbox, key, row.topic, publisher, self.settings.max_batch)
         stream.before = row.before
         stream.expected = sub.places.pop(key, None)
@@ -719,7 +720,7 @@ class Runtime:
         linger = self._close_by - self.loop.time()
         if self._pubs and linger > 0:
             for session in self.sessions:
-                session.revive()  # asyncio.run has cancelled every task by now
+                session.start()  # asyncio.run has cancelled every task by now
             await asyncio.gather(*(self._delivered(pub, linger) for pub in self._pubs.values()))
         links = self.end()
         await stop_accepting(self.loop, self._servers.values())

@@ -26,7 +26,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "peer": ("pubsub.peer",),
     "runtime": ("pubsub.runtime", "pubsub.ready", "pubsub.remote", "pubsub.served", "pubsub.turn"),
     "coordinator": ("pubsub.coordinator",),
-    "links": ("pubsub.discovery", "pubsub.link", "pubsub.listening", "pubsub.patience"),
+    "links": (
+        *("pubsub.discovery", "pubsub.keeping", "pubsub.link", "pubsub.listening"),
+        "pubsub.patience",
+    ),
     "core": ("pubsub.core",),
     "base": (
         "pubsub.buffers",

@@ -27,7 +27,8 @@ from pubsub.config import Address, Settings
 from pubsub.core.frames import SCRATCH_SIZE
 from pubsub.core.handshake import Identity
 from pubsub.core.messages import Expect, Match, Register, Unregister, encode
-from pubsub.discovery import Session, explain
+from pubsub.discovery import Session
+from pubsub.keeping import explain
 
 BATCH = 20
 """Registrations that go out in one write where the plan does not say."""
