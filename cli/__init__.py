@@ -7,8 +7,8 @@ exit   what it means, of both commands
 =====  =========================================================================================
 0      done; also when whoever read the output had enough of it (``pubsub tail … | head``), and
        for a coordinator that was told to stop
-1      failed; the last line on standard error says why; for ``pubsub tail`` also, whatever ended
-       it, that a stream was refused or that lines could not be written
+1      failed; the last line on standard error says why; for ``pubsub tail``, whatever ended it,
+       and for ``pubsub put`` also, that not all was delivered (see docs/cli.md)
 2      used wrongly: no such option, not a topic, not an address
 3      ``--timeout`` ended it before what was asked for was there
 130    interrupted by Ctrl-C

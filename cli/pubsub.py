@@ -23,8 +23,8 @@ else:
     ParamType = click.ParamType  # before click 8.4 no generic
 
 EPILOG = """
-Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, 2 used wrongly,
-3 --timeout ended it before what was asked for was there, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, or not all was delivered,
+2 used wrongly, 3 --timeout ended it before what was asked for was there, 130 Ctrl-C, 143 SIGTERM.
 """
 
 
@@ -177,9 +177,9 @@ def tail(
     """Show the messages of topics as they come, a line each.
 
     In a PATTERN, * stands for one segment of a topic and ** for any number of them (quote it:
-    the shell has a meaning for * too). What is lost is said on standard error. A stream that is
-    refused (see --allow-pickle), and lines that were not written when a signal ended it, make the
-    exit code 1.
+    the shell has a meaning for * too). What is lost is said on standard error. That, a publisher
+    that vanished or never was reached, a stream that is refused (see --allow-pickle), and lines
+    that were not written when a signal ended it, make the exit code 1.
 
     \b
     pubsub tail 'sensors/**' --topics --timestamps
@@ -257,7 +257,8 @@ def put(
     tail -f app.log | pubsub put logs/app -
 
     It ends when every subscriber has received what was put. All that are there get it, also a
-    tail of it however long the input is; --wait waits for those that are still to come.
+    tail of it however long the input is; --wait waits for those that are still to come. Who has
+    not received all of it is said, and makes the exit code 1; that nobody was there does not.
     """
     from pubsub.cli.input import interruptible
     from pubsub.cli.put import Sending, from_json_lines, from_lines, from_text, put

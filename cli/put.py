@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
-from pubsub import Peer, PubSubError
+from pubsub import EncodeError, MessageTooLarge, Peer, PubSubError
 from pubsub.blockingpub import BlockingPub
 from pubsub.cli.command import (
     FAILED,
@@ -123,7 +123,8 @@ def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
     """Put every value, see it delivered, and return the exit code."""
     with _sigterm(), _peer(sending) as peer:
         pub = BlockingPub(sending.topic, peer=peer, overflow="block")
-        audience = _Audience(pub, PATIENCE if sending.timeout is None else sending.timeout)
+        patience = PATIENCE if sending.timeout is None else sending.timeout
+        audience = _Audience(pub, patience, waited=sending.wait > 0)
         try:
             if sending.wait and not _wait(pub, sending):
                 return TIMED_OUT
@@ -139,9 +140,9 @@ def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
             raise
         else:
             code = OK
-        _deliver(peer, pub, audience)
-    if code == OK and sending.wait and audience.missed:
-        return FAILED  # what it was to wait for did not come about
+        everything = _deliver(peer, pub, audience)
+    if code == OK and not everything:
+        return FAILED
     return code
 
 
@@ -205,12 +206,19 @@ def _put_all(
                 time.sleep(due - now)
             due = max(due, now - 1.0) + 1.0 / rate  # what was late is not all caught up at once
         audience.about_to_put()
-        pub.put(value)
+        try:
+            pub.put(value)
+        except (EncodeError, MessageTooLarge) as error:
+            if not audience.count:
+                raise
+            raise ValueError(
+                f"message {audience.count + 1}: {error}; those before it were put"
+            ) from error
         audience.put(size)
 
 
-def _deliver(peer: Peer, pub: BlockingPub, audience: _Audience) -> None:
-    """Wait until all has been received, for as long as it goes on."""
+def _deliver(peer: Peer, pub: BlockingPub, audience: _Audience) -> bool:
+    """Wait until all has been received, for as long as it goes on; returns whether it was."""
 
     def close() -> None:
         with suppress(PubSubError):
@@ -228,7 +236,7 @@ def _deliver(peer: Peer, pub: BlockingPub, audience: _Audience) -> None:
     except BaseException:
         peer.close(linger=0)
         raise
-    audience.report()
+    return audience.report()
 
 
 class _Audience:
@@ -240,20 +248,19 @@ class _Audience:
     is left behind. The other Subs make the Pub itself wait, for as long as they live.
     """
 
-    def __init__(self, pub: BlockingPub, patience: float) -> None:
+    def __init__(self, pub: BlockingPub, patience: float, waited: bool) -> None:
         self._pub = pub
+        self._waited = waited  # for subscribers, before anything was put
         self._patience = patience
-        self._count = 0
+        self.count = 0  # messages put
         self._bytes = 0
         self._unseen = 0
         self._looked = 0.0
         self._marks: deque[tuple[int, int]] = deque()  # messages and bytes put until then
         self._standing: dict[str, tuple[int, float]] = {}  # messages taken, and since when
         self._left: set[str] = set()  # takes nothing
-        self._states: dict[str, str] = {}  # when last seen
         self._named = False
         self._came = False
-        self._lost: dict[str, int] = {}
 
     def meet(self) -> None:
         """Wait for the first of those that the coordinator says are there."""
@@ -266,20 +273,19 @@ class _Audience:
     def about_to_put(self) -> None:
         """See who is there for the first message: one that wants no more may take it and leave
         before anybody looks again."""
-        if not self._count:
+        if not self.count:
             self._standing.clear()
-            self._states.clear()
             self.look()
 
     def put(self, size: int) -> None:
         """A message was put; waits where an observer is too far behind."""
-        self._count += 1
+        self.count += 1
         self._bytes += size
         self._unseen += size
         if self._unseen < LOOK_EVERY and time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._unseen = 0
-        self._marks.append((self._count, self._bytes))
+        self._marks.append((self.count, self._bytes))
         while self._ahead() > FAR_AHEAD:
             time.sleep(0.005)
 
@@ -300,13 +306,10 @@ class _Audience:
         now = self._looked = time.monotonic()
         slowest = None
         subscribers = self._pub.subscribers
-        if subscribers:  # who has left in order has said itself what it lost
-            self._named = True
-            self._lost = {who: how["lost"] for who, how in subscribers.items() if how["lost"]}
+        self._named |= bool(subscribers)
         for who, how in subscribers.items():
             self._came |= how["state"] != "expected"
-            self._states[who] = how["state"]
-            taken = self._count - how["lag"]
+            taken = self.count - how["lag"]
             before, since = self._standing.get(who, (-1, now))
             if taken > before or not how["lag"]:
                 self._standing[who] = taken, now
@@ -332,22 +335,35 @@ class _Audience:
             how["observer"] and who in self._left for who, how in behind.items()
         )
 
-    @property
-    def missed(self) -> bool:
-        """Whether something was put of which nobody is known to have received anything. Who was
-        attached when last seen, and was not left behind, has gone in order."""
-        return bool(self._count) and not any(
-            taken > 0 or (self._states[who] == "attached" and who not in self._left)
-            for who, (taken, _) in self._standing.items()
-        )
+    def report(self) -> bool:
+        """Say what did not arrive, once the Pub is closed. Returns whether it went as it should:
+        whoever was there has all of it, and where some were waited for, anybody has something.
 
-    def report(self) -> None:
-        """Say what did not arrive."""
-        if self._count and not self._named:
-            say(f"nobody was listening on {self._pub.topic!r}")
-        elif self._count and not self._came:
-            say(f"the subscribers of {self._pub.topic!r} did not come: nobody has received it")
-        elif self.missed:
-            say(f"nobody is known to have received what was put on {self._pub.topic!r}")
-        for who, lost in self._lost.items():
-            say(f"{who} has lost {lost} of {self._count} messages")
+        An observer that leaves had enough: that is no more to be said than of ``| head``.
+        """
+        topic, publication, put = self._pub.topic, self._pub._publication, self.count
+        leavers = [
+            x for x in publication.leavers if x.lost or not (x.observer and x.how == "closed")
+        ]
+        reached = publication.reached > 0
+        if not put:
+            return True
+        if not (self._named or leavers or reached):
+            say(f"nobody was listening on {topic!r}")
+        elif not (self._came or reached or any(x.how != "absent" for x in leavers)):
+            say(f"the subscribers of {topic!r} did not come: nobody has received it")
+            return False
+        elif not reached:
+            say(f"nobody is known to have received what was put on {topic!r}")
+        for who, how, lacks, lost, observer in leavers:
+            if lost:
+                say(f"{who} has lost {lost} of {put} messages")
+            if how == "closed" and lacks and not observer:
+                say(f"{who} has left, with {lacks} of {put} messages not taken")
+            elif how == "away" and lacks:
+                say(f"{who} has gone without a word: it may lack {lacks} of {put} messages")
+            elif how == "absent" and lacks:
+                say(f"{who} did not come: it lacks {lacks} of {put} messages")
+            elif how == "end" and lacks and who not in self._left:  # of those it was said
+                say(f"{who} may lack {lacks} of {put} messages")
+        return not (leavers or self._left or (self._waited and not reached))

@@ -15,6 +15,7 @@ from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, impa
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
+from pubsub.sub import what_is_unknown
 
 __all__ = ["Wanted", "tail"]
 
@@ -67,6 +68,7 @@ class _Tail:
         self._stopped_at = 0.0  # wall-clock time of a signal
         self._stopped_by: int | None = None  # the exit code that it means
         self._left_out = 0  # messages that had come, and time was up
+        self._vanished = self._unreached = 0  # publishers of which it is not known what they had
 
     async def run(self) -> int:
         with end_signals(self._stop):
@@ -79,6 +81,7 @@ class _Tail:
             work.add_done_callback(self._failed)
             try:
                 await asyncio.wait([self._end])
+                self._look_who_is_gone()
             except asyncio.CancelledError:
                 self._output.give_up()
                 raise
@@ -91,7 +94,7 @@ class _Tail:
         code = self._end.result()
         if self._failure is not None:
             raise self._failure
-        if self._refused:
+        if self._refused or self._lost or self._vanished or self._unreached:
             code = FAILED
         elif self._stopped_by is not None:
             code = self._stopped_by
@@ -109,7 +112,21 @@ class _Tail:
         text = f"received {self._received}, lost {self._lost}"
         if self._refused:
             text += f", refused {self._refused} stream{'s' if self._refused > 1 else ''}"
-        return text
+        unknown = what_is_unknown(self._vanished, self._unreached)
+        return f"{text}; {unknown}" if unknown else text
+
+    def _look_who_is_gone(self) -> None:
+        """Count the publishers of which nobody knows what they had for us: those that were given
+        up, and, unless all that was wanted has come, those that are away or not reached now."""
+        done = self._received == self._wanted.count
+        for number, sub in enumerate(self._subs):
+            for stream in (*sub._inbox.gone.values(), *sub._inbox.streams.values()):
+                if self._shows(number, stream.topic):
+                    fate = stream.gone
+                    if not (stream.ended or stream.open or done):
+                        fate = stream.fate(sub._runtime.in_trouble(stream))
+                    self._vanished += fate == "vanished"
+                    self._unreached += fate == "unreachable"
 
     async def _work(self, peer: Peer) -> None:
         wanted = self._wanted
@@ -137,7 +154,6 @@ class _Tail:
 
     async def _follow(self, sub: AsyncSub, number: int) -> None:
         """Show what one Sub receives."""
-        shared = len(self._patterns) > 1
         count = self._wanted.count
         while not self._end.done():
             try:
@@ -145,7 +161,7 @@ class _Tail:
                     if self._end.done():
                         return
                     self._events += 1
-                    if shared and self._first_match(event.topic) != number:
+                    if not self._shows(number, event.topic):
                         continue  # another Sub of ours shows it
                     if isinstance(event, Gap):
                         self._show_gap(event)
@@ -163,7 +179,7 @@ class _Tail:
                         if self._end.done():
                             return
             except DecodeError as error:
-                if not shared or self._first_match(error.topic) == number:
+                if self._shows(number, error.topic):
                     self._refused += 1
                     say(_in_the_shell(error))
 
@@ -175,8 +191,12 @@ class _Tail:
         if not self._held_back:
             self._caught_up.set()
 
+    def _shows(self, number: int, topic: str) -> bool:
+        """Whether it is for this Sub to show a topic: the first whose pattern matches does."""
+        return len(self._patterns) == 1 or self._first_match(topic) == number
+
     def _first_match(self, topic: str) -> int:
-        """Which pattern shows a topic: the first one that matches, so that it is shown once."""
+        """Which pattern shows a topic, so that it is shown once."""
         first = self._first.get(topic)
         if first is None:
             if len(self._first) > 10_000:
@@ -186,6 +206,9 @@ class _Tail:
         return first
 
     def _show_gap(self, gap: Gap) -> None:
+        if gap.reason in _GONE:
+            say(f"the publisher of {gap.topic} at {gap.publisher} {_GONE[gap.reason]}")
+            return
         self._lost += gap.missed
         messages = "1 message" if gap.missed == 1 else f"{gap.missed} messages"
         say(f"lost {messages} of {gap.topic} from {gap.publisher} ({gap.reason})")
@@ -223,7 +246,7 @@ class _Tail:
         if not self._end.done():
             for number, sub in enumerate(self._subs):
                 for topic, messages, missed, sent_at in sub._untaken():
-                    if len(self._subs) == 1 or self._first_match(topic) == number:
+                    if self._shows(number, topic):
                         self._lost += missed
                         self._left_out += messages if sent_at <= self._stopped_at else 0
             if self._wanted.count is not None:
@@ -247,6 +270,12 @@ class _Tail:
         else:  # also when the last message has come, and is only now to be written
             self._failure = Failure(f"standard output: {error.strerror or error}")
         self._finish(OK)
+
+
+_GONE = {
+    "vanished": "vanished: what it had not sent is not known",
+    "unreachable": "was never reached: what it put is not known",
+}
 
 
 def _in_the_shell(error: DecodeError) -> str:

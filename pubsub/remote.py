@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from pubsub.config import Settings, Way
+from pubsub.config import Address, Settings, Way
 from pubsub.core.handshake import Dialler, Identity, Other, Refused
 from pubsub.core.receiving import Receiving
 from pubsub.core.stream import Stream
@@ -25,6 +25,9 @@ __all__ = ["Owner", "Remote"]
 log = logger("pubsub")
 
 
+GONE = 2.0
+"""Seconds for which a publisher that no coordinator lists may refuse connections where it was met
+before it is taken to be gone. (Where nothing answers, that takes `resume_timeout`.)"""
 KEPT = 1.0
 """Seconds that a link is kept when nothing is subscribed on it any more: whoever makes one Sub
 after the other need not dial, and shake hands, for each."""
@@ -79,6 +82,7 @@ class Remote(KeptLink):
         self._receiving: Receiving | None = None
         self._unused: asyncio.TimerHandle | None = None
         self._refused = False
+        self._met: Address | None = None  # where it was reached last
 
     def moved(self, way: Way) -> None:
         """A coordinator says where it is."""
@@ -138,7 +142,8 @@ class Remote(KeptLink):
         self.remove(stream)
         if self._warned and not self._streams:
             self._warned = False
-            log.warning("the publisher at %s is given up: it is gone", self.way)
+            reached = "it is gone" if self._opened_at else "it was never reached"
+            log.warning("the publisher at %s is given up: %s", self.way, reached)
 
     def _leave_if_unused(self) -> None:
         self._unused = None
@@ -169,8 +174,14 @@ class Remote(KeptLink):
         """What cannot come any more is given up, the rest waits."""
         owner = self._owner
         gone = all(isinstance(e, Refused) and e.code == "identity" for _, e in troubles)
+        # nothing listens any more where it was met, and no coordinator knows of it
+        refused = all(isinstance(e, ConnectionRefusedError) for _, e in troubles) and any(
+            way.address == self._met for way, _ in troubles
+        )
         assert self._broken_at is not None
-        over = owner.loop.time() - self._broken_at >= owner.settings.resume_timeout
+        over = owner.loop.time() - self._broken_at >= (
+            GONE if refused else owner.settings.resume_timeout
+        )
         for stream in list(self._streams):
             listed = owner.listed(stream)
             if gone or (not listed and (over or stream.expected is None)):
@@ -179,6 +190,7 @@ class Remote(KeptLink):
                 owner.settled(stream)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
+        self._met = self.way.address
         receiving = self._receiving = Receiving(self._output, self._answered)
         link.reader.place = receiving.place
         link.reader.data = receiving.data
@@ -198,14 +210,17 @@ class Remote(KeptLink):
 
     def _over(self, link: Link, error: Exception | None) -> None:
         assert self._receiving is not None
-        self._receiving.lost()
-        self._receiving = None
-        if self._closed:
-            return
-        if error is None:  # it has said goodbye: what was to come has come
+        receiving, self._receiving = self._receiving, None
+        if error is None and not self._closed:
+            receiving.closed()
             for stream in list(self._streams):
                 self._owner.give_up(stream)
             return
+        receiving.lost()
+        if self._closed:
+            return
         log.info("the link with the publisher at %s broke: %s", self.way, error)
         for stream in self._streams:
+            if stream.since is None:
+                stream.since = self._broken_at
             self._settled(stream)

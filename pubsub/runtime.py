@@ -54,7 +54,13 @@ log = logger("pubsub")
 log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
 
 REMEMBERED = 4096
-"""Closed Pubs whose counts, and given-up streams whose places, are remembered."""
+"""Closed Pubs whose counts are remembered."""
+TROUBLE = 2.0
+"""Seconds after which a publisher that is not reached is in trouble. One that ended just when it
+was to be reached is not: it is soon listed no more."""
+LONELY = 5.0
+"""Seconds for which a Sub may know of no publisher before the embedded coordinator is said to be a
+likely reason."""
 
 
 class Sink(Protocol):
@@ -87,7 +93,6 @@ class _Sub:
         self.ready = ready
         self.acknowledged = False
         self.unsettled: set[Stream] = set()
-        self.places: dict[StreamKey, int] = {}  # where given-up streams would go on
 
 
 class Runtime:
@@ -144,6 +149,8 @@ class Runtime:
         self._look_at = 0.0
         self._held_up = 0.0
         self._settle_timer: Patience | None = None
+        self._lonely_timer: asyncio.TimerHandle | None = None
+        self._may_be_alone = not configured  # which is to be said once
         embed = None if configured else self._embed
         self.sessions = [
             Session(loop, address, self, settings, self._scratch, self._random, embed)
@@ -296,7 +303,28 @@ class Runtime:
                 self._join_locally(pub.publication, sub)
         self._announce(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
         self._await_contact(sub)
+        if self._may_be_alone and self._lonely_timer is None:
+            self._lonely_timer = self.loop.call_later(LONELY, self._look_for_lonely, inbox.sub_id)
         return inbox, sub.ready
+
+    def _look_for_lonely(self, oldest: int) -> None:
+        """Say of a Sub that still knows of no publisher that they may be registered elsewhere.
+
+        `oldest`: the Subs from there on came since the timer was set, the first of them with it.
+        """
+        self._lonely_timer = None
+        young = [sub for sub in self._subs.values() if sub.inbox.lonely and sub.id > oldest]
+        sub = self._subs.get(oldest)
+        if sub is not None and sub.inbox.lonely and self._embedded is not None:
+            self._may_be_alone = False
+            log.warning(
+                "nothing publishes on %r and this process is its own coordinator (nothing listened "
+                "on %s): set PUBSUB_COORDINATOR to where the others' runs",
+                sub.inbox.pattern,
+                self.sessions[0].address,
+            )
+        elif young:
+            self._lonely_timer = self.loop.call_later(LONELY, self._look_for_lonely, young[0].id)
 
     def close_sub(self, sub_id: int) -> None:
         """Close an inbox: whatever waits in it is given up."""
@@ -425,7 +453,12 @@ class Runtime:
             self._want(session, sub, row)
         for key in gone:
             stream = sub.inbox.streams.get(key)
-            if stream is not None and stream.route is None and stream.expected is None:
+            if (
+                stream is not None
+                and stream.route is None
+                and stream.expected is None
+                and not stream.before  # its process, if that lives, says how much it has put
+            ):
                 self.give_up(stream)  # it never was there, and now it need not be
         if match.complete:
             self._answers.get(session, set()).add(match.sub_id)
@@ -463,9 +496,9 @@ class Runtime:
 
     def _want(self, session: Session, sub: _Sub, row: MatchedPub) -> None:
         """A publisher matches: have its stream, unless we do."""
-        if row.peer_id == self.peer_id:
+        inbox, key = sub.inbox, StreamKey(row.peer_id, row.stream_id)
+        if row.peer_id == self.peer_id or inbox.over(key):
             return
-        key = StreamKey(row.peer_id, row.stream_id)
         way = Way(row.host, row.port, session)
         remote = self._remotes.get(row.peer_id)
         if remote is None:
@@ -473,16 +506,24 @@ class Runtime:
                 self, row.peer_id, way, self._scratch, self._random
             )
         remote.moved(way)
-        if key in sub.inbox.streams:
-            return
-        if remote.streams >= self.settings.max_channels:
-            remote.refuse()
+        if key in inbox.streams:
             return
         publisher = f"{way}#{row.stream_id}"
-        stream = Stream(sub.inbox, key, row.topic, publisher, self.settings.max_batch)
-        stream.before = row.before
-        stream.expected = sub.places.pop(key, None)
-        sub.inbox.add(stream)
+        full = remote.streams >= self.settings.max_channels
+        if full:
+            remote.refuse()
+            if key in inbox.gone:
+                return
+        stream = inbox.returned(key)
+        if stream is None:
+            stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
+            stream.before = row.before
+            stream.since = self.loop.time()
+            if full:
+                stream.vanish(trouble=True)
+                return
+            inbox.add(stream)
+        stream.publisher = publisher
         if not sub.ready.done:
             sub.unsettled.add(stream)
         remote.add(stream)
@@ -616,16 +657,15 @@ class Runtime:
 
     def give_up(self, stream: Stream) -> None:
         """A publisher is gone for good, as far as we can tell."""
-        sub = self._subs.get(stream.inbox.sub_id)
-        if sub is not None and stream.expected is not None:
-            sub.places[stream.key] = stream.expected
-            if len(sub.places) > REMEMBERED:
-                del sub.places[next(iter(sub.places))]
         remote = self._remotes.get(stream.key.peer_id)
-        stream.finish()
+        stream.vanish(self.in_trouble(stream))
         if remote is not None:
             remote.give_up(stream)
         self.settled(stream)
+
+    def in_trouble(self, stream: Stream) -> bool:
+        """Whether its publisher has not been connected for longer than that takes."""
+        return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
 
     def forget(self, remote: Remote) -> None:
         """Nothing is wanted of that peer any more."""
@@ -759,7 +799,7 @@ class Runtime:
                 served.link.goodbye()
         for remote in list(self._remotes.values()):
             remote.close()
-        for timer in (self._expiry, self._settle_timer):
+        for timer in (self._expiry, self._settle_timer, self._lonely_timer):
             if timer is not None:
                 timer.cancel()
         return links

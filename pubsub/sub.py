@@ -9,8 +9,9 @@ iterator: per message there is no lock, no future and no call into the runtime.
 from __future__ import annotations
 
 import operator
+import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import (
     AsyncIterator,
     Coroutine,
@@ -65,18 +66,22 @@ class Message(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Messages of a stream that this Sub will never get, in their place; see `Sub.messages`."""
+    """Messages of a stream that this Sub will never get, in their place; see `Sub.messages`. A
+    stream whose publisher is gone without a word ends with one that says so."""
 
     publisher: str
     """Address of the Pub; ``several publishers``, with the topic of the Sub, where more than 1,000
     gaps have waited for somebody to look at them: of the further ones only the sums are kept."""
     topic: str
     missed: int
-    """How many."""
+    """How many; 0 where that is not known: `reason` is ``vanished`` or ``unreachable``."""
     reason: str
     """``overflow`` (they had left the publisher's buffer), ``closed`` (the Pub was closed before
     it could send them), ``too large`` (above this Peer's `max_message`, or in one batch with such
-    a message), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``."""
+    a message), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``. Of a stream
+    that has ended: ``vanished`` (its link broke and did not come back: what the publisher had not
+    sent is not known) or ``unreachable`` (it never was reached, or refused: what was put is not
+    known). Should it be reached after all, it goes on, and what is lost is counted."""
 
 
 class _Run:
@@ -461,25 +466,42 @@ class Sub:
 
     @property
     def lost(self) -> int:
-        """Messages that were due to this Sub and will never be delivered."""
+        """Messages that were due to this Sub and will never be delivered, as far as is known: what
+        publishers that have vanished had not sent, and what those had put that never were reached,
+        is not in it. `publishers` names them."""
         return self._inbox.lost + len(self._dropped)
 
     @property
     def publishers(self) -> dict[str, dict[str, Any]]:
-        """The streams that this Sub gets: address → how each stands.
+        """The streams that this Sub gets, and the last 4,096 that ended without a word: address →
+        how each stands.
 
         The address is ``host:port#n``, with the Pub's number in its process. Of each: ``topic``,
-        ``state`` (``attached`` or ``connecting``), ``delivered``, ``lost``.
+        ``state`` (``attached``; ``connecting``: not reached yet; ``reconnecting``: its link broke;
+        ``vanished`` or ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was
+        attached last, or first to be reached, in seconds since 1970; None: it is attached),
+        ``delivered``, ``lost``.
         """
+        inbox = self._inbox
         return {
             stream.publisher: {
                 "topic": stream.topic,
-                "state": "attached" if stream.open else "connecting",
+                "state": stream.state,
+                "since": None if stream.since is None else time.time() - self._away(stream),
                 "delivered": stream.delivered,
                 "lost": stream.lost,
             }
-            for stream in list(self._inbox.streams.values())
+            for stream in (*list(inbox.gone.values()), *list(inbox.streams.values()))
         }
+
+    def _away(self, stream: Stream) -> float:
+        """Seconds for which a stream is not attached."""
+        return 0.0 if stream.since is None else self._runtime.loop.time() - stream.since
+
+    def _unknown(self) -> str:
+        """Of which publishers nobody knows what they had for this Sub; empty: of none."""
+        fates = Counter(stream.gone for stream in list(self._inbox.gone.values()))
+        return what_is_unknown(fates["vanished"], fates["unreachable"])
 
     def _untaken(self) -> Iterator[tuple[str, int, int, float]]:
         """What has come and was not handed out: of each batch or gap its topic, how many messages
@@ -537,7 +559,10 @@ class Sub:
     def __repr__(self) -> str:
         if self._dead is not None:
             return f"<Sub {self.topic!r}: closed>"
-        return f"<Sub {self.topic!r}: {len(self._inbox.streams)} publishers, {self.lost} lost>"
+        unknown = self._unknown()
+        more = f"; {unknown}" if unknown else ""
+        streams = len(self._inbox.streams)
+        return f"<Sub {self.topic!r}: {streams} publishers, {self.lost} lost{more}>"
 
 
 class WeakSink:
@@ -582,9 +607,45 @@ def drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
 
 
 def timeout_text(sub: Sub, timeout: float | None) -> str:
-    publishers = len(sub._inbox.streams)
-    who = f"{publishers} publishers are" if publishers != 1 else "one publisher is"
-    return f"nothing came on {sub.topic!r} within {timeout:g} s ({who} connected)"
+    """What is so, where nothing came: who is connected, and who is not, for how long."""
+    streams = [*list(sub._inbox.streams.values()), *list(sub._inbox.gone.values())]
+    found: dict[str, list[float]] = {}
+    for stream in streams:
+        found.setdefault(stream.state, []).append(sub._away(stream))
+    connected = len(found.pop("attached", ()))
+    who = [f"{connected} publishers are" if connected != 1 else "one publisher is"]
+    if not connected:
+        who = ["no publisher is"]
+    who[0] += " connected"
+    for state, text in _STATES.items():
+        if state in found:
+            away = found[state]
+            who.append(f"{len(away)} {text.format(seconds=max(away))}")
+    return f"nothing came on {sub.topic!r} within {timeout:g} s ({', '.join(who)})"
+
+
+_STATES = {
+    "reconnecting": "lost and dialled again, for {seconds:.0f} s",
+    "connecting": "not reached yet, for {seconds:.0f} s",
+    "vanished": "vanished",
+    "unreachable": "never reached",
+}
+
+
+def what_is_unknown(vanished: int, unreachable: int) -> str:
+    """The sentence over an account of what was lost: how many publishers may have had more."""
+    parts = []
+    if vanished:
+        parts.append(f"{vanished} publisher{'s' if vanished > 1 else ''} vanished")
+    if unreachable:
+        whom = "" if vanished else " publisher" if unreachable == 1 else " publishers"
+        was = "was" if unreachable == 1 else "were"
+        parts.append(f"{unreachable}{whom} {was} never reached")
+    if not parts:
+        return ""
+    it = "it" if vanished + unreachable == 1 else "they"
+    what = f"{it} put" if not vanished else f"{it} had not sent"
+    return f"{', '.join(parts)}: what {what} is not known"
 
 
 _forms: dict[bool, type[Sub]] = {}

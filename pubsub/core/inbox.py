@@ -24,16 +24,22 @@ from typing import Any, TypeVar, cast
 
 from pubsub.core.stream import Entry, Side, Stream, StreamKey
 
-__all__ = ["MAX_REPORTS", "Inbox"]
+__all__ = ["MAX_REPORTS", "OVER", "REMEMBERED", "Inbox"]
 
 MAX_REPORTS = 1000
 """Gaps and errors by themselves, which count for nothing in the window, that may wait. Of further
 gaps only the sums wait, without the publishers' names; further errors are not told."""
 
+REMEMBERED = 4096
+"""Streams that were given up, of which each Sub remembers what has come, and how to go on."""
+OVER = 1000
+"""Streams that ended in order, of which each Sub remembers that there is no more to come."""
+
 SEVERAL = "several publishers"
 """Stands for the address of those."""
 
 _Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value")
 
 
 class _Slot:
@@ -94,6 +100,7 @@ class Inbox:
 
     Attributes:
         streams: those that may still bring something.
+        gone: those that were given up without END, the last `REMEMBERED` of them.
         lost: messages that were due to this Sub and will never be delivered, in all.
         deaf: the Sub takes nothing any more: what comes is lost.
         on_entry: called when there is something to take (from the link's side).
@@ -121,6 +128,8 @@ class Inbox:
         self.history = history
         self.observer = observer
         self.streams: dict[StreamKey, Stream] = {}
+        self.gone: dict[StreamKey, Stream] = {}
+        self._over: dict[StreamKey, None] = {}
         self.share = window
         self.received_bytes = self.consumed_bytes = self.promised = 0
         self.lost = 0
@@ -149,6 +158,28 @@ class Inbox:
         self.streams[stream.key] = stream
         self._divide()
 
+    def over(self, key: StreamKey) -> bool:
+        """Whether a stream has ended in order: who still lists it is late, and to ask for it again
+        would count again what has come."""
+        return key in self._over
+
+    def returned(self, key: StreamKey) -> Stream | None:
+        """A stream that was given up may be had after all: it goes on where it stood, with its
+        counts. None: it is not remembered."""
+        stream = self.gone.pop(key, None)
+        if stream is not None:
+            stream.gone = ""
+            stream.ended = False
+            stream.route = None
+            self._leaving.pop(stream, None)
+            self.add(stream)
+        return stream
+
+    @property
+    def lonely(self) -> bool:
+        """Whether no publisher was ever known."""
+        return not (self.streams or self.gone or self._over)
+
     def stream_opened(self, stream: Stream) -> None:
         """SUBSCRIBED told the codec: refuse the stream if this Sub cannot read it."""
         error = self.accepts(stream)
@@ -158,8 +189,12 @@ class Inbox:
             stream.finish()
             self.put(Entry(stream, stream.expected, stream.expected, error=error))
 
-    def stream_ended(self, stream: Stream) -> None:
+    def stream_ended(self, stream: Stream, over: bool) -> None:
         """A stream is over; what waits of it stays, and takes its part of the window."""
+        if over:
+            _remember(self._over, stream.key, None, OVER)
+        elif stream.gone:
+            _remember(self.gone, stream.key, stream, REMEMBERED)
         if self.streams.get(stream.key) is stream:
             del self.streams[stream.key]
             self._starved.pop(stream, None)
@@ -385,6 +420,13 @@ def _add(queue: deque[_Slot], slots: dict[_Key, _Slot], key: _Key, entry: Entry)
             del slots[other]
     slots[key] = slot
     queue.append(slot)
+
+
+def _remember(table: dict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
+    """Keep it, and of all that are kept the last ones."""
+    table[key] = value
+    if len(table) > most:
+        del table[next(iter(table))]
 
 
 def _nothing() -> None:

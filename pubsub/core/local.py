@@ -93,6 +93,7 @@ class Local:
 
     def unsubscribe(self, stream: Stream) -> None:
         """See `Route`."""
+        self.ack(stream)
         cursor = self._cursors.pop(stream, None)
         if cursor is not None:
             publication, _ = self._pairs.pop(cursor)

@@ -7,15 +7,16 @@ knows no sockets: cursors send through their outlets, time is passed in.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pubsub.core.cursor import NO_LIMIT, Cursor, Outlet, SubKey
 from pubsub.core.frames import BATCH_COST
 from pubsub.core.log import Batch, Log
 from pubsub.errors import ProtocolError
 
-__all__ = ["Publication", "Waiter"]
+__all__ = ["MAX_LEAVERS", "Leaver", "Publication", "Waiter"]
 
 _NEWBORN = SubKey("", -1)
 """The key of the cursor that holds a new Pub's first messages until the coordinators have said
@@ -26,6 +27,23 @@ NAMED = 5
 MAX_DETACHED = 65_536
 """Subscribers that are expected or reconnecting for which places are held: no more are, so that
 nobody can fill the memory by coming and going under ever new names."""
+MAX_LEAVERS = 100
+"""Subscribers that lacked something when they were gone, of which that is remembered."""
+
+
+class Leaver(NamedTuple):
+    """A subscriber that is gone, or was there at the end, and did not have all that was put."""
+
+    name: str
+    how: Literal["closed", "away", "absent", "end"]
+    """``closed`` (it said so), ``away`` (its link broke, and it did not come back in time),
+    ``absent`` (it was expected, and never came) or ``end`` (of the Pub)."""
+    lacks: int
+    """Messages put until then that it had not taken; at the end, that it is not known to have
+    received."""
+    lost: int
+    """As `Cursor.lost`."""
+    observer: bool
 
 
 class Waiter:
@@ -61,6 +79,8 @@ class Publication:
     Attributes:
         on_room: called when there may be room (set by whoever waits for it).
         watchers: called after a subscriber attached, and at the end.
+        leavers: the last `MAX_LEAVERS` that are gone and lacked something.
+        reached: how many that are gone had received something.
     """
 
     def __init__(
@@ -88,6 +108,8 @@ class Publication:
         self.ended = False
         self.on_room: Callable[[], None] | None = None
         self.watchers: list[Callable[[], None]] = []
+        self.leavers: deque[Leaver] = deque(maxlen=MAX_LEAVERS)
+        self.reached = 0
         self._cursors: dict[SubKey, Cursor] = {}
         self._attached: dict[SubKey, Cursor] = {}
         self._waiters: list[Waiter] = []
@@ -257,6 +279,7 @@ class Publication:
         cursor.queued = False
         cursor.deadline = now + self.resume_timeout
         if self._is_crowded():
+            self._leave(cursor, "away")
             self._drop(cursor)
 
     def _is_crowded(self) -> bool:
@@ -265,6 +288,7 @@ class Publication:
     def remove(self, cursor: Cursor) -> None:
         """Its subscriber is done."""
         if self._cursors.get(cursor.key) is cursor:
+            self._leave(cursor, "closed")
             self._drop(cursor)
 
     def ack(self, cursor: Cursor, seq: int, limit: int) -> None:
@@ -285,6 +309,8 @@ class Publication:
             if cursor.key is _NEWBORN and not self._heard and not self.block:
                 continue  # nobody to ask yet, and keeping it harms nobody
             if cursor.deadline <= now:
+                if cursor.key is not _NEWBORN:
+                    self._leave(cursor, "away" if cursor.channel >= 0 else "absent")
                 self._drop(cursor)
             elif due is None or cursor.deadline < due:
                 due = cursor.deadline
@@ -293,6 +319,8 @@ class Publication:
     def end(self, code: str, reason: str) -> None:
         """The Pub is closed: tell everyone, forget everything."""
         self.ended = True
+        for _, cursor in self.cursors():
+            self._leave(cursor, "end")
         for cursor in self._attached.values():
             if cursor.outlet is not None:
                 cursor.outlet.end(cursor, self.log.next_seq, code, reason)
@@ -310,6 +338,14 @@ class Publication:
             waiter.callback()
         for watcher in list(self.watchers):
             watcher()
+
+    def _leave(self, cursor: Cursor, how: Literal["closed", "away", "absent", "end"]) -> None:
+        """It is gone: keep what there is to know."""
+        if cursor.received > cursor.due:
+            self.reached += 1
+        lacks = self.log.next_seq - (cursor.received if how == "end" else cursor.acked)
+        if lacks or cursor.lost:
+            self.leavers.append(Leaver(cursor.name, how, lacks, cursor.lost, cursor.observer))
 
     def _drop(self, cursor: Cursor) -> None:
         del self._cursors[cursor.key]

@@ -60,8 +60,10 @@ class Receiving:
             self._say(Ack(stream.channel, *granted))
 
     def unsubscribe(self, stream: Stream) -> None:
-        """See `Route`."""
-        if self._channels.pop(stream.channel, None) is not None:
+        """See `Route`. Said before is what was taken: the publisher is to know what was not."""
+        if stream.channel in self._channels:
+            self.ack(stream)
+            del self._channels[stream.channel]
             self._say(Unsubscribe(stream.channel))
 
     def receive(self, event: Event) -> None:
@@ -87,7 +89,10 @@ class Receiving:
             stream = self._channel(event.channel)
             if stream is not None:
                 del self._channels[event.channel]
-                stream.end(event.final if event.code == "closed" else 0)
+                if event.code == "closed":
+                    stream.end(event.final)
+                else:  # forgotten, or kept from us: what was put meanwhile is not said
+                    stream.vanish(event.code == "refused")
                 self._on_settled(stream)
         else:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a publisher speaks")
@@ -140,6 +145,16 @@ class Receiving:
     def streams(self) -> list[Stream]:
         """Those that have a channel."""
         return list(self._channels.values())
+
+    def closed(self) -> None:
+        """The publisher said GOODBYE: what was to come on the channels that are open has come."""
+        streams = list(self._channels.values())
+        self._channels.clear()
+        for stream in streams:
+            if stream.open:
+                stream.finish()
+            else:
+                stream.disconnected()
 
     def lost(self) -> list[Stream]:
         """The link is gone; returns the streams that had a channel on it."""

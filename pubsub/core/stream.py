@@ -16,10 +16,13 @@ from pubsub.errors import ProtocolError
 if TYPE_CHECKING:
     from pubsub.core.inbox import Inbox
 
-__all__ = ["Entry", "Route", "Side", "Stream", "StreamKey"]
+__all__ = ["Entry", "Fate", "Route", "Side", "Stream", "StreamKey"]
 
 Side: TypeAlias = Literal["link", "sub"]
 """Who claims an entry."""
+
+Fate: TypeAlias = Literal["", "vanished", "unreachable"]
+"""What became of a stream that ended without END, and that owed something; else empty."""
 
 
 class StreamKey(NamedTuple):
@@ -45,7 +48,8 @@ class Entry:
     Attributes:
         first, end: ``first <= seq < end`` are the messages to deliver.
         skip: how many values of `body` come before `first`.
-        gaps: ``(count, reason)`` of messages that will never come, all before `first`.
+        gaps: ``(count, reason)`` of messages that will never come, all before `first`; a count of
+            0, with the stream's `Stream.gone`: nobody knows how many.
         size: bytes that the window counts for it.
         error: why the Sub cannot read this stream; then there are no messages.
         slot, claims: where it waits, and whose it is, when others may take its place in the inbox.
@@ -105,6 +109,8 @@ class Stream:
         limit: what `received_bytes` may become.
         open: the publisher has acknowledged the subscription and a route is there.
         ended: nothing more will come.
+        gone: what that means, where its publisher did not say END.
+        since: the runtime's time since when it is not open; None: it is, or is of this process.
     """
 
     __slots__ = (
@@ -113,6 +119,7 @@ class Stream:
         "_base",
         "_buffers",
         "_pending",
+        "_said",
         "_told",
         "ack_every",
         "ack_stage",
@@ -126,6 +133,7 @@ class Stream:
         "delivered",
         "ended",
         "expected",
+        "gone",
         "inbox",
         "key",
         "limit",
@@ -135,6 +143,7 @@ class Stream:
         "publisher",
         "received_bytes",
         "route",
+        "since",
         "topic",
     )
 
@@ -154,6 +163,9 @@ class Stream:
         self.consumed = 0
         self.open = False
         self.ended = False
+        self.gone: Fate = ""
+        self._said: Fate = ""  # to the Sub, since it was open last
+        self.since: float | None = None
         self.route: Route | None = None
         self.channel = -1
         self.ack_every = 0
@@ -195,6 +207,8 @@ class Stream:
             self._miss(first, "overflow")
         self.acked = first
         self.open = True
+        self.since = None
+        self._said = ""
         self.ack_every = max(1, min(ack_every, self.inbox.share // 4))
         self.inbox.stream_opened(self)
         self.ack_stage = 0  # what was taken while there was no way to say so is said now
@@ -211,18 +225,38 @@ class Stream:
 
     def end(self, final: int) -> None:
         """END came: what did not arrive of `final` messages never will."""
+        if self.expected is None and self.before:
+            self.expected = 0
         if self.expected is not None and final > self.expected:
             self._miss(final, "closed")
         self.finish()
 
-    def finish(self) -> None:
-        """Nothing more comes."""
+    def fate(self, trouble: bool) -> Fate:
+        """What giving it up now means: it brought something, or might have, and may have more; or
+        it never was reached, though its first message was due, or there was `trouble` with that.
+        Empty: it owes nothing, as one that ended before it was to be reached."""
+        if self.expected is not None:
+            return "vanished"
+        return "unreachable" if self.before or trouble else ""
+
+    def vanish(self, trouble: bool) -> None:
+        """Its publisher is gone without END, as far as can be told: see `fate`."""
+        if not self.ended:
+            self.gone = self.fate(trouble)
+            self.finish(over=False)
+            if self.gone and self.gone != self._said:
+                self._said = self.gone
+                seq = self.expected or 0
+                self.inbox.put(Entry(self, seq, seq, gaps=((0, self.gone),)))
+
+    def finish(self, *, over: bool = True) -> None:
+        """Nothing more comes; `over`: nor ever will."""
         self.ended = True
         self.open = False
         self.route = None
         self._set_limit(self.received_bytes)
         self._clear()
-        self.inbox.stream_ended(self)
+        self.inbox.stream_ended(self, over)
 
     def _clear(self) -> None:
         self._assembling = None
@@ -383,6 +417,15 @@ class Stream:
                 f"{self._allowed - self._base:,} for now",
                 code="limit",
             )
+
+    @property
+    def state(self) -> Literal["attached", "connecting", "reconnecting"] | Fate:
+        """How it stands, for people."""
+        if self.gone:
+            return self.gone
+        if self.open:
+            return "attached"
+        return "connecting" if self.expected is None else "reconnecting"
 
     # --- acknowledging ------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +19,8 @@ import pytest
 from pubsub import Peer
 from pubsub.blockingsub import BlockingSub
 from pubsub.cli.command import impatient
-from pubsub.cli.put import Sending, _peer, from_json_lines, from_lines, from_text
-from tests.cli.processes import LONG, Start, execute
+from pubsub.cli.put import Sending, _peer, from_json_lines, from_lines, from_text, put
+from tests.cli.processes import LONG, Running, Start, execute
 
 
 @pytest.fixture
@@ -157,10 +158,9 @@ def test_a_subscriber_that_was_killed_is_not_waited_for_long(
     execute("pubsub", "put", topic, "1", "--wait", "1", coordinator=coordinator)
     tail.kill()
     put = execute("pubsub", "put", topic, "2", coordinator=coordinator)
-    assert put.code == 0
-    assert put.err in (
-        f"pubsub: the subscribers of '{topic}' did not come: nobody has received it\n",
-        f"pubsub: nobody was listening on '{topic}'\n",  # its time at the coordinator was up
+    assert (put.code, put.err) in (
+        (1, f"pubsub: the subscribers of '{topic}' did not come: nobody has received it\n"),
+        (0, f"pubsub: nobody was listening on '{topic}'\n"),  # no coordinator lists it any more
     )
 
 
@@ -195,7 +195,7 @@ def test_a_subscriber_that_does_not_come_is_said(
         time.sleep(0.02)
     tail.signal(signal.SIGSTOP)
     put = execute("pubsub", "put", topic, "1", "--timeout", "2", coordinator=coordinator)
-    assert (put.code, put.out) == (0, b"")
+    assert (put.code, put.out) == (1, b"")
     assert put.err == (
         f"pubsub: the subscribers of '{topic}' did not come: nobody has received it\n"
     )
@@ -350,7 +350,7 @@ def test_a_tail_that_stops_in_midstream_is_left_behind(
     )
     assert found is not None
     if found[1] == "2":
-        assert put.end() == (0, [], [])
+        assert put.end() == (1, [], [])
     else:  # it has shown the first one, and was stopped before it acknowledged that
         unknown = f"pubsub: nobody is known to have received what was put on '{topic}'"
         assert put.end() == (1, [], [unknown])
@@ -393,3 +393,136 @@ def test_a_closed_standard_input_is_an_error(coordinator: str) -> None:
     )
     assert (run.returncode, run.stdout) == (1, b"")
     assert run.stderr == b"pubsub: standard input is closed\n"
+
+
+# --- what did not arrive ------------------------------------------------------------------------
+
+
+def listener(start: Start, coordinator: str, body: str, **env: str) -> Running:
+    """A program with a Sub that does something, once it has said ``ready``."""
+    source = "from pubsub import Peer, Sub\n" + textwrap.dedent(body)
+    return start("python", "-c", source, coordinator=coordinator, **env)
+
+
+def test_g3_a_subscriber_for_which_a_message_is_too_large_is_said_and_exit_code_1(
+    coordinator: str, topic: str
+) -> None:
+    with Peer(coordinator, max_message=1_000) as small:
+        sub = BlockingSub(topic, peer=small)
+        large = json.dumps("x" * 200_000)  # and a batch
+        put = execute(
+            *("pubsub", "put", topic, "-", "--json-lines"),
+            coordinator=coordinator,
+            stdin=f"1\n{large}\n",
+        )
+        assert (put.code, put.out) == (1, b"")
+        who = re.escape(small.address)
+        assert re.fullmatch(rf"pubsub: {who}#\d+ has lost [12] of 2 messages\n", put.err)
+        assert sub.lost in (1, 2)  # both, where they were one batch
+
+
+def test_g3_a_subscriber_that_leaves_with_messages_not_taken_is_said_and_exit_code_1(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    sub = BlockingSub(topic, peer=peer)
+    put = start("pubsub", "put", topic, "-", coordinator=coordinator)
+    put.send("one\n")
+    assert sub.get(timeout=LONG) == "one"
+    put.send("two\n")
+    while sub._inbox.empty:
+        time.sleep(0.01)
+    sub.close()
+    put.close_input()
+    code, _, errors = put.end()
+    assert (code, errors) == (
+        1,
+        [f"pubsub: {peer.address}#1 has left, with 1 of 2 messages not taken"],
+    )
+
+
+def test_a_subscriber_that_leaves_when_it_has_all_is_no_failure(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    other = listener(
+        start,
+        coordinator,
+        f"""
+        with Sub({topic!r}) as sub:
+            print("ready", flush=True)
+            sub.get()
+        """,
+    )
+    assert other.out() == "ready"
+    for _ in range(2):
+        put = execute("pubsub", "put", topic, "1", coordinator=coordinator)
+        assert put.code == 0
+        assert put.err in ("", f"pubsub: nobody was listening on '{topic}'\n")
+        assert other.wait() == 0
+
+
+def test_an_observer_that_had_enough_is_no_failure(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, "-n", "1", "-q", coordinator=coordinator)
+    put = start("pubsub", "put", topic, "-", "--wait", "1", coordinator=coordinator)
+    put.send("1\n2\n")
+    assert tail.wait() == 0
+    put.close_input()
+    assert put.end() == (0, [], [])
+
+
+def test_g3_a_subscriber_that_is_killed_is_said_and_exit_code_1(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    other = listener(
+        start,
+        coordinator,
+        f"""
+        sub = Sub({topic!r}, observer=True)
+        print("ready", flush=True)
+        print(sub.get(), flush=True)
+        import time; time.sleep(1000)
+        """,
+    )
+    assert other.out() == "ready"
+    put = start("pubsub", "put", topic, "-", "--timeout", "2", coordinator=coordinator)
+    put.send("one\n")
+    assert other.out() == "one"
+    other.kill()
+    put.send("two\n")
+    put.close_input()
+    code, _, errors = put.end()
+    assert code == 1
+    assert errors  # that it is gone, or takes nothing
+
+
+def test_a_message_that_cannot_be_put_is_named_and_those_before_it_arrive(
+    coordinator: str, peer: Peer, topic: str
+) -> None:
+    sub = BlockingSub(topic, peer=peer)
+    put = execute(
+        *("pubsub", "put", topic, "-", "--json-lines"),
+        coordinator=coordinator,
+        stdin='1\n"\\ud800"\n3\n',
+    )
+    assert (put.code, put.out) == (1, b"")
+    (line,) = put.err.splitlines()
+    assert line.startswith("pubsub: message 2: ")
+    assert line.endswith("; those before it were put")
+    assert sub.get(timeout=LONG) == 1
+
+
+@pytest.mark.parametrize("put_before", [0, 2])
+def test_a_message_that_is_too_large_says_which_and_what_was_put(
+    monkeypatch: pytest.MonkeyPatch, coordinator: str, peer: Peer, topic: str, put_before: int
+) -> None:
+    sub = BlockingSub(topic, peer=peer)
+    monkeypatch.setattr(
+        "pubsub.cli.put._peer", lambda sending: Peer(coordinator, max_message=1_000)
+    )
+    values = [*(("fits", 4) for _ in range(put_before)), ("x" * 2_000, 2_000)]
+    before = f"message {put_before + 1}: " if put_before else ""
+    after = "; those before it were put" if put_before else ""
+    with pytest.raises(ValueError, match=f"^{before}a message of 2,003 bytes .*{after}$"):
+        put(Sending(topic, coordinator=coordinator), values)
+    assert [sub.get(timeout=LONG) for _ in range(put_before)] == ["fits"] * put_before

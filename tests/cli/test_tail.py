@@ -19,6 +19,7 @@ import pytest
 
 from pubsub import Peer
 from pubsub.blockingpub import BlockingPub
+from pubsub.sub import what_is_unknown
 from tests.cli.processes import LONG, Start, daemon, execute
 from tests.integration.support import free_port
 
@@ -180,7 +181,7 @@ def test_gaps_are_told_when_they_happen_and_every_message_is_accounted_for(
     assert line.endswith(" (overflow)")
     tail.interrupt()
     code, _, errors = tail.end()
-    assert code == 130
+    assert code == 1  # something was lost, whatever ended it
     told = sum(int(text.split()[2]) for text in (line, *errors[:-1]))
     assert told == total - received
     assert lost <= told
@@ -305,9 +306,82 @@ def test_a_killed_publisher_is_said(start: Start, coordinator: str, topic: str) 
     assert tail.out() == '"one"'
     put.kill()
     assert tail.err().startswith("pubsub: the link with the publisher at ")
+    said = tail.err()
+    while "vanished" not in said:
+        said = tail.err()
+    assert re.fullmatch(
+        rf"pubsub: the publisher of {topic} at 127\.0\.0\.1:\d+#1 vanished: what it had not sent "
+        "is not known",
+        said,
+    )
     tail.interrupt()
+    assert tail.end() == (1, [], [VANISHED])
+
+
+VANISHED = "pubsub: received 1, lost 0; 1 publisher vanished: what it had not sent is not known"
+
+
+@pytest.mark.parametrize("options", [[], ["--timeout", "2"], ["-n", "5", "--timeout", "2"]])
+def test_g3_a_publisher_that_is_away_at_the_end_is_not_left_out_of_the_account(
+    start: Start, coordinator: str, topic: str, options: list[str]
+) -> None:
+    """It may come back, but not to this tail."""
+    tail = start("pubsub", "tail", topic, *options, coordinator=coordinator)
+    put = start("pubsub", "put", topic, "-", "--wait", "1", coordinator=coordinator)
+    put.send("one\n")
+    assert tail.out() == '"one"'
+    put.kill()
+    assert tail.err().startswith("pubsub: the link with the publisher at ")
+    if not options:
+        tail.signal(signal.SIGTERM)
     code, _, errors = tail.end()
-    assert (code, errors[-1]) == (130, "pubsub: received 1, lost 0")
+    assert (code, errors[-1]) == (1, VANISHED)
+
+
+def test_who_has_all_that_was_wanted_misses_nobody(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, "-n", "2", coordinator=coordinator)
+    put = start("pubsub", "put", topic, "-", "--wait", "1", coordinator=coordinator)
+    put.send("one\n")
+    assert tail.out() == '"one"'
+    put.kill()
+    assert tail.err().startswith("pubsub: the link with the publisher at ")
+    publisher(peer, topic).put("two")
+    code, lines, errors = tail.end()
+    assert (code, lines, errors[-1]) == (0, ['"two"'], "pubsub: received 2, lost 0")
+
+
+def test_g3_a_publisher_that_never_was_reached_is_said(
+    start: Start, coordinator: str, topic: str
+) -> None:
+    tail = start("pubsub", "tail", topic, f"{topic}/**", coordinator=coordinator)
+    while topic not in execute("pubsub", "topics", coordinator=coordinator).text:
+        pass
+    where = f"127.0.0.1:{free_port()}"
+    with Peer(coordinator, advertise=where, linger=0) as peer:
+        BlockingPub(topic, peer=peer).put("lost")
+        assert tail.err().startswith(f"pubsub: cannot reach the publisher at {where}: ")
+    said = tail.err()
+    while "what it put" not in said:
+        said = tail.err()
+    assert said == (
+        f"pubsub: the publisher of {topic} at {where}#1 was never reached: what it put is not known"
+    )
+    tail.interrupt()
+    assert tail.end() == (
+        1,
+        [],
+        ["pubsub: received 0, lost 0; 1 publisher was never reached: what it put is not known"],
+    )
+
+
+def test_g3_all_of_them_are_in_one_account() -> None:
+    assert what_is_unknown(0, 0) == ""
+    assert what_is_unknown(2, 1) == (
+        "2 publishers vanished, 1 was never reached: what they had not sent is not known"
+    )
+    assert what_is_unknown(0, 2) == "2 publishers were never reached: what they put is not known"
 
 
 def test_pickles_only_where_they_are_allowed(

@@ -31,7 +31,7 @@ import pubsub.core.serving as serving_module
 from pubsub.core.cursor import SubKey
 from pubsub.core.frames import BATCH_COST, Event, FrameReader, array_header, buffers_cost
 from pubsub.core.inbox import Inbox
-from pubsub.core.messages import Ping, Pong, Subscribe, Subscribed, Unsubscribe, encode
+from pubsub.core.messages import End, Ping, Pong, Subscribe, Subscribed, Unsubscribe, encode
 from pubsub.core.publication import Publication, Waiter
 from pubsub.core.receiving import Receiving
 from pubsub.core.serving import Serving
@@ -132,6 +132,9 @@ class Account:
         self.delivered = 0
         self.last = -1
         self.gaps: Counter[str] = Counter()
+        self.gone: Counter[str] = Counter()  # how often it was given up since it was open
+        self.said = ""
+        self.told: Counter[str] = Counter()  # and the Sub was told so
         # the publisher's side: from where its place is kept, until when, whether it was given up
         self.kept_from: int | None = None
         self.deadline: float | None = None
@@ -196,7 +199,13 @@ class Sink:
             return False
         account = self.accounts[entry.stream.key]
         for count, reason in entry.gaps:
-            account.gaps[reason] += count
+            if reason in ("vanished", "unreachable"):
+                assert count == 0
+                account.told[reason] += 1
+                if reason == "unreachable" and entry.first == entry.end == 0:
+                    return True  # it may have been reached since, and begin anywhere
+            else:
+                account.gaps[reason] += count
         self.check_content(account, entry)
         if self.inbox.latest:
             if entry.first < entry.end:
@@ -227,6 +236,8 @@ class Sink:
         position = {key: account.position for key, account in self.accounts.items()}
         for entry in inbox._entries:
             key = entry.stream.key
+            if not entry.end and (0, "unreachable") in entry.gaps:
+                continue
             gap = sum(count for count, _ in entry.gaps)
             assert entry.first == position[key] + gap
             position[key] = entry.end
@@ -329,6 +340,8 @@ class Wire:
                 continue
             if isinstance(event, Subscribed):
                 self._subscribed(event)
+            elif isinstance(event, End):
+                self._ended(event)
             self.receiving.receive(event)
         return True
 
@@ -337,9 +350,18 @@ class Wire:
         if stream is None:
             return
         account = self.world.account_of(stream)
+        account.said = ""
         if account.due is None:
             assert event.due == self.promised[event.channel]
             account.due = account.position = event.due
+
+    def _ended(self, event: End) -> None:
+        """One that is older than the Pub was due all of it, though it never was connected."""
+        stream = self.receiving._channels.get(event.channel)
+        if stream is not None and stream.before:
+            account = self.world.account_of(stream)
+            if account.due is None:
+                account.due = 0
 
     def deliver_up(self, size: int) -> bool:
         if not self.publisher_alive or self.silenced or not self.up:
@@ -626,30 +648,37 @@ class World(RuleBasedStateMachine):
         account = self.account(sink, source)
         if sink.closed or (account.stream is not None and not account.stream.ended):
             return
-        expected = None
-        if account.stream is not None:
-            if source.publication.ended:
-                return
-            expected = account.stream.expected
-        stream = account.stream = Stream(
-            sink.inbox, StreamKey(PUBLISHER, source.number), "?", "publisher:1", sink.max_batch
-        )
-        stream.before = before
-        stream.expected = expected
+        key = StreamKey(PUBLISHER, source.number)
+        if sink.inbox.over(key):
+            return
+        stream = sink.inbox.returned(key)
+        assert (stream is not None) == (account.stream is not None and account.stream.gone != "")
+        if stream is None:
+            stream = Stream(sink.inbox, key, "?", "publisher:1", sink.max_batch)
+            stream.before = before
+            sink.inbox.add(stream)
+        account.stream = stream
         account.left = False
-        sink.inbox.add(stream)
         peer = self.peer_of(sink)
         peer.streams.append(stream)
         if peer.wire is not None:
             peer.wire.receiving.subscribe(stream)
 
-    @rule(who=st.integers(0, 2), which=st.integers(0, 2))
-    def give_up(self, who: int, which: int) -> None:
+    @rule(who=st.integers(0, 2), which=st.integers(0, 2), trouble=st.booleans())
+    def give_up(self, who: int, which: int, trouble: bool) -> None:
         """The Sub's peer stops trying to reach the publisher."""
         sink = self.sink(who)
         account = self.account(sink, self.source(which))
         if self.peer_of(sink).wire is None and account.stream and not account.stream.ended:
-            account.stream.finish()
+            stream = account.stream
+            stream.vanish(trouble)
+            if account.due is not None:
+                assert stream.gone == "vanished"
+            else:
+                assert stream.gone == ("unreachable" if stream.before or trouble else "")
+            if stream.gone and stream.gone != account.said:
+                account.gone[stream.gone] += 1
+                account.said = stream.gone
             account.left = True
 
     def subscribe_arrived(self, wire: Wire, event: Subscribe) -> None:
@@ -866,6 +895,8 @@ class World(RuleBasedStateMachine):
             self.nothing_is_lost_that_was_held()
             for sink in self.sinks:
                 self._check_at_rest(sink)
+                if not sink.closed:
+                    self._check_told(sink)
             self._check_that_all_is_let_go()
         finally:
             self.pieces.stop()
@@ -880,6 +911,15 @@ class World(RuleBasedStateMachine):
             if account.left or account.due is None:
                 continue
             assert account.delivered + account.gaps.total() == source.put - account.due
+
+    def _check_told(self, sink: Sink) -> None:
+        """Of each stream that was given up, each time; of those that ended in order, never."""
+        for account in sink.accounts.values():
+            for fate in ("vanished", "unreachable"):
+                if sink.inbox.latest:  # which puts together what is not taken
+                    assert bool(account.told[fate]) == bool(account.gone[fate])
+                else:
+                    assert account.told[fate] == account.gone[fate]
 
     def _check_that_all_is_let_go(self) -> None:
         for wire in list(self.wires):

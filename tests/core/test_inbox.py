@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pubsub.core.frames import BATCH_COST
-from pubsub.core.inbox import MAX_REPORTS, Inbox
+from pubsub.core.inbox import MAX_REPORTS, OVER, REMEMBERED, Inbox
 from pubsub.core.stream import Entry, Stream, StreamKey
 
 
@@ -546,3 +546,43 @@ def test_delivered_and_lost_is_what_came_and_the_last_one_is_the_newest(
         assert mine == sorted(set(mine))
     for topic, last in newest.items():
         assert [d for d in delivered if d[0].topic == topic][-1] == last
+
+
+# --- who is gone --------------------------------------------------------------------------------
+
+
+def test_g6_streams_that_are_gone_are_remembered_up_to_a_bound_and_the_last_ones() -> None:
+    inbox = Inbox(1, "*", window=10**6)
+    assert inbox.lonely
+    vanished = [opened(inbox, number) for number in range(REMEMBERED + 10)]
+    for stream in vanished:
+        stream.vanish(False)
+    assert list(inbox.gone.values()) == vanished[10:]
+    ended = [opened(inbox, -number) for number in range(1, OVER + 11)]
+    for stream in ended:
+        stream.end(0)
+    assert [stream for stream in ended if inbox.over(stream.key)] == ended[10:]
+    assert inbox.streams == {}
+    assert not inbox.lonely
+
+
+def test_g3_of_more_who_vanish_than_anybody_looks_at_the_last_are_told_together() -> None:
+    inbox = Inbox(1, "*", window=10**6)
+    for number in range(MAX_REPORTS + 5):
+        opened(inbox, number).vanish(False)
+    told = list(rest(inbox))
+    assert len(told) == MAX_REPORTS + 1
+    assert told[-1].stream.publisher == "several publishers"
+    assert told[-1].gaps == ((0, "vanished"),)
+
+
+def test_g3_the_newest_message_stays_when_its_publisher_vanishes() -> None:
+    inbox = Inbox(1, "*", latest=True, window=10**6)
+    stream = opened(inbox)
+    batch(stream, 0)
+    batch(stream, 1)
+    stream.vanish(False)
+    word, newest = rest(inbox)
+    assert word.gaps == ((1, "conflated"), (0, "vanished"))
+    assert (newest.first, newest.end) == (1, 2)
+    assert inbox.lost == 1

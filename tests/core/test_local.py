@@ -186,6 +186,18 @@ def test_a_sub_that_is_closed_lets_go() -> None:
     assert not process.turn()
 
 
+def test_what_was_taken_is_known_when_a_sub_is_closed() -> None:
+    process, made, inbox = Process(), pub(), sub()
+    stream = process.join(made, inbox)
+    inbox.on_consumed = lambda stream, stage: None  # the timer has not come
+    put(made, "a")
+    process.turn()
+    assert values(inbox) == ["a"]
+    process.local.unsubscribe(stream)
+    assert list(made.leavers) == []
+    assert made.reached == 1
+
+
 def test_g3_the_end_of_a_pub_shows_what_did_not_come() -> None:
     process, made, inbox = Process(), pub(), sub()
     stream = process.join(made, inbox)

@@ -8,7 +8,7 @@ import pytest
 
 from pubsub.core.cursor import Cursor, SubKey
 from pubsub.core.frames import BATCH_COST
-from pubsub.core.publication import Publication
+from pubsub.core.publication import MAX_LEAVERS, Publication
 from pubsub.errors import ProtocolError
 
 ANNE, BERT = SubKey("anne", 1), SubKey("bert", 1)
@@ -806,3 +806,69 @@ def test_g6_places_are_held_for_so_many_that_are_away_and_no_more(
     made.expire(RESUME)
     assert not states(made)
     assert made.log.holds.total() == 0
+
+
+# --- who is gone --------------------------------------------------------------------------------
+
+
+def test_who_left_with_messages_not_taken_is_remembered() -> None:
+    made = publication()
+    outlets = Outlet(), Outlet()
+    anne = attach(made, ANNE, outlets[0])[0]
+    bert = attach(made, BERT, outlets[1], observer=True)[0]
+    put(made, 3, 2)
+    for outlet in outlets:
+        outlet.send()
+    made.ack(anne, 3, UNLIMITED)
+    made.ack(bert, 5, UNLIMITED)
+    made.remove(anne)
+    made.remove(bert)
+    assert list(made.leavers) == [("subscriber:1#1", "closed", 2, 0, False)]
+    assert made.reached == 2
+
+
+def test_who_was_lost_or_never_came_is_remembered() -> None:
+    made = publication()
+    attach(made, ANNE)
+    made.expect(BERT, before=False, observer=False, now=0.0)
+    nobody = SubKey("nobody", 1)
+    made.expect(nobody, before=False, observer=False, now=0.0)
+    put(made, 3)
+    made.unexpect(nobody)  # it was closed before it came, and is owed nothing
+    (anne,) = (cursor for state, cursor in made.cursors() if state == "attached")
+    made.detach(anne, 0.0)
+    made.expire(RESUME)
+    assert sorted(made.leavers) == [
+        ("peer bert#1", "absent", 3, 0, False),
+        ("subscriber:1#1", "away", 3, 0, False),
+    ]
+    assert made.reached == 0
+
+
+def test_at_the_end_who_has_not_received_all_of_it_is_remembered() -> None:
+    made = publication(buffer=2000)
+    outlet = Outlet()
+    anne = attach(made, ANNE, outlet)[0]
+    bert = attach(made, BERT)[0]
+    put(made, 1, 1)
+    outlet.send()
+    anne.arrived(2)
+    put(made, 1)  # the first leaves, before Bert has it
+    outlet.send()
+    anne.arrived(3)
+    bert.take()
+    made.end("closed", "the Pub was closed")
+    assert list(made.leavers) == [("subscriber:1#1", "end", 3, 1, False)]
+    assert made.reached == 1
+
+
+def test_g6_of_those_who_left_the_last_are_remembered() -> None:
+    made = publication()
+    for number in range(MAX_LEAVERS + 5):
+        cursor = attach(made, SubKey("anne", number))[0]
+        put(made, 1)
+        made.remove(cursor)
+    assert [leaver.name for leaver in made.leavers] == [
+        f"subscriber:1#{number}" for number in range(5, MAX_LEAVERS + 5)
+    ]
+    assert made.reached == 0

@@ -437,3 +437,63 @@ def test_a_batch_counts_for_more_than_its_bytes() -> None:
     with pytest.raises(ProtocolError, match="may carry 2,560"):
         end.read(*[data(0, seq, 1) for seq in range(20)])
     assert stream.expected == 9
+
+
+# --- ends without END ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["unknown", "refused"])
+def test_g3_a_publisher_that_knows_nothing_of_a_stream_any_more_says_no_count(code: str) -> None:
+    end = End_()
+    stream = opened(end)
+    end.read(data(0, 0, "a"))
+    end.receiving.lost()
+    end.receiving.subscribe(stream)
+    end.hear(End(1, 9, code, "there is none"))
+    assert (stream.gone, stream.lost) == ("vanished", 0)
+    assert [entry.gaps for entry in entries(stream)] == [(), ((0, "vanished"),)]
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "gone"),
+    [
+        ("unknown", False, ""),  # it ended before this Sub was there
+        ("unknown", True, "unreachable"),
+        ("refused", False, "unreachable"),
+    ],
+)
+def test_g3_a_first_answer_that_brings_nothing(code: str, before: bool, gone: str) -> None:
+    end = End_()
+    stream = stream_of(inbox_of())
+    stream.before = before
+    end.receiving.subscribe(stream)
+    end.hear(End(0, 9, code, "no"))
+    assert stream.ended
+    assert stream.gone == gone
+    assert [entry.gaps for entry in entries(stream)] == ([((0, gone),)] if gone else [])
+
+
+def test_g3_a_goodbye_ends_the_streams_that_are_open_and_the_others_are_not_known() -> None:
+    end = End_()
+    here = opened(end)
+    asked = stream_of(inbox_of())
+    end.receiving.subscribe(asked)
+    end.receiving.closed()
+    assert end.receiving.streams == []
+    assert here.ended
+    assert here.inbox.over(here.key)
+    assert not asked.ended
+    assert asked.state == "connecting"
+    assert entries(here) == []
+
+
+def test_what_was_taken_is_said_before_an_unsubscription() -> None:
+    end = End_()
+    stream = opened(end)
+    end.read(data(0, 0, "a"), data(0, 1, "b"))
+    stream.inbox.take()
+    end.receiving.unsubscribe(stream)
+    ack, last = end.said()
+    assert isinstance(ack, Ack)
+    assert ack.next == 1
+    assert last == Unsubscribe(0)

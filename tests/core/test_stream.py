@@ -631,3 +631,125 @@ def test_whatever_comes_delivered_and_lost_is_what_was_due(
     assert delivered + inbox.lost == stream.expected - 10
     assert position == stream.expected
     assert stream.received_bytes == stream.consumed_bytes == received
+
+
+# --- the end without a word ---------------------------------------------------------------------
+
+
+def state(stream: Stream) -> str:
+    return stream.state
+
+
+@pytest.mark.parametrize("trouble", [False, True])
+def test_g3_a_stream_that_was_open_vanishes_once_and_says_so_behind_what_came(
+    trouble: bool,
+) -> None:
+    inbox, stream = opened(3)
+    batch(stream, 3, 2)
+    stream.disconnected()
+    assert state(stream) == "reconnecting"
+    stream.vanish(trouble)
+    stream.vanish(trouble)
+    assert stream.ended
+    assert state(stream) == stream.gone == "vanished"
+    assert inbox.streams == {}
+    assert inbox.gone == {stream.key: stream}
+    first, last = entries(inbox)
+    assert (first.first, first.end, first.gaps) == (3, 5, ())
+    assert (last.first, last.end, last.size, last.gaps) == (5, 5, 0, ((0, "vanished"),))
+    assert (stream.lost, inbox.lost) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "trouble", "fate"),
+    [
+        (True, False, "unreachable"),  # it was due the first message
+        (False, True, "unreachable"),
+        (False, False, ""),  # it ended just before it was to be reached
+    ],
+)
+def test_g3_a_stream_that_never_was_open_is_unreachable_where_it_owes_something(
+    before: bool, trouble: bool, fate: str
+) -> None:
+    inbox, stream = fresh()
+    stream.before = before
+    assert state(stream) == "connecting"
+    stream.vanish(trouble)
+    assert stream.ended
+    assert stream.gone == fate
+    assert bool(inbox.gone) == bool(fate)
+    assert [entry.gaps for entry in entries(inbox)] == ([((0, fate),)] if fate else [])
+    assert not inbox.over(stream.key)  # whoever lists it again may be right
+
+
+def test_g3_a_stream_that_ends_in_order_is_neither_and_is_not_asked_for_again() -> None:
+    inbox, stream = opened()
+    batch(stream, 0)
+    stream.end(1)
+    stream.vanish(True)
+    assert (stream.gone, inbox.gone) == ("", {})
+    assert inbox.over(stream.key)
+    assert [entry.gaps for entry in entries(inbox)] == [()]
+
+
+def test_g3_a_stream_that_comes_back_goes_on_with_its_counts() -> None:
+    inbox, stream = opened()
+    batch(stream, 0)
+    stream.disconnected()
+    stream.since = 12.5
+    stream.vanish(False)
+    assert inbox.returned(stream.key) is stream
+    assert inbox.returned(stream.key) is None
+    assert (state(stream), stream.since, inbox.gone) == ("reconnecting", 12.5, {})
+    assert inbox.streams == {stream.key: stream}
+    stream.connect(Route(), 1)
+    stream.opened("topic", "msgpack", 1, 4, 10**9)
+    assert state(stream) == "attached"
+    assert not stream.since
+    batch(stream, 4)
+    assert [(e.first, e.end, e.gaps) for e in entries(inbox)] == [
+        (0, 1, ()),
+        (1, 1, ((0, "vanished"),)),
+        (4, 4, ((3, "overflow"),)),
+        (4, 5, ()),
+    ]
+    assert (stream.lost, inbox.lost, stream.expected) == (3, 3, 5)
+    assert stream.received_bytes == stream.consumed_bytes == inbox.consumed_bytes == 2_000
+
+
+def test_g3_one_that_is_given_up_again_is_told_again_only_when_it_was_there_between() -> None:
+    inbox, stream = opened()
+    for _ in range(3):
+        stream.vanish(False)
+        assert inbox.returned(stream.key) is stream
+    assert len(entries(inbox)) == 1
+    stream.connect(Route(), 1)
+    stream.opened("topic", "msgpack", 0, 0, 10**9)
+    stream.vanish(False)
+    assert [entry.gaps for entry in entries(inbox)] == [((0, "vanished"),)]
+
+
+def test_g3_a_sub_that_is_older_than_the_pub_lacks_all_of_a_stream_that_it_finds_ended() -> None:
+    inbox, stream = fresh()
+    stream.before = True
+    stream.connect(Route(), 0)
+    stream.end(7)
+    assert [entry.gaps for entry in entries(inbox)] == [((7, "closed"),)]
+    assert inbox.lost == 7
+    inbox, stream = fresh()
+    stream.connect(Route(), 0)
+    stream.end(7)  # they were put before this Sub was there
+    assert inbox.lost == 0
+
+
+def test_what_waits_of_a_stream_that_comes_back_takes_its_part_of_the_window() -> None:
+    inbox, stream = opened(window=4_000)
+    batch(stream, 0, size=3_000)
+    stream.vanish(False)
+    other = fresh(inbox=inbox)[1]
+    assert inbox.returned(stream.key) is stream
+    assert other.connect(Route(), 0) == 1_000
+    assert stream.connect(Route(), 1) <= 1
+    entries(inbox)
+    assert stream.grant() is None  # it is not open
+    assert inbox.promised - inbox.consumed_bytes <= 4_000

@@ -94,7 +94,7 @@ def test_g5_a_partition_that_outlasts_the_heartbeat_loses_nothing(
         passes(here, there, stream)
         cable.pull()
         wait_for(here, "reconnecting")
-        until(lambda: there.report(name="a")["publishers"][stream]["state"] == "connecting")
+        until(lambda: there.report(name="a")["publishers"][stream]["state"] == "reconnecting")
         cable.plug()
         passes(here, there, stream)
         wait_for(here, "attached")

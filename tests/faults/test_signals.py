@@ -101,7 +101,7 @@ def test_g5_a_publisher_that_is_stopped_until_it_seems_dead_is_resumed(
     for _ in range(2):
         passes(here, there, stream)
         here.freeze()
-        until(lambda: there.report(name="a")["publishers"][stream]["state"] == "connecting")
+        until(lambda: there.report(name="a")["publishers"][stream]["state"] == "reconnecting")
         here.thaw()
         passes(here, there, stream)
     assert settle(here, there, stream)["lost"] == 0
@@ -199,6 +199,11 @@ def test_g3_what_a_killed_publisher_sent_is_delivered_and_the_next_one_begins_at
     assert report["due"] == {stream: sent, new: put}
     assert report["gaps"] == {}
     assert report["lost"] == 0
+    until(lambda: there.report(name="a")["publishers"][stream]["state"] == "vanished")
+    report = there.report(name="a")
+    assert report["reasons"] == ["vanished"]
+    assert report["publishers"][stream]["delivered"] == sent
+    assert report["publishers"][new]["state"] == "attached"
 
 
 def test_g7_a_stopped_coordinator_holds_up_nothing_that_runs(start: Start) -> None:

@@ -45,6 +45,9 @@ class _Taker:
         async for event in self.sub.messages():
             who = event.publisher
             self.listen()
+            if isinstance(event, Gap) and not event.missed:
+                self.reasons.append(event.reason)
+                continue
             if isinstance(event, Gap):
                 self.lost[who] = self.lost.get(who, 0) + event.missed
                 self.reasons.append(event.reason)

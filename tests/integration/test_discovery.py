@@ -543,3 +543,41 @@ async def test_a_link_outlives_its_last_sub_for_a_moment() -> None:
         assert len(links) == 1
         await eventually(lambda: not there.runtime._remotes)
         await eventually(lambda: not here.runtime._served)
+
+
+async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the real coordinator's address was forgotten, nothing is wrong, and nothing comes."""
+    monkeypatch.setattr("pubsub.runtime.LONELY", 0.2)
+    port = free_port()
+    monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
+
+    def said() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "its own coordinator" in r.getMessage()]
+
+    async with Peer() as peer, peer.pub("served"), peer.sub("served"):
+        lonely = await peer.sub("lonely")
+        await eventually(said)
+        for _ in range(3):
+            await peer.sub("more")
+        assert peer.runtime._lonely_timer is None
+        await lonely.close()
+    assert said() == [
+        "nothing publishes on 'lonely' and this process is its own coordinator (nothing listened "
+        f"on 127.0.0.1:{port}): set PUBSUB_COORDINATOR to where the others' runs"
+    ]
+
+
+async def test_a_sub_that_waits_for_publishers_of_another_coordinator_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("pubsub.runtime.LONELY", 0.05)
+    port = free_port()
+    monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
+    async with coordinator_in_loop(port) as address, Peer(address) as given, Peer() as other:
+        await given.sub("t")
+        assert given.runtime._lonely_timer is None
+        await other.sub("t")
+        await eventually(lambda: other.runtime._lonely_timer is None)
+    assert "its own coordinator" not in caplog.text

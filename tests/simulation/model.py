@@ -117,6 +117,8 @@ class View:
         self.last = -1
         self.numbers: set[int] = set()
         self.gaps: Counter[str] = Counter()
+        self.told: Counter[str] = Counter()  # that the publisher is gone, and how
+        self.bereft = False  # it was connected when its publisher died
         self.most_start: int | None = None  # what is promised of `start`
         self.why = ""
         self.least_start = 0  # what nobody asked for
@@ -283,6 +285,11 @@ class Model:
         """A Sub was told of a gap."""
         pub = self._find(sub, gap.publisher)
         view = sub.view(pub)
+        if gap.reason in ("vanished", "unreachable") and not gap.missed:
+            view.told[gap.reason] += 1
+            if self.calm or (self.bounded and gap.reason == "vanished"):
+                raise Violation("G3", f"{sub} was told of {gap}, of {pub}")
+            return
         if gap.missed < 1 or gap.topic != pub.topic:
             raise Violation("G3", f"{sub} was told of {gap}, of {pub}")
         view.gaps[gap.reason] += gap.missed
@@ -297,6 +304,12 @@ class Model:
             ):
                 return pub
         raise Violation("G3", f"{sub} was told of a gap of {publisher}, which never was")
+
+    def died(self, pub: PubRecord) -> None:
+        """A Pub is gone without a word: who is connected must be told (G3)."""
+        for sub in self.subs:
+            stream = sub.sub._inbox.streams.get(pub.key)
+            sub.view(pub).bereft = stream is not None and stream.open
 
     # --- at any time --------------------------------------------------------------------
 
@@ -381,6 +394,17 @@ class Model:
                     raise Violation(
                         "G3", f"{sub} was told of {seen} lost messages and counts {sub.sub.lost}"
                     )
+        for pub in self.pubs:
+            for sub in self.subs:
+                if pub.state == "dead" and sub.state == "open" and sub.view(pub).bereft:
+                    self._check_told(pub, sub)
+
+    def _check_told(self, pub: PubRecord, sub: SubRecord) -> None:
+        """What a Pub that died had not sent, nobody knows; but that it died, its Subs do."""
+        row = sub.sub.publishers.get(f"{pub.peer.peer.address}#{pub.key.stream_id}", {})
+        told = sub.view(pub).told["vanished"]
+        if row.get("state") != "vanished" or (sub.events and not told):
+            raise Violation("G3", f"{sub} was told {told} times that {pub} is gone, and says {row}")
 
     def _check_publishers_count(self, pub: PubRecord, sub: SubRecord) -> None:
         """What the Pub's own `subscribers` says that a Sub lost is what that Sub was told of; less

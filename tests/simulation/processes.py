@@ -362,6 +362,8 @@ class PeerProcess:
     def _over(self, state: str) -> None:
         self.opening = 0
         for pub in self.pubs:
+            if state == "dead" and pub.state == "open":
+                self.world.model.died(pub)
             if pub.state in ("open", "closing"):
                 pub.state = state
                 pub.under_way = 0

@@ -139,6 +139,11 @@ def gap_event(stack: ExitStack) -> None:
     replace(stack, Inbox, "put", make)
 
 
+def last_words(stack: ExitStack) -> None:
+    """A stream whose publisher is gone ends like any other."""
+    replace(stack, Stream, "fate", lambda fate: lambda self, trouble: "")
+
+
 def cancel_safety(stack: ExitStack) -> None:
     """A message is taken out before the last await of `get`."""
 
@@ -388,6 +393,7 @@ ABLATIONS: dict[Ablation, tuple[str, str]] = {
     resume_position: ("links", "G2"),
     gap_count: ("calm", "G3"),
     gap_event: ("calm", "G3"),
+    last_words: ("chaos", "G3"),
     cancel_safety: ("calm", "G4"),  # its first message
     readiness: ("calm", "G4"),
     readiness_of_publishers: ("calm", "G4"),

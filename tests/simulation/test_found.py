@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
+from pubsub import Gap
 from pubsub.core.cursor import Cursor
+from pubsub.core.messages import Match, MatchedPub
 from pubsub.link import GOODBYE_GRACE
+from pubsub.sub import timeout_text
 from tests.simulation.model import Violation
 from tests.simulation.processes import CoordinatorProcess, PeerProcess
 from tests.simulation.world import Plan, World, run
@@ -202,6 +206,206 @@ def test_g3_who_answers_at_the_address_of_a_dead_publisher_is_another() -> None:
         assert again.peer.address == here.peer.address
         assert len(sub.publishers) == 1
         assert sub.lost == 0
+
+    stage.play(story())
+
+
+async def events_of(stage: Stage, peer: PeerProcess, sub: Any, seconds: float) -> list[Any]:
+    """What a Sub sees within a time: values, and of gaps how many are missed, and why."""
+
+    async def take() -> list[Any]:
+        found: list[Any] = []
+
+        async def go() -> None:
+            async for event in sub.messages():
+                gap = isinstance(event, Gap)
+                found.append((event.missed, event.reason) if gap else event.value)
+
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(go(), seconds)
+        return found
+
+    found: list[Any] = await stage.at(peer, take)
+    return found
+
+
+def only_row(sub: Any) -> dict[str, Any]:
+    (row,) = sub.publishers.values()
+    return dict(row)
+
+
+@pytest.mark.parametrize("host_too", [False, True], ids=["with a reset", "without a reset"])
+def test_g3_a_publisher_that_dies_is_said_to_have_vanished_once(host_too: bool) -> None:
+    """Its sockets are closed by its kernel, or, where the host died, nobody answers any more."""
+    stage = Stage()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.put("last"))
+        await asyncio.sleep(1)
+        assert only_row(sub)["state"] == "attached"
+        assert only_row(sub)["since"] is None
+        died_at = stage.loop.time()
+        here.kill(host_too=host_too)
+        await asyncio.sleep(4)
+        assert only_row(sub)["state"] == "reconnecting"
+        assert died_at <= only_row(sub)["since"] < died_at + 4
+        assert "no publisher is connected, 1 lost and dialled again, for" in timeout_text(sub, 1)
+        assert await events_of(stage, there, sub, 120) == ["last", (0, "vanished")]
+        assert stage.loop.time() - died_at > 100
+        assert (only_row(sub)["state"], only_row(sub)["delivered"], sub.lost) == ("vanished", 1, 0)
+        assert repr(sub) == (
+            "<Sub 't': 0 publishers, 0 lost; 1 publisher vanished: what it had not sent is not "
+            "known>"
+        )
+        assert timeout_text(sub, 1).endswith("(no publisher is connected, 1 vanished)")
+
+    stage.play(story())
+
+
+def test_g3_a_publisher_that_refuses_where_it_was_met_is_soon_taken_to_be_gone() -> None:
+    """As soon as no coordinator lists it; where nothing answers, it may be the network."""
+    stage = Stage()
+
+    async def story() -> None:
+        for host_too, seconds, events in (
+            (False, 12, [(0, "vanished")]),  # 5 s of them a coordinator still lists it
+            (True, 30, []),
+            (True, 45, [(0, "vanished")]),
+        ):
+            here, there = await stage.peer(), await stage.peer()
+            sub, _ = await stage.sub(there, "t"), await stage.pub(here, "t")
+            await asyncio.sleep(1)
+            here.kill(host_too=host_too)
+            assert await events_of(stage, there, sub, seconds) == events
+
+    stage.play(story())
+
+
+def test_g3_a_publisher_that_ends_in_order_has_not_vanished() -> None:
+    stage = Stage()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub = await stage.sub(there, "t")
+        for _ in range(3):
+            pub = await stage.pub(here, "t")
+            await stage.at(here, lambda: pub.put("last"))  # noqa: B023
+            await stage.at(here, lambda: pub.close())  # noqa: B023
+        pub = await stage.pub(here, "t")  # puts nothing, and is gone before it is reached
+        await stage.at(here, lambda: pub.close())
+        pub = await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.put("the end"))
+        await stage.at(here, lambda: here.peer.close())
+        assert await events_of(stage, there, sub, 60) == ["last"] * 3 + ["the end"]
+        assert sub.publishers == {}
+        assert repr(sub) == "<Sub 't': 0 publishers, 0 lost>"
+
+    stage.play(story())
+
+
+def test_g3_a_publisher_that_comes_back_after_all_goes_on_with_exact_counts() -> None:
+    stage = Stage(resume_timeout=6.0)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub = await stage.sub(there, "t")
+        pub = await stage.pub(here, "t", overflow="drop", buffer=3_000)
+        await stage.at(here, lambda: pub.put_many(range(3)))
+        assert await events_of(stage, there, sub, 1) == [0, 1, 2]
+        others = there.process.host, stage.coordinator.host
+        for other in others:  # so that no coordinator lists it either
+            stage.network.block(here.process.host, other)
+            stage.network.block(other, here.process.host)
+        assert await events_of(stage, there, sub, 30) == [(0, "vanished")]
+        assert only_row(sub)["state"] == "vanished"
+
+        async def put_all() -> None:
+            for i in range(3, 53):
+                pub.put(i)
+                await asyncio.sleep(0)
+
+        await stage.at(here, put_all)
+        for other in others:
+            stage.network.unblock(here.process.host, other)
+            stage.network.unblock(other, here.process.host)
+        (missed, reason), *rest = await events_of(stage, there, sub, 30)
+        assert (reason, rest) == ("overflow", list(range(3 + missed, 53)))
+        row = only_row(sub)
+        assert (row["state"], row["since"]) == ("attached", None)
+        assert (row["delivered"], row["lost"]) == (3 + len(rest), missed)
+        assert sub.lost == missed > 0
+        assert "vanished" not in repr(sub)
+
+    stage.play(story())
+
+
+def test_g3_a_publisher_that_never_was_reached_is_said_to_be_unreachable() -> None:
+    """Its Sub is older, and due its first message, or there was trouble for long enough."""
+    stage = Stage()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        older = await stage.sub(there, "t")
+        stage.network.block(there.process.host, here.process.host)
+        pub = await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.put("lost"))
+        younger = there.peer.sub("t", observer=True)
+        await asyncio.sleep(4)
+        assert only_row(older)["state"] == only_row(younger)["state"] == "connecting"
+        assert "no publisher is connected, 1 not reached yet, for" in timeout_text(older, 1)
+        here.kill()
+        for sub in (older, younger):
+            assert await events_of(stage, there, sub, 60) == [(0, "unreachable")]
+            assert only_row(sub)["state"] == "unreachable"
+            assert repr(sub) == (
+                "<Sub 't': 0 publishers, 0 lost; 1 publisher was never reached: what it put is "
+                "not known>"
+            )
+
+    stage.play(story())
+
+
+def test_g3_a_sub_that_is_older_counts_what_a_pub_had_put_that_ended_before_it_was_reached() -> (
+    None
+):
+    stage = Stage(linger=0.0)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub = await stage.sub(there, "t")
+        stage.network.block(there.process.host, here.process.host)
+        pub = await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.put_many(range(10)))
+        await asyncio.sleep(1)  # the Sub hears of it
+        await stage.at(here, lambda: pub.close())
+        await asyncio.sleep(1)  # and that it is no more
+        stage.network.unblock(there.process.host, here.process.host)
+        assert await events_of(stage, there, sub, 60) == [(10, "closed")]
+        assert (sub.lost, sub.publishers) == (10, {})
+
+    stage.play(story())
+
+
+def test_g3_a_coordinator_that_is_late_has_nothing_counted_again_that_came() -> None:
+    """It still lists a Pub that has ended in order; asked for again, all of it would be lost."""
+    stage = Stage()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.put_many(range(10)))
+        await stage.at(here, lambda: pub.close())
+        assert await events_of(stage, there, sub, 5) == list(range(10))
+        host, _, port = here.peer.address.rpartition(":")
+        number = pub._publication.stream_id
+        row = MatchedPub(here.peer.runtime.peer_id, host, int(port), number, "t", True)
+        match = Match(sub._inbox.sub_id, 99, True, (row,), ())
+        runtime = there.peer.runtime
+        await stage.at(there, lambda: runtime.matched(runtime.sessions[0], match))
+        assert await events_of(stage, there, sub, 60) == []
+        assert (sub.lost, sub.publishers) == (0, {})
 
     stage.play(story())
 
