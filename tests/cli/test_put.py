@@ -214,6 +214,8 @@ print("attached", flush=True)
 time.sleep(1000)
 """
     listener = start("python", "-c", source, coordinator=coordinator)
+    while topic not in _topics(coordinator):  # the timeout is for the time after that
+        time.sleep(0.02)
     put = start(
         *("pubsub", "put", topic, "-", "--wait", "1", "--timeout", "2"), coordinator=coordinator
     )
@@ -422,22 +424,31 @@ def test_g3_a_subscriber_for_which_a_message_is_too_large_is_said_and_exit_code_
 
 
 def test_g3_a_subscriber_that_leaves_with_messages_not_taken_is_said_and_exit_code_1(
-    start: Start, coordinator: str, peer: Peer, topic: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    coordinator: str,
+    peer: Peer,
+    topic: str,
 ) -> None:
+    here = Peer(coordinator)
+    monkeypatch.setattr("pubsub.cli.put._peer", lambda sending: here)
     sub = BlockingSub(topic, peer=peer)
-    put = start("pubsub", "put", topic, "-", coordinator=coordinator)
-    put.send("one\n")
-    assert sub.get(timeout=LONG) == "one"
-    put.send("two\n")
-    while sub._inbox.empty:
-        time.sleep(0.01)
-    sub.close()
-    put.close_input()
-    code, _, errors = put.end()
-    assert (code, errors) == (
-        1,
-        [f"pubsub: {peer.address}#1 has left, with 1 of 2 messages not taken"],
-    )
+
+    def values() -> Iterator[tuple[str, int]]:
+        yield "one", 3
+        assert sub.get(timeout=LONG) == "one"
+        yield "two", 3
+        while sub._inbox.empty:
+            time.sleep(0.01)
+        sub.close()
+        (pub,) = here.runtime._pubs.values()
+        while pub.publication.attached:
+            time.sleep(0.01)
+        yield "for nobody", 10
+
+    assert put(Sending(topic, coordinator=coordinator), values()) == 1
+    said = capsys.readouterr().err
+    assert said == f"pubsub: {peer.address}#1 has left, with 1 of 3 messages not taken\n"
 
 
 def test_a_subscriber_that_leaves_when_it_has_all_is_no_failure(

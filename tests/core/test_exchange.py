@@ -651,8 +651,9 @@ class World(RuleBasedStateMachine):
         key = StreamKey(PUBLISHER, source.number)
         if sink.inbox.over(key):
             return
+        gone = account.stream is not None and account.stream.gone != ""
         stream = sink.inbox.returned(key)
-        assert (stream is not None) == (account.stream is not None and account.stream.gone != "")
+        assert (stream is not None) == gone
         if stream is None:
             stream = Stream(sink.inbox, key, "?", "publisher:1", sink.max_batch)
             stream.before = before
