@@ -138,7 +138,7 @@ class Registry:
         max_registrations: int = MAX_REGISTRATIONS,
         max_segments: int = MAX_SEGMENTS,
     ) -> None:
-        self._grace = grace
+        self.grace = grace
         self._max_registrations = max_registrations
         self._max_segments = max_segments
         self._revision = 0
@@ -368,7 +368,7 @@ class Registry:
         if peer.connected and not peer.stale:
             self._due.pop(peer, None)
         else:
-            self._due[peer] = now + self._grace
+            self._due[peer] = now + self.grace
             self._due.move_to_end(peer)
 
     # --- messages -----------------------------------------------------------------------

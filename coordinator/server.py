@@ -33,6 +33,7 @@ from pubsub.errors import ProtocolError
 from pubsub.link import Link
 from pubsub.listening import REQUEST_SCRATCH, Gate, accept_more, listen, stop_accepting
 from pubsub.logs import logger
+from pubsub.probing import Prober, home
 
 __all__ = ["SETTLE", "Coordinator"]
 
@@ -87,6 +88,7 @@ class Coordinator:
         self._links: dict[Link, None] = {}
         self._scratch = bytearray(REQUEST_SCRATCH)
         self._gate = Gate[Link](self.settings.max_unauthenticated)
+        self._prober = Prober(loop, self.settings, self._scratch)
         self._settle = settle
         self._started = loop.time()
         self._expiry: asyncio.TimerHandle | None = None
@@ -122,6 +124,7 @@ class Coordinator:
                 link.goodbye(reason="the coordinator is being stopped")
             if self._expiry is not None:
                 self._expiry.cancel()
+            links += self._prober.close()
             links += self._gate.abort_all_but(links)
         for link in links:
             await link.gone()
@@ -131,6 +134,7 @@ class Coordinator:
         self._closing = True
         for server in self.servers:
             server.close()
+        self._prober.close()
         self._gate.abort_all_but(())
         if self._expiry is not None:
             self._expiry.cancel()
@@ -138,7 +142,8 @@ class Coordinator:
     @property
     def sockets(self) -> list[Any]:
         """The sockets of all connections."""
-        return [link.transport.get_extra_info("socket") for link in self._links]
+        links = [link for link in (*self._links, *self._prober.links) if link.transport is not None]
+        return [link.transport.get_extra_info("socket") for link in links]
 
     def _accept(self) -> Link:
         self._rush = True
@@ -164,6 +169,8 @@ class Coordinator:
             return
         if other.role == "peer":
             log.debug("%s has joined (peer %s)", link, other.peer_id)
+            connection.home = home(link, other)
+            self._prober.clear(other.peer_id)
             before = self._connections.get(other.peer_id)
             self._connections[other.peer_id] = connection
             self.push(
@@ -187,6 +194,14 @@ class Coordinator:
             self.push(self.registry.leave(peer_id))
         else:
             self.push(self.registry.lose(peer_id, self.loop.time()))
+            if connection.home is not None:
+                self._prober.suspect(peer_id, connection.home, self.registry.grace, self._is_gone)
+        self._arm()
+
+    def _is_gone(self, peer_id: str) -> None:
+        """A peer has ended without a goodbye: nobody expects it any more."""
+        log.debug("peer %s is gone without a goodbye", peer_id)
+        self.push(self.registry.leave(peer_id))
         self._arm()
 
     def push(self, pushes: Iterable[Push]) -> None:
@@ -267,6 +282,8 @@ class _Connection:
         self.coordinator = coordinator
         self.link: Link | None = None
         self.peer_id = ""
+        self.home: Address | None = None
+        """Where the peer lives, if that is known."""
         self.dirty = False
         self.asking = False
         self.output: list[bytes] = []

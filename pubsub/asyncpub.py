@@ -164,7 +164,11 @@ class AsyncPub(Pub, blocking=False):
         queue[place] = None
         self._queued_bytes += size
         self._publication.on_room = self._room_opened
+        self._notice.begin()
         return place
+
+    def _first_put(self) -> object | None:
+        return next(iter(list(self._queue)), None)
 
     def _leave(self, place: _Place) -> None:
         """It waits no longer."""

@@ -55,7 +55,7 @@ class BlockingPub(Pub, blocking=True):
         self._make_locks()
         self._looks_again = False  # the loop's thread, for the unfinished batch
         self._missed = 0  # looks in a row that found the lock taken
-        self._waiting: list[int] = []  # bytes that each put has that waits
+        self._waiting: dict[object, int] = {}  # bytes that each put has that waits
         self._runtime = self.peer.runtime
         try:
             self.peer.call(self._add)  # there, so that all is set before the loop's thread needs it
@@ -181,7 +181,8 @@ class BlockingPub(Pub, blocking=True):
     ) -> None:
         """Wait, under the lock, until it is so, the Pub is closed, or for `patience` seconds
         nothing was said."""
-        self._waiting.append(size)
+        put = object()
+        self._waiting[put] = size
         asked = False
         try:
             while not there():
@@ -192,7 +193,7 @@ class BlockingPub(Pub, blocking=True):
                     return
                 self._check()
         finally:
-            self._waiting.remove(size)
+            del self._waiting[put]
 
     def _wait_for_room(self, size: int) -> None:
         if self._parts:
@@ -209,6 +210,9 @@ class BlockingPub(Pub, blocking=True):
                     "make it inside the loop, and await pub.put(...)"
                 )
             self._wait(roomy, size)
+
+    def _first_put(self) -> object | None:
+        return next(iter(list(self._waiting)), None)
 
     def seal(self) -> None:
         """See `Source`."""
@@ -253,8 +257,9 @@ class BlockingPub(Pub, blocking=True):
         if self._block:
             if self._waiting:
                 # lets go what nobody waits for: for the largest that it makes room for
-                any(map(publication.room, sorted(set(self._waiting), reverse=True)))
+                any(map(publication.room, sorted(set(self._waiting.values()), reverse=True)))
                 publication.on_room = self._room_opened
+                self._notice.begin()
             else:
                 publication.on_room = None
         self._used = publication.log.size

@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pubsub.codec import CODECS, LARGE, Encoder
 from pubsub.config import BATCH_BYTES, MIB
+from pubsub.core.cursor import Cursor
 from pubsub.core.frames import BATCH_COST, array_header
 from pubsub.core.publication import Publication
+from pubsub.core.standing import Holder, listed
 from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge
+from pubsub.logs import logger
 from pubsub.peer import Peer, cannot_travel, check_peer, default_peer, faces, running_loop
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pub"]
 
+log = logger("pubsub.pub")
+
 OVERHEAD = BATCH_COST + len(array_header(0))
 """What a batch counts for beyond its messages."""
 HANDOVER_BYTES = 1 * MIB
@@ -42,6 +47,9 @@ lets the loop's thread run, and that of an AsyncPub brings them into the log its
 
 PLAIN = (list, tuple)
 """What can be gone through without running code of others."""
+
+NOTICE = 1.0
+"""Seconds after which a put that waits for room says for whom."""
 
 Batch = tuple[int, bytes, tuple[bytes, ...], float]
 
@@ -62,7 +70,11 @@ class Pub:
         peer: the Peer to belong to; default: the process's, or the running loop's, own.
         overflow: what happens when `buffer` is full. ``"drop"``: the oldest messages go, and are
             counted as lost by each Sub that had not got them; a put never waits. ``"block"``:
-            a put waits until there is room (in an event loop: ``await pub.put(...)``).
+            a put waits until there is room (in an event loop: ``await pub.put(...)``). It waits
+            as long as a subscriber is connected and takes nothing, also where its process is
+            stopped; for one that was killed at most a second where its host answers, and where
+            that does not, for `Peer`'s `resume_timeout` (30 s) from when its link is found
+            dead. After a second a warning says for whom, why and until when.
         buffer: bytes of encoded messages to keep for subscribers that are behind. Default 64 MiB.
         history: how many past messages to keep for Subs that ask for them. Default 0.
         codec: ``"msgpack"`` (default), ``"pickle"`` (any object, and only to a
@@ -132,6 +144,7 @@ class Pub:
         self._taken = 0  # of these, in the log: written by the loop's thread
         self._used = 0  # bytes in the log, as last seen by the loop's thread
         self._draining = False
+        self._notice = Notice(self)
         self._open()
 
     def _open(self) -> None:
@@ -264,6 +277,10 @@ class Pub:
             raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)
         return data, buffers
 
+    def _first_put(self) -> object | None:
+        """The put that has waited for room for longest; None: none waits. For any thread."""
+        raise NotImplementedError
+
     def seal(self) -> None:
         """See `Source`: called in the loop's thread."""
         raise NotImplementedError
@@ -343,15 +360,21 @@ class Pub:
         The address is ``host:port#n``, with the Sub's number in its process, or ``peer id#n`` of
         one that is only expected yet. Of each: ``state`` (``attached``, ``expected`` or
         ``reconnecting``), ``lag`` (messages that it has not yet taken), ``lost`` (messages that
-        left the buffer before they could be sent, or were too large for it), ``observer``.
+        left the buffer before they could be sent, or were too large for it), ``observer``,
+        ``holds`` (the oldest message of the buffer is kept for it; with ``overflow="block"`` a put
+        that waits for room waits for these, but for observers) and ``until`` (seconds for which
+        its place is still held; None: as long as it is attached).
         """
         found = {}
+        now = self._runtime.now()
         for state, cursor in self._publication.cursors():
             found[cursor.name] = {
                 "state": state,
                 "lag": cursor.lag,
                 "lost": cursor.lost,
                 "observer": cursor.observer,
+                "holds": self._publication.holds(cursor),
+                "until": cursor.left(now),
             }
         return found
 
@@ -373,6 +396,69 @@ class Pub:
             return f"<Pub {self.topic!r}: closed>"
         subscribers = self._publication.attached
         return f"<Pub {self.topic!r}: {self._count()} put, {subscribers} subscribers>"
+
+
+class Notice:
+    """Says for whom a put waits for room, once it has waited for a second; in the loop's thread."""
+
+    __slots__ = ("_acked", "_began", "_pub", "_put", "_timer", "_told")
+
+    _put: object  # the one that has waited for longest
+    _began: float
+    _acked: dict[Cursor, int]  # what those for whom it waits had taken then
+    _told: set[tuple[Cursor, str]]
+
+    def __init__(self, pub: Pub) -> None:
+        self._pub = weakref.ref(pub)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """A put waits."""
+        pub = self._pub()
+        if self._timer is None and pub is not None:
+            self._put = pub._first_put()
+            self._began = pub._runtime.loop.time()
+            self._acked = {holder.cursor: holder.acked for holder in _holding(pub)}
+            self._told = set()
+            self._timer = pub._runtime.loop.call_later(NOTICE, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        pub = self._pub()
+        put = None if pub is None else pub._first_put()
+        if pub is None or put is None:
+            return
+        if put is not self._put:
+            self.begin()
+            return
+        holding = _holding(pub)
+        # once for all of them, and again where a link breaks while its subscriber is waited for
+        new = {(h.cursor, h.state) for h in holding if not self._told or h.left is not None}
+        if new - self._told:
+            self._told |= {(h.cursor, h.state) for h in holding}
+            self._say(pub, holding)
+        self._timer = pub._runtime.loop.call_later(NOTICE, self._look)
+
+    def _say(self, pub: Pub, holding: list[Holder]) -> None:
+        now, waited = time.time(), pub._runtime.loop.time() - self._began
+
+        def clock(left: float) -> str:
+            return time.strftime("%H:%M:%S", time.localtime(now + left))
+
+        log.warning(
+            "Pub(%r, overflow='block'): a put has waited %.0f s for room, because the buffer is "
+            "kept for %s",
+            pub.topic,
+            waited,
+            listed(
+                h.why(waited if self._acked.get(h.cursor) == h.acked else None, clock)
+                for h in holding
+            ),
+        )
+
+
+def _holding(pub: Pub) -> list[Holder]:
+    return pub._publication.holding(pub._runtime.now())
 
 
 class WeakSource:

@@ -42,6 +42,7 @@ from pubsub.link import Link
 from pubsub.listening import REQUEST_SCRATCH, Gate, listen, stop_accepting
 from pubsub.logs import logger
 from pubsub.patience import HELD_UP, Patience
+from pubsub.probing import Prober
 from pubsub.ratelimit import RateLimit
 from pubsub.ready import Ready
 from pubsub.remote import Remote
@@ -138,6 +139,7 @@ class Runtime:
         self._next_id = 1
         self._remotes: dict[str, Remote] = {}
         self._served: dict[Served, None] = {}
+        self._prober = Prober(loop, settings, self._request_scratch)
         self._directory = Directory()
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
         self._answers: dict[Session, set[int]] = {}
@@ -675,6 +677,7 @@ class Runtime:
     def joined(self, served: Served) -> bool:
         """See `served.Owner`."""
         self._served[served] = None
+        self._prober.clear(served.peer_id)
         return not self._ended_all
 
     def left(self, served: Served, *, broken: bool) -> None:
@@ -682,6 +685,19 @@ class Runtime:
         self._served.pop(served, None)
         if broken and not self._ended_all:  # else there is nothing left whose time could run out
             self._arm_expiry(self.now() + self.settings.resume_timeout)
+            if served.home is not None and self._is_away(served.peer_id):
+                self._prober.suspect(
+                    served.peer_id, served.home, self.settings.resume_timeout, self._is_gone
+                )
+
+    def _is_away(self, peer_id: str) -> bool:
+        return any(pub.publication.is_away(peer_id) for pub in self._pubs.values())
+
+    def _is_gone(self, peer_id: str) -> None:
+        """A process that subscribed has ended without a goodbye: nobody waits for it."""
+        log.info("peer %s is gone without a goodbye: no place is held for it any more", peer_id)
+        for pub in list(self._pubs.values()):
+            pub.publication.leave(peer_id)
 
     def now(self) -> float:
         """The time for what subscribers must do: the loop's, without what it was held up. It stands
@@ -790,6 +806,7 @@ class Runtime:
         self.turn.close()
         links = [served.link for served in self._served if served.link is not None]
         links += [remote.link for remote in self._remotes.values() if remote.link is not None]
+        links += self._prober.close()
         for session in self.sessions:
             if session.link is not None:
                 links.append(session.link)
@@ -845,6 +862,7 @@ class Runtime:
     def _descriptors(self) -> Iterable[int]:
         links = [s.link for s in self._served] + [r.link for r in self._remotes.values()]
         links += [session.link for session in self.sessions]
+        links += self._prober.links
         sockets: list[Any] = [
             link.transport.get_extra_info("socket")
             for link in links

@@ -12,6 +12,7 @@ from pubsub.core.messages import MAX_REQUEST_PAYLOAD
 from pubsub.core.publication import Publication
 from pubsub.core.serving import Serving
 from pubsub.link import Link
+from pubsub.probing import home
 from pubsub.turn import Turn
 
 __all__ = ["Owner", "Served"]
@@ -38,10 +39,17 @@ class Owner(Protocol):
 
 
 class Served:
-    """Endpoint of an accepted link."""
+    """Endpoint of an accepted link.
+
+    Attributes:
+        peer_id: of the other end.
+        home: where it lives; None: not known.
+    """
 
     def __init__(self, owner: Owner) -> None:
         self.link: Link | None = None
+        self.peer_id = ""
+        self.home: Address | None = None
         self._owner = owner
         self._serving: Serving | None = None
         self._shared = False  # by several channels, at some time
@@ -49,6 +57,8 @@ class Served:
     def opened(self, link: Link, other: Other) -> Serving:
         """See `Endpoint`."""
         self.link = link
+        self.peer_id = other.peer_id
+        self.home = home(link, other)
         link.reader.max_payload = MAX_REQUEST_PAYLOAD
         address = str(Address(other.host, other.port)) if other.port else f"peer {other.peer_id}"
         serving = self._serving = Serving(

@@ -28,7 +28,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "coordinator": ("pubsub.coordinator",),
     "links": (
         *("pubsub.discovery", "pubsub.keeping", "pubsub.link", "pubsub.listening"),
-        "pubsub.patience",
+        *("pubsub.patience", "pubsub.probing"),
     ),
     "core": ("pubsub.core",),
     "base": (

@@ -215,6 +215,10 @@ class Cursor:
         """For people: ``host:port#n``, or ``peer id#n`` of one that never was attached."""
         return f"{self.address or f'peer {self.key.peer_id}'}#{self.key.sub_id}"
 
+    def left(self, now: float) -> float | None:
+        """Seconds for which it holds its place; None: as long as its link lives."""
+        return None if self.deadline is None else max(0.0, self.deadline - now)
+
     @property
     def at_end(self) -> bool:
         """Whether all that is in the log was sent."""

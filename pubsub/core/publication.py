@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from pubsub.core.cursor import NO_LIMIT, Cursor, Outlet, SubKey
 from pubsub.core.frames import BATCH_COST
 from pubsub.core.log import Batch, Log
+from pubsub.core.standing import Holder, State, listed
 from pubsub.errors import ProtocolError
 
 __all__ = ["MAX_LEAVERS", "Leaver", "Publication", "Waiter"]
@@ -22,8 +23,6 @@ _NEWBORN = SubKey("", -1)
 """The key of the cursor that holds a new Pub's first messages until the coordinators have said
 which subscribers are older than the Pub."""
 _END_OF_TIME = 2**63
-NAMED = 5
-"""Subscribers that a message for people names at most."""
 MAX_DETACHED = 65_536
 """Subscribers that are expected or reconnecting for which places are held: no more are, so that
 nobody can fill the memory by coming and going under ever new names."""
@@ -112,6 +111,7 @@ class Publication:
         self.reached = 0
         self._cursors: dict[SubKey, Cursor] = {}
         self._attached: dict[SubKey, Cursor] = {}
+        self._away: dict[str, dict[SubKey, Cursor]] = {}  # by peer: the detached ones
         self._waiters: list[Waiter] = []
         self._heard = False
         newborn = self._cursors[_NEWBORN] = Cursor(_NEWBORN, self.log, 0, observer=False)
@@ -175,6 +175,7 @@ class Publication:
         seq = newborn.due if before and newborn is not None else self.log.next_seq
         cursor = self._cursors[key] = Cursor(key, self.log, seq, observer=observer)
         cursor.deadline = now + self.join_timeout
+        self._away.setdefault(key.peer_id, {})[key] = cursor
         for waiter in self._waiters:
             waiter.add(cursor)
 
@@ -237,6 +238,7 @@ class Publication:
         if cursor is not None and cursor.outlet is not None:
             cursor.outlet.forget(cursor)
             self._attached.pop(key, None)
+        self._is_back(key)
         if resume is not None:
             due = resume
         else:
@@ -278,9 +280,25 @@ class Publication:
         cursor.outlet = None
         cursor.queued = False
         cursor.deadline = now + self.resume_timeout
+        self._away.setdefault(cursor.key.peer_id, {})[cursor.key] = cursor
         if self._is_crowded():
             self._leave(cursor, "away")
             self._drop(cursor)
+
+    def is_away(self, peer_id: str) -> bool:
+        """Whether a place is held for a Sub of that process."""
+        return peer_id in self._away
+
+    def leave(self, peer_id: str) -> None:
+        """That process is known to be gone: no place is held for it any more. (What is attached is
+        another's with the same name, or it lives after all: its link decides.)"""
+        for cursor in list(self._away.get(peer_id, {}).values()):
+            self._drop(cursor)
+
+    def _is_back(self, key: SubKey) -> None:
+        away = self._away.get(key.peer_id)
+        if away is not None and away.pop(key, None) is not None and not away:
+            del self._away[key.peer_id]
 
     def _is_crowded(self) -> bool:
         return len(self._cursors) - len(self._attached) > MAX_DETACHED
@@ -329,6 +347,7 @@ class Publication:
             cursor.outlet = None
             cursor.release()
         self._cursors.clear()
+        self._away.clear()
         while len(self.log):
             self.log.drop_first()
         if self.on_room is not None:
@@ -350,6 +369,7 @@ class Publication:
     def _drop(self, cursor: Cursor) -> None:
         del self._cursors[cursor.key]
         self._attached.pop(cursor.key, None)
+        self._is_back(cursor.key)
         cursor.outlet = None
         cursor.release()
         self._trimmed()
@@ -418,13 +438,26 @@ class Publication:
     def behind(self) -> str:
         """Who is not known to have received all that was put, and how much each may lack."""
         end = self.log.next_seq
-        missing = [
+        return listed(
             f"{cursor.name} ({state}, {end - cursor.received:,} behind)"
             for state, cursor in self.cursors()
             if cursor.received < end
+        )
+
+    def holds(self, cursor: Cursor) -> bool:
+        """Whether the oldest batch is kept for that subscriber."""
+        return len(self.log) > 0 and cursor.held <= self.log.first_number
+
+    def holding(self, now: float) -> list[Holder]:
+        """Those for whom a put that waits for room waits. May be called from any thread."""
+        newborn = self._cursors.get(_NEWBORN)
+        found: list[tuple[State, Cursor]] = [] if newborn is None else [("unnamed", newborn)]
+        found += self.cursors()
+        return [
+            Holder(state, cursor, cursor.left(now), cursor.acked)
+            for state, cursor in found
+            if cursor.firm and self.holds(cursor)
         ]
-        more = len(missing) - NAMED
-        return ", ".join(missing[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
     def cursors(self) -> Iterable[tuple[Literal["attached", "expected", "reconnecting"], Cursor]]:
         """All subscribers and how they stand. May be called from any thread."""
