@@ -88,7 +88,7 @@ class Coordinator:
         self._links: dict[Link, None] = {}
         self._scratch = bytearray(REQUEST_SCRATCH)
         self._gate = Gate[Link](self.settings.max_unauthenticated)
-        self._prober = Prober(loop, self.settings, self._scratch)
+        self._prober = Prober(loop, self.peer_id, self.settings, self._scratch)
         self._settle = settle
         self._started = loop.time()
         self._expiry: asyncio.TimerHandle | None = None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -118,19 +117,24 @@ class Prober:
 
     Parameters:
         loop: whose thread everything runs in.
+        peer_id: of whoever asks.
         settings: times of the links.
         scratch: the read buffer of small connections.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, settings: Settings, scratch: bytearray
+        self,
+        loop: asyncio.AbstractEventLoop,
+        peer_id: str,
+        settings: Settings,
+        scratch: bytearray,
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._scratch = scratch
         self._within = min(WITHIN, settings.handshake_timeout / 2)  # before the link gives up
         # an identity of its own: whoever is asked does not take it for a subscriber come back
-        self._me = Identity("peer", os.urandom(8).hex())
+        self._me = Identity("peer", f"{peer_id}-probe")
         self._suspects: dict[str, _Suspect] = {}
         self._due: deque[_Suspect] = deque()
         self._asking: dict[asyncio.Task[Answer], _Suspect] = {}

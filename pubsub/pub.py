@@ -28,6 +28,7 @@ from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge
 from pubsub.logs import logger
 from pubsub.peer import Peer, cannot_travel, check_peer, default_peer, faces, running_loop
+from pubsub.ratelimit import RateLimit
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Pub"]
 
 log = logger("pubsub.pub")
+log.logger.addFilter(RateLimit())  # of a slow subscriber, every put may have to wait
 
 OVERHEAD = BATCH_COST + len(array_header(0))
 """What a batch counts for beyond its messages."""

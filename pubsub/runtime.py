@@ -139,7 +139,7 @@ class Runtime:
         self._next_id = 1
         self._remotes: dict[str, Remote] = {}
         self._served: dict[Served, None] = {}
-        self._prober = Prober(loop, settings, self._request_scratch)
+        self._prober = Prober(loop, self.peer_id, settings, self._request_scratch)
         self._directory = Directory()
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
         self._answers: dict[Session, set[int]] = {}

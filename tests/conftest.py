@@ -70,7 +70,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.fixture(autouse=True)
 def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("pubsub", "pubsub.link"):
+    for name in ("pubsub", "pubsub.link", "pubsub.pub"):
         monkeypatch.setattr(logging.getLogger(name), "filters", [RateLimit()])
     log = logging.getLogger("pubsub")  # commands that a test runs in its own process change it
     monkeypatch.setattr(log, "handlers", [])

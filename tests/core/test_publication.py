@@ -370,6 +370,52 @@ def test_g7_what_a_coordinator_says_ends_nothing_that_ever_was_attached() -> Non
     assert attach(made, resume=0)[1:] == (0, 0)
 
 
+def test_g8_a_process_that_is_gone_holds_no_place() -> None:
+    """Whether it was there or was only expected; and what is attached is no dead process's."""
+    made = publication(block=True, buffer=10)
+    cursor, _, _ = attach(made)
+    made.detach(cursor, 0.0)
+    expected, alive = SubKey(ANNE.peer_id, 2), SubKey(ANNE.peer_id, 3)
+    made.expect(expected, before=False, observer=False, now=0.0)
+    made.expect(BERT, before=False, observer=False, now=0.0)
+    attach(made, alive)
+    put(made, 1)
+    flushed, room = Calls(), Calls()
+    made.on_room = room
+    made.when_received(flushed, observers=True)
+    assert made.is_away(ANNE.peer_id)
+    made.leave(ANNE.peer_id)
+    assert room.count
+    assert states(made) == {BERT: "expected", alive: "attached"}
+    assert not made.is_away(ANNE.peer_id)
+    assert made.is_away(BERT.peer_id)
+    made.leave(ANNE.peer_id)
+    made.leave(BERT.peer_id)
+    assert states(made) == {alive: "attached"}
+    assert not flushed.count  # one that is there has not received it
+    made.remove(made._cursors[alive])
+    assert flushed.count == 1
+    assert made.room(1)
+    assert made.log.holds.total() == 0
+
+
+@pytest.mark.parametrize("how", ["attached", "expired", "unexpected", "ended"])
+def test_who_is_away_is_known_by_its_process_as_long_as_it_is_away(how: str) -> None:
+    made = publication()
+    made.expect(ANNE, before=False, observer=False, now=0.0)
+    assert made.is_away(ANNE.peer_id)
+    if how == "attached":
+        attach(made)
+    elif how == "expired":
+        made.expire(JOIN)
+    elif how == "unexpected":
+        made.unexpect(ANNE)
+    else:
+        made.end("closed", "")
+    assert not made.is_away(ANNE.peer_id)
+    assert not made._away
+
+
 def test_a_subscriber_that_is_done_holds_nothing() -> None:
     made = publication()
     cursor, _, _ = attach(made)
@@ -787,6 +833,38 @@ def test_subscribers_are_named_with_how_they_stand_and_the_newborn_is_none() -> 
     made.detach(cursor, 0.0)
     assert states(made)[BERT] == "reconnecting"
     assert made.attached == 0
+
+
+def test_g8_those_for_whom_a_put_waits_are_known_with_why_and_until_when() -> None:
+    made = publication(block=True, buffer=10, settled=False)
+    slow, _, _ = attach(made, SubKey("slow", 1))
+    broken, _, _ = attach(made, SubKey("broken", 1))
+    attach(made, SubKey("observer", 1), observer=True)
+    made.expect(ANNE, before=True, observer=False, now=0.0)
+    assert made.holding(0.0) == []  # nothing is kept for anybody
+    put(made, 1, 1)
+    made.detach(broken, now=1.0)
+    fast, _, _ = attach(made, BERT, resume=2)
+    holding = {holder.cursor.key: holder for holder in made.holding(2.0)}
+    assert {key.peer_id: (h.state, h.left) for key, h in holding.items()} == {
+        "": ("unnamed", JOIN - 2),
+        "slow": ("attached", None),
+        "broken": ("reconnecting", RESUME - 1),
+        "anne": ("expected", JOIN - 2),
+    }
+    assert not made.holds(fast)
+
+    def clock(left: float) -> str:
+        return f"{left:g} past noon"
+
+    assert [holder.why(3.2, clock) for holder in holding.values()] == [
+        "subscribers (a coordinator may still name some that are older than the Pub; until 3 past "
+        "noon, for 3 s)",
+        "subscriber:1#1 (has taken nothing for 3 s; as long as its link lives)",
+        "subscriber:1#1 (its link broke; until 29 past noon, for 29 s)",
+        "peer anne#1 (a coordinator says that it comes; until 3 past noon, for 3 s)",
+    ]
+    assert holding[slow.key].why(None, clock).startswith("subscriber:1#1 (takes slowly; as long")
 
 
 def test_g6_places_are_held_for_so_many_that_are_away_and_no_more(

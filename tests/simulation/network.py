@@ -245,6 +245,8 @@ class Transport(asyncio.Transport):
             self._mark = what
             if what == RESET and self.connection.network.random.random() < 0.5:
                 self._unread.clear()
+            if what == RESET and self._closing:  # what it was still to write goes nowhere
+                self._lose(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"))
         else:
             self._unread += what
         self._wake_reader()

@@ -248,6 +248,19 @@ def test_closing_over_unread_bytes_resets() -> None:
     assert isinstance(mine.error, ConnectionResetError)
 
 
+def test_what_is_still_to_be_written_to_one_who_is_gone_keeps_no_connection_open() -> None:
+    sim = Simulator()
+    mine, theirs = connect(sim)
+    theirs.transport.pause_reading()
+    mine.transport.write(b"x" * 3_000_000)
+    sim.sleep(1)
+    mine.transport.close()
+    theirs.transport.abort()
+    sim.sleep(10)
+    assert isinstance(mine.error, ConnectionResetError)
+    assert not sim.network.connections
+
+
 def test_a_reset_loses_a_drawn_part_of_what_is_on_its_way() -> None:
     arrived = set()
     for seed in range(30):

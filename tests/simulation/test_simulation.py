@@ -39,6 +39,12 @@ def test_g7_streams_go_on_while_coordinators_die_and_come_back(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
+def test_g8_those_that_die_take_no_place_with_them(seed: int) -> None:
+    """With a reset, where their hosts live; and those that live lose nothing, with or without."""
+    simulate(seed, "deaths")
+
+
+@pytest.mark.parametrize("seed", range(RUNS))
 def test_g1_g2_g3_every_message_is_accounted_for_whatever_happens(seed: int) -> None:
     """All faults at once, for any time, and peers that die."""
     simulate(seed, "chaos")
