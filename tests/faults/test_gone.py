@@ -170,7 +170,10 @@ async def test_g5_resets_before_a_live_subscriber_behind_a_rejecting_firewall_lo
 ) -> None:
     """Whoever asks at its address is refused; but it comes back before it is asked twice."""
     nowhere = f"127.0.0.1:{free_port()}"
-    async with behind(address) as (here, proxy), Peer(address, advertise=nowhere) as there:
+    async with (
+        behind(address, **PATIENT) as (here, proxy),
+        Peer(address, advertise=nowhere) as there,
+    ):
         sub = await there.sub("t")
         pub = await here.pub("t")
         answers = answers_of(here.runtime._prober)
@@ -190,7 +193,10 @@ async def test_g5_nobody_is_asked_at_an_address_that_may_be_anothers(address: st
     """Its link comes from another host than the one that it advertises: an address is translated,
     or a port forwarded. For as long as ever a link is down, its place is held."""
     nowhere = f"127.0.0.2:{free_port()}"
-    async with behind(address) as (here, proxy), Peer(address, advertise=nowhere) as there:
+    async with (
+        behind(address, **PATIENT) as (here, proxy),
+        Peer(address, advertise=nowhere) as there,
+    ):
         sub = await there.sub("t")
         pub = await here.pub("t")
         answers = answers_of(here.runtime._prober)
@@ -211,7 +217,10 @@ async def test_g3_a_live_subscriber_that_is_taken_for_gone_counts_what_it_missed
 ) -> None:
     """Its host rejects whoever asks, and its link is down for longer than the two questions."""
     nowhere = f"127.0.0.1:{free_port()}"
-    async with behind(address) as (here, proxy), Peer(address, advertise=nowhere) as there:
+    async with (
+        behind(address, **PATIENT) as (here, proxy),
+        Peer(address, advertise=nowhere) as there,
+    ):
         sub = await there.sub("t")
         pub = await here.pub("t")
         async with flow(pub, sub) as flowing:
