@@ -318,6 +318,10 @@ class AsyncPub(Pub, blocking=False):
         if self._queue:
             self._room_opened()
 
+    def count(self) -> int:
+        """See `Source`."""
+        return self._count() + len(self._queue)
+
     def queued(self) -> asyncio.Future[None] | None:
         """See `Source`."""
         if not self._queue:
@@ -333,7 +337,7 @@ class AsyncPub(Pub, blocking=False):
         super().abandon(error)
         forgotten = 0
         for place in list(self._queue):
-            if not place.done():
+            if not place.done() and not self._runtime.exiting:  # else who waits stays where it is
                 place.set_exception(error)
                 place.exception()  # one warning for all of them, not one for each
                 forgotten += not place.awaited

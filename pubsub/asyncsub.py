@@ -193,7 +193,8 @@ class AsyncSub(Sub, blocking=False):
         """See `Sink`."""
         self._stop(error)
         self._discard()
-        self._wake()
+        if not self._runtime.exiting:  # else who waits stays where it is, as in a daemon thread
+            self._wake()
 
     def failed(self, error: Exception | None) -> None:
         """See `Sink`."""

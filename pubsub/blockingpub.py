@@ -315,7 +315,7 @@ class BlockingPub(Pub, blocking=True):
             except Closed:
                 pass  # the Peer is being closed: that ends this too
             except BaseException:  # interrupted: no more lingering
-                self.peer.call_soon(self._runtime.end_pub, stream_id)
+                self.peer.call_soon(self._runtime.cut_pub, stream_id)
                 raise
 
     def __enter__(self) -> Self:

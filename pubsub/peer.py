@@ -4,9 +4,12 @@ A `Peer` made inside a running event loop belongs to it; one made elsewhere runs
 on a background thread, and what is made with it blocks. Most programs never make one: the first
 `Pub` or `Sub` makes the default Peer of the process, or of the running loop.
 
-How a process ends in order (promise G9): a thread's Peer is closed by `atexit` (or, in a
-multiprocessing child, by its finalizers); a loop's Peer by the loop's own shutdown of asynchronous
-generators, which `asyncio.run` does last, because the Peer holds one that closes it.
+How a process ends in order (promise G9): `asyncio.run` shuts down the asynchronous generators of
+its loop last, and a loop's Peer holds one that closes it. All Peers that are left are closed
+together by one function, which `atexit` calls (or, in a multiprocessing child, its finalizers),
+whatever ran their loops: one that runs in a thread is asked and waited for, and one that stands
+still is run on. Only for a loop that the program itself has closed it is too late: then a line says
+what was not sent.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import functools
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -99,14 +104,16 @@ class Peer:
         )
         if self._thread is not None:
             self._thread.call(self.runtime.start)
-            _at_exit()
         else:
             self.runtime.start()
             self._guard = _guard(self.runtime)
             _begin(self._guard)
+            _watch(loop)
+        _at_exit()
         for peer in list(_peers):
             if peer.runtime.finished:
                 _peers.discard(peer)
+                peer.runtime.bury()
         _peers.add(self)
 
     # --- what users call ----------------------------------------------------------------
@@ -415,13 +422,18 @@ def default_peer() -> Peer:
 
 # --- the end of the process -------------------------------------------------------------
 
+MARGIN = 2.0
+"""Seconds that a loop may take beyond `linger` for its Peer's end."""
+MOMENT = 0.05
+"""Seconds for which one loop is waited for, or run, before the next."""
+
 _registered: set[str] = set()
 _exiting = False
 
 
 def _at_exit() -> None:
-    """Have the Peers of threads closed when the process ends, also in a multiprocessing child,
-    where no atexit function runs."""
+    """Have all Peers closed when the process ends, also in a multiprocessing child, where no atexit
+    function runs."""
     if "atexit" not in _registered:
         _registered.add("atexit")
         atexit.register(_close_all)
@@ -445,15 +457,122 @@ def stay_at_exit() -> None:
         threading.Event().wait()
 
 
+class _End:
+    """The end of a Peer with that of the process, seen from outside of its loop."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self._loop = peer.runtime.loop
+        self._over = threading.Event()
+        self._stops = False  # the loop, when it is over
+        self._by = time.monotonic() + peer.settings.linger + MARGIN
+        peer.runtime.exiting = True
+        self._soon(self._begin)
+        if peer.runtime.shut_down:  # it did not end with its loop: that was interrupted
+            self.cut()
+
+    def _soon(self, call: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # it was closed
+            self._loop.call_soon_threadsafe(call)
+
+    def _begin(self) -> None:
+        if not self.peer.blocking:
+            _loop_ended(self.peer.runtime)
+            self.peer._dead = self.peer._dead or Closed("this Peer is closed")
+        self.peer.runtime.close().add_done_callback(self._ended)
+
+    def _ended(self, closing: asyncio.Future[None]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        if isinstance(error, Exception):
+            log.error("closing %r at the end of the process failed", self.peer, exc_info=error)
+        self._over.set()
+        if self._stops:
+            self._loop.stop()
+
+    def cut(self) -> None:
+        """Linger no longer."""
+        self._by = time.monotonic() + MARGIN
+        self._soon(self.peer.runtime.cut)
+
+    def go_on(self) -> bool:
+        """Wait for a moment, or where nobody runs the loop, run it for one. Returns whether there
+        is nothing more to wait for."""
+        loop, runtime = self._loop, self.peer.runtime
+        here = running_loop()
+        if loop.is_closed() or here is loop or (here is not None and not loop.is_running()):
+            runtime.bury()  # it runs no more, or not before we return
+            return True
+        if loop.is_running():
+            self._over.wait(MOMENT)
+        else:
+            with contextlib.suppress(RuntimeError, SystemExit):  # of other code that it runs
+                self._run(loop, runtime)
+        if not self._over.is_set():
+            if time.monotonic() < self._by:
+                return False
+            runtime.bury()
+        elif self.peer.blocking:
+            with contextlib.suppress(Exception):  # it was logged
+                self.peer.close()  # its thread, too
+        return True
+
+    def _run(self, loop: asyncio.AbstractEventLoop, runtime: Runtime) -> None:
+        runtime.thread = threading.get_ident()
+        timer = loop.call_later(MOMENT, loop.stop)
+        self._stops = True
+        try:
+            if not self._over.is_set():
+                loop.run_forever()
+        finally:
+            self._stops = False
+            timer.cancel()
+
+
 def _close_all() -> None:
+    """At the end of the process. Ctrl-C ends the waiting, and not with a traceback."""
     global _exiting
     _exiting = True
-    for peer in list(_peers):
-        if peer.blocking:
-            try:
-                peer.close()
-            except Exception:
-                log.exception("closing %r at the end of the process failed", peer)
+    with contextlib.suppress(KeyboardInterrupt):
+        _end(list(_peers))
+
+
+def _end(peers: list[Peer]) -> None:
+    """Close them together."""
+    ends: list[_End] = []
+    try:
+        for peer in peers:
+            if peer.runtime.loop.is_closed():
+                peer.runtime.bury()
+            elif not peer.runtime.finished:
+                ends.append(_End(peer))
+        _go_on(ends)
+    except KeyboardInterrupt:
+        for end in ends:
+            end.cut()
+        _go_on(ends)
+        raise
+
+
+def _go_on(ends: list[_End]) -> None:
+    while ends:
+        ends[:] = [end for end in ends if not end.go_on()]
+
+
+def _watch(loop: asyncio.AbstractEventLoop) -> None:
+    """Have a loop that is closed close its Peers first: for all that it has run there may be
+    messages that only wait for it to run on."""
+    close = loop.close
+    if not (isinstance(close, functools.partial) and close.func is _close_loop):
+        with contextlib.suppress(AttributeError):  # a loop that has no room for it
+            loop.close = functools.partial(_close_loop, loop, close)  # type: ignore[method-assign]
+
+
+def _close_loop(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> None:
+    try:
+        if not loop.is_running() and running_loop() is None:
+            _end([peer for peer in list(_peers) if peer.runtime.loop is loop])
+    finally:
+        close()
 
 
 async def _guard(runtime: Runtime) -> AsyncGenerator[None, None]:
@@ -461,12 +580,17 @@ async def _guard(runtime: Runtime) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
-        if not runtime.closing:
-            runtime.why_closed = (
-                "the event loop in which this was made has ended (at the end of asyncio.run, say): "
-                "make a new one in the loop that runs now"
-            )
+        _loop_ended(runtime)
+        runtime.shut_down = True
         await runtime.close()
+
+
+def _loop_ended(runtime: Runtime) -> None:
+    if not runtime.closing:
+        runtime.why_closed = (
+            "the event loop in which this was made has ended (at the end of asyncio.run, say): "
+            "make a new one in the loop that runs now"
+        )
 
 
 def _begin(generator: AsyncGenerator[None, None]) -> None:

@@ -339,6 +339,10 @@ class Pub:
             self._taken = taken
             self._draining = False
 
+    def count(self) -> int:
+        """See `Source`."""
+        return self._count()
+
     def queued(self) -> asyncio.Future[None] | None:
         """See `Source`."""
         return None
@@ -485,6 +489,10 @@ class WeakSource:
         if pub is not None:
             pub.collect()
 
+    def count(self) -> int:
+        pub = self._pub()
+        return 0 if pub is None else pub.count()
+
     def queued(self) -> asyncio.Future[None] | None:
         pub = self._pub()
         return None if pub is None else pub.queued()
@@ -543,23 +551,30 @@ async def wait_attached(
             changed = runtime.loop.create_future()
             await changed
     finally:
-        publication.watchers.remove(wake)
+        if wake in publication.watchers:
+            publication.watchers.remove(wake)
         if timer is not None:
             timer.cancel()
 
 
 async def flush(
-    pub: Pub, runtime: Runtime, publication: Publication, timeout: float | None
+    pub: Pub,
+    runtime: Runtime,
+    publication: Publication,
+    timeout: float | None,
+    *,
+    observers: bool = False,
 ) -> None:
     """See `Pub.flush`."""
     pub.seal()
-    if not publication.ended and await runtime.received(publication, timeout):
+    received = runtime.received
+    if not publication.ended and await received(publication, timeout, observers=observers):
         return
     if publication.ended:
         raise Closed(f"Pub({pub.topic!r}) was closed before its flush was done")
     raise TimeoutError(
         f"flush of {pub.topic!r}: after {timeout:g} s and not all has been received: "
-        + (publication.behind() or "subscribers are still to come")
+        + (publication.behind(publication.log.next_seq) or "subscribers are still to come")
     )
 
 

@@ -54,6 +54,12 @@ __all__ = ["Runtime", "Sink"]
 log = logger("pubsub")
 log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
 
+LOOK_AGAIN = 0.25
+"""Seconds after which a close looks again for whom it waits in vain …"""
+SAY_AFTER = 1.0
+"""… and after which it says for whom it waits."""
+NAMED = 5
+"""Pubs that a message for people names at most."""
 REMEMBERED = 4096
 """Closed Pubs whose counts are remembered."""
 TROUBLE = 2.0
@@ -123,8 +129,10 @@ class Runtime:
         self.peer_id = os.urandom(8).hex()  # `secrets` would take 0.9 MiB
         self.closing = False  # nothing new is made
         self.why_closed = "this Peer is closed"
+        self.exiting = False  # the process ends: who waits for anything stays where it is
+        self.shut_down = False  # by its loop, as `asyncio.run` does last
         self._close_task: asyncio.Task[None] | None = None
-        self._close_by = 0.0
+        self._close_by = self._close_linger = 0.0
         self._ended_all = False  # lingering is over: nobody is let in
         self._random = random.Random(os.urandom(8)).random
         self._scratch = bytearray(SCRATCH_SIZE)
@@ -194,36 +202,81 @@ class Runtime:
         self._await_contact(pub)
         return publication, pub.ready
 
-    async def close_pub(self, stream_id: int, linger: float | None = None) -> bool:
+    async def close_pub(self, stream_id: int, linger: float | None = None) -> None:
         """Close a stream: wait up to `linger` seconds until every subscriber has received what
-        it is due, then end it. Returns whether all had."""
+        it is due, then end it."""
         pub = self._pubs.get(stream_id)
-        if pub is None:
-            return True
-        received = await self._delivered(pub, self.settings.linger if linger is None else linger)
-        pub.source.abandon(Closed(f"Pub({pub.publication.topic!r}) is closed"))
-        self.end_pub(stream_id)
-        return received
+        if pub is not None:
+            if linger is None:
+                linger = self.settings.linger
+            await self._linger([pub], linger, self.loop.time() + linger)
+            pub.source.abandon(Closed(f"Pub({pub.publication.topic!r}) is closed"))
+            self.end_pub(stream_id)
 
-    async def _delivered(self, pub: _Pub, linger: float) -> bool:
-        """Wait up to `linger` seconds until what waits for room has been put and every subscriber
-        has received all of it; False: time ran out, and a warning says for whom."""
-        publication = pub.publication
-        by = self.loop.time() + linger
+    async def _linger(self, pubs: Sequence[_Pub], linger: float, by: float) -> None:
+        """Wait until `by`, which is `linger` seconds after the beginning, until what waits for room
+        has been put and every subscriber has received all of it. One line says for whom it waits,
+        when that takes long, and one who lacks what at the end."""
+        began = self.loop.time()
+        said = linger <= SAY_AFTER
+        timer: asyncio.Handle | Patience
+
+        def look() -> None:
+            nonlocal said, timer
+            timer = Patience(self.loop, LOOK_AGAIN, look)
+            now = self.loop.time()
+            named = not all(session.tried and not session.up for session in self.sessions)
+            for pub in pubs:
+                pub.publication.hurry(now, named=named)
+            if now - began >= SAY_AFTER and not said:
+                said = True
+                log.warning(
+                    "closing waits up to %.0f s more (linger=%g)%s: %s",
+                    by - now,
+                    linger,
+                    ", and Ctrl-C ends it" if self.exiting or self.shut_down else "",
+                    self.unreceived(pubs),
+                )
+
+        tasks = [self.loop.create_task(self._delivered(pub, by)) for pub in pubs]
+        timer = self.loop.call_soon(look)
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            timer.cancel()
+        left = self.unreceived(pub for pub in pubs if not pub.publication.ended)
+        if left and linger > 0:
+            took = self.loop.time() - began
+            log.warning("closed after %.1f s (linger=%g): %s", took, linger, left)
+
+    async def _delivered(self, pub: _Pub, by: float) -> None:
+        """Wait until then for one Pub."""
         pub.source.seal()
         queued = pub.source.queued()
-        if queued is not None and linger > 0:
-            await asyncio.wait({queued}, timeout=linger)
-        received = await self.received(publication, max(0, by - self.loop.time()), observers=True)
-        if not received and linger > 0 and not publication.ended:
-            log.warning(
-                "Pub(%r) ends after linger=%.1f s, and not all of it is known to have been "
-                "received: %s",
-                publication.topic,
-                linger,
-                publication.behind() or "it is not known yet who its subscribers are",
-            )
-        return received
+        if queued is not None and by > self.loop.time():
+            await asyncio.wait({queued}, timeout=by - self.loop.time())
+        left = max(0, by - self.loop.time())
+        await self.received(pub.publication, left, observers=True, hurries=True)
+
+    def unreceived(self, pubs: Iterable[_Pub] | None = None) -> str:
+        """How many messages of which Pubs are not known to have been received, and by whom; empty:
+        there are none."""
+        found = []
+        for pub in self._pubs.values() if pubs is None else pubs:
+            publication = pub.publication
+            put = max(publication.log.next_seq, pub.source.count())
+            count = publication.unreceived(put)
+            if count:
+                whom = publication.behind(put) or "subscribers that no coordinator has named yet"
+                found.append((count, f"{_messages(count)} of Pub({publication.topic!r})", whom))
+        more = sum(count for count, _, _ in found[NAMED:])
+        named = "; ".join(
+            f"{what} {'is' if count == 1 else 'are'} not known to have been received by {whom}"
+            for count, what, whom in found[:NAMED]
+        )
+        if more:
+            named += f"; nor {_messages(more)} of {len(found) - NAMED} more Pubs"
+        return named
 
     def drop_pub(self, stream_id: int) -> None:
         """A Pub was dropped without being closed: close it in the background. Thread-safe."""
@@ -246,6 +299,18 @@ class Runtime:
             except RuntimeError:
                 pass  # the loop is closed, and with it everything else
 
+    def cut_pub(self, stream_id: int) -> None:
+        """End a stream at once, because its close was interrupted."""
+        pub = self._pubs.get(stream_id)
+        if pub is not None:
+            self._say_interrupted([pub])
+            self.end_pub(stream_id)
+
+    def _say_interrupted(self, pubs: Iterable[_Pub] | None = None) -> None:
+        left = self.unreceived(pubs)
+        if left:
+            log.warning("closing was interrupted: %s", left)
+
     def end_pub(self, stream_id: int) -> None:
         pub = self._pubs.pop(stream_id, None)
         if pub is None:
@@ -259,11 +324,16 @@ class Runtime:
             del self._ended[next(iter(self._ended))]
         for session in self.sessions:
             session.send(Unregister(stream_id))
-        if not pub.ready.done:
+        if not pub.ready.done and not self.exiting:
             pub.ready.set(Closed(f"Pub({pub.publication.topic!r}) is closed"))
 
     async def received(
-        self, publication: Publication, timeout: float | None, *, observers: bool = False
+        self,
+        publication: Publication,
+        timeout: float | None,
+        *,
+        observers: bool = False,
+        hurries: bool = False,
     ) -> bool:
         """Wait until all that is in the log has been received; False when time ran out."""
         arrived: asyncio.Future[None] = self.loop.create_future()
@@ -272,7 +342,7 @@ class Runtime:
             if not arrived.done():
                 arrived.set_result(None)
 
-        waiter = publication.when_received(done, observers=observers)
+        waiter = publication.when_received(done, observers=observers, hurries=hurries)
         if waiter is None:
             return True
         timer = None if timeout is None else self.loop.call_later(timeout, done)
@@ -345,7 +415,7 @@ class Runtime:
             answered.discard(sub_id)
         for session in self.sessions:
             session.send(Unregister(sub_id))
-        if not sub.ready.done:
+        if not sub.ready.done and not self.exiting:
             sub.ready.set(Closed(f"Sub({sub.inbox.pattern!r}) is closed"))
 
     def _join_locally(self, publication: Publication, sub: _Sub) -> None:
@@ -767,17 +837,17 @@ class Runtime:
         cancelling one of them cancels no other's."""
         if not self.closing:
             self.closing = True
-            self._close_by = self.loop.time() + (self.settings.linger if linger is None else linger)
+            self._close_linger = self.settings.linger if linger is None else linger
+            self._close_by = self.loop.time() + self._close_linger
         if self._close_task is None or self._close_task.cancelled():  # by the end of `asyncio.run`
             self._close_task = self.loop.create_task(self._close(), name="pubsub close")
         return asyncio.shield(self._close_task)
 
     async def _close(self) -> None:
-        linger = self._close_by - self.loop.time()
-        if self._pubs and linger > 0:
+        if self._pubs and self._close_by > self.loop.time():
             for session in self.sessions:
                 session.start()  # asyncio.run has cancelled every task by now
-            await asyncio.gather(*(self._delivered(pub, linger) for pub in self._pubs.values()))
+            await self._linger(list(self._pubs.values()), self._close_linger, self._close_by)
         links = self.end()
         await stop_accepting(self.loop, self._servers.values())
         await self._gone([*links, *self._gate.abort_all_but(links)])
@@ -791,11 +861,30 @@ class Runtime:
         done = closing is not None and closing.done() and not closing.cancelled()
         return done or self.loop.is_closed()
 
+    def bury(self) -> None:
+        """Its loop was closed: where that came before its end, and somebody lacks something, say
+        so."""
+        left = "" if self._ended_all else self.unreceived()
+        if left and self.closing:
+            self._say_interrupted()
+        elif left:
+            log.warning(
+                "an event loop was closed before all was sent (`await pub.close()` before that, or "
+                "asyncio.run, sends it): %s",
+                left,
+            )
+        self._ended_all = True
+
     def end(self) -> list[Link]:
         """End everything now but the servers, whatever is still due to whom; returns the links that
         are closing."""
         self._ended_all = True
         closed = Closed(self.why_closed)
+        if self.exiting:  # who waits for anything stays where it is
+            for pub in self._pubs.values():
+                pub.publication.leave_waiting()
+            for sub in self._subs.values():
+                sub.inbox.on_entry = lambda: None
         for stream_id, pub in list(self._pubs.items()):
             pub.source.abandon(closed)  # first, so that nothing is put behind what is sent
             self.end_pub(stream_id)
@@ -824,6 +913,7 @@ class Runtime:
     def cut(self) -> None:
         """End everything and wait for nothing: all is closed in the next turn. (Plain asyncio may
         leave the socket of a connection open that comes in now, until it is collected.)"""
+        self._say_interrupted()
         for link in self.end():
             link.abort()
         for server in self._servers.values():
@@ -882,3 +972,7 @@ class Runtime:
 
 def _wants(pattern: str, topic: str) -> bool:
     return matches(pattern, topic) if is_pattern(pattern) else pattern == topic
+
+
+def _messages(count: int) -> str:
+    return f"{count:,} message{'s' if count > 1 else ''}"

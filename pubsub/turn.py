@@ -40,6 +40,9 @@ class Source(Protocol):
     def putting(self) -> bool:
         """Whether the calling thread is in the middle of a put (as in a signal handler)."""
 
+    def count(self) -> int:
+        """How many messages were put, with those that are not in the log yet or wait for room."""
+
     def queued(self) -> asyncio.Future[None] | None:
         """Done when nothing that was put waits for room any more; None: nothing does."""
 

@@ -26,6 +26,9 @@ class Source:
     def putting(self) -> bool:
         return False
 
+    def count(self) -> int:
+        return 0
+
     def queued(self) -> None:
         return None
 

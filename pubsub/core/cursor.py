@@ -58,13 +58,16 @@ class Cursor:
         gaps: ``(first, end)`` of what is in `lost` and was not acknowledged.
         largest: size of the largest batch that the subscriber takes.
         limit, sent: bytes that may be, and have been, sent on the present channel.
+        pieces: of large buffers, that have been sent.
         flown: everything below it was sent or given up; in flight is ``acked <= seq < flown``.
+        asked: on the present channel, everything below it was asked for, whether it has arrived.
         confirm: a flush waits until everything below it is known to have arrived; None: none does.
     """
 
     __slots__ = (
         "acked",
         "address",
+        "asked",
         "channel",
         "confirm",
         "deadline",
@@ -81,6 +84,7 @@ class Cursor:
         "next",
         "observer",
         "outlet",
+        "pieces",
         "queued",
         "received",
         "send",
@@ -100,7 +104,7 @@ class Cursor:
         self.confirm: int | None = None
         self.lost = 0
         self.gaps: deque[tuple[int, int]] = deque()
-        self.limit = self.sent = 0
+        self.limit = self.sent = self.pieces = self.asked = 0
         self.largest = NO_LIMIT
         self.due = seq
         self.held = log.locate(seq)

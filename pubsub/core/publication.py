@@ -23,6 +23,8 @@ _NEWBORN = SubKey("", -1)
 """The key of the cursor that holds a new Pub's first messages until the coordinators have said
 which subscribers are older than the Pub."""
 _END_OF_TIME = 2**63
+STANDS = 1.0
+"""Seconds for which an observer may receive nothing before a close waits for it no longer."""
 MAX_DETACHED = 65_536
 """Subscribers that are expected or reconnecting for which places are held: no more are, so that
 nobody can fill the memory by coming and going under ever new names."""
@@ -48,18 +50,31 @@ class Leaver(NamedTuple):
 class Waiter:
     """A flush: done when every cursor that it waits for has received what was put before."""
 
-    __slots__ = ("callback", "observers", "pending", "target")
+    __slots__ = ("callback", "hurries", "observers", "pending", "stood", "target")
 
-    def __init__(self, target: int, observers: bool, callback: Callable[[], None]) -> None:
+    def __init__(
+        self, target: int, observers: bool, hurries: bool, callback: Callable[[], None]
+    ) -> None:
         self.target = target
         self.observers = observers
+        self.hurries = hurries
         self.callback = callback
         self.pending: dict[Cursor, None] = {}  # in the order of joining, the same in every run
+        self.stood: dict[Cursor, tuple[tuple[int, ...], float]] = {}  # how far, and since when
 
     def add(self, cursor: Cursor) -> None:
         """Wait for this one too, if it concerns us."""
         if cursor.received < self.target and (self.observers or not cursor.observer):
             self.pending[cursor] = None
+
+    def stands(self, cursor: Cursor, now: float) -> bool:
+        """Whether it has taken nothing for `STANDS` seconds, as far as was looked."""
+        far = cursor.received, cursor.acked, cursor.sent, cursor.pieces
+        before, since = self.stood.get(cursor, ((), now))
+        if far != before:
+            self.stood[cursor] = far, now
+            return False
+        return now - since >= STANDS
 
 
 class Publication:
@@ -261,7 +276,7 @@ class Publication:
         cursor.address = outlet.address
         cursor.channel = channel
         cursor.deadline = None
-        cursor.sent = 0
+        cursor.sent = cursor.asked = 0
         cursor.limit = limit
         cursor.largest = max_batch + BATCH_COST
         cursor.queued = True
@@ -334,6 +349,11 @@ class Publication:
                 due = cursor.deadline
         return due
 
+    def leave_waiting(self) -> None:
+        """Nobody who waits now is called back any more, but who hurries."""
+        self.watchers.clear()
+        self._waiters = [waiter for waiter in self._waiters if waiter.hurries]
+
     def end(self, code: str, reason: str) -> None:
         """The Pub is closed: tell everyone, forget everything."""
         self.ended = True
@@ -382,13 +402,16 @@ class Publication:
 
     # --- waiting for it to arrive -------------------------------------------------------
 
-    def when_received(self, callback: Callable[[], None], *, observers: bool) -> Waiter | None:
+    def when_received(
+        self, callback: Callable[[], None], *, observers: bool, hurries: bool = False
+    ) -> Waiter | None:
         """Call back once all that is in the log now has been received by every subscriber that
-        is attached, expected or reconnecting (those that run out of time are not waited for).
+        is attached, expected or reconnecting (those that run out of time are not waited for, and
+        where it `hurries`, neither are those that `hurry` finds).
 
         Returns None where that is true already, and else a handle for `forget_waiter`.
         """
-        waiter = Waiter(self.log.next_seq, observers, callback)
+        waiter = Waiter(self.log.next_seq, observers, hurries, callback)
         for cursor in self._cursors.values():
             waiter.add(cursor)
         if not waiter.pending:
@@ -402,6 +425,22 @@ class Publication:
         """The flush was given up."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
+
+    def hurry(self, now: float, *, named: bool) -> None:
+        """What hurries waits no longer for observers that are away or stand still, nor, unless
+        subscribers are `named` by some coordinator, for those that none has named yet. To be
+        called again and again."""
+        for waiter in [waiter for waiter in self._waiters if waiter.hurries]:
+            for cursor in list(waiter.pending):
+                if cursor.key is _NEWBORN:
+                    over = not named
+                else:
+                    over = cursor.observer and (_is_away(cursor) or waiter.stands(cursor, now))
+                if over:
+                    del waiter.pending[cursor]
+            if not waiter.pending:
+                self._waiters.remove(waiter)
+                waiter.callback()
 
     def progress(self, cursor: Cursor, *, gone: bool = False) -> None:
         """A cursor received something, or left: call back the flushes that are done by it."""
@@ -435,13 +474,18 @@ class Publication:
         """How many subscribers are connected."""
         return len(self._attached)
 
-    def behind(self) -> str:
-        """Who is not known to have received all that was put, and how much each may lack."""
-        end = self.log.next_seq
+    def unreceived(self, put: int) -> int:
+        """How many, of so many messages put, somebody is due who is not known to have received
+        them. Observers that are away are due nothing: nobody waits for them."""
+        due = [cursor for cursor in list(self._cursors.values()) if not _is_away(cursor)]
+        return max([0, *(put - cursor.received for cursor in due)])
+
+    def behind(self, put: int) -> str:
+        """Who is not known to have received all of so many messages, and how much each may lack."""
         return listed(
-            f"{cursor.name} ({state}, {end - cursor.received:,} behind)"
+            f"{cursor.name} ({state}, {put - cursor.received:,} behind)"
             for state, cursor in self.cursors()
-            if cursor.received < end
+            if cursor.received < put and not _is_away(cursor)
         )
 
     def holds(self, cursor: Cursor) -> bool:
@@ -468,3 +512,8 @@ class Publication:
                 yield "attached", cursor
             else:
                 yield ("reconnecting" if cursor.channel >= 0 else "expected"), cursor
+
+
+def _is_away(cursor: Cursor) -> bool:
+    """An observer that was attached and is not any more."""
+    return cursor.observer and cursor.outlet is None and cursor.channel >= 0

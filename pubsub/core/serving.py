@@ -245,7 +245,7 @@ class Serving:
             batch = cursor.take()
             if batch is None:
                 cursor.queued = False
-                self._confirm(cursor)
+                self._confirm(cursor, stalled=True)
                 continue
             if batch.size > cursor.largest:
                 gap = encode(Gap(channel.number, batch.first, batch.end, "too large"))
@@ -282,6 +282,7 @@ class Serving:
         out.append(buffer_header(channel.number, total, offset, size))
         out.append(buffer if size == total else memoryview(buffer)[offset:end])
         partial.offset = end
+        cursor.pieces += 1
         if end == total:
             partial.index += 1
             partial.offset = 0
@@ -291,11 +292,16 @@ class Serving:
                 size += len(batch.body)
         return size
 
-    def _confirm(self, cursor: Cursor) -> None:
-        """See that it is asked whether what a flush waits for has arrived, if all is written."""
-        if cursor.confirm is not None and cursor.next >= cursor.confirm:
+    def _confirm(self, cursor: Cursor, stalled: bool = False) -> None:
+        """See that it is asked whether what a flush waits for has arrived, if all is written; or,
+        where the window is full (`stalled`), what was written, so that it is known how much."""
+        if cursor.confirm is None:
+            return
+        if cursor.next >= cursor.confirm:
             cursor.confirm = None
-            self._asking[cursor] = cursor.next
+        elif not stalled or cursor.next <= cursor.asked:
+            return
+        self._asking[cursor] = cursor.asked = cursor.next
 
     def _ask(self, out: list[Chunk]) -> None:
         """One PING, behind the data of all that want to know."""

@@ -354,7 +354,8 @@ class PeerProcess:
         """As by SIGKILL, or by the end of its host."""
         self.world.say(f"{self.process} dies{', with its host' if host_too else ''}")
         self.leaving = True
-        self.peer.runtime.closing = True  # nothing of it runs again, not even at the loop's end
+        runtime = self.peer.runtime  # nothing of it runs again, not even at the loop's end
+        runtime.closing = runtime._ended_all = True
         self.world.network.kill(self.process, host_too=host_too)
         self.world.loop.bury(self.process)
         self._over("dead")

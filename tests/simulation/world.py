@@ -446,6 +446,10 @@ class World:
 # --- a run ----------------------------------------------------------------------------------
 
 
+CLOSES = ("closing waits", "closed after", "an event loop was closed")
+"""What is said of a close that takes long (and of the loop of a world that has failed before)."""
+
+
 class _Log(logging.Handler):
     """Hears what the package logs: honest peers understand each other, and nothing is internal."""
 
@@ -464,7 +468,7 @@ class _Log(logging.Handler):
             loop.failure.__cause__ = record.exc_info[1]
         elif error is not None and error.code not in HONEST:
             loop.failure = Violation("protocol", record.getMessage())
-        elif "ends after linger" in record.getMessage():
+        elif record.getMessage().startswith(CLOSES):
             pass  # a Sub that is slower than its Pub had patience for
         elif "a put has waited" in record.getMessage():
             pass  # for a slow Sub, or for those that a new coordinator may still name
