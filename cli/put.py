@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from pubsub.cli.command import (
     say,
 )
 from pubsub.config import DEFAULT_COORDINATOR
+from pubsub.pub import flush
 
 __all__ = ["Sending", "from_json_lines", "from_lines", "from_text", "put"]
 
@@ -38,6 +40,8 @@ LOOK_EVERY = 256 * 1024
 """Bytes after which the subscribers are looked at …"""
 LOOK_SECONDS = 0.1
 """… and seconds."""
+SAY_AFTER = 1.0
+"""Seconds after which it is said for whom it waits at the end."""
 FOR_EVER = 1e6
 
 
@@ -222,19 +226,29 @@ def _deliver(peer: Peer, pub: BlockingPub, audience: _Audience) -> bool:
 
     def close() -> None:
         with suppress(PubSubError):
-            pub.close(linger=FOR_EVER)
+            runtime, publication = pub._runtime, pub._publication
+            peer.wait(flush(pub, runtime, publication, timeout=None, observers=True))
+            pub.close()
 
     audience.look()
     closing = threading.Thread(target=close, name="closing", daemon=True)
     closing.start()
+    say_at = time.monotonic() + SAY_AFTER
     try:
         closing.join(0.02)
         while closing.is_alive():
             if audience.gave_up():
                 peer.close(linger=0)
+            elif time.monotonic() >= say_at:
+                say_at = math.inf
+                if left := peer.runtime.unreceived():
+                    say(f"waiting (Ctrl-C gives up): {left}")
             closing.join(0.1)
     except BaseException:
+        left = peer.runtime.unreceived()
         peer.close(linger=0)
+        if left:
+            say(f"gave up: {left}")
         raise
     return audience.report()
 

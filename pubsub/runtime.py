@@ -213,10 +213,13 @@ class Runtime:
             pub.source.abandon(Closed(f"Pub({pub.publication.topic!r}) is closed"))
             self.end_pub(stream_id)
 
-    async def _linger(self, pubs: Sequence[_Pub], linger: float, by: float) -> None:
+    async def _linger(
+        self, pubs: Sequence[_Pub], linger: float, by: float, *, last: bool = False
+    ) -> None:
         """Wait until `by`, which is `linger` seconds after the beginning, until what waits for room
         has been put and every subscriber has received all of it. One line says for whom it waits,
-        when that takes long, and one who lacks what at the end."""
+        when that takes long (while a Peer is being closed, only its own close, the `last`, does),
+        and one who lacks what at the end."""
         began = self.loop.time()
         said = linger <= SAY_AFTER
         timer: asyncio.Handle | Patience
@@ -228,7 +231,7 @@ class Runtime:
             named = not all(session.tried and not session.up for session in self.sessions)
             for pub in pubs:
                 pub.publication.hurry(now, named=named)
-            if now - began >= SAY_AFTER and not said:
+            if now - began >= SAY_AFTER and not said and (last or not self.closing):
                 said = True
                 log.warning(
                     "closing waits up to %.0f s more (linger=%g)%s: %s",
@@ -260,9 +263,9 @@ class Runtime:
 
     def unreceived(self, pubs: Iterable[_Pub] | None = None) -> str:
         """How many messages of which Pubs are not known to have been received, and by whom; empty:
-        there are none."""
+        there are none. May be called from any thread."""
         found = []
-        for pub in self._pubs.values() if pubs is None else pubs:
+        for pub in list(self._pubs.values()) if pubs is None else pubs:
             publication = pub.publication
             put = max(publication.log.next_seq, pub.source.count())
             count = publication.unreceived(put)
@@ -847,7 +850,8 @@ class Runtime:
         if self._pubs and self._close_by > self.loop.time():
             for session in self.sessions:
                 session.start()  # asyncio.run has cancelled every task by now
-            await self._linger(list(self._pubs.values()), self._close_linger, self._close_by)
+            pubs = list(self._pubs.values())
+            await self._linger(pubs, self._close_linger, self._close_by, last=True)
         links = self.end()
         await stop_accepting(self.loop, self._servers.values())
         await self._gone([*links, *self._gate.abort_all_but(links)])
@@ -874,6 +878,9 @@ class Runtime:
                 left,
             )
         self._ended_all = True
+        for task in asyncio.all_tasks(self.loop):
+            if task.get_name().startswith("pubsub "):  # that it never ended is no news
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
 
     def end(self) -> list[Link]:
         """End everything now but the servers, whatever is still due to whom; returns the links that

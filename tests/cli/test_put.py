@@ -223,7 +223,10 @@ time.sleep(1000)
     listener.signal(signal.SIGSTOP)
     put.send("one\n")
     put.close_input()
-    code, _, (stuck, last) = put.end()
+    code, _, (waits, stuck, last) = put.end()
+    assert waits.startswith(
+        f"pubsub: waiting (Ctrl-C gives up): 1 message of Pub('{topic}') is not"
+    )
     assert stuck.endswith("has taken nothing for 2 s, 1 messages behind: going on without it")
     assert last == f"pubsub: nobody is known to have received what was put on '{topic}'"
     assert code == 1
@@ -347,6 +350,7 @@ def test_a_tail_that_stops_in_midstream_is_left_behind(
     tail.signal(signal.SIGSTOP)
     put.send("two\nthree\n")
     put.close_input()
+    assert put.err().startswith("pubsub: waiting (Ctrl-C gives up): ")
     found = re.search(
         r"#1 has taken nothing for 2 s, ([23]) messages behind: going on without it$", put.err()
     )
@@ -356,6 +360,25 @@ def test_a_tail_that_stops_in_midstream_is_left_behind(
     else:  # it has shown the first one, and was stopped before it acknowledged that
         unknown = f"pubsub: nobody is known to have received what was put on '{topic}'"
         assert put.end() == (1, [], [unknown])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_g9_a_signal_ends_the_waiting_and_says_what_was_left(
+    start: Start, coordinator: str, topic: str, number: int, code: int
+) -> None:
+    take = f"from pubsub import Sub\nfor value in Sub({topic!r}): print(value, flush=True)"
+    listener = start("python", "-c", take, coordinator=coordinator)
+    put = start("pubsub", "put", topic, "-", "--wait", "1", coordinator=coordinator)
+    put.send("one\n")
+    assert listener.out() == "one"
+    listener.signal(signal.SIGSTOP)
+    put.send("two\n" * 1_000)
+    put.close_input()
+    waits = put.err()
+    put.signal(number)
+    # whether the first was acknowledged before it was stopped, nobody knows
+    assert re.search(r": waiting \(Ctrl-C gives up\): 1,00[01] messages of Pub.* behind\)$", waits)
+    assert put.end() == (code, [], [waits.replace("waiting (Ctrl-C gives up)", "gave up")])
 
 
 def test_a_tail_whose_reader_pauses_loses_nothing(
@@ -378,7 +401,7 @@ def test_a_tail_whose_reader_pauses_loses_nothing(
         put.send("".join(f"{sent + n} {line}\n" for n in range(1_000)))
         sent += 1_000
     put.close_input()
-    assert put.end() == (0, [], [])
+    assert put.end()[:2] == (0, [])  # where it takes long, it says that it waits
     code, lines, errors = tail.end()
     assert (code, errors) == (0, [f"pubsub: received {total}, lost 0"])
     assert [int(text.partition(" ")[0]) for text in lines] == list(range(total))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def test_g9_a_process_ends_in_bounded_time(start: Start, state: str) -> None:
         code, out, err = process.end()
         assert time.monotonic() - began < LINGER + SLACK, what
         assert (code, out) == (0, ["ending"]), (what, err)
-        news = ("no coordinator at", "Pub(")  # and who has not received all
+        news = ("no coordinator at", "closed after")  # and who has not received all
         assert [line for line in err if not line.startswith(news)] == [], what
 
 
@@ -190,6 +191,163 @@ def test_g9_what_was_put_with_a_peer_that_nobody_holds_is_sent(start: Start, kin
         assert process.end() == (0, [], [])
         report = there.report(name="a")
         assert list(report["got"].values()) == [1_000]
+
+
+# --- an end that waits ------------------------------------------------------------------
+
+STUCK_IN_LOOP = """
+async def main():
+    global pub
+    pub = await Peer(**settings() | {"linger": 60}).pub("t", overflow="block", buffer=1_000)
+    await pub.wait_for_subscribers(1, timeout=30)
+    await asyncio.to_thread(ready)
+    while True: await pub.put(b"x" * 200)
+"""
+WAITING = {
+    "blocking": """
+pub = Peer(**settings() | {"linger": 60}).pub("t", overflow="block", buffer=1_000)
+pub.wait_for_subscribers(1, timeout=30)
+ready()
+while True: pub.put(b"x" * 200)
+""",
+    "asyncio.run": f"{STUCK_IN_LOOP}asyncio.run(main())",
+    "a loop that stands still": f"""{STUCK_IN_LOOP}
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+""",
+    "a loop that is closed": f"""{STUCK_IN_LOOP}
+loop = asyncio.new_event_loop()
+try:
+    loop.run_until_complete(main())
+finally:
+    loop.close()
+""",
+}
+
+
+@posix
+@pytest.mark.parametrize("kind", WAITING)
+def test_g9_an_end_says_for_whom_it_waits_and_a_second_ctrl_c_ends_it(
+    start: Start, kind: str
+) -> None:
+    with coordinator_in_thread() as coordinator:
+        there = start_worker(start, coordinator.address)
+        there.peer(name="a")
+        there.sub(name="a", topic="t", window=1_000)
+        process = start("python", "-c", HEAD + WAITING[kind], coordinator.address)
+        assert process.out() == "ready"
+        there.freeze()
+        process.send("\n")
+        assert process.out() == "ending"
+        time.sleep(0.2)  # wherever it is in its puts, it has to end
+        process.interrupt()
+        waits = process.err()
+        while not waits.startswith(
+            "closing waits up to 59 s more (linger=60), and Ctrl-C ends it: "
+        ):
+            waits = process.err()  # of the traceback, where that comes first
+        began = time.monotonic()
+        process.interrupt()
+        code, _, err = process.end()
+        assert time.monotonic() - began < SLACK
+        (said,) = [line for line in err if line.startswith("closing was interrupted: ")]
+        assert re.fullmatch(
+            r"closing was interrupted: [1-9]\d* messages? of Pub\('t'\) (is|are) not known to have "
+            r"been received by 127.0.0.1:\d+#1 \(attached, [1-9]\d* behind\)",
+            said,
+        )
+        assert not any("Exception ignored" in line or "never retrieved" in line for line in err)
+        assert code == -signal.SIGINT
+
+
+@posix
+def test_g9_all_peers_of_a_process_end_together(start: Start) -> None:
+    """One after the other, forty of them would take more than a minute."""
+    with coordinator_in_thread() as coordinator:
+        there = start_worker(start, coordinator.address)
+        there.peer(name="a")
+        there.sub(name="a", topic="t")
+        process = start(
+            "python",
+            "-c",
+            HEAD
+            + "pubs = [Peer(**settings()).pub('t') for _ in range(20)]\n"
+            + "for pub in pubs: pub.wait_for_subscribers(1, timeout=30)\n"
+            + "async def make():\n"
+            + "    pubs.append(await Peer(**settings()).pub('t'))\n"
+            + "    await pubs[-1].wait_for_subscribers(1, timeout=30)\n"
+            + "for _ in range(20): asyncio.new_event_loop().run_until_complete(make())\n"
+            + "ready()\n"
+            + "for pub in pubs: pub.put(1)",
+            coordinator.address,
+        )
+        assert process.out() == "ready"
+        there.freeze()
+        process.send("\n")
+        began = time.monotonic()
+        code, _, err = process.end()
+        assert time.monotonic() - began < 2 * LINGER + SLACK
+        assert code == 0
+        assert len(err) == 10  # of the same text, no more are logged in a minute
+        assert all("1 message of Pub('t') is not known to have been received" in e for e in err)
+
+
+@posix
+@pytest.mark.parametrize("kind", ["blocking", "async"])
+@pytest.mark.parametrize("state", ["stopped", "killed"])
+def test_g9_an_observer_holds_up_no_end(start: Start, kind: str, state: str) -> None:
+    with coordinator_in_thread() as coordinator:
+        there = start_worker(start, coordinator.address)
+        there.peer(name="a")
+        there.sub(name="a", topic="t", observer=True)
+        linger = "Peer(**settings() | {'linger': 600}).pub('t')"
+        code = {
+            "blocking": f"pub = {linger}\npub.wait_for_subscribers(1, timeout=30)\nready()\n"
+            "for i in range(1_000): pub.put(i)\n",
+            "async": "async def main():\n    global pub\n"
+            f"    pub = await {linger}\n"
+            "    await pub.wait_for_subscribers(1, timeout=30)\n"
+            "    await asyncio.to_thread(ready)\n"
+            "    for i in range(1_000): pub.put(i)\nasyncio.run(main())",
+        }
+        process = start("python", "-c", HEAD + code[kind], coordinator.address)
+        assert process.out() == "ready"
+        there.freeze()
+        if state == "killed":
+            there.kill()
+        process.send("\n")
+        exit_code, out, err = process.end()
+        assert (exit_code, out) == (0, ["ending"])
+        left = "1,000 messages of Pub('t') are not known to have been received by "
+        if state == "killed":
+            assert err == []
+        else:
+            waits, gave_up = err
+            assert waits.startswith("closing waits up to 599 s more (linger=600")
+            assert gave_up.startswith("closed after ")
+            assert left in waits
+            assert left in gave_up
+
+
+@posix
+def test_an_end_waits_for_no_coordinator_that_is_not_there(start: Start) -> None:
+    process = start(
+        "python",
+        "-c",
+        HEAD
+        + "async def main():\n"
+        + "    pub = Peer(**settings() | {'linger': 600}).pub('t')\n"
+        + "    pub.put(1)\n"
+        + "asyncio.run(main())\nprint('ended')",
+        "127.0.0.1:1",
+    )
+    code, out, err = process.end()
+    assert (code, out) == (0, ["ended"])
+    left = (
+        "1 message of Pub('t') is not known to have been received by subscribers that no coordinator "
+        "has named yet"
+    )
+    assert sum(line.endswith(left) for line in err) == 1
 
 
 # --- fork and multiprocessing -----------------------------------------------------------

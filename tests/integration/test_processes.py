@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.support import coordinator_in_thread, python, run_python
+from pubsub import Peer
+from tests.integration.support import LONG, coordinator_in_thread, python, run_python
 
 BLOCKING = """
     from pubsub import Pub
@@ -117,6 +119,148 @@ def test_g9_a_process_that_puts_and_ends_has_sent_everything(coordinator: str, s
     assert run_python(script, PUBSUB_COORDINATOR=coordinator) == ""
     out, err = subscriber.communicate(timeout=30)
     assert (out, err) == ("all\n", "")
+
+
+MAIN = """
+import asyncio, sys, threading
+from pubsub import Pub, Sub
+async def main():
+    global pub  # which nobody closes
+    pub = await Pub("t")
+    for i in range(1000): pub.put([i, b"x" * 20_000])
+"""
+RUNNERS = {
+    "a loop that stands still": "asyncio.new_event_loop().run_until_complete(main())",
+    "a loop that is closed": """
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+""",
+    "a loop that is stopped": """
+loop = asyncio.new_event_loop()
+task = loop.create_task(main())
+task.add_done_callback(lambda task: loop.stop())
+loop.run_forever()
+""",
+    "a loop that is left by sys.exit": """
+async def leave():
+    await main()
+    sys.exit()
+asyncio.new_event_loop().run_until_complete(leave())
+""",
+    "a loop that was run in a thread": """
+loop = asyncio.new_event_loop()
+thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
+thread.start()
+thread.join()
+""",
+    "a loop that runs in a daemon thread": """
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+asyncio.run_coroutine_threadsafe(main(), loop).result()
+""",
+    "asyncio.run in a daemon thread, where tasks wait": """
+put = threading.Event()
+async def take():
+    async with Sub("nothing") as sub: await sub.get()
+async def loop_over():
+    async for value in await Sub("nothing"): print(value)
+async def wait():
+    await Pub("nobody").wait_for_subscribers()
+async def go_on():
+    tasks = [asyncio.ensure_future(task()) for task in (take, loop_over, wait)]
+    await main()
+    put.set()
+    await asyncio.gather(*tasks)
+threading.Thread(target=asyncio.run, args=(go_on(),), daemon=True).start()
+put.wait()
+""",
+    "uvloop.run": "import uvloop; uvloop.run(main())",
+    "a loop of uvloop's that stands still": """
+import uvloop
+uvloop.new_event_loop().run_until_complete(main())
+""",
+    "a loop of uvloop's that is closed": """
+import uvloop
+loop = uvloop.new_event_loop()
+loop.run_until_complete(main())
+loop.close()
+""",
+    "nest_asyncio": "import nest_asyncio; nest_asyncio.apply(); asyncio.run(main())",
+}
+TAKE_FROM_RUNNER = TAKE.replace("sub.get(timeout=30)", "sub.get(timeout=30)[0]")
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_g9_whatever_ran_its_loop_a_process_has_sent_everything(
+    coordinator: str, runner: str
+) -> None:
+    for optional in ("uvloop", "nest_asyncio"):
+        if optional in runner:
+            pytest.importorskip(optional)
+    subscriber = python(TAKE_FROM_RUNNER, PUBSUB_COORDINATOR=coordinator)
+    assert subscriber.stdout is not None
+    assert subscriber.stdout.readline() == "ready\n"
+    # in the development mode, which tells what is left open
+    run = python(MAIN + RUNNERS[runner], PUBSUB_COORDINATOR=coordinator, PYTHONDEVMODE="1")
+    assert run.communicate(timeout=LONG) == ("", "")
+    out, err = subscriber.communicate(timeout=LONG)
+    assert (run.returncode, out, err) == (0, "all\n", "")
+
+
+def test_g9_what_is_put_at_an_asyncio_prompt_is_sent(coordinator: str) -> None:
+    subscriber = python(TAKE, PUBSUB_COORDINATOR=coordinator)
+    assert subscriber.stdout is not None
+    assert subscriber.stdout.readline() == "ready\n"
+    prompt = subprocess.run(
+        [sys.executable, "-m", "asyncio"],
+        input="from pubsub import Pub\n"
+        "pub = await Pub('t')\n"
+        "await pub.put_many(list(range(1000)))\n",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PUBSUB_COORDINATOR": coordinator},
+        timeout=LONG,
+    )
+    out, err = subscriber.communicate(timeout=LONG)
+    assert (prompt.returncode, out, err) == (0, "all\n", "")
+
+
+CLOSED = """
+import asyncio, sys
+from pubsub import Pub
+async def main(subscribers):
+    global pub
+    pub = await Pub("t")
+    await pub.wait_for_subscribers(subscribers)
+    for i in range(1000): pub.put(i)
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main(int(sys.argv[1])))
+type(loop).close(loop)  # without what `close` of this loop does first
+"""
+NEXT = """
+async def other():
+    await Pub("other")
+    print("made")
+asyncio.run(other())
+"""
+
+
+@pytest.mark.parametrize("when", ["at the end", "when the next is made"])
+def test_g9_a_loop_that_was_closed_too_early_says_how_many_were_not_sent(
+    coordinator: str, when: str
+) -> None:
+    with Peer(coordinator) as peer:
+        sub = peer.sub("t")
+        again = when != "at the end"
+        out = run_python(CLOSED + again * NEXT, "1", PUBSUB_COORDINATOR=coordinator)
+        assert out == again * "made\n" + (
+            "an event loop was closed before all was sent (`await pub.close()` before that, or "
+            "asyncio.run, sends it): 1,000 messages of Pub('t') are not known to have been "
+            f"received by {peer.address}#1 (attached, 1,000 behind)\n"
+        )
+        sub.close()
+    assert run_python(CLOSED, "0", PUBSUB_COORDINATOR=coordinator) == "", "nothing was due"
 
 
 @pytest.mark.parametrize(
