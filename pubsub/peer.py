@@ -502,11 +502,15 @@ class _End:
         if loop.is_closed() or here is loop or (here is not None and not loop.is_running()):
             runtime.bury()  # it runs no more, or not before we return
             return True
-        if loop.is_running():
-            self._over.wait(MOMENT)
-        else:
-            with contextlib.suppress(RuntimeError, SystemExit):  # of other code that it runs
+        try:
+            if not loop.is_running():
                 self._run(loop, runtime)
+            else:
+                self._over.wait(MOMENT)
+        except SystemExit:  # of other code that it runs
+            pass
+        except RuntimeError:  # meanwhile somebody runs it, or has closed it
+            self._over.wait(MOMENT)
         if not self._over.is_set():
             if time.monotonic() < self._by:
                 return False

@@ -672,6 +672,71 @@ def test_a_flush_waits_until_all_have_received_what_was_put() -> None:
     assert flush(made)[1] is False
 
 
+@pytest.mark.parametrize("state", ["stands", "goes on", "writes pieces", "breaks", "is expected"])
+def test_g9_a_close_waits_for_an_observer_as_long_as_it_takes(state: str) -> None:
+    made = publication()
+    outlet = Outlet()
+    if state == "is expected":
+        made.expect(ANNE, before=False, observer=True, now=0.0)
+        (cursor,) = [cursor for _, cursor in made.cursors()]
+    else:
+        cursor, _, _ = attach(made, ANNE, outlet, observer=True)
+    for _ in range(100):
+        put(made, 1)
+    calls, patient = Calls(), Calls()
+    assert made.when_received(calls, observers=True, hurries=True) is not None
+    assert made.when_received(patient, observers=True) is not None
+    made.hurry(0.0, named=True)
+    if state == "breaks":
+        made.detach(cursor, 0.0)
+        assert (made.unreceived(100), made.behind(100)) == (0, ""), "it is due nothing now"
+    for time in range(1, 40):
+        if state == "goes on":
+            cursor.arrived(time)
+            made.progress(cursor)
+        elif state == "writes pieces":
+            cursor.pieces += 1
+        made.hurry(time / 4, named=True)
+        if calls.count:
+            break
+    gave_up_after = {"stands": 4, "is expected": 4, "breaks": 1}
+    assert time == gave_up_after.get(state, 39)
+    assert patient.count == 0, "a flush that hurries nobody waits on"
+    if state == "stands":
+        assert made.unreceived(100) == 100
+        assert made.behind(100) == "subscriber:1#1 (attached, 100 behind)"
+
+
+def test_g9_a_close_waits_for_who_is_no_observer_however_it_stands() -> None:
+    made = publication()
+    outlet = Outlet()
+    attach(made, ANNE, outlet)
+    bert, _, _ = attach(made, BERT, outlet)
+    made.detach(bert, 0.0)
+    put(made, 3)
+    calls = Calls()
+    waiter = made.when_received(calls, observers=True, hurries=True)
+    for time in range(100):
+        made.hurry(time, named=False)
+    assert waiter is not None
+    assert [cursor.key for cursor in waiter.pending] == [ANNE, BERT]
+    assert (calls.count, made.unreceived(5)) == (0, 5)
+
+
+def test_g9_a_close_waits_for_names_only_where_a_coordinator_may_give_them() -> None:
+    made = publication(settled=False)
+    put(made, 3)
+    calls = Calls()
+    assert made.when_received(calls, observers=True, hurries=True) is not None
+    made.hurry(0.0, named=True)
+    assert calls.count == 0
+    made.hurry(0.25, named=False)
+    assert calls.count == 1
+    assert (made.unreceived(3), made.behind(3)) == (3, ""), "it is not known who they are"
+    made.answered(1.0)
+    assert made.unreceived(3) == 0
+
+
 def test_flushes_are_asked_for_one_after_the_other() -> None:
     made = publication()
     outlet = Outlet()

@@ -365,6 +365,27 @@ def test_a_flush_does_not_wait_for_what_is_too_large() -> None:
     assert done == [True]
 
 
+def test_a_flush_asks_what_has_arrived_where_the_window_is_full_too() -> None:
+    """Else nobody would know how much of it is missing, when it is given up."""
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(limit=1))
+    end.pump()
+    for value in "abc":
+        put(made, value)
+    made.when_received(lambda: None, observers=False)
+    data, ping = end.pump()
+    assert values([data]) == [(0, "a")]
+    assert isinstance(ping, Ping)
+    put(made, "d")
+    assert end.pump() == [], "it is asked once"
+    (cursor,) = [cursor for _, cursor in made.cursors()]
+    assert cursor.received == 0
+    end.hear(Pong(ping.token))
+    assert cursor.received == 1
+    assert end.pump() == []
+
+
 def test_bodies_and_buffers_are_not_copied() -> None:
     made = publication()
     end = End_(made)

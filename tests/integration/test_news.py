@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import pickle
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -78,6 +79,64 @@ def test_g9_an_end_that_gave_up_says_it_in_blocking_code_too(warnings: Warnings)
             (said,) = warnings()
             assert f"{there.address}#1 (attached, " in said
             sub.close()
+
+
+@pytest.mark.parametrize("whose", ["the Pub's", "the Peer's"])
+async def test_g9_a_close_that_takes_long_says_once_for_whom_it_waits(
+    coordinator: str, warnings: Warnings, whose: str
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=1_000)
+        pub = await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        pub.put_many([b"x" * 70_000] * 10)
+        closing = asyncio.ensure_future((pub if whose == "the Pub's" else here).close(linger=LONG))
+        await eventually(warnings)
+        (said,) = warnings()
+        assert re.sub("up to 2. s", "up to 29 s", said) == (
+            "closing waits up to 29 s more (linger=30): 9 messages of Pub('t') are not known to "
+            f"have been received by {there.address}#1 (attached, 9 behind)"
+        )
+        for _ in range(10):
+            await sub.get(timeout=LONG)
+        await closing
+        assert (len(warnings()), sub.lost) == (1, 0), "nothing was left"
+
+
+async def test_g9_an_end_names_the_first_pubs_and_counts_all(
+    coordinator: str, warnings: Warnings
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("*", window=1)
+        for n in range(8):
+            pub = await here.pub(f"t{n}")
+            await pub.wait_for_subscribers(1, timeout=LONG)
+            pub.put_many([b"x" * 70_000] * (n + 2))  # one of each goes into the window
+        await here.close(linger=0.3)
+        (said,) = warnings()
+        assert said.startswith(
+            "closed after 0.3 s (linger=0.3): 1 message of Pub('t0') is not known to have been "
+            f"received by {there.address}#1 (attached, 1 behind); 2 messages of Pub('t1') are not "
+        )
+        assert said.endswith("behind); nor 21 messages of 3 more Pubs")
+        sub.close()
+
+
+async def test_g9_a_close_waits_for_an_observer_that_goes_on_taking(
+    coordinator: str, warnings: Warnings
+) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t", window=1_000, observer=True)
+        pub = await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        for i in range(30):
+            pub.put([i, b"x" * 70_000])
+        closing = asyncio.ensure_future(here.close(linger=LONG))
+        for i in range(30):
+            assert (await sub.get(timeout=LONG))[0] == i
+            await asyncio.sleep(0.05)  # in all, more than the second for which it may stand still
+        await closing
+        assert sub.lost == 0
 
 
 async def test_an_end_that_waits_for_nobody_warns_of_nothing(

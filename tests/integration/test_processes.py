@@ -122,7 +122,8 @@ def test_g9_a_process_that_puts_and_ends_has_sent_everything(coordinator: str, s
 
 
 MAIN = """
-import asyncio, sys, threading
+import asyncio, logging, sys, threading
+logging.getLogger("asyncio").setLevel("ERROR")  # a callback that is slow is no news
 from pubsub import Pub, Sub
 async def main():
     global pub  # which nobody closes

@@ -594,6 +594,35 @@ def test_g5_a_place_is_held_for_resume_timeout_and_that_is_30_s(seconds: int) ->
     stage.play(story())
 
 
+@pytest.mark.parametrize("stops_for", [0.0, 2.0, 20.0])
+def test_g9_a_runner_that_stops_and_runs_on_at_its_end_has_sent_everything(
+    stops_for: float,
+) -> None:
+    """As `run_until_complete` does; the 20 s are longer than its links live without it."""
+    stage = Stage()
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
+        await stage.at(here, lambda: pub.wait_for_subscribers(1))
+
+        def put_and_stop() -> None:
+            for i in range(1_000):
+                pub.put(i)
+            here.process.stopped = True  # at once: not even the turn of these puts ends
+
+        here.process.call_soon(put_and_stop)
+        await asyncio.sleep(stops_for)
+        assert sub._inbox.streams
+        here.process.stopped = False
+        closing = here.process.spawn(here.leave())
+        assert await stage.all_of(there, sub, 10.0) == list(range(1_000))
+        await closing
+        assert sub.lost == 0
+
+    stage.play(story())
+
+
 @pytest.mark.parametrize("whose", ["the Pub's", "the Peer's"])
 @pytest.mark.parametrize("linger", [0.5, None, 12.0])
 def test_g9_a_close_waits_for_linger_and_no_longer(whose: str, linger: float | None) -> None:

@@ -532,7 +532,7 @@ def run(world: World, story: Coroutine[Any, Any, None], again: str) -> None:
             violation.args = (f"{violation.args[0]}\n{world.plan}\nAgain: {again}",)
             raise violation from violation.__cause__
         finally:
-            world.loop.close()
+            SimulatedLoop.close(world.loop)  # as it is: nothing of this world runs any more
 
 
 def simulate(seed: int, profile: str | None = None, journal: list[str] | None = None) -> Outcome:
