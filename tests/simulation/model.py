@@ -462,4 +462,6 @@ class Model:
         """Whether nothing of a stream may be lost to a Sub."""
         if not self.bounded or sub.latest or pub.hurried:
             return False
+        if sub.observer and pub.state == "closed" and not self.calm:
+            return False  # a close waits for no observer that is away or stands still
         return pub.bytes <= pub.buffer or (pub.block and not sub.observer)
