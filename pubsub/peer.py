@@ -4,12 +4,12 @@ A `Peer` made inside a running event loop belongs to it; one made elsewhere runs
 on a background thread, and what is made with it blocks. Most programs never make one: the first
 `Pub` or `Sub` makes the default Peer of the process, or of the running loop.
 
-How a process ends in order (promise G9): `asyncio.run` shuts down the asynchronous generators of
-its loop last, and a loop's Peer holds one that closes it. All Peers that are left are closed
-together by one function, which `atexit` calls (or, in a multiprocessing child, its finalizers),
-whatever ran their loops: one that runs in a thread is asked and waited for, and one that stands
-still is run on. Only for a loop that the program itself has closed it is too late: then a line says
-what was not sent.
+How a process ends in order (promise G9), whatever runs its loops: `asyncio.run` shuts down the
+asynchronous generators of its loop last, and a Peer in a loop holds one that closes it; a loop that
+is closed otherwise closes its Peers first (`_close_loop`). All that are left are closed together by
+one function, which `atexit` calls (or, in a multiprocessing child, its finalizers): a loop that runs
+in a thread is asked and waited for, and one that stands still is run on. Where it is too late for
+that, a line says what was not sent.
 """
 
 from __future__ import annotations
