@@ -7,9 +7,9 @@ on a background thread, and what is made with it blocks. Most programs never mak
 How a process ends in order (promise G9), whatever runs its loops: `asyncio.run` shuts down the
 asynchronous generators of its loop last, and a Peer in a loop holds one that closes it; a loop that
 is closed otherwise closes its Peers first (`_close_loop`). All that are left are closed together by
-one function, which `atexit` calls (or, in a multiprocessing child, its finalizers): a loop that runs
-in a thread is asked and waited for, and one that stands still is run on. Where it is too late for
-that, a line says what was not sent.
+one function, which `atexit` calls (or, in a multiprocessing child, its finalizers): a loop that
+runs in a thread is asked and waited for, and one that stands still is run on. Where it is too late
+for that, a line says what was not sent.
 """
 
 from __future__ import annotations
@@ -468,7 +468,7 @@ class _End:
         self._by = time.monotonic() + peer.settings.linger + MARGIN
         peer.runtime.exiting = True
         self._soon(self._begin)
-        if peer.runtime.shut_down:  # it did not end with its loop: that was interrupted
+        if peer.runtime.shut_down and not self._loop.is_running():  # Ctrl-C has ended that
             self.cut()
 
     def _soon(self, call: Callable[[], None]) -> None:

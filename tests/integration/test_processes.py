@@ -176,6 +176,16 @@ async def go_on():
 threading.Thread(target=asyncio.run, args=(go_on(),), daemon=True).start()
 put.wait()
 """,
+    "asyncio.run in a daemon thread, which ends at the same time": """
+put = threading.Event()
+async def tell():
+    await main()
+    await pub.wait_for_subscribers()
+    put.set()
+threading.Thread(target=asyncio.run, args=(tell(),), daemon=True).start()
+put.wait()
+while not pub.peer.runtime.shut_down: pass  # from here on, its loop waits for the subscriber
+""",
     "uvloop.run": "import uvloop; uvloop.run(main())",
     "a loop of uvloop's that stands still": """
 import uvloop
