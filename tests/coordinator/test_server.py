@@ -22,6 +22,8 @@ from pubsub.coordinator.server import ANSWER_ROWS, Coordinator
 from pubsub.core.frames import FrameReader
 from pubsub.core.messages import (
     Answer,
+    Expect,
+    ExpectedSub,
     Goodbye,
     Hello,
     Match,
@@ -35,6 +37,7 @@ from pubsub.core.messages import (
 from pubsub.link import Link
 from pubsub.listening import ACCEPTS
 from pubsub.ratelimit import RateLimit
+from tests.integration.support import eventually, free_port
 
 pytestmark = pytest.mark.loop
 
@@ -68,10 +71,12 @@ async def coordinator_with(registry: Registry | None = None) -> AsyncIterator[Co
 
 
 @asynccontextmanager
-async def caller(coordinator: Coordinator, role: str, peer_id: str) -> AsyncIterator[Caller]:
+async def caller(
+    coordinator: Coordinator, role: str, peer_id: str, host: str = "", at: int = 0
+) -> AsyncIterator[Caller]:
     port = coordinator.servers[0].sockets[0].getsockname()[1]
     found = Caller(*await asyncio.open_connection("127.0.0.1", port, limit=1024))
-    found.writer.write(encode(Hello(1, role, "coordinator", peer_id, "", "", 0, {})))
+    found.writer.write(encode(Hello(1, role, "coordinator", peer_id, "", host, at, {})))
     assert isinstance(await found.hear(), Welcome)
     yield found
     found.writer.close()
@@ -242,6 +247,46 @@ async def test_a_peer_with_much_goes_in_many_turns_of_the_loop(
             assert 0 < len(news.removed) <= 5
             here -= set(news.removed)
         assert not coordinator.registry.sweeping
+
+
+async def test_g8_a_peer_that_is_gone_is_expected_no_more() -> None:
+    """One that went without a goodbye, and at whose address nothing listens any more."""
+    async with (
+        coordinator_with(Registry(grace=300.0)) as coordinator,
+        caller(coordinator, "peer", "other") as other,
+        caller(coordinator, "peer", "killed", "127.0.0.1", free_port()) as killed,
+    ):
+        other.writer.write(encode(Register(1, "pub", "t", False, False)))
+        assert isinstance(await other.hear(), Expect)
+        killed.writer.write(encode(Register(7, "sub", "t", False, False)))
+        assert (await other.hear()).added == (ExpectedSub("killed", 7, False, False),)
+        killed.writer.transport.abort()
+        assert (await other.hear()).removed == (("killed", 7),)
+        assert [row["peer_id"] for row in coordinator.registry.peers()] == ["other"]
+
+
+@pytest.mark.parametrize("host", ["", "127.0.0.2"])
+async def test_one_that_does_not_listen_or_not_where_it_is_has_the_grace(host: str) -> None:
+    """Nobody is asked at an address that may be another's."""
+    async with (
+        coordinator_with() as coordinator,
+        caller(coordinator, "peer", "away", host, free_port() if host else 0) as away,
+    ):
+        away.writer.transport.abort()
+        await eventually(lambda: not coordinator._connections)
+        assert not coordinator._prober._suspects
+        assert [row["state"] for row in coordinator.registry.peers()] == ["away"]
+
+
+async def test_g7_one_that_is_back_while_it_is_asked_for_is_not_gone() -> None:
+    async with coordinator_with() as coordinator:
+        where = "127.0.0.1", free_port()
+        async with caller(coordinator, "peer", "cut", *where) as cut:
+            cut.writer.transport.abort()
+            await eventually(lambda: coordinator._prober._suspects)
+        async with caller(coordinator, "peer", "cut", *where):
+            assert not coordinator._prober._suspects
+            assert [row["state"] for row in coordinator.registry.peers()] == ["connected"]
 
 
 async def test_several_who_wait_at_the_door_are_let_in_in_one_turn() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pubsub import Peer, Pub
+from pubsub.coordinator.server import Coordinator
 from pubsub.probing import AGAIN, Answer, Prober
 from tests.cli.processes import Start
 from tests.faults.flow import flow
@@ -145,6 +146,47 @@ def test_g8_many_that_are_killed_at_once_are_forgotten_at_once(
         with peer.pub("t", overflow="block", buffer=10_000) as new:
             fill(new)
         until(lambda: not list(coordinator.coordinator.registry.peers())[1:])
+
+
+# --- publishers -------------------------------------------------------------------------
+
+
+@posix
+def test_g8_a_killed_publisher_that_no_coordinator_lists_is_given_up_at_once(
+    start: Start, coordinator: CoordinatorThread
+) -> None:
+    victim = start_worker(start, coordinator.address)
+    victim.peer(name="a", host="127.0.0.1")
+    victim.pub(name="a", topic="t")
+    with Peer(coordinator.address, **PATIENT) as peer:
+        sub = peer.sub("t")
+        victim.attached(name="a", n=1)
+        began = time.monotonic()
+        victim.kill()
+        until(lambda: not sub._inbox.streams)
+        assert time.monotonic() - began < SOON
+
+
+@pytest.mark.loop
+async def test_g5_a_publisher_that_was_given_up_and_is_back_is_resumed() -> None:
+    """It lives; but for a while no coordinator lists it, and its address refuses."""
+    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0)
+    address = str(await coordinator.start("127.0.0.1", 0))
+    async with behind(address, **PATIENT) as (here, proxy), Peer(address, **PATIENT) as there:
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        async with flow(pub, sub) as flowing:
+            await flowing.passes()
+            coordinator.push(coordinator.registry.leave(here.peer_id))
+            await proxy.down()
+            await eventually(lambda: not sub._inbox.streams)
+            proxy.up()
+            (session,) = here.runtime.sessions
+            assert session.link is not None
+            session.link.abort()  # it registers everything again
+            await flowing.passes()
+        assert sub.lost == 0
+    await coordinator.close()
 
 
 # --- alive, and not to be reached -------------------------------------------------------

@@ -9,6 +9,7 @@ and what is held must stay within the limits. `test_fuzz.py` runs them with hypo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -675,6 +676,7 @@ class _Link:
 
     def __init__(self, connection: _Connection) -> None:
         self.connection = connection
+        self.transport = asyncio.Transport()  # from nowhere
         self.reader = FrameReader(bytearray(4096))
         self.paused = False
         self.closing = False
