@@ -89,6 +89,11 @@ class Remote(KeptLink):
         self.way = way
 
     @property
+    def met(self) -> Address | None:
+        """Where it was reached last."""
+        return self._met
+
+    @property
     def streams(self) -> int:
         """How many of its streams are wanted."""
         return len(self._streams)

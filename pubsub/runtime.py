@@ -758,10 +758,16 @@ class Runtime:
         self._served.pop(served, None)
         if broken and not self._ended_all:  # else there is nothing left whose time could run out
             self._arm_expiry(self.now() + self.settings.resume_timeout)
-            if served.home is not None and self._is_away(served.peer_id):
-                self._prober.suspect(
-                    served.peer_id, served.home, self.settings.resume_timeout, self._is_gone
-                )
+            self._suspect(served)
+
+    def _suspect(self, served: Served) -> None:
+        """Ask whether a subscriber still lives whose place is held, where it is known to live."""
+        peer_id, home = served.peer_id, served.home
+        remote = self._remotes.get(peer_id)
+        if home is None and remote is not None:
+            home = remote.met
+        if home is not None and self._is_away(peer_id):
+            self._prober.suspect(peer_id, home, self.settings.resume_timeout, self._is_gone)
 
     def _is_away(self, peer_id: str) -> bool:
         return any(pub.publication.is_away(peer_id) for pub in self._pubs.values())

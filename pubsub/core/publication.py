@@ -308,6 +308,7 @@ class Publication:
         """That process is known to be gone: no place is held for it any more. (What is attached is
         another's with the same name, or it lives after all: its link decides.)"""
         for cursor in list(self._away.get(peer_id, {}).values()):
+            self._leave(cursor, "away" if cursor.channel >= 0 else "absent")
             self._drop(cursor)
 
     def _is_back(self, key: SubKey) -> None:
