@@ -287,7 +287,8 @@ class Model:
         view = sub.view(pub)
         if gap.reason in ("vanished", "unreachable") and not gap.missed:
             view.told[gap.reason] += 1
-            if self.calm or (self.bounded and gap.reason == "vanished"):
+            alive = pub.state != "dead"
+            if self.calm or (self.bounded and alive and gap.reason == "vanished"):
                 raise Violation("G3", f"{sub} was told of {gap}, of {pub}")
             return
         if gap.missed < 1 or gap.topic != pub.topic:
