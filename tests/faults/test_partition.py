@@ -113,3 +113,24 @@ def test_g5_a_short_partition_is_not_even_noticed(start: Start, cable: Cable) ->
     passes(here, there, stream)
     assert settle(here, there, stream)["lost"] == 0
     assert there.end() == []
+
+
+def test_g8_block_waits_for_a_host_that_does_not_answer_and_says_until_when(
+    start: Start, cable: Cable
+) -> None:
+    """As one without power does not: nothing tells a process that is gone from one that comes
+    back, and this one does."""
+    here, there, _ = machines(start, cable, connect_timeout=0.5)
+    here.peer(name="b", **BEAT)
+    stream = here.pub(name="b", topic="t", overflow="block", buffer=10_000)
+    here.attached(name="b", n=1)
+    cable.pull()
+    here.tell("puts", name="b", count=20_000)
+    # it cannot answer while it puts; but what it logs can be read
+    line = here.running.err()
+    while "(its link broke; until " not in line:
+        line = here.running.err()
+    assert "a put has waited" in line
+    cable.plug()
+    assert here.answer() == 20_000
+    assert there.reach(name="a", due={stream: 20_000})["gaps"].get(stream, 0) == 0
