@@ -233,11 +233,12 @@ class Stream:
 
     def fate(self, trouble: bool) -> Fate:
         """What giving it up now means: it brought something, or might have, and may have more; or
-        it never was reached, though its first message was due, or there was `trouble` with that.
-        Empty: it owes nothing, as one that ended before it was to be reached."""
+        it never was reached, though its first message was due, or there was `trouble` with that
+        (now, or when it was given up before). Empty: it owes nothing, as one that ended before it
+        was to be reached."""
         if self.expected is not None:
             return "vanished"
-        return "unreachable" if self.before or trouble else ""
+        return "unreachable" if self.before or trouble or self._said else ""
 
     def vanish(self, trouble: bool) -> None:
         """Its publisher is gone without END, as far as can be told: see `fate`."""

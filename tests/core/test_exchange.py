@@ -673,9 +673,11 @@ class World(RuleBasedStateMachine):
         if self.peer_of(sink).wire is None and account.stream and not account.stream.ended:
             stream = account.stream
             stream.vanish(trouble)
+            self.peer_of(sink).streams.remove(stream)
             if account.due is not None:
                 assert stream.gone == "vanished"
             else:
+                trouble = trouble or account.said != ""
                 assert stream.gone == ("unreachable" if stream.before or trouble else "")
             if stream.gone and stream.gone != account.said:
                 account.gone[stream.gone] += 1

@@ -753,3 +753,12 @@ def test_what_waits_of_a_stream_that_comes_back_takes_its_part_of_the_window() -
     entries(inbox)
     assert stream.grant() is None  # it is not open
     assert inbox.promised - inbox.consumed_bytes <= 4_000
+
+
+def test_g3_one_that_was_unreachable_once_stays_so_until_it_is_reached() -> None:
+    inbox, stream = fresh()
+    stream.vanish(True)
+    assert inbox.returned(stream.key) is stream
+    stream.vanish(False)
+    assert inbox.gone == {stream.key: stream}
+    assert len(entries(inbox)) == 1
