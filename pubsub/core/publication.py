@@ -308,7 +308,8 @@ class Publication:
         """That process is known to be gone: no place is held for it any more. (What is attached is
         another's with the same name, or it lives after all: its link decides.)"""
         for cursor in list(self._away.get(peer_id, {}).values()):
-            self._leave(cursor, "away" if cursor.channel >= 0 else "absent")
+            if cursor.channel >= 0:  # else it was gone before it was there
+                self._leave(cursor, "away")
             self._drop(cursor)
 
     def _is_back(self, key: SubKey) -> None:

@@ -989,6 +989,17 @@ def test_who_was_lost_or_never_came_is_remembered() -> None:
     assert made.reached == 0
 
 
+def test_whose_process_is_known_to_be_gone_is_remembered_where_it_was_there() -> None:
+    made = publication()
+    cursor = attach(made, ANNE)[0]
+    made.expect(BERT, before=False, observer=False, now=0.0)
+    put(made, 3)
+    made.detach(cursor, 0.0)
+    made.leave("anne")
+    made.leave("bert")
+    assert list(made.leavers) == [("subscriber:1#1", "away", 3, 0, False)]
+
+
 def test_at_the_end_who_has_not_received_all_of_it_is_remembered() -> None:
     made = publication(buffer=2000)
     outlet = Outlet()

@@ -287,8 +287,8 @@ class Model:
         view = sub.view(pub)
         if gap.reason in ("vanished", "unreachable") and not gap.missed:
             view.told[gap.reason] += 1
-            alive = pub.state != "dead"
-            if self.calm or (self.bounded and alive and gap.reason == "vanished"):
+            vanished = gap.reason == "vanished" and pub.state != "dead"
+            if self.calm or (self.bounded and vanished):
                 raise Violation("G3", f"{sub} was told of {gap}, of {pub}")
             return
         if gap.missed < 1 or gap.topic != pub.topic:
@@ -463,6 +463,6 @@ class Model:
         """Whether nothing of a stream may be lost to a Sub."""
         if not self.bounded or sub.latest or pub.hurried:
             return False
-        if sub.observer and pub.state == "closed" and not self.calm:
+        if sub.observer and pub.state == "closed":
             return False  # a close waits for no observer that is away or stands still
         return pub.bytes <= pub.buffer or (pub.block and not sub.observer)

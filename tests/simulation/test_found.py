@@ -272,7 +272,7 @@ def test_g3_a_publisher_that_refuses_where_it_was_met_is_soon_taken_to_be_gone()
 
     async def story() -> None:
         for host_too, seconds, events in (
-            (False, 12, [(0, "vanished")]),  # 5 s of them a coordinator still lists it
+            (False, 12, [(0, "vanished")]),
             (True, 30, []),
             (True, 45, [(0, "vanished")]),
         ):
