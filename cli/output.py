@@ -57,11 +57,11 @@ class Output:
     def write(self, line: bytes) -> bool:
         """Have a line written as soon as the loop's turn is over; True: wait for `room` before
         the next one."""
+        if not self._awake:
+            self._loop.call_soon(self._hand_over)
+            self._awake = True
         self._lines.append(line)
         self._size += len(line)
-        if not self._awake:
-            self._awake = True
-            self._loop.call_soon(self._hand_over)
         return self._size > FULL
 
     async def room(self) -> None:

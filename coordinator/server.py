@@ -215,9 +215,9 @@ class Coordinator:
     def look_at(self, connection: _Connection) -> None:
         """It has asked for something."""
         if not connection.asking:
-            connection.asking = True
             if not self._asking:
-                self.loop.call_soon(self._look)
+                self.loop.call_soon(self._look)  # first: where it raises, the next one calls
+            connection.asking = True
             self._asking.append(connection)
 
     def _look(self) -> None:
@@ -225,21 +225,25 @@ class Coordinator:
         left = REQUESTS_IN_A_RUSH if self._rush else REQUESTS_PER_TURN
         self._rush = False
         asking = self._asking
-        while asking and left > 0:
-            connection = asking[0]
-            left -= connection.work(min(left, REQUESTS_AT_ONCE))
-            asking.popleft()
-            if connection.asking:
-                asking.append(connection)
-        if asking:
-            self.loop.call_soon(self._look)
+        try:
+            while asking and left > 0:
+                connection = asking[0]
+                try:
+                    left -= connection.work(min(left, REQUESTS_AT_ONCE))
+                finally:
+                    asking.popleft()
+                if connection.asking:
+                    asking.append(connection)
+        finally:
+            if asking:
+                self.loop.call_soon(self._look)
 
     def touch(self, connection: _Connection) -> None:
         """It has something to write."""
         if not connection.dirty:
-            connection.dirty = True
             if not self._dirty:
                 self.loop.call_soon(self._write)
+            connection.dirty = True
             self._dirty.append(connection)
 
     def _write(self) -> None:
@@ -249,22 +253,28 @@ class Coordinator:
             link = connection.link
             if link is None:
                 continue
-            link.flush()
-            if connection.waiting > MAX_BEHIND:
-                link.fail(ProtocolError("it does not read what it is told", code="limit"))
+            try:
+                link.flush()
+                if connection.waiting > MAX_BEHIND:
+                    link.fail(ProtocolError("it does not read what it is told", code="limit"))
+            except Exception:  # one connection's trouble is no other's
+                log.exception("internal error while writing to %s", link)
+                link.abort()
 
     def _arm(self) -> None:
         if self.registry.sweeping and not self._sweeping and not self._closing:
-            self._sweeping = True
             self.loop.call_soon(self._sweep)
+            self._sweeping = True
         due = self.registry.next_expiry()
         if due is not None and self._expiry is None and not self._closing:
             self._expiry = self.loop.call_at(due, self._expire)
 
     def _expire(self) -> None:
         self._expiry = None
-        self.push(self.registry.expire(self.loop.time()))
-        self._arm()
+        try:
+            self.push(self.registry.expire(self.loop.time()))
+        finally:
+            self._arm()
 
     def _sweep(self) -> None:
         """Some more of what has gone: in each turn a little, so that others are heard."""

@@ -229,10 +229,16 @@ class AsyncPub(Pub, blocking=False):
             self._grant = self._more if alone else FIRST_GRANT // 2
         time_to_run = self._append(data)
         if self._left <= 0:
-            self._hand_over()
-            self._keep_up()
+            self._close_full()
             return True
         return time_to_run
+
+    def _close_full(self) -> None:
+        try:
+            self._hand_over()
+            self._keep_up()
+        except Exception:
+            pass
 
     def _keep_up(self) -> None:
         """Who puts very much in one turn of the loop keeps it in the log, where it may be dropped,
@@ -244,15 +250,16 @@ class AsyncPub(Pub, blocking=False):
         """Add to the batch, which is granted more of its room as it grows: twice as much each
         time, so that a turn knows by half what all Pubs together put in it. True: it is time to
         let the loop run."""
-        self._parts.append(data)
         left = self._left - len(data)
         time_to_run = False
         if left <= 0 and self._more:
-            self._grant = size = min(self._more, max(2 * self._grant, 1 - int(left)))
+            size = min(self._more, max(2 * self._grant, 1 - int(left)))
+            time_to_run = self._runtime.turn.grant(size)
+            self._grant = size
             self._more -= size
             left += size
-            time_to_run = self._runtime.turn.grant(size)
         self._left = left
+        self._parts.append(data)  # last: where something raises, the message is not put
         return time_to_run
 
     def _room_opened(self) -> None:
@@ -299,12 +306,18 @@ class AsyncPub(Pub, blocking=False):
                 parts = self._parts
                 if parts:
                     count = len(parts)
-                    append, now = self._publication.append, time.time()
+                    publication, now = self._publication, time.time()
+                    put = publication.log.next_seq
                     body = body_of(parts, count)
                     if self._parts is parts:  # else a signal handler's put has closed the batch
                         self._left = self._more = 0
                         self._parts = parts[count:]
-                        append(count, body, (), now)
+                        try:
+                            publication.append(count, body, (), now)
+                        except BaseException:
+                            if publication.log.next_seq == put:  # the log does not have it
+                                self._parts[:0] = parts[:count]
+                            raise
             finally:
                 self._draining = False
         if self._parts:  # what a signal handler has put meanwhile
@@ -364,9 +377,9 @@ class AsyncPub(Pub, blocking=False):
         linger = seconds("linger", linger)
         if self._dead is None:
             self.seal()
+            self._closing = self._runtime.loop.create_task(self._end(linger))
             super().abandon(Closed(f"Pub({self.topic!r}) is closed"))  # what waits for room may go
             self._finalizer.detach()
-            self._closing = self._runtime.loop.create_task(self._end(linger))
         done: Awaitable[None] = self._done
         return done if self._closing is None else asyncio.shield(self._closing)
 

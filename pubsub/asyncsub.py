@@ -67,10 +67,12 @@ class AsyncSub(Sub, blocking=False):
         if running_loop() is not loop:
             raise WrongContext(f"Sub({self.topic!r}) belongs to another event loop: await it there")
         waiter: asyncio.Future[bool] = loop.create_future()
-        self._waiters.add(waiter)
-        runtime.turn.hasten()
-        timer = None if deadline is None else loop.call_at(deadline, _time_out, waiter)
+        timer = None
         try:
+            self._waiters.add(waiter)
+            runtime.turn.hasten()
+            if deadline is not None:
+                timer = loop.call_at(deadline, _time_out, waiter)
             return await waiter
         finally:
             self._began = self._in_a_row = 0

@@ -154,7 +154,7 @@ class BlockingPub(Pub, blocking=True):
         self._left = left
         self._parts.append(data)
         if self._left <= 0:
-            self._hand_over()
+            self._close_full()
 
     def putting(self) -> bool:
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # both kinds have it
@@ -236,8 +236,8 @@ class BlockingPub(Pub, blocking=True):
             finally:
                 self._release()
         else:
-            self._looks_again = True
             self._runtime.loop.call_later(LOOK_AGAIN, self._look_again)
+            self._looks_again = True
         self._take_over()
 
     def _look_again(self) -> None:

@@ -213,8 +213,8 @@ class Link(asyncio.BufferedProtocol):
         """Let the loop run before more is read."""
         self._read = 0
         if self._listening and not self.transport.is_closing():
+            self.loop.call_soon(self._read_on)  # first: else nobody would
             self.transport.pause_reading()
-            self.loop.call_soon(self._read_on)
 
     def _read_on(self) -> None:
         if self._listening and not self.transport.is_closing():
@@ -322,9 +322,9 @@ class Link(asyncio.BufferedProtocol):
             log.warning("%s: no sign of life for %g s, the link is given up", self, seconds)
             self.abort()
             return
+        self._arm()
         if pulse is Pulse.PING and not self._paused:
             self._send(Ping(HEARTBEAT_TOKEN))
-        self._arm()
 
     def _arm(self) -> None:
         """Each link keeps to the times that its beginning gave it. If the next tick were counted

@@ -310,6 +310,14 @@ class Pub:
                 self._parts = parts[count:]
                 append(item)
 
+    def _close_full(self) -> None:
+        """The batch is full. Its last message is put, whatever goes wrong now: `collect` is called
+        soon, and closes the batch."""
+        try:
+            self._hand_over()
+        except Exception:
+            pass
+
     def _ahead(self) -> int:
         """Bytes handed over and not in the log yet; at least."""
         return self._handed - self._taken
@@ -331,9 +339,15 @@ class Pub:
         taken = self._taken
         try:
             while handover:
+                put = publication.log.next_seq
                 size, batch = handover.popleft()
                 taken += size
                 publication.append(*batch)
+        except BaseException:
+            if publication.log.next_seq == put:  # the log does not have it
+                handover.appendleft((size, batch))
+                taken -= size
+            raise
         finally:
             self._used = publication.log.size  # before `_taken`: see `_held`
             self._taken = taken

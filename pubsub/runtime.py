@@ -789,12 +789,12 @@ class Runtime:
     def _arm_expiry(self, at: float) -> None:
         """Look then, and often before: only so it can be told that the loop was held up."""
         look_at = self.loop.time() + min(at - self.now(), HELD_UP)
+        if self._expiry is not None and self._look_at <= look_at:
+            return
+        timer = self.loop.call_at(look_at, self._expire)
         if self._expiry is not None:
-            if self._look_at <= look_at:
-                return
             self._expiry.cancel()
-        self._look_at = look_at
-        self._expiry = self.loop.call_at(look_at, self._expire)
+        self._look_at, self._expiry = look_at, timer
 
     def _expire(self) -> None:
         self._expiry = None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import pytest
 
-from pubsub import Peer, WrongContext
+from pubsub import EncodeError, Peer, WrongContext
 from pubsub.asyncpub import FIRST_GRANT, AsyncPub
 from pubsub.coordinator.server import Coordinator
 from pubsub.turn import TURN_BYTES, Turn
+from tests.integration.support import with_little_stack
 
 
 class Source:
@@ -107,6 +109,172 @@ async def test_a_call_that_was_interrupted_does_not_keep_the_next_from_calling()
     turn.pending_elsewhere(Source(journal, "b"))
     await asyncio.sleep(0.001)
     assert journal == ["a", "b"]
+
+
+class FailingLoop:
+    """Stands for a loop: `fail` calls raise, as where the stack is too deep for them."""
+
+    def __init__(self, fail: int) -> None:
+        self.fail = fail
+        self.calls: list[Callable[[], None]] = []
+
+    def call_soon(self, call: Callable[..., None], *args: Any) -> None:
+        if self.fail:
+            self.fail -= 1
+            raise RecursionError("maximum recursion depth exceeded")
+        self.calls.append(lambda: call(*args))
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(self, delay: float, call: Callable[..., None], *args: Any) -> None:
+        self.call_soon(call, *args)
+
+    def is_closed(self) -> bool:
+        return False
+
+    def run(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+class Writing:
+    """Stands for a link."""
+
+    def __init__(self, journal: list[str]) -> None:
+        self.flush = lambda: journal.append("link")
+
+
+@pytest.mark.parametrize("way", ["pending", "pending_elsewhere", "touch", "local"])
+def test_g3_a_wake_up_that_raises_is_asked_for_again_by_the_next(way: str) -> None:
+    loop, journal = FailingLoop(fail=1), list[str]()
+    turn = Turn(cast(Any, loop), "peer", 0.02)
+    turn.local.pump = lambda: journal.append("local")  # type: ignore[method-assign]
+    ask: Callable[[], object] = {
+        "pending": lambda: turn.pending(Source(journal, "pub")),
+        "pending_elsewhere": lambda: turn.pending_elsewhere(Source(journal, "pub")),
+        "touch": lambda: turn.touch(cast(Any, Writing(journal))),
+        "local": turn._local_output,
+    }[way]
+    with pytest.raises(RecursionError):
+        ask()
+    ask()
+    loop.run()
+    assert journal
+    journal.clear()
+    ask()
+    loop.run()
+    assert len(journal) == 1, "and it goes on as before"
+
+
+def test_g3_what_one_thread_cannot_ask_for_another_asks_for_itself() -> None:
+    """While one thread asks for a call in vain, others rely on no call of its."""
+    loop, journal = FailingLoop(fail=0), list[str]()
+    turn = Turn(cast(Any, loop), "peer", 0.02)
+    ask = loop.call_soon
+
+    def meanwhile(call: Callable[..., None], *args: Any) -> None:
+        loop.call_soon_threadsafe = ask  # type: ignore[method-assign]  # the other thread's works
+        turn.pending_elsewhere(Source(journal, "b"))
+        raise MemoryError
+
+    loop.call_soon_threadsafe = meanwhile  # type: ignore[method-assign]
+    with pytest.raises(MemoryError):
+        turn.pending_elsewhere(Source(journal, "a"))
+    loop.run()
+    assert "b" in journal
+
+
+def test_g3_a_batch_that_cannot_be_closed_is_tried_again_and_holds_up_no_other() -> None:
+    loop, journal = FailingLoop(fail=0), list[str]()
+    turn = Turn(cast(Any, loop), "peer", 0.02)
+    stumbling = Source(journal, "a")
+    works = stumbling.collect
+
+    def fails() -> None:
+        stumbling.collect = works
+        raise MemoryError
+
+    stumbling.collect = fails
+    turn.pending(stumbling)
+    turn.pending(Source(journal, "b"))
+    loop.run()
+    assert journal == ["b"]
+    loop.run()  # the timer
+    loop.run()
+    assert journal == ["b", "a"]
+
+    def interrupted() -> None:
+        stumbling.collect = works
+        raise KeyboardInterrupt
+
+    stumbling.collect = interrupted
+    turn.pending(stumbling)
+    turn.pending(Source(journal, "c"))
+    with pytest.raises(KeyboardInterrupt):
+        loop.run()
+    loop.run()
+    assert journal == ["b", "a", "a", "c"]
+
+
+@pytest.mark.loop
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+@pytest.mark.parametrize("size", [10, 60_000, 70_000])
+async def test_g3_a_put_too_deep_in_the_stack_fails_alone(overflow: Any, size: int) -> None:
+    """Whatever call of it the stack has no room for: what raises is not put, all else is."""
+    loop = asyncio.get_running_loop()
+    coordinator = Coordinator(loop, settle=0.0)
+    at = str(await coordinator.start("127.0.0.1", 0))
+    async with Peer(at) as peer, Peer(at) as other:
+        sub = await other.sub("deep")
+        pub = await AsyncPub("deep", peer=peer, overflow=overflow)
+        await pub.wait_for_subscribers(1, timeout=30)
+        put: list[int] = []
+        numbers = iter(range(256))
+
+        def one() -> None:
+            number = next(numbers)
+            pub.put(bytes([number]) * size)
+            put.append(number)
+
+        for room in range(60, 2, -1):
+            with suppress(RecursionError, EncodeError):
+                with_little_stack(room, one)
+            if room % 3:
+                await asyncio.sleep(0)
+        one()
+        assert 1 < len(put) < 58
+        got = [(await sub.get(timeout=30))[0] for _ in put]
+        assert got == put
+        with pytest.raises(TimeoutError):
+            await sub.get(timeout=0)
+        assert sub.lost == 0
+    await coordinator.close()
+
+
+@pytest.mark.loop
+@pytest.mark.parametrize("size", [10, 70_000])
+async def test_g3_a_batch_that_does_not_get_into_the_log_waits_on(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    coordinator = Coordinator(loop, settle=0.0)
+    at = str(await coordinator.start("127.0.0.1", 0))
+    async with Peer(at) as peer:
+        pub, sub = await AsyncPub("t", peer=peer), await peer.sub("t")
+        works = pub._publication.append
+
+        def fails(*args: Any) -> Any:
+            monkeypatch.setattr(pub._publication, "append", works)
+            raise MemoryError
+
+        monkeypatch.setattr(pub._publication, "append", fails)
+        pub.put(b"1" * size)
+        await asyncio.sleep(0)
+        pub.put(b"2" * size)
+        assert [(await sub.get(timeout=30))[:1] for _ in range(2)] == [b"1", b"2"]
+        assert sub.lost == 0
+    await coordinator.close()
 
 
 @pytest.mark.loop

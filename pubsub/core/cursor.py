@@ -35,7 +35,8 @@ class Outlet(Protocol):
         """``host:port`` of the subscribing peer, for people."""
 
     def enqueue(self, cursor: Cursor) -> None:
-        """The cursor may have something to send; it is queued until the outlet says otherwise."""
+        """The cursor may have something to send; it is queued until the outlet says otherwise,
+        which is not before this returns. Where this raises, it is not queued."""
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """Nothing more comes; `final` messages were put in all."""

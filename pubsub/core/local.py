@@ -49,8 +49,8 @@ class Local:
 
     def enqueue(self, cursor: Cursor) -> None:
         """See `Outlet`."""
+        self._on_output()  # first: where it raises, the cursor is not queued
         self._ready.append(cursor)
-        self._on_output()
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """See `Outlet`."""

@@ -127,10 +127,10 @@ class Log:
     def append(self, count: int, body: bytes, buffers: tuple[bytes, ...], sent_at: float) -> Batch:
         """Put a batch of `count` messages at the end."""
         batch = Batch(self.next_number, self.next_seq, count, body, buffers, sent_at)
-        self._batches.append(batch)
-        self.next_number += 1
+        self.next_number += 1  # nothing is called between this and the last step
         self.next_seq = batch.end
         self.size += batch.size
+        self._batches.append(batch)
         return batch
 
     def batch(self, number: int) -> Batch:

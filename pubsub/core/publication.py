@@ -150,8 +150,8 @@ class Publication:
             log.trim(self.history)
         for cursor in self._attached.values():
             if not cursor.queued:
-                cursor.queued = True
                 cursor.outlet.enqueue(cursor)  # type: ignore[union-attr]  # attached ones have it
+                cursor.queued = True
         return batch
 
     def room(self, size: int) -> bool:
@@ -279,9 +279,9 @@ class Publication:
         cursor.sent = cursor.asked = 0
         cursor.limit = limit
         cursor.largest = max_batch + BATCH_COST
+        outlet.enqueue(cursor)
         cursor.queued = True
         self._attached[key] = cursor
-        outlet.enqueue(cursor)
         self._trimmed()  # a resume says what arrived, as an ACK does
         self.progress(cursor)
         for watcher in list(self.watchers):
@@ -331,8 +331,8 @@ class Publication:
         cursor.ack(seq, limit)
         self._trimmed()
         if cursor.outlet is not None and not cursor.queued and not cursor.at_end:
-            cursor.queued = True
             cursor.outlet.enqueue(cursor)
+            cursor.queued = True
         self.progress(cursor)
 
     def expire(self, now: float) -> float | None:
@@ -466,8 +466,8 @@ class Publication:
         if cursor.confirm is None or target < cursor.confirm:
             cursor.confirm = target
         if cursor.outlet is not None and not cursor.queued:
-            cursor.queued = True
             cursor.outlet.enqueue(cursor)
+            cursor.queued = True
 
     # --- for people ---------------------------------------------------------------------
 

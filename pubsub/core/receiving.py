@@ -55,9 +55,11 @@ class Receiving:
 
     def ack(self, stream: Stream) -> None:
         """See `Route`."""
+        if not self._out:
+            self._on_output()  # before it counts as told: this may raise
         granted = stream.grant()
         if granted is not None:
-            self._say(Ack(stream.channel, *granted))
+            self._out.append(encode(Ack(stream.channel, *granted)))
 
     def unsubscribe(self, stream: Stream) -> None:
         """See `Route`. Said before is what was taken: the publisher is to know what was not."""

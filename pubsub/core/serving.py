@@ -203,8 +203,8 @@ class Serving:
         channel = self._channels.get(cursor.channel)
         if channel is None:
             return  # the link is over, and this cursor is about to hear of it
-        self._ready.append(channel)
         self._wake()
+        self._ready.append(channel)
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """See `Outlet`."""
@@ -218,13 +218,14 @@ class Serving:
     # --- what to write ------------------------------------------------------------------
 
     def _say(self, message: End | Subscribed) -> None:
-        self._control.append(encode(message))
         self._wake()
+        self._control.append(encode(message))
 
     def _wake(self) -> None:
+        """Called before what is to be written is noted: it may raise, and then the next calls."""
         if not self._due:
-            self._due = True
             self._on_output()
+            self._due = True
 
     def pump(self, budget: int) -> list[Chunk]:
         """The next bytes to write, about `budget` of them; less only when that is all."""

@@ -363,3 +363,37 @@ async def test_without_descriptors_it_listens_under_fewer_and_leaves_none_open(
     await coordinator.close()
     with pytest.raises(OSError):
         socket.create_connection(address, timeout=1).close()
+
+
+async def test_a_wake_up_that_raises_is_asked_for_again_by_the_next() -> None:
+    class Loop:
+        """Stands for one whose calls raise once, as where memory is short."""
+
+        def __init__(self) -> None:
+            self.calls: list[Any] = []
+            self.fails = True
+
+        def time(self) -> float:
+            return 0.0
+
+        def call_soon(self, call: Any, *args: Any) -> None:
+            if self.fails:
+                self.fails = False
+                raise MemoryError
+            self.calls.append(call)
+
+        call_at = call_soon
+
+    loop: Any = Loop()
+    coordinator = Coordinator(loop)
+    connection = server_module._Connection(coordinator)
+    ways: list[tuple[Any, Any]] = [
+        (coordinator.touch, coordinator._write),
+        (coordinator.look_at, coordinator._look),
+    ]
+    for ask, work in ways:
+        loop.fails, loop.calls = True, []
+        with pytest.raises(MemoryError):
+            ask(connection)
+        ask(connection)
+        assert loop.calls == [work]

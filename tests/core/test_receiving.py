@@ -497,3 +497,30 @@ def test_what_was_taken_is_said_before_an_unsubscription() -> None:
     assert isinstance(ack, Ack)
     assert ack.next == 1
     assert last == Unsubscribe(0)
+
+
+def test_g3_an_acknowledgement_that_could_not_be_asked_for_is_given_with_the_next() -> None:
+    inbox = Inbox(7, "t", window=WINDOW)
+    stream = Stream(inbox, StreamKey("peer", 1), "t", "host:1#1", MAX_BATCH)
+    inbox.add(stream)
+    end = End_()
+    end.receiving.subscribe(stream)
+    end.said()
+    end.hear(Subscribed(0, "t", "msgpack", 0, 0, 10**6))
+    end.said()
+    end.read(data_header(0, 0, 1.5, 6) + array_header(1) + b"\x01")
+    works = end.receiving._on_output
+
+    def raises() -> None:
+        end.receiving._on_output = works
+        raise RecursionError
+
+    inbox.take()
+    end.receiving._on_output = raises
+    with pytest.raises(RecursionError):
+        end.receiving.ack(stream)
+    end.receiving.ack(stream)
+    assert end.dirty
+    [said] = end.said()
+    assert isinstance(said, Ack)
+    assert said.next == 1

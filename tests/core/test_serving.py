@@ -787,3 +787,22 @@ def test_a_cursor_of_a_link_that_is_over_wakes_nobody() -> None:
     end.serving.closed()
     assert room
     assert made.attached == 0
+
+
+def test_g3_a_wake_up_that_raises_is_asked_for_again_by_the_next() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    works = end.serving._on_output
+
+    def raises() -> None:
+        end.serving._on_output = works
+        raise RecursionError
+
+    end.serving._on_output = raises
+    with pytest.raises(RecursionError):
+        put(made, 1)
+    put(made, 2)
+    assert end.dirty
+    assert [event.first for event in end.pump() if isinstance(event, Data)] == [0, 1]

@@ -29,6 +29,7 @@ __all__ = [
     "free_port",
     "python",
     "run_python",
+    "with_little_stack",
 ]
 
 LONG = 30.0
@@ -151,6 +152,26 @@ def break_links(peer: Peer) -> int:
     for link in found:
         link.abort()
     return len(found)
+
+
+def with_little_stack(room: int, call: Callable[[], None]) -> None:
+    """Call, where the stack has room for about so many calls within each other."""
+    frame, depth = sys._getframe(), 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]  # None at the end
+    limit, dive = sys.getrecursionlimit(), max(0, 200 - room)
+
+    def go(down: int) -> None:
+        if down:
+            go(down - 1)
+        else:
+            call()
+
+    sys.setrecursionlimit(depth + 200)
+    try:
+        go(dive)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def python(code: str, *args: str, **env: str) -> subprocess.Popen[str]:

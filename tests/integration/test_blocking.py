@@ -29,7 +29,7 @@ from pubsub import (
 )
 from pubsub.blockingpub import BlockingPub
 from pubsub.blockingsub import BlockingSub
-from tests.integration.support import LONG, coordinator_in_thread, free_port
+from tests.integration.support import LONG, coordinator_in_thread, free_port, with_little_stack
 
 
 @pytest.fixture
@@ -188,6 +188,36 @@ def test_g8_a_put_that_fits_but_for_an_observer_waits_for_no_larger_one(coordina
         sizes = [len(sub.get(timeout=LONG)) for _ in range(6)]
         larger.join(LONG)
         assert sizes == [70_000] * 4 + [200_000, 500_000]
+        assert sub.lost == 0
+
+
+@pytest.mark.parametrize("size", [10, 60_000, 70_000])
+@pytest.mark.parametrize("overflow", ["drop", "block"])
+def test_g3_a_put_too_deep_in_the_stack_fails_alone(
+    coordinator: str, overflow: Any, size: int
+) -> None:
+    """Whatever call of it the stack has no room for: what raises is not put, all else is."""
+    with Peer() as here, Peer() as there:
+        sub, pub = there.sub("deep"), here.pub("deep", overflow=overflow)
+        pub.wait_for_subscribers(1, timeout=LONG)
+        put: list[int] = []
+        numbers = iter(range(256))
+
+        def one() -> None:
+            number = next(numbers)
+            pub.put(bytes([number]) * size)
+            put.append(number)
+
+        for room in range(60, 2, -1):
+            with contextlib.suppress(RecursionError, EncodeError):
+                with_little_stack(room, one)
+            if room % 3:
+                here.call(int)  # the loop's thread has taken it
+        one()
+        assert 1 < len(put) < 58
+        assert [sub.get(timeout=LONG)[0] for _ in put] == put
+        with pytest.raises(TimeoutError):
+            sub.get(timeout=0)
         assert sub.lost == 0
 
 
