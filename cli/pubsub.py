@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pubsub.cli.command import coordinator_option, log_lines, program, run
-from pubsub.config import coordinators_from
+from pubsub.config import FOREVER, coordinators_from
 from pubsub.core.topics import check_pattern, check_topic
 from pubsub.errors import PubSubError, TopicError
 
@@ -116,7 +117,22 @@ class _Put(click.Command):
             ) from None
 
 
-SECONDS = click.FloatRange(min=0, min_open=True)
+class _Positive(click.FloatRange):
+    """A number above 0; one without end is as much as there can be."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return min(number, FOREVER)
+
+
+POSITIVE = _Positive()
 
 
 # --- commands -------------------------------------------------------------------------------
@@ -131,7 +147,7 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 )
 @click.option(
     "--timeout",
-    type=SECONDS,
+    type=POSITIVE,
     metavar="SECONDS",
     help="End after so many seconds without a message; with --count: exit code 3. Bounds the wait "
     "for a coordinator too.",
@@ -217,7 +233,7 @@ def tail(
 @click.option("--json-lines", is_flag=True, help="With -: each line is JSON.")
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE,
     metavar="N",
     help="Put at most so many messages a second.",
 )
@@ -230,7 +246,7 @@ def tail(
 )
 @click.option(
     "--timeout",
-    type=SECONDS,
+    type=POSITIVE,
     metavar="SECONDS",
     help="How long to wait for these (default: for ever; then exit code 3), for a tail that takes "
     "nothing any more (default: 10), and for a coordinator, or a subscriber that does not come "

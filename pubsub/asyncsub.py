@@ -10,7 +10,7 @@ from operator import length_hint
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pubsub.config import not_seconds
+from pubsub.config import seconds, whole
 from pubsub.errors import Closed, WrongContext
 from pubsub.peer import running_loop
 from pubsub.reentry import interrupts_the_core
@@ -93,7 +93,9 @@ class AsyncSub(Sub, blocking=False):
         return began > 0
 
     async def get(self, timeout: float | None = None) -> Any:
-        waits = timeout is None or _may_wait(timeout)
+        if timeout is not None and timeout is not self._timeout:
+            self._take_timeout(timeout)
+        waits = timeout is None or timeout > 0
         deadline = None
         while True:
             value = next(self._values, NOTHING)
@@ -108,6 +110,7 @@ class AsyncSub(Sub, blocking=False):
             if self._advance():
                 self._in_a_row += 1
                 continue
+            timeout = seconds("timeout", timeout)
             if not waits:
                 raise TimeoutError(timeout_text(self, timeout))
             if timeout is not None and deadline is None:
@@ -116,12 +119,18 @@ class AsyncSub(Sub, blocking=False):
                 raise TimeoutError(timeout_text(self, timeout))
 
     async def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
-        waits = timeout is None or _may_wait(timeout)
+        max = whole("max", max, 1)
+        timeout = seconds("timeout", timeout)
+        waits = timeout is None or timeout > 0
         self._in_a_row += 1  # `take_more` goes over batches, and `get` would not ask for any
         if self._in_a_row > 1 and waits and self._long_enough():
             await asyncio.sleep(0)
         found = [await self.get(timeout)]
-        take_more(self, found, max)
+        try:
+            take_more(self, found, max)
+        except BaseException:  # a signal handler's
+            self._drop(found)
+            raise
         return found
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -265,13 +274,6 @@ def _failed(of: weakref.ref[_AsyncIterator]) -> None:
     iterator = of()
     if iterator is not None:
         iterator._begin()
-
-
-def _may_wait(timeout: float) -> bool:
-    try:
-        return timeout > 0
-    except TypeError:
-        raise not_seconds("timeout", timeout) from None
 
 
 def _time_out(waiter: asyncio.Future[bool]) -> None:

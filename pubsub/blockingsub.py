@@ -7,11 +7,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pubsub.config import not_seconds
+from pubsub.config import seconds, whole
 from pubsub.core.inbox import Inbox
 from pubsub.errors import Closed, WrongContext
 from pubsub.peer import running_loop, stay_at_exit
@@ -150,19 +150,19 @@ class BlockingSub(Sub, blocking=True):
         return self._failure is not None and not self._inbox.streams
 
     def get(self, timeout: float | None = None) -> Any:
+        if timeout is not None and timeout is not self._timeout:
+            self._take_timeout(timeout)
         deadline: float | None = None
         while True:
             value = next(self._values, NOTHING)
             if value is not NOTHING:
                 return value
             self._gaps.clear()
-            left = timeout
+            left: float | None = None
             if timeout is not None:
+                timeout = seconds("timeout", timeout)
                 now = time.monotonic()
-                try:
-                    deadline = deadline or now + timeout
-                except TypeError:
-                    raise not_seconds("timeout", timeout) from None
+                deadline = deadline or now + timeout  # type: ignore[operator]  # it is not None
                 left = deadline - now
             try:
                 if not self._refill(left):
@@ -172,11 +172,12 @@ class BlockingSub(Sub, blocking=True):
                 raise
 
     def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
+        max = whole("max", max, 1)
         found = [self.get(timeout)]
         try:
             self._take_more(found, max)
-        except BaseException:  # a signal handler's: what was found is lost
-            self._dropped.extend(map(operator.is_, found, repeat(None)))
+        except BaseException:  # a signal handler's
+            self._drop(found)
             raise
         return found
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 __all__ = [
     "BATCH_BYTES",
     "DEFAULT_COORDINATOR",
+    "FOREVER",
     "KIB",
     "MIB",
     "Address",
@@ -19,6 +23,8 @@ __all__ = [
     "coordinators_from",
     "parse_address",
     "parse_advertise",
+    "seconds",
+    "whole",
 ]
 
 KIB = 1024
@@ -161,23 +167,45 @@ FOREVER = 1e8
 """Seconds, about three years: more than that, event loops do not count."""
 
 
-def seconds(name: str, value: float | None) -> float | None:
-    """A time to wait, or None for any.
+def seconds(name: str, value: Any) -> float | None:
+    """A time to wait, as every call and setting takes it; None for any.
+
+    Any real number will do: an int, a float, one of numpy's, a Fraction, a Decimal. Above
+    `FOREVER`, and infinite, is for ever; below 0 is 0. A bool is refused: who says ``get(True)``
+    means something else.
 
     Raises:
         TypeError: it is no number of seconds.
+        ValueError: it is NaN.
     """
-    if value is None:
-        return None
+    kind = type(value)
+    if value is None or ((kind is float or kind is int) and 0 <= value <= FOREVER):
+        return value  # type: ignore[no-any-return]  # with half the work for what is given mostly
+    if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
+        raise TypeError(f"{name}={value!r} is not a number of seconds")
     try:
-        return min(value + 0.0, FOREVER)
-    except TypeError:
-        raise not_seconds(name, value) from None
+        number = float(value)
+    except OverflowError:
+        number = FOREVER if value == abs(value) else 0.0
+    except ValueError:  # a Decimal's signalling NaN
+        number = math.nan
+    if number != number:
+        raise ValueError(f"{name}={value!r} is not a number of seconds: it is NaN")
+    return min(max(number, 0.0), FOREVER)
 
 
-def not_seconds(name: str, value: object) -> TypeError:
-    """The error for something else in place of a time."""
-    return TypeError(f"{name}={value!r} is not a number of seconds")
+def whole(name: str, value: Any, least: int) -> int:
+    """A count, as every call and setting takes it: an int, also one of numpy's, and no bool.
+
+    Raises:
+        TypeError: it is no whole number.
+        ValueError: it is below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}={value!r} is not a whole number")
+    if value < least:
+        raise ValueError(f"{name}={value!r} is below {least}")
+    return int(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,15 +248,15 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type in ("float", "int"):
-                if isinstance(value, bool) or not isinstance(value, (int, float)):
-                    raise TypeError(f"{field.name}={value!r} is not a number")
-                if field.type == "int" and not isinstance(value, int):
-                    raise TypeError(f"{field.name}={value!r} is not a whole number")
-                if not value >= 0:
+            if field.type == "int":
+                object.__setattr__(self, field.name, whole(field.name, value, 0))
+            elif field.type == "float":
+                number = seconds(field.name, value)
+                if number is None:
+                    raise TypeError(f"{field.name}=None is not a number of seconds")
+                if value < 0:  # a call may have waited too long already; a setting has not
                     raise ValueError(f"{field.name}={value!r} is negative")
-                if field.type == "float" and value > FOREVER:
-                    raise ValueError(f"{field.name}={value!r} is above {FOREVER:g} s (three years)")
+                object.__setattr__(self, field.name, number)
         for name in ("ping_interval", "ping_timeout", "handshake_timeout", "max_message"):
             if getattr(self, name) == 0:
                 raise ValueError(f"{name} must be above 0")

@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pubsub.codec import CODECS, LARGE, Encoder
-from pubsub.config import BATCH_BYTES, MIB
+from pubsub.config import BATCH_BYTES, MIB, whole
 from pubsub.core.cursor import Cursor
 from pubsub.core.frames import BATCH_COST, array_header
 from pubsub.core.publication import Publication
@@ -136,7 +136,7 @@ class Pub:
         self.peer = peer if peer is not None else default_peer()
         self._block = overflow == "block"
         self._max_message = self.peer.settings.max_message
-        self._batch_bytes = max(1, min(BATCH_BYTES, buffer // 4, self._max_message))
+        self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))
         self._encoder = Encoder(codec, self.topic, self._max_message)
         self._parts: list[bytes] = []
         self._more = 0  # bytes that the batch may have beyond `_left`, once they are granted
@@ -538,7 +538,7 @@ async def wait_attached(
     runtime: Runtime, publication: Publication, n: int, timeout: float | None
 ) -> None:
     """See `Pub.wait_for_subscribers`."""
-    whole("n", n, 0)
+    n = whole("n", n, 0)
     changed: asyncio.Future[None] | None = None
     late = False
 
@@ -590,14 +590,6 @@ async def flush(
         f"flush of {pub.topic!r}: after {timeout:g} s and not all has been received: "
         + (publication.behind(publication.log.next_seq) or "subscribers are still to come")
     )
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r} is not a whole number")
-    if value < least:
-        raise ValueError(f"{name}={value!r} is below {least}")
-    return value
 
 
 _forms: dict[bool, type[Pub]] = {}

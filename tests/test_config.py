@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pubsub.config import (
@@ -15,6 +20,7 @@ from pubsub.config import (
     coordinators_from,
     parse_advertise,
     seconds,
+    whole,
 )
 
 HEAD = Address("head", 7700)
@@ -119,16 +125,70 @@ def test_a_name_has_its_limits() -> None:
         Settings(name=7)  # type: ignore[arg-type]
 
 
+TAKEN: list[tuple[Any, float]] = [
+    (3, 3.0),
+    (0.5, 0.5),
+    (Fraction(1, 2), 0.5),
+    (Decimal("0.5"), 0.5),
+    (np.float32(0.5), 0.5),
+    (np.float64(0.5), 0.5),
+    (np.int8(30), 30.0),
+    (np.float32(20.5), 20.5),
+    (Fraction(41, 2), 20.5),
+    (Decimal("20.5"), 20.5),
+    (0, 0.0),
+    (-1, 0.0),
+    (-math.inf, 0.0),
+    (-(10**400), 0.0),
+    (math.inf, FOREVER),
+    (Decimal("inf"), FOREVER),
+    (10**400, FOREVER),
+    (Fraction(10**400), FOREVER),
+]
+NO_TIMES: list[Any] = ["5s", "5", b"5", True, False, np.True_, 1j, [1], timedelta(1), np.zeros(1)]
+NANS: list[Any] = [math.nan, np.float32("nan"), Decimal("nan"), Decimal("snan")]
+
+
 @pytest.mark.parametrize("name", ["linger", "resume_timeout", "ping_timeout"])
-def test_a_time_without_end_is_refused(name: str) -> None:
-    options: Any = {name: float("inf")}
-    with pytest.raises(ValueError, match=rf"{name}=inf is above 1e\+08 s"):
-        Settings(**options)
+def test_settings_take_times_as_calls_do_but_none_below_0(name: str) -> None:
+    options: Any
+    for value, taken in TAKEN:
+        if value > 10:
+            options = {name: value}
+            assert getattr(Settings(**options), name) == taken
+    for value, error in ((float("nan"), ValueError), (-1, ValueError), (None, TypeError)):
+        options = {name: value}
+        with pytest.raises(error, match=f"^{name}="):
+            Settings(**options)
 
 
-def test_a_time_to_wait_may_be_without_end() -> None:
+@pytest.mark.parametrize(("value", "taken"), TAKEN)
+def test_a_time_to_wait_is_any_real_number(value: Any, taken: float) -> None:
+    assert seconds("timeout", value) == taken
+
+
+@pytest.mark.parametrize("value", NO_TIMES)
+def test_what_is_no_number_is_no_time(value: Any) -> None:
+    with pytest.raises(TypeError, match="is not a number of seconds"):
+        seconds("timeout", value)
+
+
+@pytest.mark.parametrize("value", NANS)
+def test_nan_is_no_time(value: Any) -> None:
+    with pytest.raises(ValueError, match="is not a number of seconds: it is NaN"):
+        seconds("linger", value)
+
+
+def test_no_time_is_none_at_all() -> None:
     assert seconds("timeout", None) is None
-    assert seconds("timeout", 3) == 3.0
-    assert seconds("timeout", float("inf")) == FOREVER
-    with pytest.raises(TypeError, match="timeout='5s' is not a number of seconds"):
-        seconds("timeout", "5s")  # type: ignore[arg-type]
+
+
+def test_a_count_is_any_whole_number() -> None:
+    value: Any
+    for value in (3, np.int64(3)):
+        assert type(whole("max", value, 1)) is int
+    for value in (2.5, 3.0, None, "3", True, np.float64(3), Decimal(3)):
+        with pytest.raises(TypeError, match="is not a whole number"):
+            whole("max", value, 1)
+    with pytest.raises(ValueError, match="max=0 is below 1"):
+        whole("max", 0, 1)

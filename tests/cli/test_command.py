@@ -90,6 +90,8 @@ def test_wrong_use_is_one_line_and_exit_code_2(invoke: Invoke, args: list[str], 
         *(["tail", "a", "-n", "0"], ["tail", "a", "--timeout", "0"], ["tail", "a", "--nope"]),
         *(["tail", "a", "--history", "-1"], ["tail", "a", "--format", "xml"]),
         *(["put", "a"], ["put", "a", "1", "--rate", "0"], ["put", "a", "1", "--wait", "0"]),
+        *(["put", "a", "1", "--rate", "nan"], ["put", "a", "1", "--timeout", "nan"]),
+        *(["tail", "a", "--timeout", "nan"], ["tail", "a", "--timeout", "-inf"]),
         *(["completion", "powershell"], ["topics", "a"]),
     ],
 )

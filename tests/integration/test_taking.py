@@ -17,10 +17,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
+from math import nan
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pubsub
@@ -298,6 +301,70 @@ async def test_a_timeout_may_be_longer_than_any_clock_lasts(peer: Peer, timeout:
         pub.close()
 
     await asyncio.to_thread(block)
+
+
+BAD_TAKES: list[tuple[str, tuple[Any, ...], type[Exception]]] = [
+    *(("get_many", (max,), TypeError) for max in (2.5, None, "3", True)),
+    *(("get_many", (max,), ValueError) for max in (0, -1)),
+    *((call, args, TypeError) for call, args in (("get", ("5",)), ("get_many", (3, "5")))),
+    *((call, args, ValueError) for call, args in (("get", (nan,)), ("get_many", (3, nan)))),
+    ("get", (True,), TypeError),
+]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize(("call", "args", "error"), BAD_TAKES)
+async def test_g3_a_wrong_argument_takes_nothing(
+    peer: Peer, call: str, args: tuple[Any, ...], error: type[Exception], begun: bool
+) -> None:
+    """Whether the messages wait in the inbox, or some of their batch were taken."""
+
+    def block() -> None:
+        sub, pub = peer.sub("t"), peer.pub("t")
+        pub.put_many(range(4))
+        pub.flush(LONG)
+        taken = [sub.get(timeout=LONG)] if begun else []
+        with pytest.raises(error, match=r"^(max|timeout)="):
+            getattr(sub, call)(*args)
+        assert taken + sub.get_many(np.int64(9), timeout=Fraction(LONG)) == [0, 1, 2, 3]
+        assert sub.lost == 0
+        sub.close()
+        pub.close()
+
+    await asyncio.to_thread(block)
+    async with coordinator_in_loop() as coordinator, Peer(coordinator, linger=0) as mine:
+        sub, pub = await mine.sub("t"), await mine.pub("t")
+        await pub.put_many(range(4))
+        await pub.flush(LONG)
+        taken = [await sub.get(timeout=LONG)] if begun else []
+        with pytest.raises(error, match=r"^(max|timeout)="):
+            await getattr(sub, call)(*args)
+        assert taken + await sub.get_many(np.int64(9), timeout=Fraction(LONG)) == [0, 1, 2, 3]
+        assert sub.lost == 0
+
+
+async def test_g3_what_an_interrupted_get_many_had_gathered_counts_in_an_event_loop() -> None:
+    async with coordinator_in_loop() as coordinator, Peer(coordinator, linger=0) as peer:
+        sub, pub = await peer.sub("t"), await peer.pub("t")
+        pub.put_many([1, 2])
+        await pub.flush(LONG)
+        pub.put_many([3, 4])
+        await pub.flush(LONG)
+        advance, batches = sub._advance, iter(range(2))
+
+        def interrupted() -> bool:
+            if next(batches) == 1:
+                sub._advance = advance
+                raise KeyboardInterrupt
+            done: bool = advance()
+            return done
+
+        sub._advance = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            # not awaited: an event loop is not to be told of it
+            sub.get_many(10, timeout=0).send(None)
+        assert sub.lost == 2
+        assert await sub.get_many(10, timeout=LONG) == [3, 4]
 
 
 def until_acknowledged(peer: Peer, pub: Any) -> None:
