@@ -8,7 +8,6 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pubsub.config import MIB, seconds
@@ -25,7 +24,7 @@ from pubsub.pub import (
     flush,
     wait_attached,
 )
-from pubsub.reentry import interrupts_the_core
+from pubsub.reentry import interrupts_the_core, running_loop
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -138,6 +137,8 @@ class AsyncPub(Pub, blocking=False):
         full = bool(self._parts)  # or out of what it was granted
         if full and not buffers and len(data) < self._left + self._more:
             return self._later(self._append(data))
+        if running_loop() is not self._runtime.loop:
+            self._check_place()
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
         else:
@@ -147,6 +148,9 @@ class AsyncPub(Pub, blocking=False):
             if self._queue or not self._fits(size):
                 return self._enqueue((data, buffers, size))
         return self._later(self._admit(data, buffers) or (full and not buffers))
+
+    def _check_place(self) -> None:
+        self._runtime.check_place(f"Pub({self.topic!r})")
 
     def _enqueue(self, message: tuple[bytes, tuple[bytes, ...], int]) -> Awaitable[None]:
         """Have a put wait for room. Those who await their puts hold one each; what nobody awaits
@@ -207,11 +211,6 @@ class AsyncPub(Pub, blocking=False):
     def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> bool:
         """Put what there is room for; True: it has filled the batch."""
         runtime = self._runtime
-        if get_ident() != runtime.thread:
-            raise WrongContext(
-                f"Pub({self.topic!r}) belongs to the event loop of another thread: use it "
-                "there, or make a Pub outside of any loop, which all threads may use"
-            )
         if buffers or len(data) >= self._batch_bytes or self._dead is not None:
             body = body_of([data], 1)
             if not self._parts and not self._handover:
@@ -365,16 +364,20 @@ class AsyncPub(Pub, blocking=False):
 
     async def flush(self, timeout: float | None = None) -> None:
         self._check()
+        self._check_place()
         timeout = seconds("timeout", timeout)
         await flush(self, self._runtime, self._publication, timeout)
 
     async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()
+        self._check_place()
         timeout = seconds("timeout", timeout)
         await wait_attached(self._runtime, self._publication, n, timeout)
 
     def close(self, linger: float | None = None) -> Awaitable[None]:
         linger = seconds("linger", linger)
+        if self._dead is None or not (self._closing is None or self._closing.done()):
+            self._check_place()
         if self._dead is None:
             self.seal()
             self._closing = self._runtime.loop.create_task(self._end(linger))
@@ -392,6 +395,7 @@ class AsyncPub(Pub, blocking=False):
         Raises:
             CoordinatorUnavailable: none could be reached in time.
         """
+        self._check_place()
         yield from self._ready.wait().__await__()
         return self
 

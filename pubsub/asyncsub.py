@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pubsub.config import seconds, whole
 from pubsub.errors import Closed, WrongContext
-from pubsub.peer import running_loop
-from pubsub.reentry import interrupts_the_core
+from pubsub.reentry import interrupts_the_core, running_loop
 from pubsub.sub import NOTHING, Gap, Message, Sub, WeakSink, drop_sub, take_more, timeout_text
 
 if TYPE_CHECKING:
@@ -64,8 +63,6 @@ class AsyncSub(Sub, blocking=False):
         messages are taken only after it."""
         runtime = self._runtime
         loop = runtime.loop
-        if running_loop() is not loop:
-            raise WrongContext(f"Sub({self.topic!r}) belongs to another event loop: await it there")
         waiter: asyncio.Future[bool] = loop.create_future()
         timer = None
         try:
@@ -79,6 +76,14 @@ class AsyncSub(Sub, blocking=False):
             self._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
+
+    def _check(self) -> None:
+        if running_loop() is not self._runtime.loop:
+            self._check_place()
+        Sub._check(self)  # `super()` costs as much again
+
+    def _check_place(self) -> None:
+        self._runtime.check_place(f"Sub({self.topic!r})")
 
     def _long_enough(self) -> bool:
         """Whether it is time to let the loop run, before the next batch is taken: asked once for
@@ -218,6 +223,7 @@ class AsyncSub(Sub, blocking=False):
         Raises:
             CoordinatorUnavailable: none could be reached in time.
         """
+        self._check_place()
         yield from self._ready.wait().__await__()
         return self
 

@@ -30,6 +30,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 from pubsub.config import Settings, advertise_from, coordinators_from, seconds
 from pubsub.errors import Closed, PubSubError, WrongContext
 from pubsub.logs import logger
+from pubsub.reentry import running_loop
 from pubsub.runtime import Runtime
 
 __all__ = ["Peer", "default_peer", "running_loop", "stay_at_exit"]
@@ -41,10 +42,6 @@ faces: dict[str, Callable[..., Any]] = {}
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-running_loop = asyncio._get_running_loop
-"""The loop that runs in this thread, or None. (asyncio documents the function for loops' use; the
-public one raises where there is none, which costs ten times as much.)"""
 
 
 class Peer:
@@ -151,10 +148,11 @@ class Peer:
         """
         linger = seconds("linger", linger)
         if self._thread is None:
-            if self._dead is None:
-                self._dead = Closed("this Peer is closed")
             if self.runtime.loop.is_closed() or isinstance(self._dead, WrongContext):
+                self._dead = self._dead or Closed("this Peer is closed")
                 return _DONE
+            self.runtime.check_place("this Peer")
+            self._dead = self._dead or Closed("this Peer is closed")
             return self.runtime.close(linger)
         self.refuse_in_loop("Peer.close()")
         if self._dead is None:

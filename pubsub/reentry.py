@@ -8,9 +8,14 @@ at work, which would cost something for every frame: the call stack tells.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 
-__all__ = ["interrupts_the_core"]
+__all__ = ["interrupts_the_core", "running_loop"]
+
+running_loop = asyncio._get_running_loop
+"""The loop that runs in this thread, or None. (asyncio documents the function for loops' use; the
+public one raises where there is none, which costs ten times as much.)"""
 
 _INNER = frozenset(
     f"pubsub.{name}" for name in "runtime turn link remote served ready discovery".split()

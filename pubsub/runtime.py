@@ -45,6 +45,7 @@ from pubsub.patience import HELD_UP, Patience
 from pubsub.probing import Prober
 from pubsub.ratelimit import RateLimit
 from pubsub.ready import Ready
+from pubsub.reentry import running_loop
 from pubsub.remote import Remote
 from pubsub.served import Served
 from pubsub.turn import Source, Turn
@@ -829,10 +830,29 @@ class Runtime:
     def _check_open(self) -> None:
         if self.closing:
             raise Closed(self.why_closed)
+        self.check_place("this Peer")
+
+    def check_place(self, what: str) -> None:
+        """Raise `WrongContext` where something that belongs to this loop is used elsewhere: it
+        would not be done, or not before this loop runs again. In its thread it may be used while
+        no loop runs there, as between two runs of this one."""
+        running = running_loop()
+        if running is self.loop:
+            return
+        if self.loop.is_closed():
+            raise WrongContext(
+                f"{what} belongs to an event loop that has ended: make a new one in the loop that "
+                "runs now"
+            )
         if get_ident() != self.thread:
             raise WrongContext(
-                "this Peer belongs to the event loop of another thread: make its Pubs and Subs "
-                "there, or use a Peer that was made outside of any loop"
+                f"{what} belongs to the event loop of another thread: use it there, or make one "
+                "outside of any loop, which all threads may use"
+            )
+        if running is not None:
+            raise WrongContext(
+                f"{what} belongs to another event loop: use it there, or make a new one in the "
+                "loop that runs now"
             )
 
     def _new_id(self) -> int:

@@ -14,7 +14,7 @@ from pubsub import EncodeError, Peer, WrongContext
 from pubsub.asyncpub import FIRST_GRANT, AsyncPub
 from pubsub.coordinator.server import Coordinator
 from pubsub.turn import TURN_BYTES, Turn
-from tests.integration.support import with_little_stack
+from tests.integration.support import coordinator_in_thread, run_python, with_little_stack
 
 
 class Source:
@@ -277,6 +277,89 @@ async def test_g3_a_batch_that_does_not_get_into_the_log_waits_on(
     await coordinator.close()
 
 
+def test_g3_what_belongs_to_one_loop_is_refused_in_another() -> None:
+    """In the same thread: what is put there would wait until the first loop runs again."""
+    with coordinator_in_thread() as coordinator:
+        one, two = asyncio.new_event_loop(), asyncio.new_event_loop()
+
+        async def make() -> tuple[Peer, AsyncPub, Any]:
+            peer = Peer(coordinator.address)
+            return peer, await peer.pub("t"), await peer.sub("t")
+
+        peer, pub, sub = one.run_until_complete(make())
+        pub.put(1)  # between two runs
+        calls: dict[str, Callable[[], Any]] = {
+            "put": lambda: pub.put(2),
+            "put_many": lambda: pub.put_many([2]),
+            "flush": lambda: pub.flush(1),
+            "wait_for_subscribers": lambda: pub.wait_for_subscribers(1, 1),
+            "await pub": lambda: pub.__await__().__next__(),
+            "close": lambda: pub.close(),
+            "get": lambda: sub.get(timeout=1),
+            "get_many": lambda: sub.get_many(timeout=1),
+            "async for": lambda: anext_(sub),
+            "messages": lambda: anext_(sub.messages()),
+            "await sub": lambda: sub.__await__().__next__(),
+            "peer.pub": lambda: peer.pub("t"),
+            "peer.sub": lambda: peer.sub("t"),
+            "peer.close": lambda: peer.close(),
+        }
+
+        async def refused(call: Callable[[], Any]) -> str:
+            with pytest.raises(WrongContext) as raised:
+                await call()
+            return str(raised.value)
+
+        async def get() -> Any:
+            return await sub.get(timeout=30)
+
+        assert one.run_until_complete(get()) == 1
+        for name, call in calls.items():
+            error = two.run_until_complete(refused(call))
+            assert "belongs to another event loop: use it there" in error, name
+        pub.put(3)
+        assert one.run_until_complete(get()) == 3
+        assert sub.lost == 0
+        one.run_until_complete(close(peer))
+        for loop in (one, two):
+            loop.close()
+
+
+async def anext_(of: Any) -> Any:
+    return await of.__aiter__().__anext__()
+
+
+async def close(peer: Peer) -> None:
+    await peer.close()
+
+
+def test_a_pub_of_a_loop_that_has_ended_is_refused() -> None:
+    with coordinator_in_thread() as coordinator:
+        code = """
+            import asyncio, os
+            from pubsub import Peer, WrongContext
+
+            async def make():
+                peer = Peer()
+                return peer, await peer.pub("t"), await peer.sub("t")
+
+            async def use(call):
+                return await call()
+
+            loop = asyncio.new_event_loop()
+            peer, pub, sub = loop.run_until_complete(make())
+            loop.close()
+            for call in (lambda: pub.put(1), pub.close, sub.get, pub.flush, lambda: peer.pub("t")):
+                try:
+                    asyncio.run(use(call))
+                except WrongContext as error:
+                    print(error)
+            os._exit(0 if not pub.closed else 1)
+        """
+        said = run_python(code, PUBSUB_COORDINATOR=coordinator.address)
+    assert said.count("belongs to an event loop that has ended: make a new one in the loop") == 5
+
+
 @pytest.mark.loop
 async def test_awaited_puts_on_many_topics_let_the_loop_run() -> None:
     """Each alone could fill its batch; together they may put `TURN_BYTES`, and twice as much where
@@ -354,6 +437,7 @@ async def test_a_sub_of_another_loop_is_refused_before_anything_is_written_there
         thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join()  # the loop does not run meanwhile
-        assert refused == ["Sub('t') belongs to another event loop: await it there"]
+        assert len(refused) == 1
+        assert refused[0].startswith("Sub('t') belongs to the event loop of another thread: use it")
         assert journal == []
     await coordinator.close()
