@@ -171,8 +171,10 @@ class KeptLink:
         self.up = False
         self._broken_at = self._loop.time()
         self._over(link, error)
-        # one that opens and breaks at once, or breaks the protocol, is dialled with growing delays
-        stable = self._backoff.lived(0.0 if link.cut else self._broken_at - self._opened_at)
+        # one that opens and breaks at once, breaks the protocol or sends us away is dialled with
+        # growing delays: two that displace each other have their turns
+        unwanted = link.cut or isinstance(error, ProtocolError)
+        stable = self._backoff.lived(0.0 if unwanted else self._broken_at - self._opened_at)
         if self._wanted():
             self._dial(0.0 if stable and self.AT_ONCE else self._backoff.delay())
 

@@ -138,6 +138,8 @@ class Acceptor:
             raise ProtocolError(f"a {me.role} does not serve a {event.role}", code="role")
         if not event.peer_id:
             raise ProtocolError("a HELLO without a peer_id")
+        if event.peer_id == me.peer_id:
+            raise ProtocolError("it says that it is this very peer", code="identity")
         if event.expects and event.expects != me.peer_id:
             raise ProtocolError(f"this is peer {me.peer_id}, not {event.expects}", code="identity")
         other = Other(event.role, event.peer_id, event.host, event.port, event.info, 0.0)

@@ -17,6 +17,7 @@ from pubsub.core.messages import (
     Ack,
     End,
     Gap,
+    Goodbye,
     Ping,
     Pong,
     Subscribe,
@@ -100,6 +101,7 @@ class Serving:
         self._confirming: deque[tuple[int, Cursor, int]] = deque()
         self._asking: dict[Cursor, int] = {}  # what the next PING confirms, when it is answered
         self._token = self._answered = HEARTBEAT_TOKEN
+        self._displaced = False  # by another link of the same peer, and told so
 
     @property
     def channels(self) -> int:
@@ -212,8 +214,15 @@ class Serving:
             self._say(End(cursor.channel, final, code, reason))
 
     def forget(self, cursor: Cursor) -> None:
-        """See `Outlet`: the subscriber came back on another link."""
-        self._channels.pop(cursor.channel, None)
+        """See `Outlet`: the subscriber came back on another link. It does so when this one is dead,
+        as far as it knows, and nobody hears this. Whoever is here all the same is told, and dials
+        anew: left alone, it would wait for ever for what another one gets."""
+        if self._channels.pop(cursor.channel, None) is not None and not self._displaced:
+            self._wake()
+            self._displaced = True
+            self._control.append(
+                encode(Goodbye.because("busy", "the same peer has connected anew"))
+            )
 
     # --- what to write ------------------------------------------------------------------
 

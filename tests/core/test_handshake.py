@@ -110,3 +110,11 @@ def test_a_refusal_says_the_other_ends_reason() -> None:
 def test_a_refusal_for_want_of_authentication_is_an_error_of_its_own() -> None:
     with pytest.raises(AuthError, match="who are you"):
         Dialler(PEER, "peer").receive(Goodbye("auth", "who are you"))
+
+
+def test_nobody_may_say_that_it_is_the_one_it_dials() -> None:
+    hello = Dialler(replace(OTHER, peer_id="one"), "peer").opening()
+    assert hello is not None
+    with pytest.raises(ProtocolError, match="it says that it is this very peer") as raised:
+        Acceptor(PEER, ("peer",)).receive(hello)
+    assert raised.value.code == "identity"

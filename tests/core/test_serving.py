@@ -23,6 +23,7 @@ from pubsub.core.messages import (
     Control,
     End,
     Gap,
+    Goodbye,
     Hello,
     Ping,
     Pong,
@@ -445,6 +446,7 @@ def test_a_large_message_stops_when_its_channel_does(
         other = End_(made)
         other.hear(subscribe(resume=0))
         assert [type(event) for event in other.pump()] == [Subscribed, *[Piece] * 3, Data]
+        assert [type(event) for event in end.pump()] == [Goodbye]
     else:
         end.serving.lost(0.0)
     assert end.pump() == []
@@ -643,7 +645,7 @@ def test_g5_a_half_open_link_that_is_lost_later_takes_nothing_with_it() -> None:
     new.pump()
     old.hear(Ack(0, 0, 0), Unsubscribe(0))  # was on its way
     put(made, "b")
-    assert old.pump() == []
+    assert [type(event) for event in old.pump()] == [Goodbye], "and no message"
     assert values(new.pump()) == [(0, "b")]
     old.serving.lost(0.0)
     assert made.attached == 1
@@ -806,3 +808,24 @@ def test_g3_a_wake_up_that_raises_is_asked_for_again_by_the_next() -> None:
     put(made, 2)
     assert end.dirty
     assert [event.first for event in end.pump() if isinstance(event, Data)] == [0, 1]
+
+
+def test_g3_a_link_whose_channel_another_one_takes_is_told_and_its_places_are_held() -> None:
+    first, second = publication(1), publication(2)
+    old, new = End_(first, second), End_(first, second)
+    for stream_id in (1, 2):
+        old.hear(subscribe(stream_id, stream_id, sub_id=stream_id))
+    old.pump()
+    put(first, 1)
+    put(second, 2)
+    new.hear(subscribe(0, 1, sub_id=1, resume=0))
+    assert old.dirty
+    told = [event for event in old.pump() if isinstance(event, Goodbye)]
+    assert [(event.code, event.reason) for event in told] == [
+        ("busy", "the same peer has connected anew")
+    ]
+    new.hear(subscribe(1, 2, sub_id=2, resume=0))
+    assert not [event for event in old.pump() if isinstance(event, Goodbye)], "once is enough"
+    assert [event.first for event in new.pump() if isinstance(event, Data)] == [0, 0]
+    old.serving.lost(1.0)
+    assert [state for made in (first, second) for state, _ in made.cursors()] == ["attached"] * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import pytest
 from pubsub import Closed, Gap, Message, Peer
 from pubsub.link import UNSENT
 from pubsub.turn import TURN_BYTES
-from tests.integration.support import break_links, coordinator_in_loop, eventually
+from tests.integration.support import LONG, break_links, coordinator_in_loop, eventually
 
 
 def work(seconds: float) -> None:
@@ -139,6 +140,36 @@ async def test_g4_a_sub_older_than_the_pub_gets_its_first_message(coordinator: s
         pub = here.pub("t")
         pub.put("first")  # before the pub is ready
         assert await sub.get(timeout=10) == "first"
+
+
+async def test_g3_who_comes_as_another_takes_nothing_in_silence(coordinator: str) -> None:
+    """Who may come as whom is another question. But the one whose channel is taken hears of it, and
+    comes back; the two have their turns, less and less often, and each counts what it missed."""
+    async with (
+        Peer(coordinator) as here,
+        Peer(coordinator, linger=0) as victim,
+        Peer(coordinator, linger=0) as thief,
+    ):
+        pub, sub = await here.pub("t"), await victim.sub("t")
+        put = itertools.count()
+        await pub.put(next(put))
+        assert await sub.get(timeout=LONG) == 0
+        thief.runtime.peer_id = victim.peer_id
+        stolen = thief.sub("t")
+        assert stolen._inbox.sub_id == sub._inbox.sub_id
+        [remote] = victim.runtime._remotes.values()
+        while remote._backoff._attempts < 3:
+            await pub.put(next(put))
+            await asyncio.sleep(0.01)
+        await thief.close()
+        await eventually(lambda: [how["state"] for how in sub.publishers.values()] == ["attached"])
+        end = next(put)
+        await pub.put(end)
+        got = [0]
+        while got[-1] != end:
+            got.append(await sub.get(timeout=LONG))
+        assert got == sorted(set(got))
+        assert len(got) + sub.lost == end + 1
 
 
 async def test_g5_a_broken_link_loses_nothing(coordinator: str) -> None:
