@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pubsub.config import Settings, Way
 from pubsub.core.handshake import Dialler, Other
 from pubsub.core.liveness import Backoff
-from pubsub.errors import PubSubError
+from pubsub.errors import ProtocolError, PubSubError
 from pubsub.link import Core, Link, dial
 from pubsub.logs import logger
 

@@ -145,22 +145,23 @@ async def test_g4_a_sub_older_than_the_pub_gets_its_first_message(coordinator: s
 async def test_g3_who_comes_as_another_takes_nothing_in_silence(coordinator: str) -> None:
     """Who may come as whom is another question. But the one whose channel is taken hears of it, and
     comes back; the two have their turns, less and less often, and each counts what it missed."""
-    async with (
-        Peer(coordinator) as here,
-        Peer(coordinator, linger=0) as victim,
-        Peer(coordinator, linger=0) as thief,
-    ):
+    async with Peer(coordinator) as here, Peer(coordinator, linger=0) as victim:
         pub, sub = await here.pub("t"), await victim.sub("t")
         put = itertools.count()
         await pub.put(next(put))
         assert await sub.get(timeout=LONG) == 0
+        thief = Peer(coordinator, linger=0)
         thief.runtime.peer_id = victim.peer_id
         stolen = thief.sub("t")
         assert stolen._inbox.sub_id == sub._inbox.sub_id
         [remote] = victim.runtime._remotes.values()
-        while remote._backoff._attempts < 3:
-            await pub.put(next(put))
-            await asyncio.sleep(0.01)
+
+        async def displaced() -> None:
+            while remote._backoff._attempts < 3:
+                await pub.put(next(put))
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(displaced(), LONG)
         await thief.close()
         await eventually(lambda: [how["state"] for how in sub.publishers.values()] == ["attached"])
         end = next(put)
