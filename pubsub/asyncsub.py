@@ -78,9 +78,9 @@ class AsyncSub(Sub, blocking=False):
                 timer.cancel()
 
     def _check(self) -> None:
+        Sub._check(self)  # `super()` costs as much again
         if running_loop() is not self._runtime.loop:
             self._check_place()
-        Sub._check(self)  # `super()` costs as much again
 
     def _check_place(self) -> None:
         self._runtime.check_place(f"Sub({self.topic!r})")
