@@ -157,6 +157,7 @@ class BlockingPub(Pub, blocking=True):
             self._close_full()
 
     def putting(self) -> bool:
+        """Whether the calling thread is in the middle of a put (as in a signal handler)."""
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # both kinds have it
 
     def _held(self) -> int:

@@ -30,7 +30,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 from pubsub.config import Settings, advertise_from, coordinators_from, seconds
 from pubsub.errors import Closed, PubSubError, WrongContext
 from pubsub.logs import logger
-from pubsub.reentry import running_loop
+from pubsub.reentry import calls_of, running_loop
 from pubsub.runtime import Runtime
 
 __all__ = ["Peer", "default_peer", "running_loop", "stay_at_exit"]
@@ -214,7 +214,7 @@ class Peer:
     def refuse_in_put(self) -> None:
         """Raise `WrongContext` where a put, interrupted by who calls, and the loop's thread would
         wait for each other."""
-        if any(pub.source.putting() for pub in tuple(self.runtime._pubs.values())):
+        if any(pub.peer is self and pub.putting() for pub in calls_of("pubsub.blockingpub")):
             raise WrongContext(
                 "a call that waits, from within a put of the same Peer (from a signal handler or a "
                 "destructor): the put would wait for it, and it for the put"

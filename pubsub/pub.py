@@ -291,10 +291,6 @@ class Pub:
         """See `Source`: called in the loop's thread."""
         self.seal()
 
-    def putting(self) -> bool:
-        """See `Source`."""
-        return False
-
     def _hand_over(self) -> None:
         """Close the pending batch. Its messages are let go when it is there: an exception from a
         signal handler takes nothing with it that was put, and a handler's put may come between."""
@@ -488,10 +484,6 @@ class WeakSource:
 
     def __init__(self, pub: Pub) -> None:
         self._pub = weakref.ref(pub)
-
-    def putting(self) -> bool:
-        pub = self._pub()
-        return pub is not None and pub.putting()
 
     def seal(self) -> None:
         pub = self._pub()

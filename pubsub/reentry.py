@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from typing import Any
 
-__all__ = ["interrupts_the_core", "running_loop"]
+__all__ = ["calls_of", "interrupts_the_core", "running_loop"]
 
 running_loop = asyncio._get_running_loop
 """The loop that runs in this thread, or None. (asyncio documents the function for loops' use; the
@@ -32,3 +34,12 @@ def interrupts_the_core() -> bool:
             return True
         frame = frame.f_back  # type: ignore[assignment]  # None at the end
     return False
+
+
+def calls_of(module: str) -> Iterator[Any]:
+    """Whose methods, of that module, call the calling code, whatever lies between."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == module and "self" in frame.f_code.co_varnames:
+            yield frame.f_locals.get("self")
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end

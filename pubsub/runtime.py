@@ -145,6 +145,7 @@ class Runtime:
         self._pubs: dict[int, _Pub] = {}
         self._subs: dict[int, _Sub] = {}
         self._ended: dict[int, Publication] = {}
+        self._holding: dict[Publication, None] = {}  # those with a place for somebody who is away
         self._next_id = 1
         self._remotes: dict[str, Remote] = {}
         self._served: dict[Served, None] = {}
@@ -192,6 +193,7 @@ class Runtime:
             join_timeout=self.settings.join_timeout,
             resume_timeout=self.settings.resume_timeout,
             now=self.now(),
+            holding=self._holding,
         )
         pub = _Pub(publication, source, Ready(self.loop))
         self._pubs[publication.stream_id] = pub
@@ -771,13 +773,13 @@ class Runtime:
             self._prober.suspect(peer_id, home, self.settings.resume_timeout, self._is_gone)
 
     def _is_away(self, peer_id: str) -> bool:
-        return any(pub.publication.is_away(peer_id) for pub in self._pubs.values())
+        return any(publication.is_away(peer_id) for publication in self._holding)
 
     def _is_gone(self, peer_id: str) -> None:
         """A process that subscribed has ended without a goodbye: nobody waits for it."""
         log.info("peer %s is gone without a goodbye: no place is held for it any more", peer_id)
-        for pub in list(self._pubs.values()):
-            pub.publication.leave(peer_id)
+        for publication in list(self._holding):
+            publication.leave(peer_id)
 
     def now(self) -> float:
         """The time for what subscribers must do: the loop's, without what it was held up. It stands
@@ -805,7 +807,7 @@ class Runtime:
             self._arm_expiry(self.now() + HELD_UP)
             return
         now = self.now()
-        dues = [pub.publication.expire(now) for pub in list(self._pubs.values())]
+        dues = [publication.expire(now) for publication in list(self._holding)]
         due = min((at for at in dues if at is not None), default=None)
         if due is not None:
             self._arm_expiry(due)

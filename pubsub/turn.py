@@ -41,9 +41,6 @@ class Source(Protocol):
         """The same, but what is being put at this very moment, in another thread, may wait for
         a later turn."""
 
-    def putting(self) -> bool:
-        """Whether the calling thread is in the middle of a put (as in a signal handler)."""
-
     def count(self) -> int:
         """How many messages were put, with those that are not in the log yet or wait for room."""
 

@@ -25,9 +25,6 @@ class Source:
 
     def seal(self) -> None: ...
 
-    def putting(self) -> bool:
-        return False
-
     def count(self) -> int:
         return 0
 

@@ -89,6 +89,7 @@ class Publication:
         history: messages kept for subscribers that ask for them.
         join_timeout, resume_timeout: seconds that a detached cursor holds its place.
         now: the present time in seconds; only differences matter.
+        holding: the publications that hold places for who is away; this one enters and leaves.
 
     Attributes:
         on_room: called when there may be room (set by whoever waits for it).
@@ -109,6 +110,7 @@ class Publication:
         join_timeout: float,
         resume_timeout: float,
         now: float,
+        holding: dict[Publication, None] | None = None,
     ) -> None:
         self.stream_id = stream_id
         self.topic = topic
@@ -126,11 +128,12 @@ class Publication:
         self.reached = 0
         self._cursors: dict[SubKey, Cursor] = {}
         self._attached: dict[SubKey, Cursor] = {}
-        self._away: dict[str, dict[SubKey, Cursor]] = {}  # by peer: the detached ones
+        self._away: dict[str, dict[SubKey, Cursor]] = {}  # by peer: those with a deadline
+        self._holding = {} if holding is None else holding
         self._waiters: list[Waiter] = []
         self._heard = False
         newborn = self._cursors[_NEWBORN] = Cursor(_NEWBORN, self.log, 0, observer=False)
-        newborn.deadline = now + join_timeout
+        self._hold(newborn, now + join_timeout)
 
     # --- putting ------------------------------------------------------------------------
 
@@ -189,8 +192,7 @@ class Publication:
         newborn = self._cursors.get(_NEWBORN)
         seq = newborn.due if before and newborn is not None else self.log.next_seq
         cursor = self._cursors[key] = Cursor(key, self.log, seq, observer=observer)
-        cursor.deadline = now + self.join_timeout
-        self._away.setdefault(key.peer_id, {})[key] = cursor
+        self._hold(cursor, now + self.join_timeout)
         for waiter in self._waiters:
             waiter.add(cursor)
 
@@ -294,8 +296,7 @@ class Publication:
             return
         cursor.outlet = None
         cursor.queued = False
-        cursor.deadline = now + self.resume_timeout
-        self._away.setdefault(cursor.key.peer_id, {})[cursor.key] = cursor
+        self._hold(cursor, now + self.resume_timeout)
         if self._is_crowded():
             self._leave(cursor, "away")
             self._drop(cursor)
@@ -312,10 +313,20 @@ class Publication:
                 self._leave(cursor, "away")
             self._drop(cursor)
 
+    def _hold(self, cursor: Cursor, until: float) -> None:
+        """It is detached, and holds its place until then."""
+        cursor.deadline = until
+        if not self._away:
+            self._holding[self] = None
+        self._away.setdefault(cursor.key.peer_id, {})[cursor.key] = cursor
+
     def _is_back(self, key: SubKey) -> None:
+        """It is detached no more."""
         away = self._away.get(key.peer_id)
         if away is not None and away.pop(key, None) is not None and not away:
             del self._away[key.peer_id]
+            if not self._away:
+                self._holding.pop(self, None)
 
     def _is_crowded(self) -> bool:
         return len(self._cursors) - len(self._attached) > MAX_DETACHED
@@ -338,11 +349,10 @@ class Publication:
     def expire(self, now: float) -> float | None:
         """Give up detached cursors whose time has passed; returns the next deadline, if any."""
         due: float | None = None
-        for cursor in list(self._cursors.values()):
-            if cursor.deadline is None:
-                continue
+        for cursor in [cursor for away in self._away.values() for cursor in away.values()]:
             if cursor.key is _NEWBORN and not self._heard and not self.block:
                 continue  # nobody to ask yet, and keeping it harms nobody
+            assert cursor.deadline is not None
             if cursor.deadline <= now:
                 if cursor.key is not _NEWBORN:
                     self._leave(cursor, "away" if cursor.channel >= 0 else "absent")
@@ -370,6 +380,7 @@ class Publication:
             cursor.release()
         self._cursors.clear()
         self._away.clear()
+        self._holding.pop(self, None)
         while len(self.log):
             self.log.drop_first()
         if self.on_room is not None:

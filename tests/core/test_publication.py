@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -1027,3 +1027,42 @@ def test_g6_of_those_who_left_the_last_are_remembered() -> None:
         f"subscriber:1#{number}" for number in range(5, MAX_LEAVERS + 5)
     ]
     assert made.reached == 0
+
+
+class Unwalked(dict[SubKey, Cursor]):
+    """A dict that nobody goes over."""
+
+    def __iter__(self) -> Iterator[SubKey]:
+        raise AssertionError("all were walked over")
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+def test_who_is_attached_is_not_looked_at_for_who_is_away() -> None:
+    """A thousand others, four times a second, for one link that broke."""
+    holding: dict[Publication, None] = {}
+    made = Publication(
+        7, "t", buffer=10**6, join_timeout=JOIN, resume_timeout=RESUME, now=0.0, holding=holding
+    )
+    assert list(holding) == [made], "for those who are older and still to be named"
+    made.answered(0.0)
+    made.settle()
+    assert not holding
+    outlet = Outlet()
+    cursors = [
+        made.attach(key, outlet, n, resume=None, history=0, limit=UNLIMITED, observer=False)[0]
+        for n, key in enumerate((ANNE, BERT))
+    ]
+    made._cursors, made._attached = Unwalked(made._cursors), Unwalked(made._attached)
+    made.detach(cursors[0], 1.0)
+    assert list(holding) == [made]
+    assert made.expire(2.0) == 1.0 + RESUME
+    assert made.expire(1.0 + RESUME) is None
+    assert not holding
+    made.expect(ANNE, before=False, observer=False, now=50.0)
+    assert list(holding) == [made]
+    made.unexpect(ANNE)
+    assert not holding
+    made.detach(cursors[1], 60.0)
+    made.attach(BERT, outlet, 2, resume=0, history=None, limit=UNLIMITED, observer=False)
+    assert not holding
