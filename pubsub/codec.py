@@ -61,8 +61,9 @@ _MAX_NESTING: Final = 32
 
 _LARGEST_BIN: Final = 2**32 - 1
 
-_SPARE: Final = 1024 * 1024
-"""Packers keep the memory of their largest value: those above this are let go."""
+_SPARE: Final = LARGE
+"""Packers keep the memory of their largest value: those above this are let go. (Were it 1 MiB, 300
+Pubs would keep 300 MiB after one large put each. It is had again faster than it is filled.)"""
 
 _UNPACKER_SIZE: Final = 4 * 1024
 """Memory of the unpackers that a Decoder keeps for tuples and sets."""

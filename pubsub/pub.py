@@ -262,8 +262,8 @@ class Pub:
         """A message whose encoding is large, or already left buffers aside: take its large bytes
         out of band, and check its size."""
         encoder = self._encoder
-        if not buffers and len(data) >= LARGE:
-            packed = len(data)
+        packed = len(data)
+        if not buffers and packed >= LARGE:
             pack, encoder.pack = encoder.pack, encoder.refuse
             try:
                 data = encoder.pack_out_of_band(value, data)
@@ -272,7 +272,7 @@ class Pub:
                 encoder.pack = pack
                 self._encode_failed(error, value)
             encoder.pack = pack
-            encoder.let_go(packed)
+        encoder.let_go(max(packed, len(data)))
         encoder.look(bool(buffers))  # who puts something large puts more of it
         size = len(data) + sum(map(len, buffers))
         if size > self._max_message:
