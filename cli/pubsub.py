@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.shell_completion import CompletionItem
 
-from pubsub.cli.command import coordinator_option, log_lines, program, run
+from pubsub.cli.command import coordinator_option, log_lines, program, run, say
 from pubsub.config import FOREVER, coordinators_from
 from pubsub.core.topics import check_pattern, check_topic
 from pubsub.errors import PubSubError, TopicError
+from pubsub.foreign import foreign_wildcard
 
 __all__ = ["main"]
 
@@ -55,9 +56,13 @@ class _Topic(ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            return self._check(value)
+            topic = self._check(value)
         except TopicError as error:
             raise click.UsageError(str(error), ctx) from None
+        foreign = foreign_wildcard(topic)
+        if foreign:
+            say(foreign)
+        return topic
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str

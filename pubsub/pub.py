@@ -26,6 +26,7 @@ from pubsub.core.publication import Publication
 from pubsub.core.standing import Holder, listed
 from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge
+from pubsub.foreign import warn_of_foreign_wildcards
 from pubsub.logs import logger
 from pubsub.peer import Peer, cannot_travel, check_peer, default_peer, faces, running_loop
 from pubsub.ratelimit import RateLimit
@@ -125,6 +126,7 @@ class Pub:
         self._dead: Exception | None = None
         self._left: float = 0
         self.topic = check_topic(topic)
+        warn_of_foreign_wildcards(self.topic)
         if overflow not in ("drop", "block"):
             raise ValueError(f'overflow {overflow!r} is neither "drop" nor "block"')
         if codec not in CODECS:

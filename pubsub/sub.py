@@ -27,6 +27,7 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
 from pubsub.errors import DecodeError, PubSubError
+from pubsub.foreign import warn_of_foreign_wildcards
 from pubsub.logs import logger
 from pubsub.peer import (
     Peer,
@@ -180,6 +181,7 @@ class Sub:
         self._failure: Exception | None = None
         self._held: Exception | None = None
         self.topic = check_pattern(topic)
+        warn_of_foreign_wildcards(self.topic)
         if keep not in ("all", "latest"):
             raise ValueError(f'keep {keep!r} is neither "all" nor "latest"')
         if isinstance(history, str) and history != "all":

@@ -76,7 +76,8 @@ def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(log, "handlers", [])
     monkeypatch.setattr(log, "propagate", True)
     monkeypatch.setattr(log, "level", logging.NOTSET)
-    monkeypatch.setattr(logging.getLogger("pubsub.coordinator"), "level", logging.NOTSET)
+    for name in ("pubsub.coordinator", "pubsub.foreign"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
     log.manager._clear_cache()  # type: ignore[attr-defined]  # what `setLevel` does, too
 
 

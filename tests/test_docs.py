@@ -59,6 +59,7 @@ PAGES = (
 DOCUMENTED = (
     *("pubsub", "pubsub.pub", "pubsub.sub", "pubsub.peer", "pubsub.config", "pubsub.errors"),
     *("pubsub.codec", "pubsub.core.topics", "pubsub.core.messages", "pubsub.core.frames"),
+    "pubsub.foreign",
 )
 EXAMPLES = ("pubsub.pub", "pubsub.sub", "pubsub.peer")
 

@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "pubsub.codec",
         "pubsub.config",
         "pubsub.errors",
+        "pubsub.foreign",
         "pubsub.logs",
         "pubsub.ratelimit",
         "pubsub.reentry",

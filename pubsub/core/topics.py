@@ -106,7 +106,8 @@ def _problem(text: str, what: str) -> str:
         return f"{shown} has {segments} segments, over {MAX_TOPIC_SEGMENTS}"
     if what == "topic":
         return f"{shown} has a wildcard: a Pub needs one topic; patterns are for Sub"
-    return f"{shown}: a wildcard stands for a whole segment: use '*' or '**'"
+    by_dots = ", and '/' between segments" if ".*" in text or "*." in text else ""
+    return f"{shown}: a wildcard stands for a whole segment: use '*' or '**'{by_dots}"
 
 
 def is_pattern(text: str) -> bool:

@@ -126,6 +126,16 @@ def test_nobody_listening_is_said_and_no_failure(coordinator: str, topic: str) -
     assert result.err == f"pubsub: nobody was listening on '{topic}'\n"
 
 
+def test_a_wildcard_of_another_system_is_said_once(coordinator: str) -> None:
+    said = "pubsub: 'put/#': '#' is no wildcard here: 'put/**'"
+    for where in (coordinator, None):  # where it is silent about much else
+        result = execute("pubsub", "put", "put/#", "1", coordinator=where)
+        assert result.err.splitlines()[0] == said
+        assert result.err.count("wildcard") == 1
+    args = ("tail", "put/#", "--timeout", "0.1")
+    assert execute("pubsub", *args, coordinator=coordinator).err.count(said) == 1
+
+
 def test_nothing_put_is_nothing_to_say(coordinator: str, topic: str) -> None:
     result = execute("pubsub", "put", topic, "-", coordinator=coordinator)
     assert (result.code, result.out, result.err) == (0, b"", "")

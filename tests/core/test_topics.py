@@ -122,6 +122,11 @@ def test_a_wildcard_in_a_part_of_a_segment_is_refused(pattern: str) -> None:
     )
 
 
+def test_who_splits_by_dots_is_told_what_splits() -> None:
+    with pytest.raises(TopicError, match=r"use '\*' or '\*\*', and '/' between segments"):
+        check_pattern("a.b.*")
+
+
 @pytest.mark.parametrize("given_", [None, b"topic", 1, ["a"], object()])
 def test_only_a_str_is_a_topic(given_: object) -> None:
     name = type(given_).__name__
