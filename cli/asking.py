@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
-import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Literal
 
-from pubsub._version import __version__
+from pubsub.about import about
 from pubsub.config import Address
 from pubsub.core.frames import SCRATCH_SIZE, Event, FrameReader
 from pubsub.core.handshake import Dialler, Identity, Refused
 from pubsub.core.messages import Answer, Goodbye, Ping, Pong, Query, encode
 from pubsub.errors import CoordinatorUnavailable, ProtocolError, PubSubError
 from pubsub.keeping import explain
+from pubsub.resolving import resolve_blocking
 
 __all__ = ["ask"]
 
@@ -38,7 +38,7 @@ def ask(
         CoordinatorUnavailable: there is none, or it did not answer.
     """
     try:
-        with socket.create_connection(address, timeout) as connection:
+        with _connect(address, timeout) as connection:
             return list(_rows(connection, what))
     except TimeoutError:
         problem = f"no answer within {timeout:g} s"
@@ -50,14 +50,17 @@ def ask(
     raise CoordinatorUnavailable(text, addresses=(str(address),))
 
 
+def _connect(address: Address, timeout: float) -> socket.socket:
+    """To the first that answers of all that the name means."""
+    *others, last = resolve_blocking(address.host, timeout)
+    for host in others:
+        with suppress(OSError):
+            return socket.create_connection((host, address.port), timeout)
+    return socket.create_connection((last, address.port), timeout)
+
+
 def _rows(connection: socket.socket, what: Literal["topics", "peers"]) -> Iterator[dict[str, Any]]:
-    info = {
-        "name": os.path.basename(sys.argv[0]),
-        "pid": os.getpid(),
-        "hostname": socket.gethostname(),
-        "library": __version__,
-    }
-    dialler = Dialler(Identity("client", secrets.token_hex(8), info=info), "coordinator")
+    dialler = Dialler(Identity("client", secrets.token_hex(8), info=about()), "coordinator")
     reader = FrameReader(bytearray(SCRATCH_SIZE))
     hello = dialler.opening()
     assert hello is not None

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import get_completion_class
@@ -18,6 +18,9 @@ from click.shell_completion import get_completion_class
 from pubsub._version import __version__
 from pubsub.config import Settings, coordinators_from
 from pubsub.errors import CoordinatorUnavailable, PubSubError
+
+if TYPE_CHECKING:
+    from pubsub import Peer
 
 __all__ = [
     "FAILED",
@@ -31,6 +34,7 @@ __all__ = [
     "coordinator_option",
     "end_signals",
     "impatient",
+    "in_time",
     "log_lines",
     "new_loop",
     "program",
@@ -272,6 +276,13 @@ def impatient(timeout: float | None) -> dict[str, float]:
         name: min(getattr(usual, name), max(timeout, 1.0))
         for name in ("connect_timeout", "join_timeout")
     }
+
+
+def in_time(peer: Peer, timeout: float | None) -> Peer:
+    """The Peer; it waits no longer for a coordinator that is busy, either."""
+    if timeout is not None:
+        peer.runtime.mute_waits = 0
+    return peer
 
 
 # --- what the library logs ------------------------------------------------------------------

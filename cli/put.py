@@ -25,6 +25,7 @@ from pubsub.cli.command import (
     TIMED_OUT,
     after_ctrl_c,
     impatient,
+    in_time,
     say,
 )
 from pubsub.config import DEFAULT_COORDINATOR
@@ -156,8 +157,9 @@ def _peer(sending: Sending) -> Peer:
         # Where nobody listens at the default address nobody can be subscribed: a coordinator of
         # our own, for the blink of an eye, would serve no one.
         limits = {**impatient(sending.timeout), "connect_timeout": 1.0}
-        return Peer(str(DEFAULT_COORDINATOR), name=name, **limits)
-    return Peer(sending.coordinator, name=name, **impatient(sending.timeout))
+        return in_time(Peer(str(DEFAULT_COORDINATOR), name=name, **limits), sending.timeout)
+    peer = Peer(sending.coordinator, name=name, **impatient(sending.timeout))
+    return in_time(peer, sending.timeout)
 
 
 @contextmanager

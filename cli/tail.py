@@ -11,7 +11,7 @@ from typing import Literal
 
 from pubsub import DecodeError, Gap, Peer
 from pubsub.asyncsub import AsyncSub
-from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, impatient, say
+from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, impatient, in_time, say
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
@@ -77,6 +77,7 @@ class _Tail:
                 name=f"pubsub tail {' '.join(self._patterns)}"[:80],
                 **impatient(self._wanted.timeout),
             )
+            in_time(peer, self._wanted.timeout)
             work = self._loop.create_task(self._work(peer))
             work.add_done_callback(self._failed)
             try:

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from pubsub._version import __version__
+from pubsub.about import about
 from pubsub.config import Address, Settings
 from pubsub.coordinator.registry import Push, Registry
 from pubsub.core.frames import Event
@@ -148,11 +147,12 @@ class Coordinator:
     def _accept(self) -> Link:
         self._rush = True
         settle = max(0.0, self._started + self._settle - self.loop.time())
-        info = {"pid": os.getpid(), "hostname": socket.gethostname(), "library": __version__}
         connection = _Connection(self)
         return Link(
             self.loop,
-            Acceptor(Identity("coordinator", self.peer_id, info=info), ("peer", "client"), settle),
+            Acceptor(
+                Identity("coordinator", self.peer_id, info=about()), ("peer", "client"), settle
+            ),
             connection,
             self.settings,
             self._scratch,

@@ -44,7 +44,8 @@ class Address(NamedTuple):
 
 
 class Way(NamedTuple):
-    """Where a peer can be reached, and who told it: a coordinator, or the program."""
+    """Where a peer can be reached, and who told it: a coordinator, the program, or, for one of the
+    addresses that a name means, the way that has the name."""
 
     host: str
     port: int
@@ -56,6 +57,8 @@ class Way(NamedTuple):
         return Address(self.host, self.port)
 
     def __str__(self) -> str:
+        if isinstance(self.told_by, Way) and self.told_by.host != self.host:
+            return f"{self.told_by} ({self.host})"
         return str(self.address)
 
 
@@ -63,7 +66,7 @@ DEFAULT_COORDINATOR = Address("127.0.0.1", 7700)
 """Used where nothing is configured; here the first process starts a coordinator in itself."""
 
 _ADDRESS = re.compile(
-    r"(?:tcp://)?(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:\s/\[\]]+)):(?P<port>\d{1,5})"
+    r"(?:tcp://)?(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[^:\s/\[\]%]+)?)\]|(?P<host>[^:\s/\[\]]+)):(?P<port>\d{1,5})"
 )
 
 
@@ -88,7 +91,9 @@ def parse_address(text: str, *, what: str = "address") -> Address:
     return Address(match["v6"] or match["host"], port)
 
 
-_V6 = re.compile(r"(?=.*::|(?:[^:]*:){7})(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]+(?:%\w+)?")
+_V6 = re.compile(
+    r"(?=.*::|(?:[^:]*:){7})(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]+(?:%[^:\s/\[\]%]+)?"
+)
 
 
 def _in_brackets(text: str) -> str | None:
@@ -100,7 +105,7 @@ def _in_brackets(text: str) -> str | None:
     return f"[{whole}]:{DEFAULT_COORDINATOR.port}" if _V6.fullmatch(whole) else None
 
 
-_HOST = re.compile(r"[^:\s/\[\]]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%\w+)?")
+_HOST = re.compile(r"[^:\s/\[\]]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%[^:\s/\[\]%]+)?")
 
 
 def parse_advertise(text: str, port: int, *, what: str = "advertise") -> Address:
@@ -225,7 +230,8 @@ class Settings:
     ping_timeout: float = 15.0
     """A connection on which nothing came for so long is dead."""
     connect_timeout: float = 5.0
-    """How long to try for a coordinator before `CoordinatorUnavailable`, and for one dial."""
+    """How long to try for a coordinator before `CoordinatorUnavailable`, and for one dial. For one
+    that accepts the connection and does not answer, because it is busy or stopped, six times."""
     handshake_timeout: float = 5.0
     """How long a new connection may take to say who it is."""
     join_timeout: float = 5.0

@@ -1,9 +1,9 @@
 """Keeping: one connection that is dialled again for as long as it is wanted.
 
 What a session with a coordinator and the link to a publisher have in common: they try the places
-where the other end may be, one after the other, wait longer after each time that none of them
-answers, say once that there is trouble and once that it is over, and begin anew when the
-connection breaks.
+where the other end may be, one after the other, the one that worked last first; they wait longer
+after each time that none of them answers, say once that there is trouble and once that it is over,
+and begin anew when the connection breaks.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from pubsub.core.liveness import Backoff
 from pubsub.errors import ProtocolError, PubSubError
 from pubsub.link import Core, Link, dial
 from pubsub.logs import logger
+from pubsub.resolving import host_of, resolve
 
 __all__ = ["KeptLink", "explain"]
 
 log = logger("pubsub")
+
+OURS = "cannot "
+"""How the text of an error begins that is this process's own trouble."""
 
 Trouble = tuple[Way, Exception]
 """A place that was tried, and why in vain."""
@@ -36,10 +40,10 @@ class KeptLink:
         up: connected, handshake done.
     """
 
-    WHO = "the other end"
-    """Whom it connects to, for logs."""
-    MISSED = "cannot reach {who} at {trouble}; trying on"
-    FOUND = "{who} at {where} is reached now"
+    MISSED = "cannot reach {trouble}; trying on"
+    FOUND = "{way} is reached now"
+    QUIET = 0.0
+    """Seconds of trouble of which nobody is told."""
     AT_ONCE = True
     """Whether a link that was stable is dialled again without a delay."""
 
@@ -60,14 +64,21 @@ class KeptLink:
         self._answer: asyncio.Future[None] | None = None
         self._broken_at: float | None = None
         self._opened_at = 0.0
+        self._way: Way | None = None  # the one that is dialled, or worked last
+        self._worked: tuple[Way, ...] = ()
         self._warned = False
         self._closed = False
 
     # --- what subclasses say ------------------------------------------------------------
 
     def _ways(self) -> Sequence[Way]:
-        """Where the other end may be; the best first."""
+        """Where the other end may be."""
         raise NotImplementedError
+
+    async def _addresses(self, way: Way) -> Sequence[Way]:
+        """The addresses that it means, where its host is a name."""
+        hosts = await resolve(self._loop, way.host, self._settings.connect_timeout / 2)
+        return [Way(host, way.port, way) for host in hosts]
 
     async def _introduce(self, local_host: str) -> Dialler:
         """What to say on a connection that was made from that address of ours."""
@@ -82,7 +93,7 @@ class KeptLink:
         raise NotImplementedError
 
     def _missed(self, troubles: Sequence[Trouble]) -> None:
-        """All places were tried in vain."""
+        """All places were tried in vain; none: there is none to try."""
 
     def _over(self, link: Link, error: Exception | None) -> None:
         """It was up and is not any more; without an error if it ended in order."""
@@ -91,39 +102,58 @@ class KeptLink:
 
     def _dial(self, delay: float = 0.0) -> None:
         if self._task is None or self._task.done():
-            self._task = self._loop.create_task(self._run(delay), name=f"pubsub dial {self.WHO}")
+            self._task = self._loop.create_task(self._run(delay), name="pubsub dial")
 
     async def _run(self, delay: float) -> None:
         while True:
             if delay:
                 await asyncio.sleep(delay)
-            troubles: list[Trouble] = []
-            for way in self._ways():
-                if not self._wanted():
-                    return
-                try:
-                    await self._connect(way)
-                except (OSError, PubSubError, asyncio.TimeoutError, ValueError) as error:
-                    troubles.append((way, error))  # ValueError: a host that is no name
-                except Exception as error:  # never stop trying
-                    log.exception("internal error while dialling %s", way)
-                    troubles.append((way, error))
-                else:
-                    break
-            else:
-                self._in_vain(troubles)
-            if self.up or not self._wanted():
+            if not self._wanted() or await self._try_all():
                 return
             delay = self._backoff.delay()
 
-    async def _connect(self, way: Way) -> None:
+    async def _try_all(self) -> bool:
+        """Dial one place after the other; returns whether nothing is left to do."""
+        troubles: list[Trouble] = []
+        ways = sorted(self._ways(), key=self._is_new)
+        for way in ways:
+            try:
+                places = sorted(await self._addresses(way), key=self._is_new)
+            except Exception as error:
+                self._note(troubles, way, error)
+                continue
+            # all of them have no longer than one would
+            timeout = self._settings.connect_timeout / len(ways) / max(1, len(places))
+            for place in places:
+                if not self._wanted():
+                    return True
+                try:
+                    await self._connect(place, timeout)
+                except Exception as error:  # never stop trying
+                    self._note(troubles, place, error)
+                else:
+                    return self.up  # else it was lost at once
+        if self._wanted():
+            self._in_vain(troubles)
+        return not self._wanted()
+
+    def _note(self, troubles: list[Trouble], way: Way, error: Exception) -> None:
+        if not isinstance(error, (OSError, PubSubError, asyncio.TimeoutError)):
+            log.error("internal error while dialling %s", way, exc_info=error)
+        troubles.append((way, error))
+
+    def _is_new(self, way: Way) -> bool:
+        """Whether it is another than the one that worked last."""
+        return not any(way.address == worked.address for worked in self._worked)
+
+    async def _connect(self, way: Way, timeout: float) -> None:
         answer = self._answer = self._loop.create_future()
         answer.add_done_callback(_look_at)
         link = self.link = Link(self._loop, None, self, self._settings, self._scratch)
+        self._way = way
         try:
-            transport = await dial(link, way.host, way.port, self._settings.connect_timeout)
-            local = transport.get_extra_info("sockname")
-            link.begin(await self._introduce(local[0] if local else ""))
+            transport = await dial(link, way.host, way.port, timeout)
+            link.begin(await self._introduce(host_of(transport.get_extra_info("sockname"))))
             await answer
         except BaseException:
             if not self.up:
@@ -132,15 +162,26 @@ class KeptLink:
             raise
 
     def _in_vain(self, troubles: Sequence[Trouble]) -> None:
-        if not self._wanted():
-            return
+        now = self._loop.time()
         if self._broken_at is None:
-            self._broken_at = self._loop.time()
-        if not self._warned and troubles:
-            self._warned = True
-            text = ", nor at ".join(f"{way}: {explain(error)}" for way, error in troubles)
-            log.warning("%s", self.MISSED.format(who=self.WHO, trouble=text))
+            self._broken_at = now
         self._missed(troubles)
+        if self._warned or not troubles or not self._wanted():
+            return
+        if now - self._broken_at >= self.QUIET:
+            self._complain(troubles)
+
+    def _complain(self, troubles: Sequence[Trouble]) -> None:
+        """Say that it cannot be reached."""
+        self._warned = True
+        text = ", nor at ".join(f"{way}: {explain(error)}" for way, error in troubles)
+        log.warning("%s", self.MISSED.format(trouble=text))
+
+    def _cheer(self, way: Way) -> None:
+        """It is reached."""
+        if self._warned:
+            self._warned = False
+            log.warning("%s", self.FOUND.format(way=way))
 
     # --- the link's endpoint ------------------------------------------------------------
 
@@ -149,9 +190,10 @@ class KeptLink:
         self.up = True
         self._opened_at = self._loop.time()
         self._broken_at = None
-        if self._warned:
-            self._warned = False
-            log.warning("%s", self.FOUND.format(who=self.WHO, where=self._ways()[0]))
+        way = self._way
+        assert way is not None
+        self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
+        self._cheer(way)
         core = self._begin(link, other)
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None)
@@ -202,5 +244,6 @@ def explain(error: Exception) -> str:
     if isinstance(error, socket.gaierror):
         return f"its name cannot be resolved ({error.strerror})"
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
+        text = str(error.strerror or "")
+        return text if text.startswith(OURS) else os.strerror(error.errno)
     return str(error) or type(error).__name__

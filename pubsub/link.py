@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
+from logging import INFO, WARNING
 from typing import Any, Protocol, cast
 
-from pubsub.config import Settings
+from pubsub.config import Address, Settings
 from pubsub.core.frames import Event, FrameReader
 from pubsub.core.handshake import Acceptor, Dialler, Other
 from pubsub.core.liveness import Heartbeat, Pulse
@@ -67,7 +68,7 @@ async def dial(link: Link, host: str, port: int, timeout: float) -> Any:
     never tells the link: so it is not cancelled here, and told where others do it (`asyncio.run`
     ends all tasks)."""
     loop = link.loop
-    task = loop.create_task(loop.create_connection(lambda: link, host, port))
+    task = loop.create_task(_connect(link, host, port))
 
     def ended(task: asyncio.Task[Any]) -> None:
         if task.cancelled() and link.transport is not None:
@@ -89,6 +90,22 @@ async def dial(link: Link, host: str, port: int, timeout: float) -> Any:
                 task.cancel()
         elif not task.cancelled():
             task.exception()
+
+
+async def _connect(link: Link, host: str, port: int) -> Any:
+    loop = link.loop
+    if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
+        return await loop.create_connection(lambda: link, host, port)
+    # plain asyncio would ask its executor for an address with a zone
+    *_, name = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0]
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, name)
+        return await loop.create_connection(lambda: link, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 class Core(Protocol):
@@ -302,7 +319,8 @@ class Link(asyncio.BufferedProtocol):
         error = None
         if goodbye.code != "closing":
             error = ProtocolError(f"the other end closed: {goodbye.reason}", code=goodbye.code)
-            log.warning("%s closed the connection (%s): %s", self, goodbye.code, goodbye.reason)
+            level = INFO if goodbye.code == "busy" else WARNING  # we have connected anew, say
+            log.log(level, "%s closed the connection (%s): %s", self, goodbye.code, goodbye.reason)
         self._finish(error)
         self._close()
 
@@ -405,7 +423,8 @@ class Link(asyncio.BufferedProtocol):
         """The other end broke the protocol: say so, and cut it off."""
         if self._closed:
             return
-        log.warning("%s: %s; the connection is cut", self, error)
+        dialled = self._accepted_by is None and error.code == "timeout"  # who dials says it
+        log.log(INFO if dialled else WARNING, "%s: %s; the connection is cut", self, error)
         self.cut = error.code != "internal"
         self._error = error
         self._send(Goodbye.because(error.code, str(error)))
@@ -477,8 +496,8 @@ class Link(asyncio.BufferedProtocol):
 
     def __str__(self) -> str:
         if self.other is not None and self.other.port:
-            who = f"{self.other.role} at {self.other.host}:{self.other.port}"
+            who = f"{self.other.role} at {Address(self.other.host, self.other.port)}"
         else:
             name = self.transport.get_extra_info("peername") if self.transport else None
-            who = f"{name[0]}:{name[1]}" if name else "a connection"
+            who = str(Address(name[0], name[1])) if name else "a connection"
         return who

@@ -24,6 +24,7 @@ from pubsub.core.handshake import Dialler, Identity, Other, Refused
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.link import Link, dial
 from pubsub.patience import Patience
+from pubsub.resolving import host_of
 
 __all__ = ["Answer", "Prober", "home"]
 
@@ -56,7 +57,9 @@ def home(link: Link, other: Other) -> Address | None:
     if not other.port or not name:
         return None
     host = _packed(other.host)
-    return Address(name[0], other.port) if host is not None and host == _packed(name[0]) else None
+    if host is None or host != _packed(name[0]):
+        return None
+    return Address(host_of(name), other.port)
 
 
 def _packed(host: str) -> bytes | None:

@@ -87,6 +87,7 @@ class Pub:
         TopicError: the topic is not valid.
         CoordinatorUnavailable: blocking only, when no coordinator was ever reached; in an event
             loop ``await pub`` (or ``async with pub``) raises it.
+        OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.
 
     Example:
         >>> from pubsub import Pub, Sub

@@ -18,6 +18,7 @@ class Ready:
         self.error: Exception | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self.timer: Patience | None = None
+        self.waited = 0  # how often for a coordinator that does not answer
 
     def set(self, error: Exception | None = None) -> None:
         """It is, or cannot be for now."""
@@ -41,6 +42,7 @@ class Ready:
 
         Raises:
             CoordinatorUnavailable: no coordinator could be reached in time.
+            OSError: this process cannot listen where it should.
         """
         while not self.done:
             if self.error is not None:

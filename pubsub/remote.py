@@ -46,6 +46,9 @@ class Owner(Protocol):
     def settled(self, stream: Stream) -> None:
         """A subscription was answered, or cannot be made now."""
 
+    def ways(self, peer_id: str) -> Sequence[Way]:
+        """Where the coordinators say that a peer is."""
+
     def listed(self, stream: Stream) -> bool:
         """Whether any coordinator knows of the stream."""
 
@@ -61,10 +64,12 @@ class Remote(KeptLink):
 
     Parameters:
         peer_id: of the peer.
-        way: where it is.
+        way: where it is, by who told of it first.
     """
 
-    WHO = "the publisher"
+    MISSED = "cannot reach the publisher at {trouble}; trying on"
+    FOUND = "the publisher at {way} is reached now"
+    QUIET = 2.0
 
     def __init__(
         self,
@@ -76,7 +81,8 @@ class Remote(KeptLink):
     ) -> None:
         super().__init__(owner.loop, owner.settings, scratch, random)
         self.peer_id = peer_id
-        self.way = way
+        self._told = way
+        self._last_ways: Sequence[Way] = (way,) if way.host else ()
         self._owner = owner
         self._streams: dict[Stream, Patience | None] = {}
         self._receiving: Receiving | None = None
@@ -84,9 +90,10 @@ class Remote(KeptLink):
         self._refused = False
         self._met: Address | None = None  # where it was reached last
 
-    def moved(self, way: Way) -> None:
-        """A coordinator says where it is."""
-        self.way = way
+    @property
+    def address(self) -> Way:
+        """Where it is: the place that was dialled last."""
+        return self._way or self._told
 
     @property
     def met(self) -> Address | None:
@@ -105,7 +112,7 @@ class Remote(KeptLink):
             log.warning(
                 "the peer at %s has more than %d streams for us (max_channels): the others are "
                 "not subscribed",
-                self.way,
+                self.address,
                 self._owner.settings.max_channels,
             )
 
@@ -147,8 +154,10 @@ class Remote(KeptLink):
         self.remove(stream)
         if self._warned and not self._streams:
             self._warned = False
-            reached = "it is gone" if self._opened_at else "it was never reached"
-            log.warning("the publisher at %s is given up: %s", self.way, reached)
+            why = "it is gone"
+            if not self._opened_at:
+                why = "it was never reached, and no coordinator knows of it any more"
+            log.warning("the publisher at %s is given up: %s", self.address, why)
 
     def _leave_if_unused(self) -> None:
         self._unused = None
@@ -167,7 +176,9 @@ class Remote(KeptLink):
     # --- the link that is kept ----------------------------------------------------------
 
     def _ways(self) -> Sequence[Way]:
-        return (self.way,)
+        """All that the coordinators name; where none does any more, what they named last."""
+        self._last_ways = self._owner.ways(self.peer_id) or self._last_ways
+        return self._last_ways
 
     async def _introduce(self, local_host: str) -> Dialler:
         return Dialler(self._owner.identity(), "peer", self.peer_id)
@@ -178,7 +189,9 @@ class Remote(KeptLink):
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         """What cannot come any more is given up, the rest waits."""
         owner = self._owner
-        gone = all(isinstance(e, Refused) and e.code == "identity" for _, e in troubles)
+        gone = bool(troubles) and all(
+            isinstance(e, Refused) and e.code == "identity" for _, e in troubles
+        )
         # nothing listens any more where it was met, and no coordinator knows of it
         refused = all(isinstance(e, ConnectionRefusedError) for _, e in troubles) and any(
             way.address == self._met for way, _ in troubles
@@ -195,7 +208,7 @@ class Remote(KeptLink):
                 owner.settled(stream)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
-        self._met = self.way.address
+        self._met = self.address.address
         receiving = self._receiving = Receiving(self._output, self._answered)
         link.reader.place = receiving.place
         link.reader.data = receiving.data
@@ -224,7 +237,7 @@ class Remote(KeptLink):
         receiving.lost()
         if self._closed:
             return
-        log.info("the link with the publisher at %s broke: %s", self.way, error)
+        log.info("the link with the publisher at %s broke: %s", self.address, error)
         for stream in self._streams:
             if stream.since is None:
                 stream.since = self._broken_at

@@ -12,13 +12,11 @@ import asyncio
 import errno
 import os
 import random
-import socket
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
 from typing import Any, Protocol
 
-from pubsub._version import __version__
+from pubsub.about import about
 from pubsub.buffers import FOR_BATCHES, reuse_memory
 from pubsub.config import Address, Settings, Way, parse_advertise
 from pubsub.core.cursor import SubKey
@@ -38,6 +36,7 @@ from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.discovery import Session
 from pubsub.errors import Closed, CoordinatorUnavailable, WrongContext
+from pubsub.keeping import OURS
 from pubsub.link import Link
 from pubsub.listening import REQUEST_SCRATCH, Gate, listen, stop_accepting
 from pubsub.logs import logger
@@ -61,6 +60,9 @@ SAY_AFTER = 1.0
 """… and after which it says for whom it waits."""
 NAMED = 5
 """Pubs that a message for people names at most."""
+MUTE_WAITS = 5
+"""How often `connect_timeout` is waited again for what accepts the connection and does not answer:
+it may be busy."""
 REMEMBERED = 4096
 """Closed Pubs whose counts are remembered."""
 TROUBLE = 2.0
@@ -155,6 +157,7 @@ class Runtime:
         self._answers: dict[Session, set[int]] = {}
         self._embedded: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self.mute_waits = MUTE_WAITS
         self._given = given
         self._contact = False  # some coordinator was reached once
         self._expiry: asyncio.TimerHandle | None = None
@@ -462,26 +465,18 @@ class Runtime:
     async def _listen(self, host: str) -> Identity:
         try:
             server = await listen(self.loop, self._accept, host, self.settings.port, 1024)
-        except OSError as error:
-            where = f"{host}:{self.settings.port}"
-            if error.errno == errno.EADDRINUSE:
-                raise OSError(error.errno, f"cannot listen on {where}: it is in use") from None
-            raise
+        except (OSError, ValueError) as error:
+            raise _cannot_listen(error, host, self.settings.port) from None
         self._servers[host] = server
         port = server.sockets[0].getsockname()[1]
-        advertised = Address(host, port)
+        advertised = Address(host.partition("%")[0], port)  # a zone is this machine's matter
         if self.settings.advertise:
             advertised = parse_advertise(self.settings.advertise, port)
         return Identity("peer", self.peer_id, advertised.host, advertised.port, self.info())
 
     def info(self) -> dict[str, Any]:
         """What other people are told of this process."""
-        return {
-            "name": self.settings.name or os.path.basename(sys.argv[0] or "python")[:255],
-            "pid": os.getpid(),
-            "hostname": socket.gethostname(),
-            "library": __version__,
-        }
+        return about(self.settings.name)
 
     @property
     def address(self) -> str:
@@ -520,6 +515,11 @@ class Runtime:
             self._check_sub(sub)
         for pub in list(self._pubs.values()):
             self._check_pub(pub)
+
+    def replaced(self, session: Session, by: Session | None) -> None:
+        """See `Directed`."""
+        self._answers.pop(session, None)
+        self._directory.hand_over(session, by)
 
     def matched(self, session: Session, match: Match) -> None:
         """See `Directed`."""
@@ -583,7 +583,6 @@ class Runtime:
             remote = self._remotes[row.peer_id] = Remote(
                 self, row.peer_id, way, self._scratch, self._random
             )
-        remote.moved(way)
         if key in inbox.streams:
             return
         publisher = f"{way}#{row.stream_id}"
@@ -630,39 +629,55 @@ class Runtime:
         ready = entity.ready
         if ready.done or ready.error is not None or self.closing:
             return
-        if any(session.up for session in self.sessions):  # it will answer, or go
+        mute = [session for session in self.sessions if session.mute]
+        if mute and ready.waited < self.mute_waits:  # it will answer, or go
+            ready.waited += 1
             self._have_patience(entity)
-            self._go_on_without_the_mute(entity)
+            if self._go_on_without_the_mute(entity):
+                return
+            for session in mute:
+                session.complain_of_silence()
             return
-        addresses = tuple(str(session.address) for session in self.sessions)
-        why = "; ".join(f"{session.address}: {session.trouble}" for session in self.sessions)
-        where = "give the address where" if self._given else "set PUBSUB_COORDINATOR to where"
-        error = CoordinatorUnavailable(
-            f"no coordinator could be reached ({why})",
-            addresses=addresses,
-            way_out=f"start one with `pubsubd coordinator`, or {where} it runs",
-        )
+        error = self._unreachable()
         ready.set(error)
         if isinstance(entity, _Sub):
             entity.sink.failed(error)
 
-    def _go_on_without_the_mute(self, entity: _Pub | _Sub) -> None:
+    def _unreachable(self) -> Exception:
+        """Why nothing can be ready: no coordinator, or trouble of our own."""
+        for session in self.sessions:
+            if session.own and session.failure is not None:
+                return session.failure
+        addresses = tuple(str(session.address) for session in self.sessions)
+        why = "; ".join(f"{session}: {session.trouble}" for session in self.sessions)
+        where = "give the address where" if self._given else "set PUBSUB_COORDINATOR to where"
+        way_out = f"start one with `pubsubd coordinator`, or {where} it runs"
+        if any(session.mute for session in self.sessions):
+            way_out = f"have it go on, or end it; or {where} another one runs"
+        return CoordinatorUnavailable(
+            f"no coordinator could be reached ({why})",
+            addresses=tuple(dict.fromkeys(addresses)),
+            way_out=way_out,
+        )
+
+    def _go_on_without_the_mute(self, entity: _Pub | _Sub) -> bool:
         """Where one coordinator has answered, one that is connected and does not is waited for no
         longer."""
         if not any(entity.id in answered for answered in self._answers.values()):
-            return
+            return False
         for session, answered in self._answers.items():
             if entity.id not in answered:
                 answered.add(entity.id)
                 log.warning(
                     "the coordinator at %s has not answered for %g s; going on without it",
-                    session.address,
+                    session,
                     self.settings.connect_timeout,
                 )
         if isinstance(entity, _Sub):
             self._check_sub(entity)
         else:
             self._check_pub(entity)
+        return True
 
     def _answered_by_all(self, entity: int) -> bool:
         """Whether each coordinator that is up has said all it knows, and at least one is."""
@@ -674,6 +689,8 @@ class Runtime:
 
     def _check_sub(self, sub: _Sub) -> None:
         if not sub.ready.done and not sub.unsettled and self._answered_by_all(sub.inbox.sub_id):
+            if sub.ready.error is not None:  # it has answered after all
+                sub.sink.failed(None)
             sub.ready.set()
 
     def _check_pub(self, pub: _Pub) -> None:
@@ -689,9 +706,9 @@ class Runtime:
 
     def _settle(self, publication: Publication) -> None:
         """Stop keeping a Pub's first messages once no older Sub can turn up."""
-        if publication.settled or not all(session.up for session in self.sessions):
+        if publication.settled or any(session.awaited for session in self.sessions):
             return  # where a coordinator is down, the join timeout ends it
-        wait = max(session.settled_at for session in self.sessions) - self.loop.time()
+        wait = max(s.settled_at for s in self.sessions if s.up) - self.loop.time()
         if wait <= 0:
             publication.settle()
         elif self._settle_timer is None:
@@ -728,6 +745,10 @@ class Runtime:
         for identity in self._identities.values():
             return identity
         return Identity("peer", self.peer_id, info=self.info())
+
+    def ways(self, peer_id: str) -> list[Way]:
+        """Where the coordinators say that a peer is."""
+        return [_in_zone(way) for way in self._directory.ways(peer_id)]
 
     def listed(self, stream: Stream) -> bool:
         """Whether any coordinator still knows of this stream."""
@@ -1003,6 +1024,27 @@ class Runtime:
             fd = sock.fileno() if sock is not None else -1
             if fd >= 0:
                 yield fd
+
+
+def _cannot_listen(error: Exception, host: str, port: int) -> OSError:
+    """The same, saying what is wrong and that it is this process's own matter."""
+    number: int = getattr(error, "errno", None) or errno.EINVAL
+    known = isinstance(error, OSError) and number > 0
+    why = os.strerror(number) if known else getattr(error, "strerror", None) or str(error)
+    way_out = "choose an address of this machine: Peer(host=…)"
+    if number == errno.EADDRINUSE:
+        why, way_out = "it is in use", "choose another port, or Peer(port=0) for any that is free"
+    elif number == errno.EACCES:
+        way_out = "choose a port above 1023, or Peer(port=0) for any that is free"
+    return OSError(number, f"{OURS}listen on {Address(host, port)}: {why}; {way_out}")
+
+
+def _in_zone(way: Way) -> Way:
+    """An address that counts on one network only is on the one where its coordinator is."""
+    zone = way.told_by.zone if isinstance(way.told_by, Session) else ""
+    if zone and way.host.lower().startswith("fe80:") and "%" not in way.host:
+        return way._replace(host=f"{way.host}%{zone}")
+    return way
 
 
 def _wants(pattern: str, topic: str) -> bool:

@@ -140,6 +140,7 @@ class Sub:
         TopicError: the topic or pattern is not valid.
         CoordinatorUnavailable: blocking only, when none could be reached in time; in an event
             loop ``await sub`` and ``get`` raise it.
+        OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.
 
     Example:
         >>> from pubsub import Pub, Sub

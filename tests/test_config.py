@@ -16,6 +16,7 @@ from pubsub.config import (
     FOREVER,
     Address,
     Settings,
+    Way,
     advertise_from,
     coordinators_from,
     parse_advertise,
@@ -36,6 +37,8 @@ HEAD = Address("head", 7700)
         (("head", "7700"), (HEAD,)),
         (HEAD, (HEAD,)),
         (("::1", 7700), (Address("::1", 7700),)),
+        ("[fe80::1%eth0]:7700", (Address("fe80::1%eth0", 7700),)),
+        ("[fe80::1%br-lan.5]:1", (Address("fe80::1%br-lan.5", 1),)),
         (["head:7700", "tail:1"], (HEAD, Address("tail", 1))),
         (("head:7700", "tail:1"), (HEAD, Address("tail", 1))),
     ],
@@ -57,6 +60,8 @@ def test_a_coordinator_may_be_given_in_many_ways(given: Any, found: tuple[Addres
         (("", 7700), "coordinator ':7700' is not host:port"),
         ("::1:7711", "an IPv6 address stands in brackets, as in [::1]:7711"),
         ("tcp://fe80::1%eth0:80", "as in [fe80::1%eth0]:80"),
+        ("fe80::1%br-lan.5:80", "as in [fe80::1%br-lan.5]:80"),
+        ("[fe80::1%]:80", "coordinator '[fe80::1%]:80' is not host:port"),
         ("2001:db8::5", "as in [2001:db8::5]:7700"),
         ("::1", "as in [::1]:7700"),
         ("a:b:c", "coordinator 'a:b:c' is not host:port, such as 127.0.0.1:7700"),
@@ -78,12 +83,21 @@ def test_what_is_no_coordinator_is_named(given: Any, why: str) -> None:
         ("head:80", Address("head", 80)),
         ("::1", Address("::1", 5)),
         ("fe80::1%eth0", Address("fe80::1%eth0", 5)),
+        ("fe80::1%br-lan.5", Address("fe80::1%br-lan.5", 5)),
         ("[::1]:80", Address("::1", 80)),
     ],
 )
 def test_a_host_or_an_address_may_be_advertised(given: str, found: Address) -> None:
     assert parse_advertise(given, 5) == found
     assert Settings(advertise=given).advertise == given
+
+
+def test_a_way_is_shown_by_the_name_that_was_told() -> None:
+    told = Way("head", 7700, "a coordinator")
+    assert str(told) == "head:7700"
+    assert str(Way("10.0.0.1", 7700, told)) == "head:7700 (10.0.0.1)"
+    assert str(Way("::1", 7700, Way("::1", 7700))) == "[::1]:7700"
+    assert told.address == HEAD
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,11 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "coordinator": ("pubsub.coordinator",),
     "links": (
         *("pubsub.discovery", "pubsub.keeping", "pubsub.link", "pubsub.listening"),
-        *("pubsub.patience", "pubsub.probing"),
+        *("pubsub.patience", "pubsub.probing", "pubsub.resolving"),
     ),
     "core": ("pubsub.core",),
     "base": (
+        *("pubsub.about", "pubsub.occupants"),
         "pubsub.buffers",
         "pubsub.codec",
         "pubsub.config",

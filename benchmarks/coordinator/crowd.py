@@ -47,7 +47,7 @@ PROBES = 20
 class _Peer:
     """What a session serves: what one peer has, and what it must still be told."""
 
-    __slots__ = ("account", "identity", "session", "world")
+    __slots__ = ("account", "identity", "session", "sessions", "world")
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
@@ -58,6 +58,7 @@ class _Peer:
         self.session = Session(
             world.loop, world.address, self, world.settings, world.scratch, world.random
         )
+        self.sessions = [self.session]
 
     # --- see `Directed` -----------------------------------------------------------------
 
@@ -69,6 +70,9 @@ class _Peer:
             return ()
         entries = self.account.entries.values()
         return [Register(e.id, e.role, e.topic, True, False) for e in entries]
+
+    def replaced(self, session: Session, by: Session | None) -> None:
+        """Never here: each has one session."""
 
     def connected(self, session: Session, settle: float) -> None:
         self.account.expect_all()

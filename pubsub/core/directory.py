@@ -2,14 +2,20 @@
 
 A coordinator that came back empty first repeats, row by row, what its peers tell it again. Until
 its first answer for a Sub is complete, what it said before it went away still counts.
+
+Coordinators may know a publisher by different addresses (they reach it by different networks). Each
+address is a way to it for as long as the coordinator that told it lists anything there.
 """
 
 from __future__ import annotations
 
-from pubsub.core.messages import Match, MatchedPub
+from pubsub.config import Way
+from pubsub.core.messages import Match
 from pubsub.core.stream import StreamKey
 
 __all__ = ["Directory"]
+
+NOWHERE = Way("", 0)
 
 
 class _Listing:
@@ -18,53 +24,99 @@ class _Listing:
     __slots__ = ("rows", "stale")
 
     def __init__(self) -> None:
-        self.rows: dict[StreamKey, MatchedPub] = {}
-        self.stale: dict[StreamKey, MatchedPub] = {}
+        self.rows: dict[StreamKey, None] = {}
+        self.stale: dict[StreamKey, None] = {}
+        """What it said before it went away, and has not said again."""
+
+    def __contains__(self, key: StreamKey) -> bool:
+        return key in self.rows or key in self.stale
+
+
+class _Told:
+    """What one coordinator says of one peer."""
+
+    __slots__ = ("rows", "way")
+
+    def __init__(self, way: Way) -> None:
+        self.way = way
+        self.rows = 0
+        """How often it is listed, over all Subs."""
 
 
 class Directory:
-    """The publishers that any coordinator lists for each Sub."""
+    """The publishers that any coordinator lists for each Sub, and where they are."""
 
     def __init__(self) -> None:
-        self._listings: dict[tuple[object, int], _Listing] = {}
-        self._sources: dict[object, set[int]] = {}
+        self._listings: dict[object, dict[int, _Listing]] = {}
+        self._told: dict[str, dict[object, _Told]] = {}
 
     def restart(self, source: object) -> None:
         """A coordinator is connected anew: what it said counts until it has said it again."""
-        for sub_id in self._sources.get(source, ()):
-            listing = self._listings[source, sub_id]
-            listing.stale = {**listing.stale, **listing.rows}
+        for listing in self._listings.get(source, {}).values():
+            listing.stale.update(listing.rows)
             listing.rows = {}
 
     def match(self, source: object, match: Match) -> list[StreamKey]:
         """Take what a coordinator says; returns the streams that it no longer lists."""
-        listing = self._listings.setdefault((source, match.sub_id), _Listing())
-        self._sources.setdefault(source, set()).add(match.sub_id)
-        gone = []
+        listing = self._listings.setdefault(source, {}).setdefault(match.sub_id, _Listing())
         for row in match.added:
             key = StreamKey(row.peer_id, row.stream_id)
-            listing.rows[key] = row
+            if key not in listing:
+                self._tell(source, key)
+            self._told[row.peer_id][source].way = Way(row.host, row.port, source)
             listing.stale.pop(key, None)
-        for pair in match.removed:
-            key = StreamKey(*pair)
-            if (listing.rows.pop(key, None) or listing.stale.pop(key, None)) is not None:
-                gone.append(key)
+            listing.rows[key] = None
+        gone = {StreamKey(*pair): None for pair in match.removed}
         if match.complete:
-            gone += listing.stale
-            listing.stale = {}
-        return [key for key in gone if not self.listed(match.sub_id, key)]
+            gone.update(listing.stale)
+        taken = [key for key in gone if key in listing]
+        for key in taken:
+            listing.rows.pop(key, None)
+            listing.stale.pop(key, None)
+            self._untell(source, key)
+        return [key for key in taken if not self.listed(match.sub_id, key)]
+
+    def _tell(self, source: object, key: StreamKey, way: Way = NOWHERE) -> None:
+        self._told.setdefault(key.peer_id, {}).setdefault(source, _Told(way)).rows += 1
+
+    def _untell(self, source: object, key: StreamKey) -> None:
+        by_source = self._told[key.peer_id]
+        told = by_source[source]
+        told.rows -= 1
+        if not told.rows:
+            del by_source[source]
+            if not by_source:
+                del self._told[key.peer_id]
 
     def listed(self, sub_id: int, key: StreamKey) -> bool:
         """Whether any coordinator lists this stream for this Sub."""
-        for source in self._sources:
-            listing = self._listings.get((source, sub_id))
-            if listing is not None and (key in listing.rows or key in listing.stale):
+        for subs in self._listings.values():
+            listing = subs.get(sub_id)
+            if listing is not None and key in listing:
                 return True
         return False
 
+    def ways(self, peer_id: str) -> list[Way]:
+        """Where a peer is, as each coordinator that lists anything of it has told it last."""
+        return [told.way for told in self._told.get(peer_id, {}).values() if told.way.host]
+
     def drop(self, sub_id: int) -> None:
         """The Sub is closed."""
-        for source, subs in self._sources.items():
-            if sub_id in subs:
-                subs.discard(sub_id)
-                del self._listings[source, sub_id]
+        for source, subs in self._listings.items():
+            listing = subs.pop(sub_id, None)
+            if listing is not None:
+                for key in (*listing.rows, *listing.stale):
+                    self._untell(source, key)
+
+    def hand_over(self, source: object, to: object = None) -> None:
+        """Nothing more comes from this source. What it said counts until `to`, which has just been
+        connected and is the same coordinator, has said it again; without one, no longer."""
+        for sub_id, listing in self._listings.pop(source, {}).items():
+            for key in (*listing.rows, *listing.stale):
+                way = self._told[key.peer_id][source].way
+                self._untell(source, key)
+                if to is not None:
+                    theirs = self._listings.setdefault(to, {}).setdefault(sub_id, _Listing())
+                    if key not in theirs:
+                        self._tell(to, key, way._replace(told_by=to))
+                        theirs.stale[key] = None

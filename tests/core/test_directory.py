@@ -15,13 +15,16 @@ ONE, TWO = "coordinator one", "coordinator two"
 
 def match(
     sub_id: int = 1,
-    added: str = "",
+    added: str | list[MatchedPub] = "",
     removed: str = "",
     *,
     complete: bool = True,
 ) -> Match:
     """A MATCH about peers that are letters."""
-    rows = tuple(MatchedPub(peer, "host", 1, 5, "topic", False) for peer in added)
+    rows = tuple(
+        MatchedPub(peer, "host", 1, 5, "topic", False) if isinstance(peer, str) else peer
+        for peer in added
+    )
     return Match(sub_id, 0, complete, rows, tuple((peer, 5) for peer in removed))
 
 
@@ -92,6 +95,52 @@ def test_a_coordinator_that_never_said_anything_may_restart() -> None:
     assert listed(directory) == ""
 
 
+def told(directory: Directory, peer: str = "a") -> list[tuple[str, int, object]]:
+    return [tuple(way) for way in directory.ways(peer)]  # type: ignore[misc]
+
+
+def test_each_coordinators_address_of_a_peer_is_a_way_while_it_lists_anything_of_it() -> None:
+    directory = Directory()
+    assert told(directory) == []
+    directory.match(ONE, match(1, "a"))
+    directory.match(ONE, match(2, "a"))
+    directory.match(TWO, match(1, added=[MatchedPub("a", "other", 2, 5, "topic", False)]))
+    assert told(directory) == [("host", 1, ONE), ("other", 2, TWO)]
+    directory.match(ONE, match(1, added=[MatchedPub("a", "moved", 3, 5, "topic", False)]))
+    assert told(directory) == [("moved", 3, ONE), ("other", 2, TWO)], "the last that it told"
+    directory.match(ONE, match(1, removed="a"))
+    assert len(told(directory)) == 2, "it is listed for another Sub"
+    directory.drop(2)
+    assert told(directory) == [("other", 2, TWO)]
+    directory.restart(TWO)
+    assert told(directory) == [("other", 2, TWO)]
+    directory.match(TWO, match(1))
+    assert told(directory) == []
+
+
+def test_an_address_that_is_none_is_no_way() -> None:
+    directory = Directory()
+    directory.match(ONE, match(added=[MatchedPub("a", "", 0, 5, "topic", False)]))
+    assert listed(directory) == "a"
+    assert told(directory) == []
+
+
+def test_what_a_coordinator_said_under_one_name_counts_until_it_has_said_it_under_the_other() -> (
+    None
+):
+    directory = Directory()
+    directory.match(ONE, match(added="ab"))
+    directory.match(TWO, match(added="b"))
+    directory.hand_over(ONE, TWO)
+    assert listed(directory) == "ab"
+    assert told(directory) == [("host", 1, TWO)]
+    assert directory.match(TWO, match()) == keys("a")
+    directory.hand_over(TWO)
+    assert listed(directory) == ""
+    assert told(directory, "b") == []
+    directory.hand_over(TWO)
+
+
 class Union(RuleBasedStateMachine):
     """Against plain sets per coordinator."""
 
@@ -141,8 +190,18 @@ class Union(RuleBasedStateMachine):
         self.directory.restart(source)
         for (of, sub_id), rows in self.rows.items():
             if of == source:
-                self.stale[of, sub_id] |= rows
+                self.stale.setdefault((of, sub_id), set()).update(rows)
                 rows.clear()
+
+    @rule(source=st.sampled_from([ONE, TWO]), hand_over=st.booleans())
+    def leave(self, source: str, hand_over: bool) -> None:
+        to = {ONE: TWO, TWO: ONE}[source]
+        self.directory.hand_over(source, to if hand_over else None)
+        for sub_id in (1, 2):
+            left = self.rows.pop((source, sub_id), set()) | self.stale.pop((source, sub_id), set())
+            if hand_over:
+                known = self.rows.get((to, sub_id), set())
+                self.stale.setdefault((to, sub_id), set()).update(left - known)
 
     @rule(sub_id=st.integers(1, 2))
     def drop(self, sub_id: int) -> None:
@@ -155,6 +214,14 @@ class Union(RuleBasedStateMachine):
     def alike(self) -> None:
         for sub_id in (1, 2):
             assert set(listed(self.directory, sub_id)) == self.all_of(sub_id)
+        for peer in "abcd":
+            sources = {
+                source
+                for known in (self.rows, self.stale)
+                for (source, _), peers in known.items()
+                if peer in peers
+            }
+            assert {way.told_by for way in self.directory.ways(peer)} == sources
 
 
 TestUnion = Union.TestCase

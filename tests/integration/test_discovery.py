@@ -257,7 +257,7 @@ async def test_the_way_out_fits_where_the_address_came_from(
 async def test_what_accepts_and_says_nothing_is_said_to_be_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = "{}:{}".format(*silent.getsockname())
-        async with Peer(where, connect_timeout=2, handshake_timeout=LONG) as peer:
+        async with Peer(where, connect_timeout=0.2, handshake_timeout=LONG) as peer:
             with pytest.raises(CoordinatorUnavailable, match="something listens there, but it"):
                 await asyncio.wait_for(_ready(peer.sub("t")), LONG)
 
