@@ -360,7 +360,8 @@ def test_g3_a_publisher_that_never_was_reached_is_said(
         pass
     where = f"127.0.0.1:{free_port()}"
     with Peer(coordinator, advertise=where, linger=0) as peer:
-        BlockingPub(topic, peer=peer).put("lost")
+        pub = BlockingPub(topic, peer=peer)
+        pub.put("lost")
         assert tail.err().startswith(f"pubsub: cannot reach the publisher at {where}: ")
     said = tail.err()
     while "what it put" not in said:
