@@ -17,6 +17,7 @@ from click.shell_completion import get_completion_class
 
 from pubsub._version import __version__
 from pubsub.config import Settings, coordinators_from
+from pubsub.descriptors import fill_standard
 from pubsub.errors import CoordinatorUnavailable, PubSubError
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Program(click.Group):
 
         if not standalone_mode:
             return run()
-        _fill_descriptors()
+        fill_standard()
         sys.exit(self._code(run))
 
     def _code(self, run: Callable[[], Any]) -> int:
@@ -148,16 +149,6 @@ def _explain(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
     return str(error) or type(error).__name__
-
-
-def _fill_descriptors() -> None:
-    """Where standard input, output or error was closed (``>&-``), have nothing take its number:
-    a socket that did would get what is printed, and libuv aborts at the sight of it."""
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
 
 
 def _let_go_of_stdout() -> None:

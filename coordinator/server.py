@@ -20,7 +20,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 from pubsub.about import about
 from pubsub.config import Address, Settings
@@ -137,12 +136,6 @@ class Coordinator:
         self._gate.abort_all_but(())
         if self._expiry is not None:
             self._expiry.cancel()
-
-    @property
-    def sockets(self) -> list[Any]:
-        """The sockets of all connections."""
-        links = [link for link in (*self._links, *self._prober.links) if link.transport is not None]
-        return [link.transport.get_extra_info("socket") for link in links]
 
     def _accept(self) -> Link:
         self._rush = True

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pubsub.config import MIB, seconds
+from pubsub.elsewhere import begin, elsewhere
 from pubsub.errors import Closed, WrongContext
 from pubsub.logs import logger
 from pubsub.pub import (
@@ -57,7 +58,15 @@ class _Turn:
 _TURN = _Turn()
 
 
-class _Place(asyncio.Future[None]):
+class _Put(asyncio.Future[None]):
+    """What `put` returns: a future that says little at a prompt, which shows it."""
+
+    def __repr__(self) -> str:
+        state = "waits for room" if not self.done() else "cancelled" if self.cancelled() else "done"
+        return f"<put: {state}>"
+
+
+class _Place(_Put):
     """What `put` returns when it has to wait for room: done when the message was put.
 
     Attributes:
@@ -98,20 +107,25 @@ class AsyncPub(Pub, blocking=False):
         self._queued_bytes = 0
         self._emptied: asyncio.Future[None] | None = None  # what waits for the queue to be empty
         self._closing: asyncio.Task[None] | None = None
-        self._done = runtime.loop.create_future()
+        self._done = _Put(loop=runtime.loop)
         self._done.set_result(None)
-        self._publication, self._ready = runtime.add_pub(
-            WeakSource(self),
-            self.topic,
-            codec=self.codec,
-            block=self._block,
-            buffer=self.buffer,
-            history=self.history,
-        )
-        self._finalizer = weakref.finalize(
-            self, drop_pub, weakref.ref(runtime), self._publication.stream_id
-        )
-        self._finalizer.atexit = False
+        source = WeakSource(self)
+        try:
+            self._publication, self._ready = runtime.add_pub(
+                source,
+                self.topic,
+                codec=self.codec,
+                block=self._block,
+                buffer=self.buffer,
+                history=self.history,
+            )
+            self._finalizer = weakref.finalize(
+                self, drop_pub, weakref.ref(runtime), self._publication.stream_id
+            )
+            self._finalizer.atexit = False
+        except BaseException:  # a signal handler's, maybe, from any of these
+            runtime.undo(source)
+            raise
 
     def put(self, value: Any) -> Awaitable[None]:
         encoder = self._encoder
@@ -376,15 +390,21 @@ class AsyncPub(Pub, blocking=False):
 
     def close(self, linger: float | None = None) -> Awaitable[None]:
         linger = seconds("linger", linger)
-        if self._dead is None or not (self._closing is None or self._closing.done()):
+        done: Awaitable[None] = self._done
+        if self._dead is not None and self._closing is None:  # its Peer is closed, or was forked
+            return done
+        runtime = self._runtime
+        if self._closing is None or not self._closing.done():
+            if elsewhere(runtime.loop, runtime.thread):
+                return begin(runtime.loop, self.close, linger)
             self._check_place()
         if self._dead is None:
             self.seal()
-            self._closing = self._runtime.loop.create_task(self._end(linger))
+            self._closing = runtime.loop.create_task(self._end(linger))
             super().abandon(Closed(f"Pub({self.topic!r}) is closed"))  # what waits for room may go
             self._finalizer.detach()
-        done: Awaitable[None] = self._done
-        return done if self._closing is None else asyncio.shield(self._closing)
+        assert self._closing is not None
+        return asyncio.shield(self._closing)
 
     async def _end(self, linger: float | None) -> None:
         await self._runtime.close_pub(self._publication.stream_id, linger)

@@ -7,12 +7,12 @@ import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from operator import length_hint
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pubsub.config import seconds, whole
+from pubsub.elsewhere import DONE, begin, elsewhere
 from pubsub.errors import Closed, WrongContext
-from pubsub.reentry import interrupts_the_core, running_loop
+from pubsub.reentry import running_loop
 from pubsub.sub import NOTHING, Gap, Message, Sub, WeakSink, drop_sub, take_more, timeout_text
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ class AsyncSub(Sub, blocking=False):
         self._waiters: set[asyncio.Future[bool]] = set()
         self._in_a_row = 0  # batches that were taken since it has waited
         self._began = 0.0  # when more than one was for the first time; 0: not yet
-        self._inbox, self._ready = runtime.add_sub(WeakSink(self), self._make_inbox)
         this = weakref.ref(self)
 
         def on_entry() -> None:
@@ -46,10 +45,18 @@ class AsyncSub(Sub, blocking=False):
             if sub is not None and sub._waiters:
                 sub._wake()
 
-        self._inbox.on_entry = on_entry
-        self._inbox.on_consumed = runtime.turn.consumed
-        self._finalizer = weakref.finalize(self, drop_sub, weakref.ref(runtime), self._inbox.sub_id)
-        self._finalizer.atexit = False
+        sink = WeakSink(self)
+        try:
+            self._inbox, self._ready = runtime.add_sub(sink, self._make_inbox)
+            self._inbox.on_entry = on_entry
+            self._inbox.on_consumed = runtime.turn.consumed
+            self._finalizer = weakref.finalize(
+                self, drop_sub, weakref.ref(runtime), self._inbox.sub_id
+            )
+            self._finalizer.atexit = False
+        except BaseException:  # a signal handler's, maybe, from any of these
+            runtime.undo(sink)
+            raise
 
     def _wake(self) -> None:
         """There is something to take, or nothing will come."""
@@ -196,14 +203,12 @@ class AsyncSub(Sub, blocking=False):
     def close(self) -> Awaitable[None]:
         if self._dead is None:
             runtime = self._runtime
-            elsewhere = get_ident() != runtime.thread
-            close = runtime.drop_sub if elsewhere or interrupts_the_core() else runtime.close_sub
-            close(self._inbox.sub_id)
+            if elsewhere(runtime.loop, runtime.thread):
+                return begin(runtime.loop, self.close)
+            runtime.close_sub(self._inbox.sub_id)
             self._finalizer.detach()
             self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
-        done: asyncio.Future[None] = self._runtime.loop.create_future()
-        done.set_result(None)
-        return done
+        return DONE
 
     def abandon(self, error: Exception) -> None:
         """See `Sink`."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from logging import INFO, WARNING
 from typing import Any, Protocol, cast
 
+from pubsub import descriptors
 from pubsub.config import Address, Settings
 from pubsub.core.frames import Event, FrameReader
 from pubsub.core.handshake import Acceptor, Dialler, Other
@@ -180,6 +181,7 @@ class Link(asyncio.BufferedProtocol):
         self._lost = False
         self._gone: asyncio.Future[None] | None = None
         self._grace: asyncio.TimerHandle | None = None
+        descriptors.connected(self)
 
     # --- the transport's side -----------------------------------------------------------
 
@@ -488,6 +490,13 @@ class Link(asyncio.BufferedProtocol):
             self._timer.cancel()
         self._leave_gate()
         self.endpoint.closed(self, self._error or error)
+
+    @property
+    def sock(self) -> Any:
+        """See `descriptors.Connection`."""
+        if self.transport is None or self._lost or self.loop.is_closed():
+            return None  # uvloop goes on to tell the number, which may be another's by now
+        return self.transport.get_extra_info("socket")
 
     @property
     def closing(self) -> bool:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Any, Generic, Protocol, TypeVar
 
+from pubsub import descriptors
 from pubsub.errors import ProtocolError
 
 __all__ = ["REQUEST_SCRATCH", "Accepted", "Gate", "accept_more", "listen", "stop_accepting"]
@@ -48,6 +49,7 @@ async def listen(
         except BaseException:  # cancelled, or no descriptor is left
             server.close()
             raise
+    descriptors.listening(loop, server)
     return server
 
 
@@ -97,6 +99,7 @@ async def accept_more(
                 except OSError:  # no descriptor is left: then with fewer
                     return more
                 more.append(await loop.create_server(accept, sock=same, backlog=backlog))
+                descriptors.listening(loop, more[-1])
     return more
 
 

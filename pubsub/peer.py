@@ -14,24 +14,34 @@ for that, a line says what was not sent.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import atexit
 import concurrent.futures
 import contextlib
 import functools
 import os
+import selectors
 import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from pubsub import descriptors
+from pubsub.apart import apart
 from pubsub.config import Settings, advertise_from, coordinators_from, seconds
+from pubsub.elsewhere import DONE, begin, elsewhere
 from pubsub.errors import Closed, PubSubError, WrongContext
 from pubsub.logs import logger
-from pubsub.reentry import calls_of, running_loop
+from pubsub.reentry import calls_of, interrupts_the_core, running_loop
 from pubsub.runtime import Runtime
+
+try:  # what uvloop imports and could not any more once the main thread has ended
+    import concurrent.futures.thread
+except RuntimeError:
+    pass  # it has, and this package is imported by an exit function
 
 __all__ = ["Peer", "default_peer", "running_loop", "stay_at_exit"]
 
@@ -61,6 +71,9 @@ class Peer:
 
     Raises:
         TypeError, ValueError: a setting, or an address, that cannot be used.
+        WrongContext: no place for it: in the middle of the work of a Peer (in a signal handler, a
+            destructor or a log handler), where threads are replaced (gevent, eventlet), or where
+            Python is ending and starts no thread any more.
 
     Example:
         >>> from pubsub import Peer
@@ -76,6 +89,7 @@ class Peer:
         coordinator: str | tuple[str, int] | list[str] | None = None,
         **settings: Any,
     ) -> None:
+        refuse_inside("Peer")
         coordinators, configured = coordinators_from(coordinator, os.environ)
         advertise = None if "advertise" in settings else advertise_from(os.environ)
         try:
@@ -94,13 +108,21 @@ class Peer:
         self._thread: _LoopThread | None = None
         self._guard: AsyncGenerator[None, None] | None = None
         if loop is None:
+            _refuse_after_the_end()
+        descriptors.fill_standard()
+        if loop is None:
             self._thread = _LoopThread()
             loop = self._thread.loop
         self.runtime = Runtime(
             loop, coordinators, configured, self.settings, given=coordinator is not None
         )
         if self._thread is not None:
-            self._thread.call(self.runtime.start)
+            try:
+                self._thread.call(self.runtime.start)
+            except BaseException:  # a signal handler's: nobody will have this Peer
+                self._thread.call(self.runtime.cut)
+                self._thread.stop()
+                raise
         else:
             self.runtime.start()
             self._guard = _guard(self.runtime)
@@ -150,10 +172,13 @@ class Peer:
         if self._thread is None:
             if self.runtime.loop.is_closed() or isinstance(self._dead, WrongContext):
                 self._dead = self._dead or Closed("this Peer is closed")
-                return _DONE
-            self.runtime.check_place("this Peer")
+                return DONE
+            runtime = self.runtime
+            away = elsewhere(runtime.loop, runtime.thread)
+            if not away:
+                runtime.check_place("this Peer")
             self._dead = self._dead or Closed("this Peer is closed")
-            return self.runtime.close(linger)
+            return begin(runtime.loop, runtime.close, linger) if away else runtime.close(linger)
         self.refuse_in_loop("Peer.close()")
         if self._dead is None:
             self.refuse_in_put()
@@ -167,7 +192,7 @@ class Peer:
                     raise
                 finally:
                     self._thread.stop()
-        return _DONE
+        return DONE
 
     async def _close(self, linger: float | None) -> None:
         await self.runtime.close(linger)
@@ -203,6 +228,7 @@ class Peer:
         if self._dead is not None:
             raise self._dead
         assert self._thread is not None
+        _refuse_green()
         self.refuse_in_put()
         return self._thread
 
@@ -253,6 +279,7 @@ class Peer:
 
     def refuse_in_loop(self, what: str) -> None:
         """Raise `WrongContext` where waiting would block a running event loop."""
+        _refuse_green()
         if running_loop() is not None:
             raise WrongContext(
                 f"{what} blocks, and an event loop is running here: make the Pub, Sub or Peer "
@@ -269,20 +296,41 @@ class Peer:
         self.runtime.abandon_after_fork(error)
 
 
+GREEN = {
+    "gevent": "gevent.monkey.patch_all(thread=False, select=False)",
+    "eventlet": "eventlet.monkey_patch(thread=False, select=False)",
+}
+ENDING = (
+    "Python is ending and starts no thread any more: make the first Pub, Sub or Peer before the "
+    "main thread ends"
+)
+
+
 class _LoopThread:
     """A background thread that runs an event loop: uvloop where it exists."""
 
     def __init__(self) -> None:
+        _refuse_green()
         self.loop = _new_loop()
         self._stopped = False
         self._door = threading.RLock()  # nothing is given to the loop after it was told to stop
         started = threading.Event()
         self.loop.call_soon(started.set)
         self._thread = threading.Thread(target=self._run, name="pubsub", daemon=True)
-        self._thread.start()
-        started.wait()
+        try:
+            self._thread.start()
+            started.wait()
+        except BaseException as error:
+            if self._thread in threading.enumerate():  # a signal handler's: it runs, or soon will
+                self.stop()
+            else:
+                self.loop.close()
+                if not threading.main_thread().is_alive():  # Python 3.12 says no then
+                    raise WrongContext(ENDING) from error
+            raise
 
     def _run(self) -> None:
+        _here.is_ours = True
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
@@ -339,6 +387,18 @@ class _LoopThread:
             self.loop.close()
 
 
+def _refuse_green(needed: Any = None) -> None:
+    """Raise `WrongContext` where threads are no threads (or what else is `needed` was replaced): a
+    greenlet that waits for another thread waits for ever, and one that runs a loop lets nobody else
+    run."""
+    kind = (needed or _thread.start_new_thread).__module__.partition(".")[0]
+    if kind in GREEN:
+        raise WrongContext(
+            f"{kind} has replaced Python's threads, and a Pub, Sub or Peer that blocks needs real "
+            f"ones: patch by {GREEN[kind]}, or make it inside asyncio.run"
+        )
+
+
 async def _cancel_all() -> None:
     """End the tasks that are left, and let the transports say that they are closed."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -348,29 +408,17 @@ async def _cancel_all() -> None:
     await asyncio.sleep(0)
 
 
+@apart  # a loop keeps callbacks of its own from its making on
 def _new_loop() -> asyncio.AbstractEventLoop:
     if sys.platform != "win32":
         try:
             import uvloop
-        except ImportError:
+        except (ImportError, RuntimeError):  # see the import of concurrent.futures.thread
             pass
         else:
             return uvloop.new_event_loop()
+    _refuse_green(selectors.DefaultSelector)
     return asyncio.new_event_loop()
-
-
-class _Done:
-    """What a blocking close() returns, so that it may be awaited by mistake without harm."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-    def __repr__(self) -> str:
-        return "<closed>"
-
-
-_DONE = _Done()
 
 
 # --- the default Peers ------------------------------------------------------------------
@@ -379,7 +427,11 @@ _peers: set[Peer] = set()
 """All that are not done with closing: one that nobody holds any more has still to be closed at the
 end of its loop or process, because its Pubs may have put what is still on its way."""
 _abandoned: list[Any] = []
-_lock = threading.Lock()
+_here = threading.local()
+"""`is_ours`: this thread runs the loop of a Peer."""
+_lock = threading.RLock()  # a signal handler may come while it is held
+_making: set[asyncio.AbstractEventLoop | None] = set()
+"""Of which loops (None: of the process) the default Peer is being made."""
 _of_process: Peer | None = None
 _of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Peer] = weakref.WeakKeyDictionary()
 
@@ -400,22 +452,48 @@ def cannot_travel(of: object) -> TypeError:
     )
 
 
+def refuse_inside(what: str) -> None:
+    """Raise `WrongContext` where nothing can be made, because the code that asks for it interrupts
+    the work of a Peer, or runs in the middle of it. (Outside of event loops, that work is done in
+    another thread.)"""
+    inside = running_loop() is not None and interrupts_the_core()
+    if inside or getattr(_here, "is_ours", False):
+        raise WrongContext(
+            f"a {what} cannot be made here, in the middle of the work of a Peer (by a signal "
+            "handler, a destructor or a log handler): have it noted here (set a flag, or "
+            "loop.call_soon_threadsafe), and made outside"
+        )
+
+
 def default_peer() -> Peer:
-    """The Peer of the running loop, or where none runs the process's; made on first use."""
+    """The Peer of the running loop, or where none runs the process's; made on first use.
+
+    Raises:
+        WrongContext: this interrupts its making.
+    """
     global _of_process
     loop = running_loop()
-    if loop is not None:
-        peer = _of_loops.get(loop)
-        if peer is None or peer.closed:
-            for other in list(_of_loops):  # a Peer keeps its loop alive, so no key goes by itself
-                if other.is_closed():
-                    _of_loops.pop(other, None)
-            peer = _of_loops[loop] = Peer()
-        return peer
     with _lock:
-        if _of_process is None or _of_process.closed:
-            _of_process = Peer()
-        return _of_process
+        peer = _of_process if loop is None else _of_loops.get(loop)
+        if peer is not None and not peer.closed:
+            return peer
+        if loop in _making:
+            raise WrongContext(
+                "the default Peer is being made at this moment, and this code interrupts it (a "
+                "signal handler, say): make the Pub, Sub or Peer later, or the first one before"
+            )
+        _making.add(loop)
+        try:
+            if loop is None:
+                peer = _of_process = Peer()
+            else:
+                for other in list(_of_loops):  # a Peer keeps its loop alive: no key goes by itself
+                    if other.is_closed():
+                        _of_loops.pop(other, None)
+                peer = _of_loops[loop] = Peer()
+        finally:
+            _making.discard(loop)
+        return peer
 
 
 # --- the end of the process -------------------------------------------------------------
@@ -426,15 +504,25 @@ MOMENT = 0.05
 """Seconds for which one loop is waited for, or run, before the next."""
 
 _registered: set[str] = set()
-_exiting = False
+_exiting = (  # imported by an exit function, behind whose back ours would not run any more
+    threading.current_thread() is threading.main_thread() and not threading.main_thread().is_alive()
+)
+
+
+def _refuse_after_the_end() -> None:
+    """Raise `WrongContext` where nothing would close a new Peer any more: what its Pubs put would
+    be lost without a word."""
+    if _exiting:
+        stay_at_exit()
+        raise WrongContext(
+            "the process is ending, and its Peers are closed already: an exit function that makes "
+            "a Pub, Sub or Peer must be registered after `import pubsub`"
+        )
 
 
 def _at_exit() -> None:
-    """Have all Peers closed when the process ends, also in a multiprocessing child, where no atexit
-    function runs."""
-    if "atexit" not in _registered:
-        _registered.add("atexit")
-        atexit.register(_close_all)
+    """Have all Peers closed also at the end of a multiprocessing child, where no atexit function
+    runs."""
     process = sys.modules.get("multiprocessing.process")
     if (
         process is not None
@@ -577,6 +665,9 @@ def _close_loop(loop: asyncio.AbstractEventLoop, close: Callable[[], None]) -> N
         close()
 
 
+atexit.register(_close_all)  # at once: exit functions that are registered later may still publish
+
+
 async def _guard(runtime: Runtime) -> AsyncGenerator[None, None]:
     """Closes the runtime when its loop shuts down its asynchronous generators."""
     try:
@@ -605,13 +696,15 @@ def _after_fork() -> None:
     """In the child: nothing of the parent's Peers may be used, and nothing of them may run."""
     global _of_process, _lock, _exiting
     _exiting = False
-    _lock = threading.Lock()
+    _lock = threading.RLock()
+    _making.clear()
     _of_process = None
     _registered.clear()
     for peer in list(_peers):
         _abandoned.append(peer)  # its loop is never collected: that would touch the parent's
         _abandoned.extend(list(_of_loops.keys()))
         peer._abandon_after_fork()
+    descriptors.leave_to_parent()
     _peers.clear()
     _of_loops.clear()
 

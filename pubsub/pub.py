@@ -28,7 +28,15 @@ from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge
 from pubsub.foreign import warn_of_foreign_wildcards
 from pubsub.logs import logger
-from pubsub.peer import Peer, cannot_travel, check_peer, default_peer, faces, running_loop
+from pubsub.peer import (
+    Peer,
+    cannot_travel,
+    check_peer,
+    default_peer,
+    faces,
+    refuse_inside,
+    running_loop,
+)
 from pubsub.ratelimit import RateLimit
 
 if TYPE_CHECKING:
@@ -88,6 +96,9 @@ class Pub:
         CoordinatorUnavailable: blocking only, when no coordinator was ever reached; in an event
             loop ``await pub`` (or ``async with pub``) raises it.
         OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.
+        WrongContext: no place for it: in the middle of the work of a Peer (in a signal handler,
+            say), with another face than its `peer`, where threads are replaced (gevent, eventlet),
+            or where Python is ending and starts no thread any more.
 
     Example:
         >>> from pubsub import Pub, Sub
@@ -124,6 +135,7 @@ class Pub:
         history: int = 0,
         codec: Literal["msgpack", "pickle", "raw"] = "msgpack",
     ) -> None:
+        refuse_inside("Pub")
         self._dead: Exception | None = None
         self._left: float = 0
         self.topic = check_topic(topic)
@@ -222,7 +234,8 @@ class Pub:
     def close(self, linger: float | None = None) -> Any:
         """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
         what was put, then end the stream; who has not received it then is named in a warning. May
-        be called again. In an event loop it begins at once, and is to be awaited for the end.
+        be called again. In an event loop it begins at once, and is to be awaited for the end; from
+        elsewhere than its thread, it begins in the loop's next turn.
         """
         raise NotImplementedError
 

@@ -20,7 +20,8 @@ running_loop = asyncio._get_running_loop
 public one raises where there is none, which costs ten times as much.)"""
 
 _INNER = frozenset(
-    f"pubsub.{name}" for name in "runtime turn link remote served ready discovery".split()
+    f"pubsub.{name}"
+    for name in "runtime turn link remote served ready discovery keeping probing".split()
 )
 
 

@@ -14,9 +14,10 @@ import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any, ParamSpec, Protocol
 
 from pubsub.about import about
+from pubsub.apart import apart
 from pubsub.buffers import FOR_BATCHES, reuse_memory
 from pubsub.config import Address, Settings, Way, parse_advertise
 from pubsub.core.cursor import SubKey
@@ -53,6 +54,8 @@ __all__ = ["Runtime", "Sink"]
 
 log = logger("pubsub")
 log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
+
+P = ParamSpec("P")
 
 LOOK_AGAIN = 0.25
 """Seconds after which a close looks again for whom it waits in vain …"""
@@ -172,6 +175,7 @@ class Runtime:
             for address in coordinators
         ]
 
+    @apart
     def start(self) -> None:
         """Begin to connect to the coordinators; called in the loop's thread."""
         self.thread = get_ident()
@@ -181,6 +185,7 @@ class Runtime:
 
     # --- Pubs ---------------------------------------------------------------------------
 
+    @apart
     def add_pub(
         self, source: Source, topic: str, *, codec: str, block: bool, buffer: int, history: int
     ) -> tuple[Publication, Ready]:
@@ -250,9 +255,12 @@ class Runtime:
         tasks = [self.loop.create_task(self._delivered(pub, by)) for pub in pubs]
         timer = self.loop.call_soon(look)
         try:
-            await asyncio.gather(*tasks)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             timer.cancel()
+        for error in results:
+            if isinstance(error, Exception):  # one Pub's trouble is no other's
+                log.error("internal error while a Pub was ended", exc_info=error)
         left = self.unreceived(pub for pub in pubs if not pub.publication.ended)
         if left and linger > 0:
             took = self.loop.time() - began
@@ -373,6 +381,7 @@ class Runtime:
 
     # --- Subs ---------------------------------------------------------------------------
 
+    @apart
     def add_sub(self, sink: Sink, make: Callable[[int], Inbox]) -> tuple[Inbox, Ready]:
         """Open an inbox: local Pubs are joined at once, others when the coordinators name them."""
         self._check_open()
@@ -438,6 +447,17 @@ class Runtime:
         )
         sub.inbox.add(stream)
         self.turn.local.join(publication, stream)
+
+    def undo(self, made_for: Source | Sink) -> None:
+        """The constructor of that Pub or Sub was interrupted, wherever it was."""
+        for stream_id, pub in list(self._pubs.items()):
+            if pub.source is made_for:
+                self.end_pub(stream_id)
+        for sub_id, sub in list(self._subs.items()):
+            if sub.sink is made_for:
+                self.close_sub(sub_id)
+                for pub in self._pubs.values():  # a join that was interrupted is half made
+                    pub.publication.forget(SubKey(self.peer_id, sub_id))
 
     # --- what the coordinators say (Directed) -------------------------------------------
 
@@ -942,11 +962,11 @@ class Runtime:
             for sub in self._subs.values():
                 sub.inbox.on_entry = lambda: None
         for stream_id, pub in list(self._pubs.items()):
-            pub.source.abandon(closed)  # first, so that nothing is put behind what is sent
-            self.end_pub(stream_id)
+            _alone(pub.source.abandon, closed)  # first: nothing is put behind what is sent
+            _alone(self.end_pub, stream_id)
         for sub_id, sub in list(self._subs.items()):
-            self.close_sub(sub_id)
-            sub.sink.abandon(closed)
+            _alone(self.close_sub, sub_id)
+            _alone(sub.sink.abandon, closed)
         self.turn.run()
         self.turn.close()
         links = [served.link for served in self._served if served.link is not None]
@@ -955,12 +975,12 @@ class Runtime:
         for session in self.sessions:
             if session.link is not None:
                 links.append(session.link)
-            session.close()
+            _alone(session.close)
         for served in list(self._served):
             if served.link is not None:
-                served.link.goodbye()
+                _alone(served.link.goodbye)
         for remote in list(self._remotes.values()):
-            remote.close()
+            _alone(remote.close)
         for timer in (self._expiry, self._settle_timer, self._lonely_timer):
             if timer is not None:
                 timer.cancel()
@@ -984,46 +1004,20 @@ class Runtime:
             await link.gone()
 
     def abandon_after_fork(self, error: Exception) -> None:
-        """In a child after a fork: the loop, its sockets and its threads are the parent's. Let go
-        of the sockets, so that a connection ends when the parent ends it, and refuse every call.
-        """
+        """In a child after a fork: the loop and its threads are the parent's. Refuse every call."""
         self.closing = True
         for pub in self._pubs.values():
-            pub.source.abandon(error)
+            _alone(pub.source.abandon, error)
         for sub in self._subs.values():
-            sub.sink.abandon(error)
-        null, ours = -1, list(self._descriptors())
-        for fd in ours:
-            if null < 0:
-                try:
-                    null = os.open(os.devnull, os.O_RDWR)
-                except OSError:  # none is left: the first of ours makes room, and is taken again
-                    os.close(fd)
-                    null = os.open(os.devnull, os.O_RDWR)
-            if fd != null:
-                os.dup2(null, fd)  # the number stays taken: nothing of ours closes another's file
-        if null >= 0 and null not in ours:
-            os.close(null)
+            _alone(sub.sink.abandon, error)
 
-    def _descriptors(self) -> Iterable[int]:
-        links = [s.link for s in self._served] + [r.link for r in self._remotes.values()]
-        links += [session.link for session in self.sessions]
-        links += self._prober.links
-        sockets: list[Any] = [
-            link.transport.get_extra_info("socket")
-            for link in links
-            if link is not None and link.transport is not None
-        ]
-        servers = list(self._servers.values())
-        if self._embedded is not None:
-            servers += self._embedded.servers
-            sockets += self._embedded.sockets
-        for server in servers:
-            sockets += server.sockets
-        for sock in sockets:
-            fd = sock.fileno() if sock is not None else -1
-            if fd >= 0:
-                yield fd
+
+def _alone(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """A step of the end: one's trouble, half made or broken as it may be, is no other's."""
+    try:
+        step(*args, **kwargs)
+    except Exception:
+        log.exception("internal error while a Peer was ended")
 
 
 def _cannot_listen(error: Exception, host: str, port: int) -> OSError:

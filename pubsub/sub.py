@@ -35,6 +35,7 @@ from pubsub.peer import (
     check_peer,
     default_peer,
     faces,
+    refuse_inside,
     running_loop,
 )
 from pubsub.ratelimit import RateLimit
@@ -141,6 +142,9 @@ class Sub:
         CoordinatorUnavailable: blocking only, when none could be reached in time; in an event
             loop ``await sub`` and ``get`` raise it.
         OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.
+        WrongContext: no place for it: in the middle of the work of a Peer (in a signal handler,
+            say), with another face than its `peer`, where threads are replaced (gevent, eventlet),
+            or where Python is ending and starts no thread any more.
 
     Example:
         >>> from pubsub import Pub, Sub
@@ -178,6 +182,7 @@ class Sub:
         observer: bool = False,
         allow_pickle: bool = False,
     ) -> None:
+        refuse_inside("Sub")
         self._dead: Exception | None = None
         self._failure: Exception | None = None
         self._held: Exception | None = None
@@ -286,8 +291,9 @@ class Sub:
 
     def close(self) -> Any:
         """Close: loops over it end, what waits is given up (and counted as lost). May be called
-        again, and outside an event loop from anywhere: a signal handler, a destructor, another
-        thread. In an event loop it may be awaited, and need not be."""
+        again, and from anywhere: a signal handler, a destructor, another thread. In an event loop
+        it may be awaited, and need not be; called from elsewhere than its loop's thread, it is done
+        in the next turn of the loop, and whoever waits for a message there is woken."""
         raise NotImplementedError
 
     def abandon(self, error: Exception) -> None:

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
+from pubsub.apart import apart
 from pubsub.core.local import Local
 from pubsub.core.stream import Stream
 from pubsub.link import Link
@@ -146,6 +147,7 @@ class Turn:
             if self._sources or self._local_dirty or self._dirty:
                 self._schedule()
 
+    @apart
     def _work(self) -> None:
         """What one step makes due for the next is done in the same turn."""
         self._granted = 0

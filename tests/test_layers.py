@@ -33,9 +33,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "core": ("pubsub.core",),
     "base": (
         *("pubsub.about", "pubsub.occupants"),
+        "pubsub.apart",
         "pubsub.buffers",
         "pubsub.codec",
         "pubsub.config",
+        "pubsub.descriptors",
+        "pubsub.elsewhere",
         "pubsub.errors",
         "pubsub.foreign",
         "pubsub.logs",

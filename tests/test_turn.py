@@ -14,7 +14,12 @@ from pubsub import EncodeError, Peer, WrongContext
 from pubsub.asyncpub import FIRST_GRANT, AsyncPub
 from pubsub.coordinator.server import Coordinator
 from pubsub.turn import TURN_BYTES, Turn
-from tests.integration.support import coordinator_in_thread, run_python, with_little_stack
+from tests.integration.support import (
+    coordinator_in_loop,
+    coordinator_in_thread,
+    run_python,
+    with_little_stack,
+)
 
 
 class Source:
@@ -395,6 +400,21 @@ async def test_awaited_puts_on_many_topics_let_the_loop_run() -> None:
         assert before > 3
         assert TURN_BYTES / 4 < most <= TURN_BYTES + 2 * FIRST_GRANT
     await coordinator.close()
+
+
+@pytest.mark.loop
+async def test_what_put_returns_says_little_at_a_prompt() -> None:
+    async with coordinator_in_loop() as at, Peer(at, linger=0) as peer:
+        sub = await peer.sub("one", window=1)
+        pub = await AsyncPub("one", peer=peer, overflow="block", buffer=2_000)
+        done = [pub.put(b"x" * size) for size in (1, 400, 1)] + [peer.pub("two").put_many([1])]
+        assert {repr(one) for one in done} == {"<put: done>"}
+        for _ in range(5):
+            waits = pub.put(b"x" * 1_000)
+        assert repr(waits) == "<put: waits for room>"
+        asyncio.ensure_future(waits).cancel()
+        assert repr(waits) == "<put: cancelled>"
+        assert repr(sub.close()) == "<closed>"
 
 
 @pytest.mark.loop

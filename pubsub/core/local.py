@@ -54,14 +54,16 @@ class Local:
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """See `Outlet`."""
-        _, stream = self._pairs.pop(cursor)
-        del self._cursors[stream]
-        stream.end(final)
+        pair = self._pairs.pop(cursor, None)
+        if pair is not None:  # else its `join` was interrupted
+            del self._cursors[pair[1]]
+            pair[1].end(final)
 
     def forget(self, cursor: Cursor) -> None:
         """See `Outlet`."""
-        _, stream = self._pairs.pop(cursor)
-        del self._cursors[stream]
+        pair = self._pairs.pop(cursor, None)
+        if pair is not None:
+            del self._cursors[pair[1]]
 
     def pump(self) -> None:
         """Hand over what is ready, as far as the windows allow."""

@@ -337,6 +337,12 @@ class Publication:
             self._leave(cursor, "closed")
             self._drop(cursor)
 
+    def forget(self, key: SubKey) -> None:
+        """Nothing is kept for that subscriber, if there is one, in whatever state."""
+        cursor = self._cursors.get(key)
+        if cursor is not None:
+            self._drop(cursor)
+
     def ack(self, cursor: Cursor, seq: int, limit: int) -> None:
         """See `Cursor.ack`; trims the log and opens the cursor's window."""
         cursor.ack(seq, limit)

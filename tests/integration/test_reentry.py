@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pubsub import Closed, Peer, WrongContext
+from pubsub import Closed, Peer, Pub, Sub, WrongContext
 from pubsub.peer import _LoopThread
 from pubsub.reentry import interrupts_the_core
 from tests.integration.support import (
@@ -136,6 +136,264 @@ async def test_g6_what_is_put_at_once_goes_into_the_log_and_not_beside_it(
             assert pub._ahead() <= 1_200_000
             assert pub._publication.log.size <= 3_000_000
         sub.close()
+
+
+# --- constructors -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", ["add_sub", "join", "attach", "enqueue", "connect"])
+async def test_nothing_is_made_in_the_middle_of_the_core(
+    coordinator: str, caplog: pytest.LogCaptureFixture, function: str
+) -> None:
+    """Who loops over the tables there goes on, and nothing half made is left for the end."""
+    async with Peer(coordinator) as peer:
+        pubs = [await peer.pub(f"t/{number}") for number in range(3)]
+        makers: list[Callable[[], object]] = [
+            lambda: peer.pub("t/x"),
+            lambda: peer.sub("t/*"),
+            lambda: Pub("t/x"),
+            lambda: Sub("t/*"),
+            lambda: Peer(coordinator),
+        ]
+        told: list[str] = []
+
+        def handler() -> None:
+            for make in makers:
+                with pytest.raises(WrongContext, match="flag") as caught:
+                    make()
+                told.append(str(caught.value))
+
+        with interrupting(function, handler):
+            subs = [peer.sub("t/*") for _ in range(6)]
+            for pub in pubs:
+                await pub.put(1)
+        assert told, "it was never interrupted there"
+        assert len(peer.runtime._pubs) == 3
+        assert len(peer.runtime._subs) == 6
+        for sub in subs:
+            assert [await sub.get(LONG) for _ in pubs] == [1, 1, 1]
+    assert not caplog.records
+
+
+def test_nothing_is_made_in_the_thread_of_a_peer(blocking: Peer) -> None:
+    """By a destructor or a log handler that happens to run there: nobody would close it."""
+    for make in (lambda: Pub("t"), lambda: Sub("t"), Peer, lambda: blocking.pub("t")):
+        with pytest.raises(WrongContext, match="in the middle of the work of a Peer"):
+            blocking.call(make)
+
+
+@pytest.mark.parametrize("face", ["blocking", "async"])
+def test_who_interrupts_the_making_of_the_default_peer_is_told(face: str) -> None:
+    with coordinator_in_thread() as server:
+        out = run_python(
+            """
+            import asyncio, faulthandler, signal, sys
+            import pubsub.peer
+            from pubsub import Pub, Sub, WrongContext
+            faulthandler.dump_traceback_later(20, exit=True)
+            def handler(*_):
+                for make in (Pub, Sub):
+                    try:
+                        make("t")
+                    except WrongContext as error:
+                        print("is being made at this moment" in str(error))
+            signal.signal(signal.SIGUSR1, handler)
+            class Runtime(pubsub.peer.Runtime):
+                def __init__(self, *args, **options):
+                    signal.raise_signal(signal.SIGUSR1)
+                    super().__init__(*args, **options)
+            pubsub.peer.Runtime = Runtime
+            def blocking():
+                sub, pub = Sub("t"), Pub("t")
+                pub.put("on it goes")
+                print(sub.get(timeout=15))
+            async def main():
+                sub, pub = await Sub("t"), await Pub("t")
+                pub.put("on it goes")
+                print(await sub.get(timeout=15))
+            blocking() if sys.argv[1] == "blocking" else asyncio.run(main())
+            """,
+            face,
+            PUBSUB_COORDINATOR=server.address,
+        )
+    assert out == "True\nTrue\non it goes\n"
+
+
+def test_an_interrupted_making_of_a_peer_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: threading.Event, timeout: float | None = None) -> bool:
+        raise Interrupt
+
+    before = set(threading.enumerate())
+    with coordinator_in_thread() as server:
+        outside = set(threading.enumerate())
+        monkeypatch.setattr("pubsub.peer.Runtime.start", lambda self: _interrupt())
+        with pytest.raises(Interrupt):
+            Peer(server.address)
+        monkeypatch.undo()
+        with monkeypatch.context() as patch, pytest.raises(Interrupt):
+            patch.setattr(threading.Event, "wait", interrupted)
+            Peer(server.address)
+        assert set(threading.enumerate()) == outside
+    assert set(threading.enumerate()) == before
+
+
+def _interrupt() -> None:
+    raise Interrupt
+
+
+@pytest.mark.parametrize("kind", ["pub", "sub"])
+async def test_an_interrupted_constructor_in_an_event_loop_leaves_nothing(
+    coordinator: str, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """A Sub that nobody has would take nothing, and every Pub with ``overflow="block"`` wait for
+    it."""
+    async with Peer(coordinator) as peer:
+        others = await peer.pub("t"), await peer.sub("t")
+        before = set(peer.runtime._pubs), set(peer.runtime._subs)
+        number, cursors = 0, len(others[0].subscribers)
+        files = ("runtime.py", "asyncpub.py", "asyncsub.py", "local.py")
+        spared = ("undo", "end_pub", "close_sub", "seal")  # a batch has a test of its own
+        while True:
+            left = number
+
+            def trace(frame: FrameType, event: str, arg: object) -> Any:
+                nonlocal left
+                if not frame.f_code.co_filename.endswith(files):
+                    return None
+                if event == "line" and frame.f_code.co_name not in spared:
+                    left -= 1
+                    if left == -1:
+                        raise Interrupt
+                return trace
+
+            made, tracing = None, sys.gettrace()
+            sys.settrace(trace)
+            try:
+                made = peer.pub("t") if kind == "pub" else peer.sub("t")
+            except Interrupt:
+                pass
+            finally:
+                sys.settrace(tracing)
+            if made is not None:
+                await made.close()
+            assert (set(peer.runtime._pubs), set(peer.runtime._subs)) == before, number
+            assert len(others[0].subscribers) == cursors, number
+            await others[0].put(number)
+            assert await others[1].get(LONG) == number
+            if made is not None:
+                break
+            number += 1
+        assert number > 20
+    assert not caplog.records
+
+
+# --- the end ----------------------------------------------------------------------------
+
+
+async def test_g9_one_that_raises_at_the_end_of_its_peer_stops_no_other(
+    coordinator: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Peer(coordinator) as there:
+        here = Peer(coordinator)
+        for broken in (await here.pub("t"), await here.sub("t")):
+            monkeypatch.setattr(broken, "abandon", lambda error: 1 / 0)
+        bad = await here.pub("t")
+        monkeypatch.setattr(bad, "queued", lambda: 1 / 0)
+        pub, sub = await here.pub("t"), await there.sub("t")
+        ours = await here.sub("t")
+        await pub.wait_for_subscribers(2, timeout=LONG)
+        pub.put_many(range(1_000))
+        try:
+            await here.close()
+        finally:
+            for server in here.runtime._servers.values():  # else a loop might never close
+                server.close()
+        assert [await sub.get(LONG) for _ in range(1_000)] == list(range(1_000))
+        assert ours.closed
+        assert pub.closed
+        assert not here.runtime._pubs
+        assert not here.runtime._subs
+    raised = [record.exc_info[0] for record in caplog.records if record.exc_info]
+    assert raised == [ZeroDivisionError] * 3
+
+
+@pytest.mark.parametrize("what", ["get", "for", "messages"])
+async def test_a_sub_that_is_closed_in_another_thread_ends_its_waits_at_once(
+    coordinator: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async with Peer(coordinator) as peer:
+        sub = await peer.sub("t")
+
+        async def wait() -> None:
+            if what == "get":
+                with pytest.raises(Closed):
+                    await sub.get()
+            else:
+                assert not [_ async for _ in (sub if what == "for" else sub.messages())]
+
+        waiting = asyncio.ensure_future(wait())
+        await eventually(lambda: sub._waiters)
+        woken: list[int] = []
+        wake = sub._wake
+
+        def watched() -> None:
+            woken.append(threading.get_ident())
+            wake()
+
+        monkeypatch.setattr(sub, "_wake", watched)
+        closing = threading.Thread(target=sub.close)
+        closing.start()
+        await asyncio.wait_for(waiting, LONG)
+        assert set(woken) == {threading.get_ident()}, "from there, it wakes nobody"
+        assert sub.closed
+        closing.join()
+
+
+@pytest.mark.parametrize("what", ["pub", "sub", "peer"])
+async def test_g9_a_close_in_another_event_loop_waits_for_the_end(
+    coordinator: str, what: str
+) -> None:
+    async with Peer(coordinator) as there, Peer(coordinator) as here:
+        got, pub, sub = await there.sub("t"), await here.pub("t"), await here.sub("t")
+        await pub.wait_for_subscribers(2, timeout=LONG)
+        pub.put_many(range(100))
+        one: Any = {"pub": pub, "sub": sub, "peer": here}[what]
+        ended: list[bool] = []
+
+        async def end() -> None:
+            await one.close()
+            known = here.runtime._pubs if what == "pub" else here.runtime._subs
+            ended.append(one.closed and (what == "peer" or not known))
+
+        thread = threading.Thread(target=lambda: asyncio.run(asyncio.wait_for(end(), LONG)))
+        thread.start()
+        await eventually(lambda: not thread.is_alive())
+        assert ended == [True]
+        assert [await got.get(LONG) for _ in range(100)] == list(range(100))
+
+
+async def test_g3_a_pub_that_is_closed_in_the_middle_of_the_core_ends_in_its_turn(
+    coordinator: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Peer(coordinator) as here:
+        pub, sub = await here.pub("t"), await here.sub("t")
+        goes = [await here.pub("t") for _ in range(10)]
+
+        def handler() -> None:
+            if goes:
+                goes[-1].put("last")
+                goes.pop().close()
+
+        with interrupting("append", handler):
+            for number in range(60):
+                await pub.put(number)
+                await asyncio.sleep(0)
+        assert not goes
+        got = [await sub.get(LONG) for _ in range(70)]
+        assert [value for value in got if value != "last"] == list(range(60))
+        await eventually(lambda: len(here.runtime._pubs) == 1)
+        assert sub.lost == 0
+    assert not caplog.records
 
 
 # --- puts that are cancelled ------------------------------------------------------------

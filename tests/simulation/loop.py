@@ -26,6 +26,8 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pubsub import apart
+
 if TYPE_CHECKING:
     from tests.simulation.network import Listener, Network, Transport
 
@@ -60,6 +62,8 @@ class Process:
         self.listeners: dict[Listener, None] = {}
         self.context = contextvars.copy_context()
         self.context.run(_current.set, self)
+        self.empty = contextvars.Context()
+        self.empty.run(_current.set, self)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine in this process. What it raises ends the run."""
@@ -154,12 +158,14 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(self._generator_began, self._generator_dropped)
         asyncio._set_running_loop(self)
+        apart.empty = lambda: self.here().empty.copy()  # type: ignore[assignment]
         self._running = True
         try:
             while not task.done():
                 self._step()
         finally:
             self._running = False
+            apart.empty = contextvars.Context
             asyncio._set_running_loop(None)
             sys.set_asyncgen_hooks(*hooks)
         return task.result()

@@ -1,0 +1,32 @@
+"""Apart: what outlives a call sees none of its caller's context variables.
+
+A task, a timer or a callback of asyncio keeps the context of whoever made it. The first Pub, made
+while a request is served, say, would keep that request's variables alive for as long as its Peer
+lives, and every log handler would see them. So each way from a Pub, Sub or Peer into the runtime,
+on which it may begin something that goes on after the call, passes through here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextvars import Context
+from typing import ParamSpec, TypeVar
+
+__all__ = ["apart"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+empty = Context
+"""Makes a context. (A simulation, whose processes are known by a context variable, has its own.)"""
+
+
+def apart(function: Callable[P, T]) -> Callable[P, T]:
+    """Have a function run in an empty context, and all that it begins. (0.1 µs for each call.)"""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return empty().run(function, *args, **kwargs)
+
+    return call
