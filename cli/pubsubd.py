@@ -10,11 +10,14 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 import click
 
 from pubsub.cli.command import FAILED, OK, Failure, end_signals, program, run, say
-from pubsub.config import DEFAULT_COORDINATOR, Address
+from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
 
 __all__ = ["main"]
 
@@ -43,7 +46,8 @@ def pubsubd(ctx: click.Context) -> None:
     metavar="ADDRESS",
     default=DEFAULT_COORDINATOR.host,
     show_default=True,
-    help="Address to listen on. Other than loopback: only with --insecure.",
+    help="Address to listen on; 0.0.0.0 is all of this machine, :: also those of IPv6. Other than "
+    "loopback: only with --insecure.",
 )
 @click.option(
     "--port",
@@ -130,7 +134,7 @@ async def _serve(address: Address, exposed: bool) -> int:
     server = Coordinator(loop)
     with end_signals(stop):
         try:
-            where = await server.start(*address)
+            await server.start(*address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 say(_in_use(address), by="pubsubd")
@@ -139,10 +143,46 @@ async def _serve(address: Address, exposed: bool) -> int:
                 say(f"cannot listen on {address}: {why}", by="pubsubd")
             return FAILED
         note = ", open to everyone who can reach it (--insecure)" if exposed else ""
-        say(f"coordinator on {where}{note}", by="pubsubd")
+        say(f"coordinator on {' and '.join(map(str, server.addresses))}{note}", by="pubsubd")
+        if exposed:
+            say(_how_to_reach(server.addresses), by="pubsubd")
         await told
         await server.close()
     return OK
+
+
+def _how_to_reach(listening: Sequence[Address]) -> str:
+    """What to give to the programs of all machines."""
+    found: dict[Address, None] = {}
+    for host, port in listening:
+        hosts = _own_addresses(ipv6=":" in host) if is_wildcard(host) else [host]
+        found.update({Address(host, port): None for host in hosts if not is_loopback(host)})
+    first, *more = found or [Address(socket.gethostname(), listening[0].port)]
+    also = f"; or at {', '.join(map(str, more))}" if more else ""
+    return f"programs on this machine and others reach it with PUBSUB_COORDINATOR={first}{also}"
+
+
+def _own_addresses(*, ipv6: bool) -> list[str]:
+    """Those of this machine, as far as they can be found out, the most used first."""
+    found = [*_of_the_way_out(socket.AF_INET, "192.0.2.1")]
+    with contextlib.suppress(OSError):  # Linux
+        lines = Path("/proc/net/fib_trie").read_text().splitlines()
+        found += [a.split()[-1] for a, b in pairwise(lines) if b.strip() == "/32 host LOCAL"]
+    if ipv6:
+        found += _of_the_way_out(socket.AF_INET6, "2001:db8::1")
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net/if_inet6").read_text().splitlines():
+                digits, _, _, scope, *_ = line.split()
+                if scope == "00":  # of the whole network, not of one cable
+                    found.append(str(ipaddress.IPv6Address(bytes.fromhex(digits))))
+    return found
+
+
+def _of_the_way_out(family: int, anywhere: str) -> Iterator[str]:
+    """The address from which this machine would reach others; nothing is sent."""
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect((anywhere, 9))
+        yield sock.getsockname()[0]
 
 
 def _in_use(address: Address) -> str:

@@ -15,6 +15,10 @@ soft; peers bring it back after a restart. How it stays true:
 Work and messages of a call grow with the matches of what it changes, not with what is known. What
 goes with one peer may be much: it is taken away piece by piece (`sweep`), so that others are heard
 in between. Until its turn has come it counts for all others, as that of a peer that is away does.
+
+An address of loopback means another machine on each machine, so it is told on its own only. Which
+that is, tells the address from which a peer's connection comes. To a Sub elsewhere, a Pub behind
+such an address is nowhere; and the Pub is told of such a Sub as of one that will not come.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from collections.abc import Collection, Iterator
 from operator import attrgetter
 from typing import Any, TypeAlias
 
-from pubsub.config import Address
+from pubsub.config import Address, is_loopback
 from pubsub.core.messages import Expect, ExpectedSub, Match, MatchedPub, Register
 from pubsub.core.topics import PatternIndex, TopicIndex, check_pattern, check_topic, is_pattern
 from pubsub.errors import ProtocolError, TopicError
@@ -52,6 +56,9 @@ class _Peer:
         "address",
         "connected",
         "hostname",
+        "local",
+        "machine",
+        "met_at",
         "moved",
         "name",
         "peer_id",
@@ -66,11 +73,17 @@ class _Peer:
     def __init__(self, peer_id: str) -> None:
         self.peer_id = peer_id
         self.address = Address("", 0)
+        self.local = False
+        """Whether only its own machine can dial that address."""
+        self.machine = ""
+        """Where it is: the address from which it came; empty: on the coordinator's machine."""
+        self.met_at = Address("", 0)
+        """Where it reached the coordinator."""
         self.connected = False
         self.session = 0
         """Counts its connections."""
         self.moved = 0
-        """The session in which its address last changed."""
+        """The session in which its address, or its machine, last changed."""
         self.registrations: dict[int, _Registration] = {}
         self.pubs = 0
         """How many of the registrations are Pubs."""
@@ -86,6 +99,10 @@ class _Peer:
         self.name = name if isinstance(name, str) else ""
         self.hostname = hostname if isinstance(hostname, str) else ""
         self.pid = pid if isinstance(pid, int) else 0
+
+    def in_words(self) -> str:
+        """Which process it is, for people who are to find it."""
+        return f"{self.name[:100]} (pid {self.pid} on {self.hostname[:100]})"
 
 
 class _Registration:
@@ -115,6 +132,7 @@ class _Registration:
 
 
 _by_revision = attrgetter("revision")
+_NOWHERE = Address("", 0)
 
 _Lost: TypeAlias = "dict[_Registration, list[tuple[str, int]]]"
 """Who must be told of what is gone."""
@@ -157,10 +175,21 @@ class Registry:
     # --- connections --------------------------------------------------------------------
 
     def connect(
-        self, peer_id: str, host: str, port: int, info: dict[str, Any], now: float
+        self,
+        peer_id: str,
+        host: str,
+        port: int,
+        info: dict[str, Any],
+        now: float,
+        *,
+        source: str = "",
+        met_at: Address = _NOWHERE,
     ) -> list[Push]:
         """A peer has connected: a new one, one that was away, or one whose old connection this
         one replaces. What it had registered is kept until it should have come again.
+
+        `host` and `port` are where it says that it listens, `source` is the address from which its
+        connection comes, and `met_at` the one of the coordinator that it dialled.
         """
         peer = self._peers.get(peer_id)
         if peer is None:
@@ -172,9 +201,13 @@ class Registry:
         peer.stale = len(peer.registrations)
         peer.describe(info)
         address = Address(host, port)
-        if peer.address != address:
-            peer.address = address
+        # whoever dials an address of its own machine does so from that same address, or loopback
+        machine = "" if is_loopback(source) or source == met_at.host else source
+        if (peer.address, peer.machine) != (address, machine):
+            peer.address, peer.machine = address, machine
+            peer.local = is_loopback(host)
             peer.moved = peer.session
+        peer.met_at = met_at
         self._set_due(peer, now)
         return []
 
@@ -320,6 +353,8 @@ class Registry:
             self._set_due(peer, now)
             if moved and known.is_pub:
                 pushes += self._announce(known, matching)
+            elif moved:  # which of them it can reach may have changed
+                pushes += self._announce(known, [pub for pub in matching if pub.peer.local])
         return pushes
 
     def _remove_one(self, registration: _Registration) -> list[Push]:
@@ -452,9 +487,16 @@ def _row(of: _Registration, to: _Registration) -> MatchedPub | ExpectedSub:
     """What is told of one registration to another that it matches."""
     peer = of.peer
     if of.is_pub:
-        host, port = peer.address
-        return MatchedPub(peer.peer_id, host, port, of.id, of.topic, _is_before(to, of))
-    return ExpectedSub(peer.peer_id, of.id, _is_before(of, to), of.observer)
+        apart = peer.local and peer.machine != to.peer.machine
+        host, port = _NOWHERE if apart else peer.address
+        before = _is_before(to, of)
+        who = peer.in_words() if apart else ""
+        return MatchedPub(peer.peer_id, host, port, of.id, of.topic, before, who)
+    apart = to.peer.local and peer.machine != to.peer.machine
+    elsewhere = ""
+    if apart:  # one of both has dialled an address that means the same to all
+        elsewhere = str(to.peer.met_at if is_loopback(peer.met_at.host) else peer.met_at)
+    return ExpectedSub(peer.peer_id, of.id, _is_before(of, to), of.observer, elsewhere)
 
 
 def _is_before(sub: _Registration, pub: _Registration) -> bool:

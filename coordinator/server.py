@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from pubsub.about import about
-from pubsub.config import Address, Settings
+from pubsub.config import Address, Settings, unmapped
 from pubsub.coordinator.registry import Push, Registry
 from pubsub.core.frames import Event
 from pubsub.core.handshake import Acceptor, Identity, Other
@@ -82,6 +82,8 @@ class Coordinator:
         self.registry = registry or Registry()
         self.peer_id = os.urandom(8).hex()
         self.servers: list[asyncio.Server] = []
+        self.addresses: list[Address] = []
+        """Where it listens: a name may stand for several."""
         self._connections: dict[str, _Connection] = {}
         self._links: dict[Link, None] = {}
         self._scratch = bytearray(REQUEST_SCRATCH)
@@ -99,17 +101,17 @@ class Coordinator:
         self._closing = False
 
     async def start(self, host: str, port: int) -> Address:
-        """Listen; returns where.
+        """Listen; returns where: the first of `addresses`.
 
         Raises:
             OSError: the port is in use, or the address is not this machine's.
         """
-        server = await listen(self.loop, self._accept, host, port, BACKLOG)
-        self.servers.append(server)
-        self.servers += await accept_more(self.loop, self._accept, server, BACKLOG)
-        name = server.sockets[0].getsockname()
-        log.info("listening on %s", Address(name[0], name[1]))
-        return Address(name[0], name[1])
+        servers = await listen(self.loop, self._accept, host, port, BACKLOG)
+        self.servers += servers
+        self.servers += await accept_more(self.loop, self._accept, servers, BACKLOG)
+        self.addresses = [Address(*server.sockets[0].getsockname()[:2]) for server in servers]
+        log.info("listening on %s", " and ".join(map(str, self.addresses)))
+        return self.addresses[0]
 
     async def close(self) -> None:
         """Say GOODBYE to everyone and stop."""
@@ -166,9 +168,12 @@ class Coordinator:
             self._prober.clear(other.peer_id)
             before = self._connections.get(other.peer_id)
             self._connections[other.peer_id] = connection
+            here, there = map(link.transport.get_extra_info, ("sockname", "peername"))
             self.push(
                 self.registry.connect(
-                    other.peer_id, other.host, other.port, other.info, self.loop.time()
+                    *(other.peer_id, other.host, other.port, other.info, self.loop.time()),
+                    source=unmapped(there[0]) if there else "",
+                    met_at=Address(unmapped(here[0]), here[1]) if here else Address("", 0),
                 )
                 or ()
             )

@@ -21,9 +21,12 @@ __all__ = [
     "Way",
     "advertise_from",
     "coordinators_from",
+    "is_loopback",
+    "is_wildcard",
     "parse_address",
     "parse_advertise",
     "seconds",
+    "unmapped",
     "whole",
 ]
 
@@ -60,6 +63,28 @@ class Way(NamedTuple):
         if isinstance(self.told_by, Way) and self.told_by.host != self.host:
             return f"{self.told_by} ({self.host})"
         return str(self.address)
+
+
+_LOOPBACK = re.compile(
+    r"127(?:\.\d{1,3}){3}|::1|(?:0{1,4}:){7}0{0,3}1|(?:.+\.)?localhost\.?", re.IGNORECASE
+)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this address or name leads whoever dials it to a machine of its own."""
+    return _LOOPBACK.fullmatch(unmapped(host)) is not None
+
+
+def unmapped(host: str) -> str:
+    """An IPv4 address as such, which a socket of both families shows as an IPv6 address."""
+    v4 = host.removeprefix("::ffff:")
+    return host if ":" in v4 else v4
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether this stands for every address of a machine, as ``0.0.0.0``, ``::`` and ``""`` do:
+    one can listen there, and nobody else can dial it."""
+    return not host.strip("0.:")
 
 
 DEFAULT_COORDINATOR = Address("127.0.0.1", 7700)
@@ -117,9 +142,13 @@ def parse_advertise(text: str, port: int, *, what: str = "advertise") -> Address
     text = text.strip()
     if len(text) > 255:
         raise ValueError(f"{what} {text[:40]!r}… has {len(text)} characters, over 255")
-    if _HOST.fullmatch(text):
-        return Address(text, port)
-    return parse_address(text, what=what)
+    found = Address(text, port) if _HOST.fullmatch(text) else parse_address(text, what=what)
+    if is_wildcard(found.host):
+        raise ValueError(
+            f"{what} {text!r} stands for all addresses of a machine, and nobody can dial that: "
+            "name one of them"
+        )
+    return found
 
 
 def advertise_from(environ: Mapping[str, str]) -> str | None:

@@ -19,7 +19,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
-from pubsub.config import Address, Settings, Way
+from pubsub.config import Address, Settings, Way, unmapped
 from pubsub.core.frames import Event
 from pubsub.core.handshake import Dialler, Identity, Other, Refused
 from pubsub.core.messages import Control, Expect, Match, Register, encode
@@ -347,6 +347,14 @@ class Session(KeptLink):
         """Tell the coordinator, if it is there; if not, it will be told when it is."""
         if self.up and self.link is not None:
             self.link.send(message)
+
+    @property
+    def reached(self) -> Address:
+        """Its address as the connection has it: a number, and no name that may have another meaning
+        on another machine."""
+        transport = self.link.transport if self.link is not None else None
+        name = transport.get_extra_info("peername") if transport is not None else None
+        return Address(unmapped(name[0]), name[1]) if name else self.address
 
     @property
     def mute(self) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Collection
 from typing import Any, Generic, Protocol, TypeVar
 
 from pubsub import descriptors
+from pubsub.config import is_wildcard
 from pubsub.errors import ProtocolError
 
 __all__ = ["REQUEST_SCRATCH", "Accepted", "Gate", "accept_more", "listen", "stop_accepting"]
@@ -18,6 +20,9 @@ REQUEST_SCRATCH = 32 * 1024
 one who floods its connection holds up the others by less."""
 ACCEPTS = 8
 """Connections that a listening socket may accept in one turn of the loop."""
+PORTS_TO_TRY = 10
+"""How often to ask for any port where it must be free at several addresses."""
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 async def listen(
@@ -26,8 +31,70 @@ async def listen(
     host: str,
     port: int,
     backlog: int,
+) -> list[asyncio.Server]:
+    """Listen at every address that a host has, under one port; as many as `backlog` connections
+    may wait in the kernel.
+
+    ``::`` and ``""`` are all addresses of this machine, of IPv4 and IPv6 alike.
+
+    Raises:
+        OSError: the port is in use, or the address is not this machine's.
+    """
+    hosts = await _addresses(loop, host)
+    tries = 1 if port or len(hosts) == 1 else PORTS_TO_TRY
+    while True:
+        tries -= 1
+        try:
+            return await _listen_at_all(loop, accept, hosts, port, backlog)
+        except OSError as error:  # what is free at one address may be taken at the next
+            if error.errno != errno.EADDRINUSE or not tries:
+                raise
+
+
+async def _addresses(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
+    """The addresses of a host: a name may have several."""
+    if not host:
+        return ["::" if socket.has_dualstack_ipv6() else "0.0.0.0"]
+    if ":" in host or all(part.isdecimal() for part in host.split(".")):
+        return [host]
+    found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(row[4][0]) for row in found))
+
+
+async def _listen_at_all(
+    loop: asyncio.AbstractEventLoop,
+    accept: Callable[[], asyncio.BaseProtocol],
+    hosts: list[str],
+    port: int,
+    backlog: int,
+) -> list[asyncio.Server]:
+    servers: list[asyncio.Server] = []
+    try:
+        for host in hosts:
+            try:
+                server = await _listen_at(loop, accept, host, port, backlog)
+            except OSError as error:
+                # a name may have an address of a family that is switched off here
+                if error.errno not in _NOT_HERE or (host == hosts[-1] and not servers):
+                    raise
+            else:
+                servers.append(server)
+                port = server.sockets[0].getsockname()[1]
+    except BaseException:
+        for server in servers:
+            server.close()
+        raise
+    return servers
+
+
+async def _listen_at(
+    loop: asyncio.AbstractEventLoop,
+    accept: Callable[[], asyncio.BaseProtocol],
+    host: str,
+    port: int,
+    backlog: int,
 ) -> asyncio.Server:
-    """Listen; as many as `backlog` connections may wait in the kernel.
+    """Listen at one address.
 
     In one turn of the loop, plain asyncio accepts `ACCEPTS` of them, and uvloop one (see
     `accept_more`).
@@ -37,9 +104,22 @@ async def listen(
     time for the streams that are there. So it is told a small number, and the kernel the other.
     """
     plain = isinstance(loop, asyncio.BaseEventLoop)
-    server = await loop.create_server(
-        accept, host, port, backlog=ACCEPTS if plain else backlog, start_serving=not plain
-    )
+    at: dict[str, Any] = {"host": host, "port": port}
+    if is_wildcard(host) and ":" in host and socket.has_dualstack_ipv6():
+        # loops make a socket of IPv6 alone
+        at = {
+            "sock": socket.create_server(
+                (host, port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True
+            )
+        }
+    try:
+        server = await loop.create_server(
+            accept, **at, backlog=ACCEPTS if plain else backlog, start_serving=not plain
+        )
+    except BaseException:
+        if "sock" in at:
+            at["sock"].close()
+        raise
     if isinstance(server, asyncio.Server):  # not uvloop's, nor a simulated one
         try:
             await server.start_serving()
@@ -80,11 +160,11 @@ async def stop_accepting(loop: asyncio.AbstractEventLoop, servers: Collection[An
 async def accept_more(
     loop: asyncio.AbstractEventLoop,
     accept: Callable[[], asyncio.BaseProtocol],
-    server: asyncio.Server,
+    servers: Collection[asyncio.Server],
     backlog: int,
 ) -> list[asyncio.Server]:
     """Have uvloop, too, accept `ACCEPTS` connections in one turn, by listening to the socket under
-    so many descriptors; returns what must be closed beside the server.
+    so many descriptors; returns what must be closed beside the servers.
 
     For those to whom thousands may come at once, with much to do for each. Those who are in make
     the turns long; with one let in by each turn, the others wait at the door for longer than their
@@ -92,7 +172,7 @@ async def accept_more(
     """
     more: list[asyncio.Server] = []
     if type(loop).__module__.partition(".")[0] == "uvloop" and _has_descriptors():
-        for listening in server.sockets:
+        for listening in [sock for server in servers for sock in server.sockets]:
             for _ in range(ACCEPTS - 1):
                 try:
                     same = socket.fromfd(listening.fileno(), listening.family, listening.type)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from pubsub.config import Address, Settings, Way
+from pubsub.config import Address, Settings, Way, is_loopback
 from pubsub.core.handshake import Dialler, Identity, Other, Refused
 from pubsub.core.receiving import Receiving
 from pubsub.core.stream import Stream
@@ -64,7 +64,7 @@ class Remote(KeptLink):
 
     Parameters:
         peer_id: of the peer.
-        way: where it is, by who told of it first.
+        way: where it is; without a host: nowhere that this machine could dial.
     """
 
     MISSED = "cannot reach the publisher at {trouble}; trying on"
@@ -99,6 +99,24 @@ class Remote(KeptLink):
     def met(self) -> Address | None:
         """Where it was reached last."""
         return self._met
+
+    def is_out_of_reach(self, who: str, topic: str, coordinator: Address) -> None:
+        """Say that it is nowhere, and what to do."""
+        if not self._warned:
+            self._warned = True
+            way_out = "Peer(host=…)"
+            if not is_loopback(coordinator.host):
+                way_out = f"PUBSUB_COORDINATOR={coordinator}, or with {way_out}"
+            log.error(
+                "the publisher %s on %r can be reached on its own machine only, because it listens "
+                "on loopback: start it with %s",
+                *(who, topic, way_out),
+            )
+
+    @property
+    def nowhere(self) -> bool:
+        """Whether no coordinator knows an address of it that this machine can dial."""
+        return not self._ways()
 
     @property
     def streams(self) -> int:
@@ -157,7 +175,8 @@ class Remote(KeptLink):
             why = "it is gone"
             if not self._opened_at:
                 why = "it was never reached, and no coordinator knows of it any more"
-            log.warning("the publisher at %s is given up: %s", self.address, why)
+            if not self.nowhere:
+                log.warning("the publisher at %s is given up: %s", self.address, why)
 
     def _leave_if_unused(self) -> None:
         self._unused = None

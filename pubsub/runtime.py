@@ -19,7 +19,15 @@ from typing import Any, ParamSpec, Protocol
 from pubsub.about import about
 from pubsub.apart import apart
 from pubsub.buffers import FOR_BATCHES, reuse_memory
-from pubsub.config import Address, Settings, Way, parse_advertise
+from pubsub.config import (
+    Address,
+    Settings,
+    Way,
+    is_loopback,
+    is_wildcard,
+    parse_advertise,
+    unmapped,
+)
 from pubsub.core.cursor import SubKey
 from pubsub.core.directory import Directory
 from pubsub.core.frames import SCRATCH_SIZE
@@ -94,6 +102,7 @@ class _Pub:
         self.publication = publication
         self.source = source
         self.ready = ready
+        self.out_of_reach = False  # for a subscriber, and that was said
 
 
 class _Sub:
@@ -144,9 +153,9 @@ class Runtime:
         self._scratch = bytearray(SCRATCH_SIZE)
         self._request_scratch = bytearray(REQUEST_SCRATCH)
         self._gate = Gate[Link](settings.max_unauthenticated)
-        self._servers: dict[str, asyncio.Server] = {}
-        self._identities: dict[str, Identity] = {}
-        self._identifying: dict[str, asyncio.Future[Identity]] = {}
+        self._servers: dict[str, asyncio.Server] = {}  # by the address
+        self._listening: dict[str, asyncio.Future[Address]] = {}
+        self._identities: dict[str, Identity] = {}  # by the host that each tells others
         self._pubs: dict[int, _Pub] = {}
         self._subs: dict[int, _Sub] = {}
         self._ended: dict[int, Publication] = {}
@@ -462,37 +471,48 @@ class Runtime:
     # --- what the coordinators say (Directed) -------------------------------------------
 
     async def identify(self, local_host: str) -> Identity:
-        """See `Directed`: listen where the coordinator's other peers can reach us."""
-        host = self.settings.host or local_host or "127.0.0.1"
-        known = self._identities.get(host)
+        """See `Directed`: listen where the coordinator's other peers can reach us, and say so."""
+        reached = unmapped(local_host) or "127.0.0.1"
+        host = reached if self.settings.host is None else self.settings.host
+        if is_wildcard(host) and ":" in reached and host and ":" not in host:
+            host = reached  # 0.0.0.0 is all of IPv4 and nothing else
+        advertised = (reached if is_wildcard(host) else host).partition("%")[0]  # a zone is ours
+        known = self._identities.get(advertised)
         if known is not None:
             return known
-        under_way = self._identifying.get(host)
-        if under_way is None:
-            under_way = self._identifying[host] = self.loop.create_future()
+        listening = self._listening.get(host)
+        if listening is None:
+            listening = self._listening[host] = self.loop.create_future()
             try:
-                identity = self._identities[host] = await self._listen(host)
+                listening.set_result(await self._listen(host))
             except BaseException as error:
-                del self._identifying[host]
-                under_way.set_exception(
+                del self._listening[host]
+                listening.set_exception(
                     error if isinstance(error, Exception) else asyncio.CancelledError()
                 )
-                under_way.exception()
+                listening.exception()
                 raise
-            under_way.set_result(identity)
-        return await under_way
+        at = await asyncio.shield(listening)
+        if is_loopback(at.host):  # a name may be known elsewhere as another address
+            advertised = at.host
+        address = Address(advertised, at.port)
+        if self.settings.advertise:
+            address = parse_advertise(self.settings.advertise, at.port)
+        identity = Identity("peer", self.peer_id, *address, self.info())
+        return self._identities.setdefault(advertised, identity)
 
-    async def _listen(self, host: str) -> Identity:
+    async def _listen(self, host: str) -> Address:
+        """Listen; returns where."""
         try:
-            server = await listen(self.loop, self._accept, host, self.settings.port, 1024)
+            servers = await listen(self.loop, self._accept, host, self.settings.port, 1024)
         except (OSError, ValueError) as error:
             raise _cannot_listen(error, host, self.settings.port) from None
-        self._servers[host] = server
-        port = server.sockets[0].getsockname()[1]
-        advertised = Address(host.partition("%")[0], port)  # a zone is this machine's matter
-        if self.settings.advertise:
-            advertised = parse_advertise(self.settings.advertise, port)
-        return Identity("peer", self.peer_id, advertised.host, advertised.port, self.info())
+        places = []
+        for server in servers:
+            place = Address(*server.sockets[0].getsockname()[:2])
+            places.append(place)
+            self._servers[str(place)] = server
+        return min(places, key=lambda place: is_loopback(place.host))  # the best for others
 
     def info(self) -> dict[str, Any]:
         """What other people are told of this process."""
@@ -555,7 +575,8 @@ class Runtime:
                 stream is not None
                 and stream.route is None
                 and stream.expected is None
-                and not stream.before  # its process, if that lives, says how much it has put
+                # else its process, if that lives, says how much it has put
+                and (not stream.before or self._is_nowhere(stream))
             ):
                 self.give_up(stream)  # it never was there, and now it need not be
         if match.complete:
@@ -573,7 +594,9 @@ class Runtime:
             pub.source.seal()
         now = self.now()
         for row in expect.added:
-            if row.peer_id != self.peer_id:
+            if row.elsewhere:
+                self._is_out_of_reach(pub, row.elsewhere)
+            elif row.peer_id != self.peer_id:
                 publication.expect(
                     SubKey(row.peer_id, row.sub_id),
                     before=row.before,
@@ -587,6 +610,26 @@ class Runtime:
         if expect.complete:
             self._answers.get(session, set()).add(expect.stream_id)
             self._check_pub(pub)
+
+    def _is_out_of_reach(self, pub: _Pub, coordinator: str) -> None:
+        """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
+        hosts = [identity.host for identity in self._identities.values()]
+        if pub.out_of_reach or not all(map(is_loopback, hosts)):
+            return
+        pub.out_of_reach = True
+        if self.settings.advertise:
+            way_out = f"advertise={self.settings.advertise!r} must be what others can dial"
+        elif self.settings.host and not is_wildcard(self.settings.host):
+            way_out = f"Peer(host={self.settings.host!r}) must be an address that others can dial"
+        elif self._given:
+            way_out = f"name its coordinator as {coordinator}"
+        else:
+            way_out = f"start it with PUBSUB_COORDINATOR={coordinator}, or with Peer(host=…)"
+        log.error(
+            "a subscriber on another machine wants %r, and this Peer can be reached on its own "
+            "machine only, because it listens on %s: %s",
+            *(pub.publication.topic, " and ".join(hosts), way_out),
+        )
 
     def _announce(self, register: Register) -> None:
         for session in self.sessions:
@@ -603,9 +646,12 @@ class Runtime:
             remote = self._remotes[row.peer_id] = Remote(
                 self, row.peer_id, way, self._scratch, self._random
             )
+        who = str(way) if row.host else row.who or f"peer {row.peer_id}"
+        if remote.nowhere:
+            remote.is_out_of_reach(who, row.topic, session.reached)
         if key in inbox.streams:
             return
-        publisher = f"{way}#{row.stream_id}"
+        publisher = f"{who}#{row.stream_id}"
         full = remote.streams >= self.settings.max_channels
         if full:
             remote.refuse()
@@ -782,8 +828,14 @@ class Runtime:
             remote.give_up(stream)
         self.settled(stream)
 
+    def _is_nowhere(self, stream: Stream) -> bool:
+        remote = self._remotes.get(stream.key.peer_id)
+        return remote is not None and remote.nowhere
+
     def in_trouble(self, stream: Stream) -> bool:
-        """Whether its publisher has not been connected for longer than that takes."""
+        """Whether its publisher has not been connected for longer than that takes, or cannot be."""
+        if self._is_nowhere(stream):
+            return True
         return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
 
     def forget(self, remote: Remote) -> None:

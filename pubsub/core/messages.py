@@ -426,11 +426,14 @@ class MatchedPub(NamedTuple):
 
     peer_id: str
     host: str
+    """``""``: nowhere that this subscriber could dial."""
     port: int
     stream_id: int
     topic: str
     before: bool
     """True: the Sub was registered before this Pub was; it is due the first message."""
+    who: str = ""
+    """Of one that this subscriber cannot dial: which process it is, for people."""
 
 
 class ExpectedSub(NamedTuple):
@@ -441,21 +444,27 @@ class ExpectedSub(NamedTuple):
     before: bool
     """True: registered before the Pub was; it is due the first message."""
     observer: bool
+    elsewhere: str = ""
+    """Of one on another machine, where the publisher listens on its own only: ``host:port`` at
+    which that machine reaches the coordinator. It will not come."""
 
 
 def _row(cls: Any, *checks: Check) -> Check:
     named = tuple(zip(cls._fields, checks, strict=True))
+    needed = named[: len(named) - len(cls._field_defaults)]
 
     def make(row: Any) -> Any:
         if type(row) is not list:
             raise ValueError(f"{_short(row)} is not an array")
-        return cls(*_checked(named, row))
+        return cls(*_checked(named if len(row) >= len(named) else needed, row))
 
     return make
 
 
-_matched_pub = _row(MatchedPub, _peer_id, _shown(255), _uint(65535), _entity, _topic, _flag)
-_expected_sub = _row(ExpectedSub, _peer_id, _entity, _flag, _flag)
+_matched_pub = _row(
+    *(MatchedPub, _peer_id, _shown(255), _uint(65535), _entity, _topic, _flag, _shown(255))
+)
+_expected_sub = _row(ExpectedSub, _peer_id, _entity, _flag, _flag, _shown(300))
 
 
 def _pair(row: Any) -> tuple[str, int]:

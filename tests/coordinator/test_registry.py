@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -21,8 +22,9 @@ from hypothesis.stateful import (
 )
 
 import pubsub.coordinator.registry as registry_module
+from pubsub.config import Address
 from pubsub.coordinator.registry import SWEEP, Push, Registry
-from pubsub.core.messages import Expect, ExpectedSub, Match, MatchedPub, Register, encode
+from pubsub.core.messages import Expect, ExpectedSub, Match, MatchedPub, Register, encode, parse
 from pubsub.core.topics import matches
 from pubsub.errors import ProtocolError
 
@@ -456,6 +458,109 @@ def test_nothing_is_sent_to_peers_that_are_away() -> None:
     assert registry.lose("nobody", 0.0) == []
 
 
+# --- whom an address leads where ----------------------------------------------------------------
+
+HEAD = Address("10.77.1.1", 7700)
+OWN = Address("127.0.0.1", 7700)
+
+
+def reach(
+    registry: Registry, peer_id: str, host: str, source: str, met_at: Address = HEAD
+) -> Registry:
+    """A peer that says that it listens at `host`, and comes from `source`."""
+    assert registry.connect(peer_id, host, 1, INFO, 0.0, source=source, met_at=met_at) == []
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("host", "pub_from", "sub_from", "told"),
+    [
+        ("127.0.0.1", "127.0.0.1", "10.77.1.11", False),
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.1", "10.77.1.1", True),  # the head node's own address
+        ("127.0.0.1", "10.77.1.1", "127.0.0.1", True),
+        ("127.0.0.1", "10.77.1.11", "10.77.1.11", True),  # both on one other machine
+        ("127.0.0.1", "10.77.1.11", "10.77.1.12", False),
+        ("127.0.0.1", "10.77.1.11", "127.0.0.1", False),
+        ("127.0.1.1", "127.0.0.1", "10.77.1.11", False),
+        ("::1", "::1", "fd77::11", False),
+        ("0:0:0:0:0:0:0:1", "::1", "fd77::11", False),
+        ("::ffff:127.0.0.1", "127.0.0.1", "10.77.1.11", False),
+        ("localhost", "127.0.0.1", "10.77.1.11", False),
+        ("app.localhost", "127.0.0.1", "10.77.1.11", False),
+        ("10.77.1.1", "10.77.1.1", "10.77.1.11", True),
+        ("10.77.1.1", "127.0.0.1", "10.77.1.11", True),
+        ("127.example.net", "10.77.1.1", "10.77.1.11", True),
+        ("localhost.example.net", "10.77.1.1", "10.77.1.11", True),
+        ("127.0.0.1", "", "", True),  # nobody knows from where
+    ],
+)
+def test_g3_a_loopback_address_is_told_on_its_own_machine_only(
+    host: str, pub_from: str, sub_from: str, told: bool
+) -> None:
+    """And both are told why: each gets what the other's machine would need."""
+    matched = MatchedPub("P", host, 1, 1, "t", False)
+    expected = ExpectedSub("S", 2, False, False)
+    if not told:
+        matched = MatchedPub("P", "", 0, 1, "t", False, "camera (pid 4711 on box)")
+        expected = ExpectedSub("S", 2, False, False, "10.77.1.1:7700")
+    for pub_first in (True, False):
+        registry = Registry()
+        reach(registry, "P", host, pub_from, OWN if pub_from.startswith("127.") else HEAD)
+        reach(registry, "S", "10.77.1.99", sub_from, OWN if sub_from.startswith("127.") else HEAD)
+        calls = [("P", pub(1)), ("S", sub(2))]
+        pushes: list[Push] = []
+        for peer_id, message in calls if pub_first else reversed(calls):
+            pushes += registry.register(peer_id, message, 0.0)
+        rows = [row_ for _, message in pushes for row_ in message.added]
+        assert set(rows) in (
+            {matched, expected},
+            {matched._replace(before=True), expected._replace(before=True)},
+        )
+        if not told and "10.77" not in pub_from:
+            assert not any(host in str(row_) for row_ in rows)
+
+
+def test_a_publisher_that_comes_back_within_reach_is_told_with_its_address() -> None:
+    registry = reach(Registry(), "P", "127.0.0.1", "127.0.0.1", OWN)
+    reach(registry, "S", "10.77.1.11", "10.77.1.11")
+    registry.register("P", pub(1), 0.0)
+    registry.register("S", sub(2), 0.0)
+    reach(registry, "P", "10.77.1.1", "10.77.1.1")
+    assert registry.register("P", pub(1, renewed=True), 1.0) == [
+        ("P", expect(1, [ExpectedSub("S", 2, False, False)], revision=2)),
+        ("S", match(2, [MatchedPub("P", "10.77.1.1", 1, 1, "t", False)], revision=2)),
+    ]
+
+
+def test_a_subscriber_that_comes_back_from_another_machine_is_told_anew_to_those_it_concerns() -> (
+    None
+):
+    registry = reach(Registry(), "P", "127.0.0.1", "127.0.0.1", OWN)
+    reach(registry, "Q", "10.77.1.1", "10.77.1.1")
+    reach(registry, "S", "127.0.0.1", "127.0.0.1", OWN)
+    for peer_id in "PQ":
+        registry.register(peer_id, pub(1), 0.0)
+    registry.register("S", sub(2), 0.0)
+    reach(registry, "S", "10.77.1.11", "10.77.1.11")
+    who = "camera (pid 4711 on box)"
+    q = MatchedPub("Q", "10.77.1.1", 1, 1, "t", False)
+    assert registry.register("S", sub(2, renewed=True), 1.0) == [
+        ("S", match(2, [MatchedPub("P", "", 0, 1, "t", False, who), q], revision=3)),
+        ("P", expect(1, [ExpectedSub("S", 2, False, False, "10.77.1.1:7700")], revision=3)),
+    ]
+
+
+def test_who_calls_itself_by_a_very_long_name_is_told_with_a_part_of_it() -> None:
+    registry = Registry()
+    info = {"name": "n" * 3000, "hostname": "h" * 3000, "pid": 10**18}
+    registry.connect("P", "127.0.0.1", 1, info, 0.0, source="127.0.0.1", met_at=OWN)
+    reach(registry, "S", "10.77.1.11", "10.77.1.11")
+    registry.register("P", pub(1), 0.0)
+    for _, message in registry.register("S", sub(2), 0.0):
+        assert parse(msgpack.unpackb(encode(message)[4:])) == message
+
+
 # --- bad input ----------------------------------------------------------------------------------
 
 
@@ -652,6 +757,8 @@ class Peer:
     """What a peer is, and what it has been told on this connection, by the id of its own."""
 
     address: tuple[str, int]
+    at_head: bool = True
+    """On the coordinator's machine, and not on the other one."""
     connected: bool = True
     due: float = 0.0
     entries: dict[int, Entry] = field(default_factory=dict)
@@ -721,12 +828,18 @@ class RegistryMachine(RuleBasedStateMachine):
 
     # calls
 
-    @rule(peer_id=peer_ids, port=st.integers(1, 2), pause=st.sampled_from([0.0, 1.0]))
-    def connect(self, peer_id: str, port: int, pause: float) -> None:
+    @rule(
+        peer_id=peer_ids,
+        host=st.sampled_from(["10.0.0.1", "127.0.0.1"]),
+        source=st.sampled_from(["127.0.0.1", "10.0.0.1", "10.0.0.2"]),
+        pause=st.sampled_from([0.0, 1.0]),
+    )
+    def connect(self, peer_id: str, host: str, source: str, pause: float) -> None:
         self.now += pause
         peer = self.peers.setdefault(peer_id, Peer(("", 0)))
-        moved = peer.address != (peer_id, port)
-        peer.address = (peer_id, port)
+        at_head = source != "10.0.0.2"
+        moved = (peer.address, peer.at_head) != ((host, 1), at_head)
+        peer.address, peer.at_head = (host, 1), at_head
         peer.connected = True
         peer.due = self.now + self.GRACE
         peer.told.clear()
@@ -734,7 +847,10 @@ class RegistryMachine(RuleBasedStateMachine):
         for entry in peer.entries.values():
             entry.stale = True
             entry.moved |= moved
-        self.apply(self.registry.connect(peer_id, peer_id, port, INFO, self.now))
+        met_at = Address("10.0.0.1", 7700)
+        self.apply(
+            self.registry.connect(peer_id, host, 1, INFO, self.now, source=source, met_at=met_at)
+        )
 
     @precondition(lambda self: self.connected())
     @rule(data=st.data(), id=ids, name=names, renewed=st.booleans())
@@ -845,15 +961,22 @@ class RegistryMachine(RuleBasedStateMachine):
                         assert row_.before == (
                             entry.order < other.order or (entry.renewed and not other.renewed)
                         )
-                        address = self.peers[other_id].address
+                        apart = self.apart(self.peers[other_id], peer)
+                        address = ("", 0) if apart else self.peers[other_id].address
                         assert other.stale or (row_.host, row_.port) == address
                     else:
                         assert row_.observer == other.message.observer
                         assert row_.before == (
                             other.order < entry.order or (other.renewed and not entry.renewed)
                         )
+                        apart = self.apart(peer, self.peers[other_id])
+                        assert other.stale or bool(row_.elsewhere) == apart
                     told[(other_id, other_entity)] = row_
                 assert len(told) == len(self.others(entry))
+
+    @staticmethod
+    def apart(pub: Peer, sub: Peer) -> bool:
+        return pub.address[0] == "127.0.0.1" and pub.at_head != sub.at_head
 
     def others(self, entry: Entry) -> list[tuple[tuple[str, int], Entry]]:
         found = []

@@ -143,7 +143,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "revision": u64,
         "complete": flag,
         "added": st.lists(
-            st.builds(MatchedPub, id_, shown(255), u16, u32, topic, flag), max_size=3
+            st.builds(MatchedPub, id_, shown(255), u16, u32, topic, flag, shown(255)), max_size=3
         ).map(tuple),
         "removed": pairs,
     },
@@ -151,7 +151,9 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "stream_id": u32,
         "revision": u64,
         "complete": flag,
-        "added": st.lists(st.builds(ExpectedSub, id_, u32, flag, flag), max_size=3).map(tuple),
+        "added": st.lists(st.builds(ExpectedSub, id_, u32, flag, flag, shown(300)), max_size=3).map(
+            tuple
+        ),
         "removed": pairs,
     },
     Query: {"token": u64, "what": st.sampled_from(["topics", "peers"])},
@@ -244,14 +246,24 @@ def test_fields_of_a_later_version_are_ignored(cls: type[Any], data: st.DataObje
 
 
 @given(
-    st.builds(MatchedPub, id_, shown(255), u16, u32, topic, flag), st.lists(anything, max_size=3)
+    st.builds(MatchedPub, id_, shown(255), u16, u32, topic, flag, shown(255)),
+    st.lists(anything, max_size=3),
 )
 def test_rows_of_a_later_version_may_have_more_fields(row: MatchedPub, more: list[Any]) -> None:
     assert parse([18, 1, 2, True, [[*row, *more]], [["p", 3, *more]]]) == (
         Match(1, 2, True, (row,), (("p", 3),))
     )
-    assert parse([19, 1, 2, True, [["p", 3, True, False, *more]], []]) == (
-        Expect(1, 2, True, (ExpectedSub("p", 3, True, False),), ())
+    assert parse([19, 1, 2, True, [["p", 3, True, False, "x:1", *more]], []]) == (
+        Expect(1, 2, True, (ExpectedSub("p", 3, True, False, "x:1"),), ())
+    )
+
+
+def test_rows_of_an_earlier_version_lack_what_was_added_since() -> None:
+    assert parse([18, 1, 2, True, [["p", "host", 1, 3, "t", False]], []]) == (
+        Match(1, 2, True, (MatchedPub("p", "host", 1, 3, "t", False, ""),), ())
+    )
+    assert parse([19, 1, 2, True, [["p", 3, True, False]], []]) == (
+        Expect(1, 2, True, (ExpectedSub("p", 3, True, False, ""),), ())
     )
 
 

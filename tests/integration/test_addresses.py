@@ -1,0 +1,263 @@
+"""Where coordinators and peers listen, and what address others are told."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+
+from pubsub import Peer, listening
+from pubsub.config import Address, Settings
+from pubsub.coordinator.registry import Push, Registry
+from pubsub.coordinator.server import Coordinator
+from pubsub.discovery import Session
+from pubsub.listening import listen, stop_accepting
+from tests.integration.support import LONG, coordinator_in_loop, eventually, free_port
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return socket.has_dualstack_ipv6()
+
+
+ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+
+
+async def _listen(host: str, port: int = 0) -> tuple[list[Address], list[asyncio.Server]]:
+    loop = asyncio.get_running_loop()
+    servers = await listen(loop, asyncio.Protocol, host, port, 10)
+    return [Address(*s.sockets[0].getsockname()[:2]) for s in servers], servers
+
+
+async def _answers(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+@ipv6
+@pytest.mark.parametrize(
+    ("host", "v4", "v6"), [("::", True, True), ("", True, True), ("0.0.0.0", True, False)]
+)
+async def test_a_wildcard_is_all_addresses_of_its_families(host: str, v4: bool, v6: bool) -> None:
+    (address,), servers = await _listen(host)
+    assert await _answers("127.0.0.1", address.port) == v4
+    assert await _answers("::1", address.port) == v6
+    await stop_accepting(asyncio.get_running_loop(), servers)
+
+
+@pytest.fixture
+def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name ``both`` has two of them, as ``localhost`` has on many a machine."""
+    usual = listening._addresses
+
+    async def addresses(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
+        return ["127.0.0.1", "127.0.0.2"] if host == "both" else await usual(loop, host)
+
+    monkeypatch.setattr(listening, "_addresses", addresses)
+
+
+async def test_a_name_of_two_addresses_has_one_port(
+    two_addresses: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the one that the first address was given is taken at the second."""
+    usual, tried = listening._listen_at, list[Any]()
+
+    async def listen_at(
+        loop: Any, accept: Any, host: str, port: int, backlog: int
+    ) -> asyncio.Server:
+        if len(tried) == 1:
+            tried.append(None)
+            raise OSError(errno.EADDRINUSE, "taken")
+        server = await usual(loop, accept, host, port, backlog)
+        tried.append(server)
+        return server
+
+    monkeypatch.setattr(listening, "_listen_at", listen_at)
+    (one, two), servers = await _listen("both")
+    assert (one.host, two.host) == ("127.0.0.1", "127.0.0.2")
+    assert one.port == two.port
+    assert not tried[0].is_serving()
+    assert servers == tried[2:]
+    await stop_accepting(asyncio.get_running_loop(), servers)
+    tried[:] = [None]
+    with pytest.raises(OSError, match="taken"):  # a port that was asked for is not given up
+        await _listen("both", free_port())
+
+
+async def test_an_address_that_is_not_there_is_left_out_of_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hosts = ["192.0.2.77", "127.0.0.1"]
+
+    async def addresses(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
+        return hosts
+
+    monkeypatch.setattr(listening, "_addresses", addresses)
+    (address,), servers = await _listen("name")
+    assert address.host == "127.0.0.1"
+    await stop_accepting(asyncio.get_running_loop(), servers)
+    hosts.pop()
+    with pytest.raises(OSError, match="assign"):
+        await _listen("name")
+
+
+async def test_a_coordinator_says_all_addresses_of_its_name(two_addresses: None) -> None:
+    coordinator = Coordinator(asyncio.get_running_loop())
+    first = await coordinator.start("both", 0)
+    assert coordinator.addresses == [first, Address("127.0.0.2", first.port)]
+    for address in coordinator.addresses:
+        async with Peer(str(address)) as peer:
+            await peer.pub("t")
+    await coordinator.close()
+
+
+@ipv6
+@pytest.mark.parametrize(("host", "servers"), [("0.0.0.0", 2), ("::", 1), ("", 1)])
+async def test_g3_a_wildcard_is_told_as_the_address_from_which_each_coordinator_is_reached(
+    host: str, servers: int
+) -> None:
+    async with coordinator_in_loop() as v4:
+        other = Coordinator(asyncio.get_running_loop())
+        v6 = await other.start("::1", 0)
+        async with Peer(f"{v4},{v6}", host=host) as here:
+            pub = here.pub("t")
+            await eventually(lambda: all(session.up for session in here.runtime.sessions))
+            told = {identity.host for identity in here.runtime._identities.values()}
+            assert told == {"127.0.0.1", "::1"}
+            assert len(here.runtime._servers) == servers
+            for where in (v4, str(v6)):
+                async with Peer(where) as there, there.sub("t") as sub:
+                    pub.put(where)
+                    assert await sub.get(timeout=LONG) == where
+        await other.close()
+
+
+async def test_a_name_that_is_loopback_here_is_told_as_such(two_addresses: None) -> None:
+    """To others the name may mean another address, at which nobody listens."""
+    async with coordinator_in_loop() as address, Peer(address, host="both") as peer:
+        await peer.pub("t")
+        assert peer.address.startswith("127.0.0.1:")
+        assert len(peer.runtime._servers) == 2
+
+
+class _TwoMachines(Registry):
+    """A registry to which peers of the name ``far`` come from another machine."""
+
+    def connect(
+        self, peer_id: str, host: str, port: int, info: dict[str, Any], now: float, **more: Any
+    ) -> list[Push]:
+        if info["name"] == "far":
+            more["source"], more["met_at"] = "10.77.1.11", Address("10.77.1.1", 7700)
+        return super().connect(peer_id, host, port, info, now, **more)
+
+
+@asynccontextmanager
+async def _two_machines() -> AsyncIterator[str]:
+    """A coordinator of both; yields its address on this one."""
+    coordinator = Coordinator(asyncio.get_running_loop(), registry=_TwoMachines(), settle=0)
+    try:
+        yield str(await coordinator.start("127.0.0.1", 0))
+    finally:
+        await coordinator.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "way_out"),
+    [
+        ({}, "name its coordinator as 10.77.1.1:7700"),
+        ({"host": "0.0.0.0"}, "name its coordinator as 10.77.1.1:7700"),
+        ({"host": "127.0.0.1"}, "Peer(host='127.0.0.1') must be an address that others can dial"),
+        ({"advertise": "localhost"}, "advertise='localhost' must be what others can dial"),
+    ],
+)
+async def test_g3_who_cannot_be_reached_from_another_machine_is_not_dialled_and_both_say_so(
+    options: dict[str, str],
+    way_out: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Session, "reached", Address("10.77.1.1", 7700))
+    async with (
+        _two_machines() as address,
+        Peer(address, name="far") as there,
+        Peer(address, name="near") as near,
+        Peer(address, name="app", join_timeout=LONG, **options) as here,
+    ):
+        subs = [await there.sub("*"), await near.sub("*")]
+        pub = await here.pub("t")
+        pub.put(1)
+        another = await here.pub("t")  # one word for both, at the subscriber
+        assert await subs[1].get(timeout=LONG) == 1
+        assert await pub.flush(timeout=LONG) is None  # nobody waits for who will not come
+        await eventually(lambda: len(subs[0].publishers) == 2)
+        assert {p["state"] for p in subs[0].publishers.values()} == {"connecting"}
+        assert all(who.startswith("app (pid ") for who in subs[0].publishers)
+        assert [remote.link for remote in there.runtime._remotes.values()] == [None]
+        late = await asyncio.wait_for(_ready(there.sub("t")), LONG)  # nor is it waited for
+        assert len(late.publishers) == 2
+        said = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+        told = [line for line in said if line.startswith("the publisher app (pid ")]
+        assert len(told) == 1
+        assert told[0].endswith(
+            "on 't' can be reached on its own machine only, because it listens on loopback: start "
+            "it with PUBSUB_COORDINATOR=10.77.1.1:7700, or with Peer(host=…)"
+        )
+        assert len(said) == 3  # and each of the two Pubs
+        assert sum(line.endswith(way_out) for line in said) == 2
+        for each in (pub, another):
+            assert list(each.subscribers) == [f"{near.address}#1"]
+            await each.close()
+        for sub in (subs[0], late):  # no "lost 0" stands over what nobody knows
+            await eventually(partial(_is_unreachable, sub))
+
+
+def _is_unreachable(sub: Any) -> bool:
+    return {how["state"] for how in sub.publishers.values()} == {"unreachable"}
+
+
+async def _ready(sub: Any) -> Any:
+    return await sub
+
+
+async def test_g3_who_comes_back_within_reach_is_dialled() -> None:
+    async with (
+        _two_machines() as address,
+        Peer(address, name="far") as there,
+        Peer(address, name="app") as here,
+    ):
+        sub = await there.sub("t")
+        pub = await here.pub("t")
+        pub.put("not due")
+        await eventually(lambda: sub.publishers)
+        assert not pub.subscribers
+        (session,) = here.runtime.sessions
+        (known,) = here.runtime._identities.items()  # that it leads here, one would not know by it
+        here.runtime._identities[known[0]] = dataclasses.replace(known[1], host="127.1")
+        assert session.link is not None
+        session.link.abort()
+        await pub.wait_for_subscribers(timeout=LONG)
+        pub.put("due")
+        assert await sub.get(timeout=LONG) == "due"
+        assert sub.lost == 0
+
+
+@pytest.mark.parametrize("advertise", ["0.0.0.0", "[::]:7700", "::", "0.0.0.0:80"])
+def test_all_addresses_are_no_address_to_advertise(advertise: str) -> None:
+    with pytest.raises(ValueError, match="stands for all addresses of a machine"):
+        Settings(advertise=advertise)
