@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import ParamSpec, TypeVar
 
-__all__ = ["apart"]
+__all__ = ["apart", "nothing"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,11 +22,16 @@ empty = Context
 """Makes a context. (A simulation, whose processes are known by a context variable, has its own.)"""
 
 
+def nothing() -> Context:
+    """A context with nothing in it, to begin things in."""
+    return empty()
+
+
 def apart(function: Callable[P, T]) -> Callable[P, T]:
     """Have a function run in an empty context, and all that it begins. (0.1 µs for each call.)"""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return empty().run(function, *args, **kwargs)
+        return nothing().run(function, *args, **kwargs)
 
     return call

@@ -85,7 +85,8 @@ class AsyncSub(Sub, blocking=False):
                 timer.cancel()
 
     def _check(self) -> None:
-        Sub._check(self)  # `super()` costs as much again
+        if self._dead is not None or self._held is not None or self._failure is not None:
+            super()._check()
         if running_loop() is not self._runtime.loop:
             self._check_place()
 
@@ -122,7 +123,8 @@ class AsyncSub(Sub, blocking=False):
             if self._advance():
                 self._in_a_row += 1
                 continue
-            timeout = seconds("timeout", timeout)
+            if timeout is not None:
+                timeout = seconds("timeout", timeout)
             if not waits:
                 raise TimeoutError(timeout_text(self, timeout))
             if timeout is not None and deadline is None:

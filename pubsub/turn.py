@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from pubsub.apart import apart
+from pubsub.apart import nothing
 from pubsub.core.local import Local
 from pubsub.core.stream import Stream
 from pubsub.link import Link
@@ -68,6 +68,7 @@ class Turn:
     def __init__(self, loop: asyncio.AbstractEventLoop, peer_id: str, ack_delay: float) -> None:
         self.local = Local(peer_id, self._local_output)
         self._loop = loop
+        self._context = nothing()  # of what is begun in a turn: not of who put, or took, in it
         self._ack_delay = ack_delay
         self._scheduled = False  # `run` will be called
         self._hastened = False  # since then, `hasten` has done what was due
@@ -83,13 +84,10 @@ class Turn:
     def pending(self, source: Source) -> bool:
         """A Pub has messages that are not in the log yet. Returns whether it is the only one."""
         if not self._scheduled:
-            self._schedule()
+            self._loop.call_soon(self.run, context=self._context)
+            self._scheduled = True
         self._sources.append(source)
         return len(self._sources) == 1
-
-    def _schedule(self) -> None:
-        self._loop.call_soon(self.run)
-        self._scheduled = True
 
     def grant(self, size: int) -> bool:
         """A Pub may put so many bytes more in this turn; True: it is time for the loop to run."""
@@ -102,7 +100,7 @@ class Turn:
         if self._call[0]:  # else it is still to come, and takes this one too
             call = [False]
             try:
-                self._loop.call_soon_threadsafe(self._take_in, call)
+                self._loop.call_soon_threadsafe(self._take_in, call, context=self._context)
             except RuntimeError:
                 if self._loop.is_closed():
                     return
@@ -120,12 +118,14 @@ class Turn:
     def touch(self, link: Link) -> None:
         """A link has something to write."""
         if not self._scheduled:
-            self._schedule()
+            self._loop.call_soon(self.run, context=self._context)
+            self._scheduled = True
         self._dirty.append(link)
 
     def _local_output(self) -> None:
         if not self._scheduled:
-            self._schedule()
+            self._loop.call_soon(self.run, context=self._context)
+            self._scheduled = True
         self._local_dirty = True
 
     def hasten(self) -> None:
@@ -134,7 +134,7 @@ class Turn:
         86 to 92 then). Only once in a turn, so that what many do in one still leaves together."""
         if self._scheduled and not self._hastened:
             self._hastened = True
-            self._work()
+            self._context.run(self._work)
 
     def run(self) -> None:
         """Do what is due."""
@@ -145,9 +145,9 @@ class Turn:
         finally:
             self._scheduled = False
             if self._sources or self._local_dirty or self._dirty:
-                self._schedule()
+                self._loop.call_soon(self.run, context=self._context)
+                self._scheduled = True
 
-    @apart
     def _work(self) -> None:
         """What one step makes due for the next is done in the same turn."""
         self._granted = 0

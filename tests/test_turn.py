@@ -120,7 +120,7 @@ class FailingLoop:
         self.fail = fail
         self.calls: list[Callable[[], None]] = []
 
-    def call_soon(self, call: Callable[..., None], *args: Any) -> None:
+    def call_soon(self, call: Callable[..., None], *args: Any, context: Any = None) -> None:
         if self.fail:
             self.fail -= 1
             raise RecursionError("maximum recursion depth exceeded")
@@ -175,7 +175,7 @@ def test_g3_what_one_thread_cannot_ask_for_another_asks_for_itself() -> None:
     turn = Turn(cast(Any, loop), "peer", 0.02)
     ask = loop.call_soon
 
-    def meanwhile(call: Callable[..., None], *args: Any) -> None:
+    def meanwhile(call: Callable[..., None], *args: Any, context: Any = None) -> None:
         loop.call_soon_threadsafe = ask  # type: ignore[method-assign]  # the other thread's works
         turn.pending_elsewhere(Source(journal, "b"))
         raise MemoryError

@@ -406,7 +406,7 @@ ABLATIONS: dict[Ablation, tuple[str, str]] = {
     gap_count: ("calm", "G3"),
     gap_event: ("calm", "G3"),
     last_words: ("chaos", "G3"),
-    cancel_safety: ("calm", "G4"),  # its first message
+    cancel_safety: ("calm", "G3"),  # in no account
     readiness: ("calm", "G4"),
     readiness_of_publishers: ("calm", "G4"),
     redial: ("links", "G7"),
