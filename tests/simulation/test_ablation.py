@@ -152,7 +152,7 @@ def cancel_safety(stack: ExitStack) -> None:
     def make(get: Any) -> Any:
         async def late(self: AsyncSub, timeout: float | None = None) -> Any:
             value = await get(self, timeout)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
             return value
 
         return late
@@ -406,7 +406,7 @@ ABLATIONS: dict[Ablation, tuple[str, str]] = {
     gap_count: ("calm", "G3"),
     gap_event: ("calm", "G3"),
     last_words: ("chaos", "G3"),
-    cancel_safety: ("calm", "G3"),  # in no account
+    cancel_safety: ("calm", "G4"),  # its first message
     readiness: ("calm", "G4"),
     readiness_of_publishers: ("calm", "G4"),
     redial: ("links", "G7"),
