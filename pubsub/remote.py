@@ -40,8 +40,8 @@ class Owner(Protocol):
     settings: Settings
     turn: Turn
 
-    def identity(self) -> Identity:
-        """Who we are."""
+    def identity(self, local_host: str) -> Identity:
+        """Who we are to whom we dial from that address of ours."""
 
     def settled(self, stream: Stream) -> None:
         """A subscription was answered, or cannot be made now."""
@@ -200,7 +200,7 @@ class Remote(KeptLink):
         return self._last_ways
 
     async def _introduce(self, local_host: str) -> Dialler:
-        return Dialler(self._owner.identity(), "peer", self.peer_id)
+        return Dialler(self._owner.identity(local_host), "peer", self.peer_id)
 
     def _wanted(self) -> bool:
         return bool(self._streams) and not self._closed

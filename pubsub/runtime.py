@@ -806,10 +806,14 @@ class Runtime:
             self._gate,
         )
 
-    def identity(self) -> Identity:
-        """Who we are to a publisher that we dial."""
-        for identity in self._identities.values():
-            return identity
+    def identity(self, local_host: str) -> Identity:
+        """Who we are to a publisher that we dial from that address of ours: one on another machine
+        is not told that we are at its own loopback."""
+        local_host = unmapped(local_host).partition("%")[0]
+        here = [self._identities.get(local_host), *self._identities.values()]
+        for identity in here:
+            if identity and (is_loopback(local_host) or not is_loopback(identity.host)):
+                return identity
         return Identity("peer", self.peer_id, info=self.info())
 
     def ways(self, peer_id: str) -> list[Way]:

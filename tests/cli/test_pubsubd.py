@@ -13,7 +13,8 @@ import pytest
 from pubsub import Peer
 from pubsub.blockingpub import BlockingPub
 from pubsub.blockingsub import BlockingSub
-from pubsub.cli.pubsubd import _in_use
+from pubsub.cli import pubsubd
+from pubsub.cli.pubsubd import _how_to_reach, _in_use
 from pubsub.config import Address
 from tests.cli.processes import Start, daemon, execute
 from tests.integration.support import free_port
@@ -122,6 +123,29 @@ def test_insecure_says_so(start: Start) -> None:
     line = process.err()
     assert line.startswith("pubsubd: coordinator on 0.0.0.0:")
     assert line.endswith(", open to everyone who can reach it (--insecure)")
+    port = line.split(",")[0].rpartition(":")[2]
+    way = re.escape(
+        "pubsubd: programs on this machine and others reach it with PUBSUB_COORDINATOR="
+    )
+    said = re.fullmatch(rf"{way}([^\s:;]+):{port}(; or at \S.*)?", process.err())
+    assert said
+    assert not said[1].startswith(("127.", "0.0.0.0"))
+
+
+def test_all_addresses_are_said_and_one_of_them_is_to_be_copied() -> None:
+    hosts = ["127.0.0.1", "10.77.1.1", "::1", "fd77::1"]
+    assert _how_to_reach([Address(host, 7700) for host in hosts]) == (
+        "programs on this machine and others reach it with PUBSUB_COORDINATOR=10.77.1.1:7700; "
+        "or at [fd77::1]:7700"
+    )
+
+
+def test_a_machine_that_knows_no_address_of_its_own_has_a_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pubsubd, "_own_addresses", lambda *, ipv6: ["127.0.1.1"])
+    monkeypatch.setattr(socket, "gethostname", lambda: "head")
+    assert _how_to_reach([Address("0.0.0.0", 7700)]).endswith(" PUBSUB_COORDINATOR=head:7700")
 
 
 def test_a_name_for_loopback_is_loopback(start: Start) -> None:

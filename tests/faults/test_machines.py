@@ -127,10 +127,11 @@ def test_g3_machines_of_ipv4_and_ipv6_meet_and_wildcards_are_told_to_nobody(
     check_all_arrives(machines, where, *peer_host)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_g3_a_program_of_the_head_node_without_the_variable_is_not_lost_in_silence(
-    machines: Machines,
+    machines: Machines, host: str
 ) -> None:
-    machines.coordinator(command("(pubsubd coordinator .*)"))
+    machines.coordinator(command("(pubsubd coordinator .*)").replace("0.0.0.0", host))
     where = "head:7700"
     # it hears all others, and is heard on its own machine
     here = [machines.sub("head", 2 * PUT, None), machines.sub("head", 2 * PUT, where)]
@@ -169,3 +170,15 @@ def test_g3_the_commands_say_it_too(machines: Machines) -> None:
     assert errors[-1] == (
         "pubsub: received 1, lost 0; 1 publisher was never reached: what it put is not known"
     )
+
+
+def test_a_name_of_two_families_is_said_as_both_addresses_with_one_port(machines: Machines) -> None:
+    process = machines.run(
+        *("head", "pubsubd", "coordinator", "--host", "localhost", "--port", "0"), coordinator=None
+    )
+    said = process.err().removeprefix("pubsubd: coordinator on ").split(" and ")
+    assert {address.rpartition(":")[0] for address in said} == {"127.0.0.1", "[::1]"}
+    assert len({address.rpartition(":")[2] for address in said}) == 1
+    for address in said:
+        put = machines.run("head", "pubsub", "put", "t", "1", coordinator=address)
+        assert put.end() == (0, [], ["pubsub: nobody was listening on 't'"])

@@ -35,10 +35,14 @@ def _has_ipv6() -> bool:
 ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
 
 
-async def _listen(host: str, port: int = 0) -> tuple[list[Address], list[asyncio.Server]]:
+@asynccontextmanager
+async def _listening(host: str, port: int = 0) -> AsyncIterator[list[Address]]:
     loop = asyncio.get_running_loop()
     servers = await listen(loop, asyncio.Protocol, host, port, 10)
-    return [Address(*s.sockets[0].getsockname()[:2]) for s in servers], servers
+    try:
+        yield [Address(*server.sockets[0].getsockname()[:2]) for server in servers]
+    finally:
+        await stop_accepting(loop, servers)
 
 
 async def _answers(host: str, port: int) -> bool:
@@ -55,10 +59,9 @@ async def _answers(host: str, port: int) -> bool:
     ("host", "v4", "v6"), [("::", True, True), ("", True, True), ("0.0.0.0", True, False)]
 )
 async def test_a_wildcard_is_all_addresses_of_its_families(host: str, v4: bool, v6: bool) -> None:
-    (address,), servers = await _listen(host)
-    assert await _answers("127.0.0.1", address.port) == v4
-    assert await _answers("::1", address.port) == v6
-    await stop_accepting(asyncio.get_running_loop(), servers)
+    async with _listening(host) as (address,):
+        assert await _answers("127.0.0.1", address.port) == v4
+        assert await _answers("::1", address.port) == v6
 
 
 @pytest.fixture
@@ -89,15 +92,20 @@ async def test_a_name_of_two_addresses_has_one_port(
         return server
 
     monkeypatch.setattr(listening, "_listen_at", listen_at)
-    (one, two), servers = await _listen("both")
-    assert (one.host, two.host) == ("127.0.0.1", "127.0.0.2")
-    assert one.port == two.port
-    assert not tried[0].is_serving()
-    assert servers == tried[2:]
-    await stop_accepting(asyncio.get_running_loop(), servers)
+    async with _listening("both") as (one, two):
+        assert (one.host, two.host) == ("127.0.0.1", "127.0.0.2")
+        assert one.port == two.port
+    first, *others = tried
+    abandoned = first.is_serving()
+    for server in tried:
+        if server is not None:
+            server.close()
+    assert not abandoned
+    assert len(others) == 3
     tried[:] = [None]
     with pytest.raises(OSError, match="taken"):  # a port that was asked for is not given up
-        await _listen("both", free_port())
+        async with _listening("both", free_port()):
+            pass
 
 
 async def test_an_address_that_is_not_there_is_left_out_of_several(
@@ -109,22 +117,34 @@ async def test_an_address_that_is_not_there_is_left_out_of_several(
         return hosts
 
     monkeypatch.setattr(listening, "_addresses", addresses)
-    (address,), servers = await _listen("name")
-    assert address.host == "127.0.0.1"
-    await stop_accepting(asyncio.get_running_loop(), servers)
+    async with _listening("name") as (address,):
+        assert address.host == "127.0.0.1"
     hosts.pop()
     with pytest.raises(OSError, match="assign"):
-        await _listen("name")
+        async with _listening("name"):
+            pass
+
+
+@asynccontextmanager
+async def _coordinator(
+    host: str, registry: Registry | None = None
+) -> AsyncIterator[tuple[Address, ...]]:
+    """A coordinator; yields where it listens."""
+    coordinator = Coordinator(asyncio.get_running_loop(), registry=registry, settle=0)
+    first = await coordinator.start(host, 0)
+    assert coordinator.addresses[0] == first
+    try:
+        yield tuple(coordinator.addresses)
+    finally:
+        await coordinator.close()
 
 
 async def test_a_coordinator_says_all_addresses_of_its_name(two_addresses: None) -> None:
-    coordinator = Coordinator(asyncio.get_running_loop())
-    first = await coordinator.start("both", 0)
-    assert coordinator.addresses == [first, Address("127.0.0.2", first.port)]
-    for address in coordinator.addresses:
-        async with Peer(str(address)) as peer:
-            await peer.pub("t")
-    await coordinator.close()
+    async with _coordinator("both") as (one, two):
+        assert two == Address("127.0.0.2", one.port)
+        for address in (one, two):
+            async with Peer(str(address)) as peer:
+                await peer.pub("t")
 
 
 @ipv6
@@ -132,20 +152,20 @@ async def test_a_coordinator_says_all_addresses_of_its_name(two_addresses: None)
 async def test_g3_a_wildcard_is_told_as_the_address_from_which_each_coordinator_is_reached(
     host: str, servers: int
 ) -> None:
-    async with coordinator_in_loop() as v4:
-        other = Coordinator(asyncio.get_running_loop())
-        v6 = await other.start("::1", 0)
-        async with Peer(f"{v4},{v6}", host=host) as here:
-            pub = here.pub("t")
-            await eventually(lambda: all(session.up for session in here.runtime.sessions))
-            told = {identity.host for identity in here.runtime._identities.values()}
-            assert told == {"127.0.0.1", "::1"}
-            assert len(here.runtime._servers) == servers
-            for where in (v4, str(v6)):
-                async with Peer(where) as there, there.sub("t") as sub:
-                    pub.put(where)
-                    assert await sub.get(timeout=LONG) == where
-        await other.close()
+    async with (
+        coordinator_in_loop() as v4,
+        _coordinator("::1") as (v6,),
+        Peer(f"{v4},{v6}", host=host) as here,
+    ):
+        pub = here.pub("t")
+        await eventually(lambda: all(session.up for session in here.runtime.sessions))
+        told = {identity.host for identity in here.runtime._identities.values()}
+        assert told == {"127.0.0.1", "::1"}
+        assert len(here.runtime._servers) == servers
+        for where in (v4, str(v6)):
+            async with Peer(where) as there, there.sub("t") as sub:
+                pub.put(where)
+                assert await sub.get(timeout=LONG) == where
 
 
 async def test_a_name_that_is_loopback_here_is_told_as_such(two_addresses: None) -> None:
@@ -167,16 +187,6 @@ class _TwoMachines(Registry):
         return super().connect(peer_id, host, port, info, now, **more)
 
 
-@asynccontextmanager
-async def _two_machines() -> AsyncIterator[str]:
-    """A coordinator of both; yields its address on this one."""
-    coordinator = Coordinator(asyncio.get_running_loop(), registry=_TwoMachines(), settle=0)
-    try:
-        yield str(await coordinator.start("127.0.0.1", 0))
-    finally:
-        await coordinator.close()
-
-
 @pytest.mark.parametrize(
     ("options", "way_out"),
     [
@@ -194,8 +204,8 @@ async def test_g3_who_cannot_be_reached_from_another_machine_is_not_dialled_and_
 ) -> None:
     monkeypatch.setattr(Session, "reached", Address("10.77.1.1", 7700))
     async with (
-        _two_machines() as address,
-        Peer(address, name="far") as there,
+        _coordinator("127.0.0.1", _TwoMachines()) as (coordinator,),
+        Peer(address := str(coordinator), name="far") as there,
         Peer(address, name="near") as near,
         Peer(address, name="app", join_timeout=LONG, **options) as here,
     ):
@@ -237,8 +247,8 @@ async def _ready(sub: Any) -> Any:
 
 async def test_g3_who_comes_back_within_reach_is_dialled() -> None:
     async with (
-        _two_machines() as address,
-        Peer(address, name="far") as there,
+        _coordinator("127.0.0.1", _TwoMachines()) as (coordinator,),
+        Peer(address := str(coordinator), name="far") as there,
         Peer(address, name="app") as here,
     ):
         sub = await there.sub("t")
@@ -255,6 +265,22 @@ async def test_g3_who_comes_back_within_reach_is_dialled() -> None:
         pub.put("due")
         assert await sub.get(timeout=LONG) == "due"
         assert sub.lost == 0
+
+
+async def test_a_publisher_is_told_the_address_that_fits_and_no_loopback_of_another_machine() -> (
+    None
+):
+    async with coordinator_in_loop() as address, Peer(address) as peer:
+        await peer.pub("t")
+        runtime = peer.runtime
+        mine = runtime.identity("127.0.0.1")
+        assert (mine.host, bool(mine.port)) == ("127.0.0.1", True)
+        assert runtime.identity("::1") == runtime.identity("::ffff:127.0.0.1") == mine
+        nowhere = runtime.identity("10.77.1.1")
+        assert (nowhere.host, nowhere.port, nowhere.peer_id) == ("", 0, mine.peer_id)
+        for host in ("10.77.1.1", "10.77.1.2"):
+            runtime._identities[host] = dataclasses.replace(mine, host=host)
+        assert [runtime.identity(f"10.77.1.{n}").host[-1] for n in (1, 2, 3)] == ["1", "2", "1"]
 
 
 @pytest.mark.parametrize("advertise", ["0.0.0.0", "[::]:7700", "::", "0.0.0.0:80"])
