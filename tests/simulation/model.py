@@ -11,6 +11,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from pubsub import Gap, Message
+from pubsub.core.publication import STANDS
 from pubsub.core.stream import StreamKey
 from pubsub.core.topics import is_pattern, matches
 
@@ -85,6 +86,7 @@ class PubRecord:
         self.largest = 0
         self.state = "open"  # open, closing, closed, dead
         self.hurried = False  # the close did not wait until all was received
+        self.took = 0.0  # seconds that the close took
         self.stopping = False
         self.older: dict[SubRecord, None] = {}
 
@@ -463,6 +465,6 @@ class Model:
         """Whether nothing of a stream may be lost to a Sub."""
         if not self.bounded or sub.latest or pub.hurried:
             return False
-        if sub.observer and pub.state == "closed":
+        if sub.observer and pub.state == "closed" and (not self.calm or pub.took >= STANDS):
             return False  # a close waits for no observer that is away or stands still
         return pub.bytes <= pub.buffer or (pub.block and not sub.observer)

@@ -246,7 +246,7 @@ class PeerProcess:
         began = self.world.loop.time()
         linger = self.random.choice((None, None, 0.5, 20.0))
         await record.pub.close(linger)
-        took = self.world.loop.time() - began
+        record.took = took = self.world.loop.time() - began
         most = self.world.plan.settings.get("linger", 5.0) if linger is None else linger
         record.hurried = took >= most - 0.001
         record.state = "closed"
@@ -341,6 +341,9 @@ class PeerProcess:
         began = self.world.loop.time()
         await self.peer.close()
         took = self.world.loop.time() - began
+        for pub in self.pubs:
+            if pub.state != "closed":
+                pub.took = took
         stopped = not self.world.model.faults.only("stop").clear(began, began + took)
         if took > self.peer.settings.linger + 3.0 and not stopped:
             self.world.fail("G9", f"closing {self.process} took {took:g} s")

@@ -80,8 +80,9 @@ def test_a_seed_is_the_same_run_whatever_ran_before(monkeypatch: pytest.MonkeyPa
     assert not logging.getLogger("pubsub").filter(logging.makeLogRecord({}))  # they are back
 
 
-def test_a_seed_is_the_same_run_in_another_process() -> None:
-    """Where strings have other hashes, and so sets of them another order."""
+def test_a_seed_is_the_same_run_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where strings have other hashes, and so sets of them another order; and where the program
+    has another name, as that which runs a seed again has."""
     code = "from tests.simulation.world import simulate; print(simulate(7, 'chaos').trace)"
     traces = {
         subprocess.run(
@@ -94,4 +95,5 @@ def test_a_seed_is_the_same_run_in_another_process() -> None:
         ).stdout.strip()
         for seed in ("1", "2")
     }
+    monkeypatch.setattr(sys, "argv", ["another-program-with-a-longer-name"])
     assert traces == {str(simulate(7, "chaos").trace)}

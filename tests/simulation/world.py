@@ -24,6 +24,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -500,6 +501,7 @@ def sealed(world: World) -> Iterator[None]:
         patch.object(os, "urandom", random.randbytes),
         patch.object(os, "getpid", lambda: 4711),
         patch.object(socket, "gethostname", lambda: "host"),
+        patch.object(sys, "argv", ["program"]),
         patch.object(time, "time", loop.time),
         patch.object(time, "monotonic", world.stopwatch),
     ):
