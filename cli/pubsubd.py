@@ -18,6 +18,8 @@ import click
 
 from pubsub.cli.command import FAILED, OK, Failure, end_signals, program, run, say
 from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
+from pubsub.listening import NAME_TIMEOUT
+from pubsub.resolving import resolve_blocking
 
 __all__ = ["main"]
 
@@ -112,13 +114,12 @@ def _take_descriptors() -> None:
 
 def _is_loopback(address: Address) -> bool:
     """Whether only this machine can reach it."""
-    if not address.host:
+    if is_wildcard(address.host):
         return False
     try:
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return all(map(is_loopback, resolve_blocking(address.host, NAME_TIMEOUT)))
     except OSError as error:
         raise Failure(f"--host {address.host}: {error.strerror or error}") from None
-    return all(ipaddress.ip_address(str(row[4][0]).split("%")[0]).is_loopback for row in found)
 
 
 async def _serve(address: Address, exposed: bool) -> int:

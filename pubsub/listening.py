@@ -12,14 +12,25 @@ from typing import Any, Generic, Protocol, TypeVar
 from pubsub import descriptors
 from pubsub.config import is_wildcard
 from pubsub.errors import ProtocolError
+from pubsub.resolving import resolve
 
-__all__ = ["REQUEST_SCRATCH", "Accepted", "Gate", "accept_more", "listen", "stop_accepting"]
+__all__ = [
+    "NAME_TIMEOUT",
+    "REQUEST_SCRATCH",
+    "Accepted",
+    "Gate",
+    "accept_more",
+    "listen",
+    "stop_accepting",
+]
 
 REQUEST_SCRATCH = 32 * 1024
 """Read buffer of accepted connections. What they send is small; less read at a time means that
 one who floods its connection holds up the others by less."""
 ACCEPTS = 8
 """Connections that a listening socket may accept in one turn of the loop."""
+NAME_TIMEOUT = 5.0
+"""Seconds to wait for what a name to listen on means."""
 PORTS_TO_TRY = 10
 """How often to ask for any port where it must be free at several addresses."""
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -55,10 +66,7 @@ async def _addresses(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
     """The addresses of a host: a name may have several."""
     if not host:
         return ["::" if socket.has_dualstack_ipv6() else "0.0.0.0"]
-    if ":" in host or all(part.isdecimal() for part in host.split(".")):
-        return [host]
-    found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(row[4][0]) for row in found))
+    return list(await resolve(loop, host, NAME_TIMEOUT))
 
 
 async def _listen_at_all(

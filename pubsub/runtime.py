@@ -1078,9 +1078,11 @@ def _alone(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None
 
 def _cannot_listen(error: Exception, host: str, port: int) -> OSError:
     """The same, saying what is wrong and that it is this process's own matter."""
-    number: int = getattr(error, "errno", None) or errno.EINVAL
-    known = isinstance(error, OSError) and number > 0
-    why = os.strerror(number) if known else getattr(error, "strerror", None) or str(error)
+    number: int = getattr(error, "errno", None) or 0
+    if number > 0:
+        why = os.strerror(number)
+    else:  # of the name: what its trouble is called by a resolver is no number of an error
+        number, why = errno.EINVAL, getattr(error, "strerror", None) or str(error)
     way_out = "choose an address of this machine: Peer(host=…)"
     if number == errno.EADDRINUSE:
         why, way_out = "it is in use", "choose another port, or Peer(port=0) for any that is free"

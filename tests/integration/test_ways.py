@@ -29,6 +29,7 @@ from tests.integration.support import (
     LONG,
     break_links,
     coordinator_in_loop,
+    coordinator_in_thread,
     eventually,
     free_port,
     python,
@@ -406,6 +407,38 @@ def test_g9_a_name_server_that_does_not_answer_holds_up_no_end(form: str) -> Non
     code = textwrap.dedent(DNS) + textwrap.dedent(code)
     out = run_python(code, PUBSUB_COORDINATOR="head:7700")  # within LONG, and 600 s are longer
     assert "the name server does not answer" in out
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("form", ["blocking", "async"])
+def test_g9_a_name_to_listen_on_that_is_not_answered_holds_up_no_end(form: str) -> None:
+    code = """
+        import asyncio, socket, sys, threading
+        from pubsub import Peer
+
+        real = socket.getaddrinfo
+
+        def silent(host, *args, **more):
+            if host == "this-machine" and "flags" not in more:
+                threading.Event().wait(600)
+            return real(host, *args, **more)
+
+        socket.getaddrinfo = silent
+
+        def blocking():
+            Peer(sys.argv[1], host="this-machine").pub("t")
+
+        async def main():
+            await Peer(sys.argv[1], host="this-machine").pub("t")
+
+        try:
+            blocking() if sys.argv[2] == "blocking" else asyncio.run(main())
+        except OSError as error:
+            print(error)
+    """
+    with coordinator_in_thread() as coordinator:
+        out = run_python(code, coordinator.address, form)  # within LONG, and 600 s are longer
+    assert "cannot listen on this-machine:0: the name server does not answer" in out
     assert "Traceback" not in out
 
 
