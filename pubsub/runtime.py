@@ -575,8 +575,7 @@ class Runtime:
                 stream is not None
                 and stream.route is None
                 and stream.expected is None
-                # else its process, if that lives, says how much it has put
-                and (not stream.before or self._is_nowhere(stream))
+                and not stream.before  # its process, if that lives, says how much it has put
             ):
                 self.give_up(stream)  # it never was there, and now it need not be
         if match.complete:
@@ -832,13 +831,10 @@ class Runtime:
             remote.give_up(stream)
         self.settled(stream)
 
-    def _is_nowhere(self, stream: Stream) -> bool:
-        remote = self._remotes.get(stream.key.peer_id)
-        return remote is not None and remote.nowhere
-
     def in_trouble(self, stream: Stream) -> bool:
         """Whether its publisher has not been connected for longer than that takes, or cannot be."""
-        if self._is_nowhere(stream):
+        remote = self._remotes.get(stream.key.peer_id)
+        if remote is not None and remote.nowhere:
             return True
         return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
 
