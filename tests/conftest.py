@@ -8,13 +8,14 @@ Python processes that tests start, so that the runtime's own loops are plain one
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("pubsub.coordinator", "pubsub.foreign"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
     log.manager._clear_cache()  # type: ignore[attr-defined]  # what `setLevel` does, too
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No finalizer of what another test has left runs in this one. Where a test goes by every step
+    of ours, it would be taken for one of them, and be interrupted itself."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def pytest_asyncio_loop_factories(

@@ -241,6 +241,7 @@ def _interrupt() -> None:
     raise Interrupt
 
 
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("kind", ["pub", "sub"])
 async def test_an_interrupted_constructor_in_an_event_loop_leaves_nothing(
     coordinator: str, caplog: pytest.LogCaptureFixture, kind: str

@@ -37,6 +37,7 @@ TAKING = {
 }
 ON_ITS_WAY = ("get", "get_many", "_event", "messages", "_each_event")
 """Where one message may be in the hands of functions that an interrupt ends."""
+pytestmark = pytest.mark.usefixtures("uncollected")
 KEEP = pytest.mark.parametrize("keep", ["all", "latest"])
 
 
@@ -72,15 +73,6 @@ class Moment:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Have it come."""
-        gc.disable()  # a finalizer of what another test has left is no moment of this one
-        try:
-            with self._watched():
-                yield
-        finally:
-            gc.enable()
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
         monitoring: Any = getattr(sys, "monitoring", None)
         if monitoring is None:
             before = sys.gettrace()
