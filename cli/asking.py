@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Literal
 
-from pubsub.about import about
 from pubsub.config import Address
-from pubsub.core.frames import SCRATCH_SIZE, Event, FrameReader
-from pubsub.core.handshake import Dialler, Identity, Refused
-from pubsub.core.messages import Answer, Goodbye, Ping, Pong, Query, encode
 from pubsub.errors import CoordinatorUnavailable, ProtocolError, PubSubError
-from pubsub.keeping import explain
-from pubsub.resolving import resolve_blocking
+from pubsub.links.keeping import explain
+from pubsub.links.resolving import resolve_blocking
+from pubsub.support.about import about
+from pubsub.wire.frames import SCRATCH_SIZE, Event, FrameReader
+from pubsub.wire.handshake import Dialler, Identity, Refused
+from pubsub.wire.messages import Answer, Goodbye, Ping, Pong, Query, encode
 
 __all__ = ["ask"]
 

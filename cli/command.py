@@ -17,8 +17,8 @@ from click.shell_completion import get_completion_class
 
 from pubsub._version import __version__
 from pubsub.config import Settings, coordinators_from
-from pubsub.descriptors import fill_standard
 from pubsub.errors import CoordinatorUnavailable, PubSubError
+from pubsub.links.descriptors import fill_standard
 
 if TYPE_CHECKING:
     from pubsub import Peer

@@ -15,7 +15,7 @@ from pubsub.cli.command import coordinator_option, log_lines, program, run, say
 from pubsub.config import FOREVER, coordinators_from
 from pubsub.core.topics import check_pattern, check_topic
 from pubsub.errors import PubSubError, TopicError
-from pubsub.foreign import foreign_wildcard
+from pubsub.faces.foreign import foreign_wildcard
 
 __all__ = ["main"]
 

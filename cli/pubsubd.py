@@ -18,8 +18,8 @@ import click
 
 from pubsub.cli.command import FAILED, OK, Failure, end_signals, program, run, say
 from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
-from pubsub.listening import NAME_TIMEOUT
-from pubsub.resolving import resolve_blocking
+from pubsub.links.listening import NAME_TIMEOUT
+from pubsub.links.resolving import resolve_blocking
 
 __all__ = ["main"]
 

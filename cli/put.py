@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
 from pubsub import EncodeError, MessageTooLarge, Peer, PubSubError
-from pubsub.blockingpub import BlockingPub
 from pubsub.cli.command import (
     FAILED,
     INTERRUPTED,
@@ -29,7 +28,8 @@ from pubsub.cli.command import (
     say,
 )
 from pubsub.config import DEFAULT_COORDINATOR
-from pubsub.pub import flush
+from pubsub.faces.blockingpub import BlockingPub
+from pubsub.faces.pub import flush
 
 __all__ = ["Sending", "from_json_lines", "from_lines", "from_text", "put"]
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pubsub import DecodeError, Gap, Peer
-from pubsub.asyncsub import AsyncSub
 from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, impatient, in_time, say
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
-from pubsub.sub import what_is_unknown
+from pubsub.faces.asyncsub import AsyncSub
+from pubsub.faces.sub import what_is_unknown
 
 __all__ = ["Wanted", "tail"]
 

@@ -30,9 +30,9 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from pubsub.config import Address, is_loopback
-from pubsub.core.messages import Expect, ExpectedSub, Match, MatchedPub, Register
 from pubsub.core.topics import PatternIndex, TopicIndex, check_pattern, check_topic, is_pattern
 from pubsub.errors import ProtocolError, TopicError
+from pubsub.wire.messages import Expect, ExpectedSub, Match, MatchedPub, Register
 
 __all__ = ["GRACE", "MAX_REGISTRATIONS", "ROWS_PER_FRAME", "SWEEP", "Push", "Registry"]
 

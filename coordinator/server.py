@@ -21,17 +21,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from pubsub.about import about
 from pubsub.config import Address, Settings, unmapped
 from pubsub.coordinator.registry import Push, Registry
-from pubsub.core.frames import Event
-from pubsub.core.handshake import Acceptor, Identity, Other
-from pubsub.core.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
 from pubsub.errors import ProtocolError
-from pubsub.link import Link
-from pubsub.listening import REQUEST_SCRATCH, Gate, accept_more, listen, stop_accepting
-from pubsub.logs import logger
-from pubsub.probing import Prober, home
+from pubsub.links.link import Link
+from pubsub.links.listening import REQUEST_SCRATCH, Gate, accept_more, listen, stop_accepting
+from pubsub.links.probing import Prober, home
+from pubsub.support.about import about
+from pubsub.support.logs import logger
+from pubsub.wire.frames import Event
+from pubsub.wire.handshake import Acceptor, Identity, Other
+from pubsub.wire.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
 
 __all__ = ["SETTLE", "Coordinator"]
 

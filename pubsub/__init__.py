@@ -7,10 +7,6 @@ each publisher to every subscriber. Nothing is ever lost in silence. See `Pub`, 
 """
 
 # The faces are there once they are imported: a Pub or Sub becomes the one that fits.
-from pubsub import asyncpub as asyncpub
-from pubsub import asyncsub as asyncsub
-from pubsub import blockingpub as blockingpub
-from pubsub import blockingsub as blockingsub
 from pubsub._version import __version__
 from pubsub.errors import (
     AuthError,
@@ -24,9 +20,13 @@ from pubsub.errors import (
     TopicError,
     WrongContext,
 )
-from pubsub.peer import Peer
-from pubsub.pub import Pub
-from pubsub.sub import Gap, Message, Sub
+from pubsub.faces import asyncpub as asyncpub
+from pubsub.faces import asyncsub as asyncsub
+from pubsub.faces import blockingpub as blockingpub
+from pubsub.faces import blockingsub as blockingsub
+from pubsub.faces.peer import Peer
+from pubsub.faces.pub import Pub
+from pubsub.faces.sub import Gap, Message, Sub
 
 __all__ = [
     "AuthError",

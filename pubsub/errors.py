@@ -146,7 +146,7 @@ class ProtocolError(PubSubError):
 
     Attributes:
         code: the one that goes into GOODBYE, or came in it: see
-            `pubsub.core.messages.GOODBYE_CODES`.
+            `pubsub.wire.messages.GOODBYE_CODES`.
     """
 
     def __init__(self, message: str, *, code: str = "protocol") -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from pubsub.ratelimit import RateLimit
+from pubsub.support.ratelimit import RateLimit
 
 LOOP = os.environ.get("PUBSUB_TEST_LOOP") or ("asyncio" if sys.platform == "win32" else "uvloop")
 INTEGRATION = Path(__file__).parent / "integration"

@@ -10,8 +10,6 @@ from collections.abc import Callable
 import pytest
 
 from pubsub import errors
-from pubsub.core.handshake import Refused
-from pubsub.core.messages import Goodbye
 from pubsub.errors import (
     AuthError,
     Closed,
@@ -24,6 +22,8 @@ from pubsub.errors import (
     TopicError,
     WrongContext,
 )
+from pubsub.wire.handshake import Refused
+from pubsub.wire.messages import Goodbye
 
 ALL = [getattr(errors, name) for name in errors.__all__]
 

@@ -19,36 +19,14 @@ FOLDERS = {"pubsub": "pubsub", "pubsub.coordinator": "coordinator", "pubsub.cli"
 # it; the longest name that fits wins. `pubsub` alone is the package's own `__init__`.
 LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("pubsub.cli",),
-    "faces": (
-        *("pubsub", "pubsub.pub", "pubsub.asyncpub", "pubsub.blockingpub"),
-        *("pubsub.sub", "pubsub.asyncsub", "pubsub.blockingsub"),
-    ),
-    "peer": ("pubsub.peer",),
-    "runtime": ("pubsub.runtime", "pubsub.ready", "pubsub.remote", "pubsub.served", "pubsub.turn"),
+    "faces": ("pubsub", "pubsub.faces"),
+    "runtime": ("pubsub.runtime",),
     "coordinator": ("pubsub.coordinator",),
-    "links": (
-        *("pubsub.discovery", "pubsub.keeping", "pubsub.link", "pubsub.listening"),
-        *("pubsub.patience", "pubsub.probing", "pubsub.resolving"),
-    ),
+    "links": ("pubsub.links",),
     "core": ("pubsub.core",),
-    "base": (
-        *("pubsub.about", "pubsub.occupants"),
-        "pubsub.apart",
-        "pubsub.buffers",
-        "pubsub.codec",
-        "pubsub.config",
-        "pubsub.descriptors",
-        "pubsub.elsewhere",
-        "pubsub.errors",
-        "pubsub.foreign",
-        "pubsub.logs",
-        "pubsub.ratelimit",
-        "pubsub.reentry",
-        "pubsub.exttypes",
-        "pubsub.unencodable",
-        "pubsub.numpytypes",
-        "pubsub._version",
-    ),
+    "codec": ("pubsub.codec",),
+    "wire": ("pubsub.wire",),
+    "base": ("pubsub.config", "pubsub.errors", "pubsub.support", "pubsub._version"),
 }
 
 LOOPS_AND_SOCKETS = frozenset(
@@ -61,9 +39,8 @@ CLOCKS_AND_CHANCE = frozenset("datetime os queue random sched secrets time uuid"
 PURE: dict[str, frozenset[str]] = {
     "pubsub.core": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.coordinator.registry": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
+    "pubsub.wire": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.codec": LOOPS_AND_SOCKETS,  # datetimes and UUIDs are values that it carries
-    "pubsub.exttypes": LOOPS_AND_SOCKETS,
-    "pubsub.numpytypes": LOOPS_AND_SOCKETS,
 }
 
 
@@ -181,8 +158,9 @@ def test_all_three_folders_are_walked() -> None:
 
 KNOWN = dict.fromkeys(
     (
-        *("pubsub", "pubsub.pub", "pubsub.peer", "pubsub.link", "pubsub.errors", "pubsub.cli"),
-        *("pubsub.core", "pubsub.core.log", "pubsub.core.frames", "pubsub.coordinator"),
+        *("pubsub", "pubsub.faces", "pubsub.faces.pub", "pubsub.faces.peer", "pubsub.errors"),
+        *("pubsub.links", "pubsub.links.link", "pubsub.core", "pubsub.core.log"),
+        *("pubsub.wire", "pubsub.wire.frames", "pubsub.cli", "pubsub.coordinator"),
         *("pubsub.coordinator.registry", "pubsub.coordinator.server"),
     ),
     "",
@@ -192,17 +170,26 @@ KNOWN = dict.fromkeys(
 @pytest.mark.parametrize(
     ("module", "source", "target"),
     [
-        ("pubsub.core.log", "import pubsub.link", "pubsub.link"),
-        ("pubsub.core.log", "from pubsub import link", "pubsub.link"),
-        ("pubsub.core.log", "from pubsub.link import Link", "pubsub.link"),
-        ("pubsub.core.log", "from .. import link", "pubsub.link"),
-        ("pubsub.core.log", "from ..link import Link", "pubsub.link"),
-        ("pubsub.core", "from ..link import Link", "pubsub.link"),
+        ("pubsub.core.log", "import pubsub.links.link", "pubsub.links.link"),
+        ("pubsub.core.log", "from pubsub import links", "pubsub.links"),
+        ("pubsub.core.log", "from pubsub.links import link", "pubsub.links.link"),
+        ("pubsub.core.log", "from pubsub.links.link import Link", "pubsub.links.link"),
+        ("pubsub.core.log", "from ..links import link", "pubsub.links.link"),
+        ("pubsub.core.log", "from ..links.link import Link", "pubsub.links.link"),
+        ("pubsub.core", "from ..links.link import Link", "pubsub.links.link"),
+        ("pubsub.wire.frames", "from pubsub.core.log import Log", "pubsub.core.log"),
         ("pubsub.errors", "from .core import log", "pubsub.core.log"),
-        ("pubsub.link", "def f():\n    from pubsub import Pub", "pubsub"),
-        ("pubsub.link", "if TYPE_CHECKING:\n    from pubsub.peer import Peer", "pubsub.peer"),
-        ("pubsub.link", "importlib.import_module('pubsub.coordinator')", "pubsub.coordinator"),
-        ("pubsub.coordinator.server", "from pubsub.peer import Peer", "pubsub.peer"),
+        ("pubsub.links.link", "def f():\n    from pubsub import Pub", "pubsub"),
+        (
+            *("pubsub.links.link", "if TYPE_CHECKING:\n    from pubsub.faces.peer import Peer"),
+            "pubsub.faces.peer",
+        ),
+        (
+            "pubsub.links.link",
+            "importlib.import_module('pubsub.coordinator')",
+            "pubsub.coordinator",
+        ),
+        ("pubsub.coordinator.server", "from pubsub.faces.peer import Peer", "pubsub.faces.peer"),
         ("pubsub", "from pubsub.cli import main", "pubsub.cli"),
     ],
 )
@@ -216,11 +203,15 @@ def test_the_check_catches_an_import_upwards(module: str, source: str, target: s
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("pubsub", "from pubsub.pub import Pub\nfrom .errors import Closed"),
-        ("pubsub.peer", "from pubsub.coordinator.server import Server\nimport asyncio"),
-        ("pubsub.core", "from .log import Log\nfrom . import frames"),
-        ("pubsub.core.log", "from .frames import Frame\nfrom ..errors import Closed\nimport heapq"),
-        ("pubsub.coordinator.server", "from . import registry\nfrom pubsub.link import Link"),
+        ("pubsub", "from pubsub.faces.pub import Pub\nfrom .errors import Closed"),
+        ("pubsub.faces.peer", "from pubsub.coordinator.server import Server\nimport asyncio"),
+        ("pubsub.core", "from .log import Log\nfrom . import log"),
+        ("pubsub.core.log", "from ..wire.frames import Frame\nfrom ..errors import Closed"),
+        ("pubsub.core.log", "import heapq"),
+        (
+            "pubsub.coordinator.server",
+            "from . import registry\nfrom pubsub.links.link import Link",
+        ),
         ("pubsub.cli", "from pubsub import Pub"),
     ],
 )
@@ -233,8 +224,8 @@ def test_the_check_lets_pass_what_is_right(module: str, source: str) -> None:
 def test_the_check_catches_a_module_without_a_layer() -> None:
     assert layer_of("pubsub.extra") is None
     assert layer_of("pubsub.corelike.log") is None
-    broken = upward_imports({**KNOWN, "pubsub.extra": "", "pubsub.pub": "import pubsub.extra"})
-    assert broken == ["pubsub.pub:1 imports pubsub.extra, which has no layer"]
+    broken = upward_imports({**KNOWN, "pubsub.extra": "", "pubsub.core.log": "import pubsub.extra"})
+    assert broken == ["pubsub.core.log:1 imports pubsub.extra, which has no layer"]
 
 
 @pytest.mark.parametrize(
@@ -246,9 +237,9 @@ def test_the_check_catches_a_module_without_a_layer() -> None:
         ("pubsub.core", "import socket as s", True),
         ("pubsub.coordinator.registry", "import datetime", True),
         ("pubsub.coordinator.server", "import asyncio, time", False),
-        ("pubsub.codec", "import threading", True),
-        ("pubsub.codec", "import datetime, uuid", False),
-        ("pubsub.link", "import asyncio, socket", False),
+        ("pubsub.codec.codec", "import threading", True),
+        ("pubsub.codec.codec", "import datetime, uuid", False),
+        ("pubsub.links.link", "import asyncio, socket", False),
     ],
 )
 def test_the_check_catches_io_in_a_pure_module(module: str, source: str, caught: bool) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting
 from benchmarks.loops import run
-from pubsub.asyncpub import AsyncPub
-from pubsub.asyncsub import AsyncSub
-from pubsub.blockingpub import BlockingPub
-from pubsub.blockingsub import BlockingSub
+from pubsub.faces.asyncpub import AsyncPub
+from pubsub.faces.asyncsub import AsyncSub
+from pubsub.faces.blockingpub import BlockingPub
+from pubsub.faces.blockingsub import BlockingSub
 
 __all__ = ["CONTENDERS"]
 

@@ -21,11 +21,11 @@ from typing import Any
 from benchmarks.coordinator.plan import Account, Plan
 from pubsub._version import __version__
 from pubsub.config import Settings
-from pubsub.core.frames import FrameReader
-from pubsub.core.handshake import Dialler, Identity
-from pubsub.core.liveness import Backoff
-from pubsub.core.messages import Expect, Goodbye, Match, Ping, Pong, Register, Welcome, encode
 from pubsub.errors import ProtocolError
+from pubsub.wire.frames import FrameReader
+from pubsub.wire.handshake import Dialler, Identity
+from pubsub.wire.liveness import Backoff
+from pubsub.wire.messages import Expect, Goodbye, Match, Ping, Pong, Register, Welcome, encode
 
 __all__: list[str] = []
 

@@ -1,8 +1,8 @@
 """The process with the peers: sessions with the coordinator, as many as peers are wanted.
 
-A session (`pubsub.discovery.Session`) dials, shakes hands, registers, answers PING, and dials again
-after a delay of its own when it is cut off; here, as in every peer. What is behind it is not a
-whole peer but an account of what it has registered and has yet to be told.
+A session (`pubsub.runtime.coordinator_link.Session`) dials, shakes hands, registers, answers PING,
+and dials again after a delay of its own when it is cut off; here, as in every peer. What is behind
+it is not a whole peer but an account of what it has registered and has yet to be told.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from benchmarks.coordinator.plan import EXTRA, SITE, Account, Entry, Plan
 from benchmarks.loops import run
 from pubsub._version import __version__
 from pubsub.config import Address, Settings
-from pubsub.core.frames import SCRATCH_SIZE
-from pubsub.core.handshake import Identity
-from pubsub.core.messages import Expect, Match, Register, Unregister, encode
-from pubsub.discovery import Session
-from pubsub.keeping import explain
+from pubsub.links.keeping import explain
+from pubsub.runtime.coordinator_link import Session
+from pubsub.wire.frames import SCRATCH_SIZE
+from pubsub.wire.handshake import Identity
+from pubsub.wire.messages import Expect, Match, Register, Unregister, encode
 
 BATCH = 20
 """Registrations that go out in one write where the plan does not say."""

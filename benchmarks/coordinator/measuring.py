@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.coordinator.plan import Plan
 from benchmarks.coordinator.processes import Crowd, Daemon, Failed
 from pubsub.coordinator.registry import Registry
-from pubsub.core.messages import Register, encode
+from pubsub.wire.messages import Register, encode
 
 __all__ = ["MEASURES", "Effort"]
 

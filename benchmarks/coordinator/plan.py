@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pubsub.core.messages import Expect, Match
 from pubsub.core.topics import matches
+from pubsub.wire.messages import Expect, Match
 
 __all__ = ["EXTRA", "SITE", "Account", "Entry", "Plan"]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple, Protocol
 
-from pubsub.core.frames import BATCH_COST
 from pubsub.core.log import Batch, Log
 from pubsub.errors import ProtocolError
+from pubsub.wire.frames import BATCH_COST
 
 __all__ = ["NO_LIMIT", "Cursor", "Outlet", "SubKey"]
 

@@ -10,8 +10,8 @@ address is a way to it for as long as the coordinator that told it lists anythin
 from __future__ import annotations
 
 from pubsub.config import Way
-from pubsub.core.messages import Match
 from pubsub.core.stream import StreamKey
+from pubsub.wire.messages import Match
 
 __all__ = ["Directory"]
 

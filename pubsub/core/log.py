@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 
-from pubsub.core.frames import BATCH_COST, buffers_cost
+from pubsub.wire.frames import BATCH_COST, buffers_cost
 
 __all__ = ["Batch", "Holds", "Log"]
 

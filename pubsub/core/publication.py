@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 from pubsub.core.cursor import NO_LIMIT, Cursor, Outlet, SubKey
-from pubsub.core.frames import BATCH_COST
 from pubsub.core.log import Batch, Log
 from pubsub.core.standing import Holder, State, listed
 from pubsub.errors import ProtocolError
+from pubsub.wire.frames import BATCH_COST
 
 __all__ = ["MAX_LEAVERS", "Leaver", "Publication", "Waiter"]
 

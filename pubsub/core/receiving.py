@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pubsub.core.frames import Event, Piece
-from pubsub.core.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
 from pubsub.core.stream import Stream
 from pubsub.errors import ProtocolError
+from pubsub.wire.frames import Event, Piece
+from pubsub.wire.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
 
 __all__ = ["Receiving"]
 

@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable
 
 from pubsub.core.cursor import Cursor, SubKey
-from pubsub.core.frames import BUFFER_PIECE, Event, buffer_header, data_header
 from pubsub.core.log import Batch
-from pubsub.core.messages import (
+from pubsub.core.publication import Publication
+from pubsub.errors import ProtocolError
+from pubsub.wire.frames import BUFFER_PIECE, Event, buffer_header, data_header
+from pubsub.wire.messages import (
     Ack,
     End,
     Gap,
@@ -25,8 +27,6 @@ from pubsub.core.messages import (
     Unsubscribe,
     encode,
 )
-from pubsub.core.publication import Publication
-from pubsub.errors import ProtocolError
 
 __all__ = ["HEARTBEAT_TOKEN", "SHARED_PIECE", "Serving"]
 

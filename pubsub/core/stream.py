@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
-from pubsub.buffers import LargeBuffer
-from pubsub.core.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
 from pubsub.errors import ProtocolError
+from pubsub.wire.buffers import LargeBuffer
+from pubsub.wire.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
 
 if TYPE_CHECKING:
     from pubsub.core.inbox import Inbox

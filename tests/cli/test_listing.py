@@ -11,11 +11,11 @@ from contextlib import contextmanager
 import pytest
 
 from pubsub import CoordinatorUnavailable, Peer
-from pubsub.blockingpub import BlockingPub
 from pubsub.cli.asking import ask
 from pubsub.cli.listing import table
 from pubsub.config import Address, parse_address
-from pubsub.core.messages import Hello, Ping, Pong, Welcome, encode
+from pubsub.faces.blockingpub import BlockingPub
+from pubsub.wire.messages import Hello, Ping, Pong, Welcome, encode
 from tests.cli.processes import LONG, Start, daemon, execute
 
 

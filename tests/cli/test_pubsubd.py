@@ -11,11 +11,11 @@ import sys
 import pytest
 
 from pubsub import Peer
-from pubsub.blockingpub import BlockingPub
-from pubsub.blockingsub import BlockingSub
 from pubsub.cli import pubsubd
 from pubsub.cli.pubsubd import _how_to_reach, _in_use
 from pubsub.config import Address
+from pubsub.faces.blockingpub import BlockingPub
+from pubsub.faces.blockingsub import BlockingSub
 from tests.cli.processes import Start, daemon, execute
 from tests.integration.support import free_port
 
@@ -176,5 +176,5 @@ def test_garbage_is_cut_off_and_logged_in_a_line(start: Start) -> None:
         while connection.recv(4096):
             pass
     line = process.err()
-    assert "WARNING pubsub.link: " in line
+    assert "WARNING pubsub.links.link: " in line
     assert line.endswith("; the connection is cut")

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from pubsub import Peer
-from pubsub.blockingsub import BlockingSub
 from pubsub.cli.command import impatient
 from pubsub.cli.put import Sending, _peer, from_json_lines, from_lines, from_text, put
+from pubsub.faces.blockingsub import BlockingSub
 from tests.cli.processes import LONG, Running, Start, execute
 
 

@@ -24,9 +24,9 @@ from hypothesis.stateful import (
 import pubsub.coordinator.registry as registry_module
 from pubsub.config import Address
 from pubsub.coordinator.registry import SWEEP, Push, Registry
-from pubsub.core.messages import Expect, ExpectedSub, Match, MatchedPub, Register, encode, parse
 from pubsub.core.topics import matches
 from pubsub.errors import ProtocolError
+from pubsub.wire.messages import Expect, ExpectedSub, Match, MatchedPub, Register, encode, parse
 
 INFO = {"name": "camera", "pid": 4711, "hostname": "box", "library": "1.0"}
 

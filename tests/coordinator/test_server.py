@@ -15,12 +15,15 @@ import pytest
 
 import pubsub.coordinator.registry as registry_module
 import pubsub.coordinator.server as server_module
-import pubsub.link as link_module
+import pubsub.links.link as link_module
 from pubsub.config import Settings
 from pubsub.coordinator.registry import Push, Registry
 from pubsub.coordinator.server import ANSWER_ROWS, Coordinator
-from pubsub.core.frames import FrameReader
-from pubsub.core.messages import (
+from pubsub.links.link import Link
+from pubsub.links.listening import ACCEPTS
+from pubsub.support.ratelimit import RateLimit
+from pubsub.wire.frames import FrameReader
+from pubsub.wire.messages import (
     Answer,
     Expect,
     ExpectedSub,
@@ -34,9 +37,6 @@ from pubsub.core.messages import (
     Welcome,
     encode,
 )
-from pubsub.link import Link
-from pubsub.listening import ACCEPTS
-from pubsub.ratelimit import RateLimit
 from tests.integration.support import eventually, free_port
 
 pytestmark = pytest.mark.loop

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pubsub.core.cursor import Cursor, SubKey
-from pubsub.core.frames import BATCH_COST
 from pubsub.core.log import Batch, Log
 from pubsub.errors import ProtocolError
+from pubsub.wire.frames import BATCH_COST
 
 KEY = SubKey("subscriber", 1)
 UNLIMITED = 10**9

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pubsub.core.directory import Directory
-from pubsub.core.messages import Match, MatchedPub
 from pubsub.core.stream import StreamKey
+from pubsub.wire.messages import Match, MatchedPub
 
 ONE, TWO = "coordinator one", "coordinator two"
 

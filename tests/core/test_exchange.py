@@ -29,15 +29,15 @@ from hypothesis.stateful import (
 
 import pubsub.core.serving as serving_module
 from pubsub.core.cursor import SubKey
-from pubsub.core.frames import BATCH_COST, Event, FrameReader, array_header, buffers_cost
 from pubsub.core.inbox import Inbox
-from pubsub.core.messages import End, Ping, Pong, Subscribe, Subscribed, Unsubscribe, encode
 from pubsub.core.publication import Publication, Waiter
 from pubsub.core.receiving import Receiving
 from pubsub.core.serving import Serving
 from pubsub.core.stream import Entry, Stream, StreamKey
 from pubsub.errors import ProtocolError
-from tests.core.buffers import contents
+from pubsub.wire.frames import BATCH_COST, Event, FrameReader, array_header, buffers_cost
+from pubsub.wire.messages import End, Ping, Pong, Subscribe, Subscribed, Unsubscribe, encode
+from tests.wire.buffers import contents
 
 PUBLISHER = "publisher"
 JOIN, RESUME = 5.0, 30.0

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pubsub.core.frames import BATCH_COST
 from pubsub.core.inbox import MAX_REPORTS, OVER, REMEMBERED, Inbox
 from pubsub.core.stream import Entry, Stream, StreamKey
+from pubsub.wire.frames import BATCH_COST
 
 
 class Route:

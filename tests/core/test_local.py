@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pubsub.core.cursor import SubKey
-from pubsub.core.frames import BATCH_COST, array_header
 from pubsub.core.inbox import Inbox
 from pubsub.core.local import Local
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
+from pubsub.wire.frames import BATCH_COST, array_header
 
 
 class Process:

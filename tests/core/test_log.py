@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pubsub.core.frames import BATCH_COST, SMALLEST_BUFFER
 from pubsub.core.log import Batch, Holds, Log
+from pubsub.wire.frames import BATCH_COST, SMALLEST_BUFFER
 
 
 def filled(*counts: int) -> Log:

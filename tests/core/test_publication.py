@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pubsub.core.cursor import Cursor, SubKey
-from pubsub.core.frames import BATCH_COST
 from pubsub.core.publication import MAX_LEAVERS, Publication
 from pubsub.errors import ProtocolError
+from pubsub.wire.frames import BATCH_COST
 
 ANNE, BERT = SubKey("anne", 1), SubKey("bert", 1)
 UNLIMITED = 10**9

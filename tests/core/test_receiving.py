@@ -8,7 +8,11 @@ from collections.abc import Sequence
 import msgpack
 import pytest
 
-from pubsub.core.frames import (
+from pubsub.core.inbox import Inbox
+from pubsub.core.receiving import Receiving
+from pubsub.core.stream import Entry, Stream, StreamKey
+from pubsub.errors import ProtocolError
+from pubsub.wire.frames import (
     BATCH_COST,
     BUFFER_PIECE,
     Event,
@@ -18,8 +22,7 @@ from pubsub.core.frames import (
     buffer_header,
     data_header,
 )
-from pubsub.core.inbox import Inbox
-from pubsub.core.messages import (
+from pubsub.wire.messages import (
     Ack,
     Control,
     End,
@@ -32,10 +35,7 @@ from pubsub.core.messages import (
     Welcome,
     encode,
 )
-from pubsub.core.receiving import Receiving
-from pubsub.core.stream import Entry, Stream, StreamKey
-from pubsub.errors import ProtocolError
-from tests.core.buffers import contents
+from tests.wire.buffers import contents
 
 WINDOW = 8192
 MAX_BATCH = 100_000

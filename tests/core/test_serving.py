@@ -9,7 +9,10 @@ import msgpack
 import pytest
 
 import pubsub.core.serving as serving_module
-from pubsub.core.frames import (
+from pubsub.core.publication import Publication
+from pubsub.core.serving import HEARTBEAT_TOKEN, SHARED_PIECE, Serving
+from pubsub.errors import ProtocolError
+from pubsub.wire.frames import (
     BATCH_COST,
     BUFFER_PIECE,
     Data,
@@ -18,7 +21,7 @@ from pubsub.core.frames import (
     Piece,
     array_header,
 )
-from pubsub.core.messages import (
+from pubsub.wire.messages import (
     Ack,
     Control,
     End,
@@ -33,9 +36,6 @@ from pubsub.core.messages import (
     Welcome,
     encode,
 )
-from pubsub.core.publication import Publication
-from pubsub.core.serving import HEARTBEAT_TOKEN, SHARED_PIECE, Serving
-from pubsub.errors import ProtocolError
 
 UNLIMITED = 10**9
 

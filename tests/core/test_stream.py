@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pubsub.core.frames import BATCH_COST, BUFFER_PIECE, SMALLEST_BUFFER
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream, StreamKey
 from pubsub.errors import ProtocolError
-from tests.core.buffers import contents
+from pubsub.wire.frames import BATCH_COST, BUFFER_PIECE, SMALLEST_BUFFER
+from tests.wire.buffers import contents
 
 WINDOW = 8192
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import msgpack
 
 from pubsub.config import parse_address
-from pubsub.core.frames import Event, FrameReader, array_header, buffer_header, data_header
-from pubsub.core.messages import (
+from pubsub.wire.frames import Event, FrameReader, array_header, buffer_header, data_header
+from pubsub.wire.messages import (
     Ack,
     Auth,
     Control,

@@ -16,7 +16,7 @@ import pytest
 
 from pubsub import Peer, Pub
 from pubsub.coordinator.server import Coordinator
-from pubsub.probing import AGAIN, Answer, Prober
+from pubsub.links.probing import AGAIN, Answer, Prober
 from tests.cli.processes import Start
 from tests.faults.flow import flow
 from tests.faults.proxy import behind

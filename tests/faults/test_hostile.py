@@ -24,10 +24,10 @@ from pubsub import Gap, Message, Peer
 from pubsub.config import Settings, parse_address
 from pubsub.coordinator.registry import Registry
 from pubsub.coordinator.server import Coordinator
-from pubsub.core.frames import array_header, data_header
-from pubsub.core.messages import Subscribed
 from pubsub.errors import DecodeError
-from pubsub.ratelimit import RateLimit
+from pubsub.support.ratelimit import RateLimit
+from pubsub.wire.frames import array_header, data_header
+from pubsub.wire.messages import Subscribed
 from tests.faults.attacks import (
     ON_ANYONE,
     ON_COORDINATOR,

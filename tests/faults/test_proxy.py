@@ -19,7 +19,7 @@ import pytest
 
 from pubsub import Gap, Message, Peer
 from pubsub.config import parse_address
-from pubsub.core.liveness import STABLE, Backoff
+from pubsub.wire.liveness import STABLE, Backoff
 from tests.faults.flow import LONG, flow
 from tests.faults.proxy import BOTH, Proxy, behind, proxy
 from tests.faults.soak import Sample, grown, soak

@@ -15,13 +15,20 @@ from typing import Any, cast
 
 import msgpack
 
-from pubsub.codec import Decoder
+from pubsub.codec.codec import Decoder
 from pubsub.config import Settings
 from pubsub.coordinator.registry import Registry
 from pubsub.coordinator.server import Coordinator, _Connection
 from pubsub.core.cursor import SubKey
 from pubsub.core.directory import Directory
-from pubsub.core.frames import (
+from pubsub.core.inbox import Inbox
+from pubsub.core.publication import Publication
+from pubsub.core.receiving import Receiving
+from pubsub.core.serving import Serving
+from pubsub.core.stream import Stream, StreamKey
+from pubsub.errors import AuthError, DecodeError, ProtocolError
+from pubsub.links.link import GOODBYE_GRACE, MAX_PINGS, Link
+from pubsub.wire.frames import (
     BATCH_COST,
     BUFFER_PIECE,
     Event,
@@ -31,9 +38,8 @@ from pubsub.core.frames import (
     data_header,
     no_place,
 )
-from pubsub.core.handshake import Acceptor, Dialler, Identity, Other, Refused
-from pubsub.core.inbox import Inbox
-from pubsub.core.messages import (
+from pubsub.wire.handshake import Acceptor, Dialler, Identity, Other, Refused
+from pubsub.wire.messages import (
     _CHECKS,
     Ack,
     End,
@@ -52,14 +58,8 @@ from pubsub.core.messages import (
     encode,
     parse,
 )
-from pubsub.core.publication import Publication
-from pubsub.core.receiving import Receiving
-from pubsub.core.serving import Serving
-from pubsub.core.stream import Stream, StreamKey
-from pubsub.errors import AuthError, DecodeError, ProtocolError
-from pubsub.link import GOODBYE_GRACE, MAX_PINGS, Link
-from tests.core.buffers import arrived
 from tests.fuzz.transport import Clock, Transport
+from tests.wire.buffers import arrived
 
 __all__ = ["TARGETS"]
 

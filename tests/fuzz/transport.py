@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pubsub.link import Link
+from pubsub.links.link import Link
 
 __all__ = ["Clock", "Transport"]
 

@@ -18,7 +18,7 @@ from typing import Any
 from pubsub import Peer
 from pubsub.config import Settings
 from pubsub.coordinator.server import Coordinator
-from pubsub.listening import stop_accepting
+from pubsub.links.listening import stop_accepting
 
 __all__ = [
     "CoordinatorThread",

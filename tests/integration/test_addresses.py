@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from pubsub import Peer, listening
+from pubsub import Peer
 from pubsub.config import Address, Settings
 from pubsub.coordinator.registry import Push, Registry
 from pubsub.coordinator.server import Coordinator
-from pubsub.discovery import Session
-from pubsub.listening import listen, stop_accepting
+from pubsub.links import listening
+from pubsub.links.listening import listen, stop_accepting
+from pubsub.runtime.coordinator_link import Session
 from tests.integration.support import LONG, coordinator_in_loop, eventually, free_port
 
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-import pubsub.peer
+import pubsub.faces.peer
 from pubsub import (
     Closed,
     CoordinatorUnavailable,
@@ -27,8 +27,8 @@ from pubsub import (
     TopicError,
     WrongContext,
 )
-from pubsub.blockingpub import BlockingPub
-from pubsub.blockingsub import BlockingSub
+from pubsub.faces.blockingpub import BlockingPub
+from pubsub.faces.blockingsub import BlockingSub
 from tests.integration.support import LONG, coordinator_in_thread, free_port, with_little_stack
 
 
@@ -37,7 +37,7 @@ def coordinator(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with coordinator_in_thread() as coordinator:
         monkeypatch.setenv("PUBSUB_COORDINATOR", coordinator.address)
         yield coordinator.address
-        peer = pubsub.peer._of_process
+        peer = pubsub.faces.peer._of_process
         if peer is not None:
             peer.close(linger=0)
 

@@ -16,11 +16,11 @@ import pytest
 from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
 from pubsub.config import Address, Settings, parse_address
 from pubsub.coordinator.server import Coordinator
-from pubsub.core.frames import Event
-from pubsub.core.handshake import Acceptor, Identity, Other
-from pubsub.core.messages import Subscribe, Welcome, encode
-from pubsub.discovery import Session
-from pubsub.link import Link
+from pubsub.links.link import Link
+from pubsub.runtime.coordinator_link import Session
+from pubsub.wire.frames import Event
+from pubsub.wire.handshake import Acceptor, Identity, Other
+from pubsub.wire.messages import Subscribe, Welcome, encode
 from tests.integration.support import (
     LONG,
     CoordinatorThread,
@@ -549,7 +549,7 @@ async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the real coordinator's address was forgotten, nothing is wrong, and nothing comes."""
-    monkeypatch.setattr("pubsub.runtime.LONELY", 0.2)
+    monkeypatch.setattr("pubsub.runtime.runtime.LONELY", 0.2)
     port = free_port()
     monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
 
@@ -572,7 +572,7 @@ async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(
 async def test_a_sub_that_waits_for_publishers_of_another_coordinator_says_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pubsub.runtime.LONELY", 0.05)
+    monkeypatch.setattr("pubsub.runtime.runtime.LONELY", 0.05)
     port = free_port()
     monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
     async with coordinator_in_loop(port) as address, Peer(address) as given, Peer() as other:

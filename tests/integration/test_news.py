@@ -15,7 +15,7 @@ import pytest
 
 from pubsub import Closed, Peer, Pub, Sub, WrongContext
 from pubsub.coordinator import server
-from pubsub.keeping import explain
+from pubsub.links.keeping import explain
 from tests.integration.support import (
     LONG,
     break_links,

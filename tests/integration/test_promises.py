@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pubsub import Closed, Gap, Message, Peer
-from pubsub.link import UNSENT
-from pubsub.turn import TURN_BYTES
+from pubsub.links.link import UNSENT
+from pubsub.runtime.turn import TURN_BYTES
 from tests.integration.support import LONG, break_links, coordinator_in_loop, eventually
 
 

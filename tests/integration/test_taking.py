@@ -12,6 +12,7 @@ import contextlib
 import dis
 import gc
 import itertools
+import os
 import random
 import sys
 import threading
@@ -32,9 +33,10 @@ from tests.integration.support import LONG, coordinator_in_loop, coordinator_in_
 
 HERE = Path(pubsub.__file__).parent
 TAKING = {
-    *(str(HERE / name) for name in ("sub.py", "asyncsub.py", "blockingsub.py")),
-    *(str(HERE / name) for name in ("codec.py", "core/inbox.py", "core/stream.py")),
+    *(str(HERE / f"faces/{name}sub.py") for name in ("", "async", "blocking")),
+    *(str(HERE / name) for name in ("codec/codec.py", "core/inbox.py", "core/stream.py")),
 }
+assert all(map(os.path.exists, TAKING))
 ON_ITS_WAY = ("get", "get_many", "_event", "messages", "_each_event")
 """Where one message may be in the hands of functions that an interrupt ends."""
 pytestmark = pytest.mark.usefixtures("uncollected")
@@ -622,7 +624,7 @@ async def test_g3_several_tasks_take_from_one_sub(
     monkeypatch: pytest.MonkeyPatch, forms: tuple[str, str]
 ) -> None:
     """Each message goes to one of them, whenever they let each other run."""
-    monkeypatch.setattr("pubsub.asyncsub.TAKES", 0.0)  # before each batch
+    monkeypatch.setattr("pubsub.faces.asyncsub.TAKES", 0.0)  # before each batch
     count = 5_000
     chance = random.Random(5)
     async with coordinator_in_loop() as coordinator, Peer(coordinator) as peer:

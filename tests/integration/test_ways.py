@@ -18,12 +18,14 @@ from typing import Any
 
 import pytest
 
-from pubsub import CoordinatorUnavailable, Peer, resolving, runtime
+from pubsub import CoordinatorUnavailable, Peer
 from pubsub.coordinator import server
 from pubsub.coordinator.server import Coordinator
-from pubsub.core.messages import Register
-from pubsub.link import dial
-from pubsub.remote import Remote
+from pubsub.links import resolving
+from pubsub.links.link import dial
+from pubsub.runtime import runtime
+from pubsub.runtime.publisher_link import Remote
+from pubsub.wire.messages import Register
 from tests.conftest import LOOP
 from tests.integration.support import (
     LONG,
@@ -300,7 +302,7 @@ async def test_an_address_of_a_name_that_is_dead_holds_up_nobody_and_is_no_troub
         return await dial(link, host, port, timeout)
 
     if how == "is silent":
-        monkeypatch.setattr("pubsub.keeping.dial", swallow)
+        monkeypatch.setattr("pubsub.links.keeping.dial", swallow)
     port = free_port()
     async with at("127.0.0.1", port), Peer(f"head:{port}", connect_timeout=10 * LONG) as here:
         sub, pub = await ready(here.sub("t")), await ready(here.pub("t"))
@@ -334,7 +336,7 @@ async def test_a_name_of_which_no_address_answers_is_missed_once(
 async def test_what_a_name_means_is_followed(
     names: dict[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pubsub.discovery.FOLLOW", 0.02)
+    monkeypatch.setattr("pubsub.runtime.coordinator_link.FOLLOW", 0.02)
     names["head"] = ("127.0.0.1", "127.0.0.9")
     port = free_port()
     async with (
@@ -375,7 +377,8 @@ async def test_a_name_is_asked_for_again_when_its_session_is_lost(
 
 DNS = """
     import asyncio, sys, threading
-    from pubsub import CoordinatorUnavailable, Peer, Pub, Sub, resolving
+    from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
+    from pubsub.links import resolving
     resolving.ask = lambda host: threading.Event().wait(600)
 """
 
@@ -558,7 +561,7 @@ async def test_a_process_without_descriptors_does_not_say_that_there_is_no_coord
             raise OSError(errno.EMFILE, "Too many open files")
         return await dial(link, host, port, timeout)
 
-    monkeypatch.setattr("pubsub.keeping.dial", no_socket)
+    monkeypatch.setattr("pubsub.links.keeping.dial", no_socket)
     text = "cannot open a connection: Too many open files"
     async with coordinator_in_loop() as address, Peer(address, connect_timeout=0.1) as peer:
         sub = peer.sub("t")

@@ -26,7 +26,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pubsub import apart
+from pubsub.support import apart
 
 if TYPE_CHECKING:
     from tests.simulation.network import Listener, Network, Transport

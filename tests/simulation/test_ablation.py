@@ -16,18 +16,18 @@ from unittest.mock import patch
 
 import pytest
 
-from pubsub.asyncsub import AsyncSub
 from pubsub.coordinator.server import Coordinator
 from pubsub.core.cursor import Cursor
 from pubsub.core.inbox import Inbox
-from pubsub.core.liveness import Heartbeat, Pulse
-from pubsub.core.messages import Match, Register
 from pubsub.core.publication import Publication
 from pubsub.core.receiving import Receiving
 from pubsub.core.stream import Stream
-from pubsub.probing import Prober
-from pubsub.remote import Remote
-from pubsub.runtime import Runtime
+from pubsub.faces.asyncsub import AsyncSub
+from pubsub.links.probing import Prober
+from pubsub.runtime.publisher_link import Remote
+from pubsub.runtime.runtime import Runtime
+from pubsub.wire.liveness import Heartbeat, Pulse
+from pubsub.wire.messages import Match, Register
 from tests.simulation.model import Violation
 from tests.simulation.world import simulate
 

@@ -14,10 +14,10 @@ import pytest
 
 from pubsub import Gap
 from pubsub.core.cursor import Cursor
-from pubsub.core.messages import Match, MatchedPub
-from pubsub.link import GOODBYE_GRACE
-from pubsub.runtime import Runtime
-from pubsub.sub import timeout_text
+from pubsub.faces.sub import timeout_text
+from pubsub.links.link import GOODBYE_GRACE
+from pubsub.runtime.runtime import Runtime
+from pubsub.wire.messages import Match, MatchedPub
 from tests.simulation.model import Violation
 from tests.simulation.processes import CoordinatorProcess, PeerProcess
 from tests.simulation.world import Plan, World, run

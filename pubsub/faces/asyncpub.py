@@ -1,0 +1,431 @@
+"""The face of a Pub inside an event loop: `put` encodes and appends, and the loop's turn ends with
+the batch in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Awaitable, Generator, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pubsub.config import MIB, seconds
+from pubsub.errors import Closed, WrongContext
+from pubsub.faces.elsewhere import begin, elsewhere
+from pubsub.faces.pub import (
+    HANDOVER_BYTES,
+    OVERHEAD,
+    PLAIN,
+    Pub,
+    WeakSource,
+    body_of,
+    drop_pub,
+    flush,
+    wait_attached,
+)
+from pubsub.support.logs import logger
+from pubsub.support.reentry import interrupts_the_core, running_loop
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["AsyncPub"]
+
+log = logger("pubsub.pub")
+
+UNAWAITED = 1 * MIB
+"""Bytes that may wait for room in an AsyncPub with nobody awaiting them, if its `buffer` is not
+more."""
+
+FIRST_GRANT = 64
+"""Bytes that a batch may have at first, where other Pubs put in the same turn too."""
+
+
+class _Turn:
+    """What `put` returns in an event loop when it has filled a batch: awaiting it lets the loop
+    run once, so that a long row of awaited puts holds up nobody."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+    def __repr__(self) -> str:
+        return "<put: done>"
+
+
+_TURN = _Turn()
+
+
+class _Put(asyncio.Future[None]):
+    """What `put` returns: a future that says little at a prompt, which shows it."""
+
+    def __repr__(self) -> str:
+        state = "waits for room" if not self.done() else "cancelled" if self.cancelled() else "done"
+        return f"<put: {state}>"
+
+
+class _Place(_Put):
+    """What `put` returns when it has to wait for room: done when the message was put.
+
+    Attributes:
+        message: what is to be put, and how much of the buffer it needs; None: nothing any more.
+        awaited: somebody waits for it.
+    """
+
+    def __init__(self, pub: AsyncPub, message: tuple[bytes, tuple[bytes, ...], int]) -> None:
+        super().__init__(loop=pub._runtime.loop)
+        self.message: tuple[bytes, tuple[bytes, ...], int] | None = message
+        self.awaited = False
+        self._pub = pub
+
+    def cancel(self, msg: Any = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self._pub._withdraw(self)
+        return cancelled
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self.awaited = True
+        return super().__await__()
+
+    __iter__ = __await__
+
+
+class AsyncPub(Pub, blocking=False):
+    """A Pub inside an event loop."""
+
+    def _open(self) -> None:
+        if self.peer.blocking:
+            raise WrongContext(
+                "this Peer runs on a thread of its own: Pub(peer=…) made with it is blocking"
+            )
+        self._runtime = runtime = self.peer.runtime
+        self._grant = 0  # bytes that `_left` last grew by
+        self._queue: OrderedDict[_Place, None] = OrderedDict()  # puts that wait for room
+        self._queued_bytes = 0
+        self._emptied: asyncio.Future[None] | None = None  # what waits for the queue to be empty
+        self._closing: asyncio.Task[None] | None = None
+        self._done = _Put(loop=runtime.loop)
+        self._done.set_result(None)
+        source = WeakSource(self)
+        try:
+            self._publication, self._ready = runtime.add_pub(
+                source,
+                self.topic,
+                codec=self.codec,
+                block=self._block,
+                buffer=self.buffer,
+                history=self.history,
+            )
+            self._finalizer = weakref.finalize(
+                self, drop_pub, weakref.ref(runtime), self._publication.stream_id
+            )
+            self._finalizer.atexit = False
+        except BaseException:  # a signal handler's, maybe, from any of these
+            runtime.undo(source)
+            raise
+
+    def put(self, value: Any) -> Awaitable[None]:
+        encoder = self._encoder
+        pack, encoder.pack = encoder.pack, encoder.refuse
+        try:
+            data = pack(value)
+            buffers = encoder.take() if encoder.buffers else ()
+        except BaseException as error:
+            encoder.pack = pack
+            self._encode_failed(error, value)
+        encoder.pack = pack
+        left = self._left - len(data)
+        if left <= 0 or buffers:
+            return self._slow(data, value, buffers)
+        self._left = left
+        self._parts.append(data)
+        return self._done  # type: ignore[no-any-return]  # a future
+
+    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> Awaitable[None]:
+        """A put that is out of the ordinary."""
+        if self._dead is not None:
+            raise self._dead
+        full = bool(self._parts)  # or out of what it was granted
+        if full and not buffers and len(data) < self._left + self._more:
+            return self._later(self._append(data))
+        if running_loop() is not self._runtime.loop:
+            self._check_place()
+        if buffers or len(data) >= self._batch_bytes:
+            data, buffers = self._encode_large(data, value, buffers)
+        else:
+            self._encoder.look(False)
+        if self._block:
+            size = len(data) + sum(map(len, buffers)) + OVERHEAD
+            if self._queue or not self._fits(size):
+                return self._enqueue((data, buffers, size))
+        return self._later(self._admit(data, buffers) or (full and not buffers))
+
+    def _check_place(self) -> None:
+        self._runtime.check_place(f"Pub({self.topic!r})")
+
+    def _enqueue(self, message: tuple[bytes, tuple[bytes, ...], int]) -> Awaitable[None]:
+        """Have a put wait for room. Those who await their puts hold one each; what nobody awaits
+        must have an end."""
+        queue, size = self._queue, message[2]
+        most = max(self.buffer, UNAWAITED)
+        if queue and self._queued_bytes + size > most and not next(reversed(queue)).awaited:
+            raise WrongContext(
+                f"{len(queue):,} puts on Pub({self.topic!r}, overflow='block') wait for room, and "
+                "nobody waits for them: `await pub.put(...)`. This one was not put"
+            )
+        if not queue:
+            self._runtime.turn.pending(self)  # there may be room already, but not at this moment
+        place = _Place(self, message)
+        queue[place] = None
+        self._queued_bytes += size
+        self._publication.on_room = self._room_opened
+        self._notice.begin()
+        return place
+
+    def _first_put(self) -> object | None:
+        return next(iter(list(self._queue)), None)
+
+    def _leave(self, place: _Place) -> None:
+        """It waits no longer."""
+        if place.message is not None:
+            self._queued_bytes -= place.message[2]
+            place.message = None
+            del self._queue[place]
+        if not self._queue:
+            self._publication.on_room = None
+            if self._emptied is not None and not self._emptied.done():
+                self._emptied.set_result(None)
+
+    def _withdraw(self, place: _Place) -> None:
+        """It was cancelled, and is not put. What it held up may go now."""
+        self._leave(place)
+        if self._queue:
+            self._runtime.turn.pending(self)
+
+    def _later(self, now: bool) -> Awaitable[None]:
+        """What `put` returns; `now`: it is time to let the loop run."""
+        done: Awaitable[None] = self._done
+        return _TURN if now else done
+
+    def _fits(self, size: int) -> bool:
+        """Whether there is room for so much more."""
+        if self._parts:
+            self._hand_over()
+        if self._publication.log.size + self._ahead() + size <= self.buffer:
+            return True
+        return not interrupts_the_core() and self._make_room(size)
+
+    def _make_room(self, size: int) -> bool:
+        self.seal()
+        return self._publication.room(size)
+
+    def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> bool:
+        """Put what there is room for; True: it has filled the batch."""
+        runtime = self._runtime
+        if buffers or len(data) >= self._batch_bytes or self._dead is not None:
+            body = body_of([data], 1)
+            if not self._parts and not self._handover:
+                runtime.turn.pending(self)
+            self._hand_over()  # it is alone in its batch: who refuses it gets the others
+            self._hand((1, body, buffers, time.time()))
+            self._keep_up()
+            return not buffers or runtime.turn.grant(sum(map(len, buffers)))
+        if not self._parts:
+            alone = runtime.turn.pending(self)
+            self._more = self._batch_bytes
+            if self._block:
+                room = self.buffer - self._publication.log.size - self._ahead() - OVERHEAD
+                self._more = min(self._more, max(1, room))
+            self._grant = self._more if alone else FIRST_GRANT // 2
+        time_to_run = self._append(data)
+        if self._left <= 0:
+            self._close_full()
+            return True
+        return time_to_run
+
+    def _close_full(self) -> None:
+        try:
+            self._hand_over()
+            self._keep_up()
+        except Exception:
+            pass
+
+    def _keep_up(self) -> None:
+        """Who puts very much in one turn of the loop keeps it in the log, where it may be dropped,
+        and not beside it."""
+        if self._ahead() > HANDOVER_BYTES and not interrupts_the_core():
+            self._drain()
+
+    def _append(self, data: bytes) -> bool:
+        """Add to the batch, which is granted more of its room as it grows: twice as much each
+        time, so that a turn knows by half what all Pubs together put in it. True: it is time to
+        let the loop run."""
+        left = self._left - len(data)
+        time_to_run = False
+        if left <= 0 and self._more:
+            size = min(self._more, max(2 * self._grant, 1 - int(left)))
+            time_to_run = self._runtime.turn.grant(size)
+            self._grant = size
+            self._more -= size
+            left += size
+        self._left = left
+        self._parts.append(data)  # last: where something raises, the message is not put
+        return time_to_run
+
+    def _room_opened(self) -> None:
+        """Put what waited, as far as there is room; one that was cancelled is not put."""
+        queue = self._queue
+        while queue:
+            place = next(iter(queue))
+            if place.message is not None and not place.done():
+                data, buffers, size = place.message
+                if not self._make_room(size):
+                    return
+                self._admit(data, buffers)
+                place.set_result(None)
+            self._leave(place)
+
+    def put_many(self, values: Iterable[Any]) -> Awaitable[None]:
+        if self._block:
+            return self._put_each(values)
+        if type(values) in PLAIN:
+            rest = iter(values)
+            while self._put_run(rest) is not None:
+                pass
+        else:
+            for value in values:
+                self.put(value)
+        done: Awaitable[None] = self._done
+        return done
+
+    async def _put_each(self, values: Iterable[Any]) -> None:
+        if type(values) in PLAIN:
+            rest = iter(values)
+            while (later := self._put_run(rest)) is not None:
+                await later
+        else:
+            for value in values:
+                await self.put(value)
+
+    def seal(self) -> None:
+        """See `Source`. Nearly always there is one batch, which goes straight into the log: with a
+        thousand topics, one more deque to touch for each is one more that is not in the cache."""
+        if not self._handover and not self._draining:
+            self._draining = True
+            try:
+                parts = self._parts
+                if parts:
+                    count = len(parts)
+                    publication, now = self._publication, time.time()
+                    put = publication.log.next_seq
+                    body = body_of(parts, count)
+                    if self._parts is parts:  # else a signal handler's put has closed the batch
+                        self._left = self._more = 0
+                        self._parts = parts[count:]
+                        try:
+                            publication.append(count, body, (), now)
+                        except BaseException:
+                            if publication.log.next_seq == put:  # the log does not have it
+                                self._parts[:0] = parts[:count]
+                            raise
+            finally:
+                self._draining = False
+        if self._parts:  # what a signal handler has put meanwhile
+            self._hand_over()
+        if self._handover:
+            self._drain()
+
+    def collect(self) -> None:
+        """See `Source`."""
+        self.seal()
+        if self._queue:
+            self._room_opened()
+
+    def count(self) -> int:
+        """See `Source`."""
+        return self._count() + len(self._queue)
+
+    def queued(self) -> asyncio.Future[None] | None:
+        """See `Source`."""
+        if not self._queue:
+            return None
+        if self._emptied is None or self._emptied.done():
+            self._emptied = self._runtime.loop.create_future()
+        return self._emptied
+
+    def abandon(self, error: Exception) -> None:
+        """See `Source`."""
+        if not isinstance(error, WrongContext):
+            self.seal()
+        super().abandon(error)
+        forgotten = 0
+        for place in list(self._queue):
+            if not place.done() and not self._runtime.exiting:  # else who waits stays where it is
+                place.set_exception(error)
+                place.exception()  # one warning for all of them, not one for each
+                forgotten += not place.awaited
+            self._leave(place)
+        if forgotten:
+            log.warning(
+                "%d messages of Pub(%r, overflow='block') were never put: they waited for room, "
+                "and nobody waited for them (`await pub.put(...)`)",
+                forgotten,
+                self.topic,
+            )
+
+    async def flush(self, timeout: float | None = None) -> None:
+        self._check()
+        self._check_place()
+        timeout = seconds("timeout", timeout)
+        await flush(self, self._runtime, self._publication, timeout)
+
+    async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
+        self._check()
+        self._check_place()
+        timeout = seconds("timeout", timeout)
+        await wait_attached(self._runtime, self._publication, n, timeout)
+
+    def close(self, linger: float | None = None) -> Awaitable[None]:
+        linger = seconds("linger", linger)
+        done: Awaitable[None] = self._done
+        if self._dead is not None and self._closing is None:  # its Peer is closed, or was forked
+            return done
+        runtime = self._runtime
+        if self._closing is None or not self._closing.done():
+            if elsewhere(runtime.loop, runtime.thread):
+                return begin(runtime.loop, self.close, linger)
+            self._check_place()
+        if self._dead is None:
+            self.seal()
+            self._closing = runtime.loop.create_task(self._end(linger))
+            super().abandon(Closed(f"Pub({self.topic!r}) is closed"))  # what waits for room may go
+            self._finalizer.detach()
+        assert self._closing is not None
+        return asyncio.shield(self._closing)
+
+    async def _end(self, linger: float | None) -> None:
+        await self._runtime.close_pub(self._publication.stream_id, linger)
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        """Wait until it is ready: the coordinators have named the Subs that are there.
+
+        Raises:
+            CoordinatorUnavailable: none could be reached in time.
+        """
+        self._check_place()
+        yield from self._ready.wait().__await__()
+        return self
+
+    async def __aenter__(self) -> Self:
+        return await self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def __enter__(self) -> NoReturn:
+        raise WrongContext("in an event loop a Pub is entered by `async with`, not `with`")
+
+    def __exit__(self, *exc: object) -> None: ...

@@ -1,0 +1,337 @@
+"""The face of a Pub outside event loops, for any thread: `put` encodes and appends under a lock,
+and hands whole batches over to the loop's thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pubsub.config import seconds
+from pubsub.errors import Closed, WrongContext
+from pubsub.faces.peer import running_loop
+from pubsub.faces.pub import (
+    HANDOVER_BYTES,
+    NEVER,
+    OVERHEAD,
+    PLAIN,
+    Pub,
+    WeakSource,
+    body_of,
+    drop_pub,
+    flush,
+    wait_attached,
+)
+from pubsub.support.reentry import interrupts_the_core
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["BlockingPub"]
+
+PATIENCE = 1.0
+"""Seconds that a put waits for the loop's thread to catch up."""
+
+LOOK_AGAIN = 0.001
+"""Seconds until the loop's thread looks again for a batch that was being put into."""
+
+LOOKS = 5
+LOCK_WAIT = 0.02
+"""It waits for so long for whoever puts, after so many looks in vain."""
+
+LOCKED_PUTS = 255
+"""Messages of one put_many that a BlockingPub puts without letting other threads in between."""
+
+
+class BlockingPub(Pub, blocking=True):
+    """A Pub outside event loops, for any thread."""
+
+    def _open(self) -> None:
+        if not self.peer.blocking:
+            raise WrongContext("this Peer belongs to an event loop: make the Pub inside it")
+        self._make_locks()
+        self._looks_again = False  # the loop's thread, for the unfinished batch
+        self._missed = 0  # looks in a row that found the lock taken
+        self._waiting: dict[object, int] = {}  # bytes that each put has that waits
+        self._runtime = self.peer.runtime
+        try:
+            self.peer.call(self._add)  # there, so that all is set before the loop's thread needs it
+            self._finalizer = weakref.finalize(
+                self, drop_pub, weakref.ref(self._runtime), self._publication.stream_id
+            )
+            self._finalizer.atexit = False
+            self.peer.wait(self._ready.wait())
+        except BaseException:
+            self.peer.call_soon(self._undo)
+            raise
+
+    def _make_locks(self) -> None:
+        self._lock = threading.RLock()  # a signal handler may put, in the middle of a put
+        self._acquire, self._release = self._lock.acquire, self._lock.release
+        self._roomy = threading.Condition(self._lock)
+        self._closing = threading.RLock()
+
+    def _add(self) -> None:
+        self._publication, self._ready = self._runtime.add_pub(
+            WeakSource(self),
+            self.topic,
+            codec=self.codec,
+            block=self._block,
+            buffer=self.buffer,
+            history=self.history,
+        )
+
+    def _undo(self) -> None:
+        """The constructor was interrupted, maybe while `_add` was still to run."""
+        publication = getattr(self, "_publication", None)
+        if publication is not None:
+            self.abandon(Closed(f"Pub({self.topic!r}) was not made"))
+            self._runtime.end_pub(publication.stream_id)
+
+    def put(self, value: Any) -> None:
+        try:  # `with` costs twice as much; inside `try`, no interrupt leaves the lock behind
+            self._acquire()
+            encoder = self._encoder
+            pack, encoder.pack = encoder.pack, encoder.refuse
+            try:
+                data = pack(value)
+                buffers = encoder.take() if encoder.buffers else ()
+            except BaseException as error:
+                encoder.pack = pack
+                self._encode_failed(error, value)
+            encoder.pack = pack
+            left = self._left - len(data)
+            if left <= 0 or buffers:
+                self._slow(data, value, buffers)
+            else:
+                self._left = left
+                self._parts.append(data)
+        finally:
+            try:
+                self._release()
+            except RuntimeError:  # it was interrupted while it waited for the lock
+                pass
+
+    def put_many(self, values: Iterable[Any]) -> None:
+        if type(values) in PLAIN:
+            rest = iter(values)
+            for first in rest:
+                with self._lock:  # not for all of them: others want to put too
+                    self._put_run(chain((first,), islice(rest, LOCKED_PUTS)))
+        else:
+            for value in values:
+                self.put(value)
+
+    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> None:
+        """A put that is out of the ordinary; under the lock."""
+        self._check()
+        if buffers or len(data) >= self._batch_bytes:
+            data, buffers = self._encode_large(data, value, buffers)
+        else:
+            self._encoder.look(False)
+        size = len(data) + sum(map(len, buffers)) + OVERHEAD
+        if self._block:
+            self._wait_for_room(size)
+        elif self._ahead() > HANDOVER_BYTES:
+            self._let_it_catch_up()
+        if buffers or len(data) >= self._batch_bytes:
+            self._wake()
+            body = body_of([data], 1)
+            self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
+            self._hand((1, body, buffers, time.time()))
+            return
+        if not self._parts:
+            left: float = self._batch_bytes
+            if self._block:
+                left = min(left, max(1, self.buffer - self._held() - OVERHEAD))
+            self._wake()  # before `_left` lets the next put do without: it may be interrupted
+            if not self._parts:  # a signal handler's put may have begun the batch
+                self._left = left
+        left = self._left - len(data)
+        self._left = left
+        self._parts.append(data)
+        if self._left <= 0:
+            self._close_full()
+
+    def putting(self) -> bool:
+        """Whether the calling thread is in the middle of a put (as in a signal handler)."""
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # both kinds have it
+
+    def _held(self) -> int:
+        """Bytes of the buffer that are in use. What passes into the log meanwhile counts twice
+        rather than not at all."""
+        return self._ahead() + self._used
+
+    def _wake(self) -> None:
+        """Have the loop's thread call `collect`."""
+        self._runtime.turn.pending_elsewhere(self)
+
+    def _let_it_catch_up(self) -> None:
+        """Wait until the loop's thread has taken most of what was handed over. Not for ever: it may
+        want something that we hold (the lock of a log handler that publishes, say)."""
+        if not self.peer.here:
+            self._wait(lambda: self._ahead() <= HANDOVER_BYTES, patience=PATIENCE)
+        elif not interrupts_the_core():  # else it will do so when it goes on
+            self._take_over()
+
+    def _wait(
+        self, there: Callable[[], bool], size: int = 0, patience: float | None = None
+    ) -> None:
+        """Wait, under the lock, until it is so, the Pub is closed, or for `patience` seconds
+        nothing was said."""
+        put = object()
+        self._waiting[put] = size
+        asked = False
+        try:
+            while not there():
+                if not asked:  # not each time: `seal` wakes us again
+                    asked = True
+                    self._wake()
+                if not self._roomy.wait(patience):
+                    return
+                self._check()
+        finally:
+            del self._waiting[put]
+
+    def _wait_for_room(self, size: int) -> None:
+        if self._parts:
+            self._hand_over()  # what waits for room must not wait for us
+
+        def roomy() -> bool:
+            used = self._held()
+            return used == 0 or used + size <= self.buffer
+
+        if not roomy():
+            if running_loop() is not None:
+                raise WrongContext(
+                    f"Pub({self.topic!r}, overflow='block') would have to block the event loop: "
+                    "make it inside the loop, and await pub.put(...)"
+                )
+            self._wait(roomy, size)
+
+    def _first_put(self) -> object | None:
+        return next(iter(list(self._waiting)), None)
+
+    def seal(self) -> None:
+        """See `Source`."""
+        with self._lock:
+            if self._parts:
+                self._hand_over()
+        self._take_over()
+
+    def collect(self) -> None:
+        """See `Source`. Full batches are taken without the lock, and the unfinished one where
+        nobody puts at this moment: a thread that puts all the time has the lock nearly all the
+        time, and each of its puts would have to wake us if we waited for it. So we wait for it only
+        after several looks in vain."""
+        self._looks_again = False
+        missed = self._missed = self._missed + 1
+        if self._acquire(timeout=0 if missed < LOOKS else LOCK_WAIT):
+            self._missed = 0
+            try:
+                if self._parts:
+                    self._hand_over()
+            finally:
+                self._release()
+        else:
+            self._runtime.loop.call_later(LOOK_AGAIN, self._look_again)
+            self._looks_again = True
+        self._take_over()
+
+    def _look_again(self) -> None:
+        if self._looks_again:
+            self._runtime.turn.pending(self)
+
+    def _take_over(self) -> None:
+        """Bring what was handed over into the log, and let go those who waited for that."""
+        self._drain()
+        if self._waiting or self._publication.on_room is not None:
+            with self._lock:
+                self._look()
+
+    def _look(self) -> None:
+        """See how full the log is, and let go those who can; under the lock."""
+        publication = self._publication
+        if self._block:
+            if self._waiting:
+                # lets go what nobody waits for: for the largest that it makes room for
+                any(map(publication.room, sorted(set(self._waiting.values()), reverse=True)))
+                publication.on_room = self._room_opened
+                self._notice.begin()
+            else:
+                publication.on_room = None
+        self._used = publication.log.size
+        if self._waiting:
+            self._roomy.notify_all()
+
+    def _room_opened(self) -> None:
+        with self._lock:
+            self._look()
+
+    def abandon(self, error: Exception) -> None:
+        """See `Source`."""
+        if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
+            self._make_locks()
+        with self._lock:
+            if self._parts:
+                self._hand_over()  # put is put: it goes into the log before the end
+            super().abandon(error)
+            self._roomy.notify_all()
+
+    def flush(self, timeout: float | None = None) -> None:
+        self._check()
+        timeout = seconds("timeout", timeout)
+        self.peer.refuse_in_loop("flush()")
+        self.peer.wait(flush(self, self._runtime, self._publication, timeout))
+
+    def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
+        self._check()
+        timeout = seconds("timeout", timeout)
+        self.peer.refuse_in_loop("wait_for_subscribers()")
+        self.peer.wait(wait_attached(self._runtime, self._publication, n, timeout))
+
+    def close(self, linger: float | None = None) -> None:
+        linger = seconds("linger", linger)
+        if self._dead is None:
+            self.peer.refuse_in_put()  # the end would wait for that put
+        with self._closing:  # whoever comes second waits for the end
+            with self._lock:
+                if self._dead is not None:
+                    return
+                if self._parts:
+                    self._hand_over()
+                self._dead = Closed(f"Pub({self.topic!r}) is closed")
+                self._left = NEVER
+                self._roomy.notify_all()
+            self._finalizer.detach()
+            stream_id = self._publication.stream_id
+            if self.peer.here:  # in a destructor, say, that the collector runs in this thread
+                self._runtime.drop_pub(stream_id)
+                return
+            try:
+                self.peer.wait(self._runtime.close_pub(stream_id, linger))
+            except Closed:
+                pass  # the Peer is being closed: that ends this too
+            except BaseException:  # interrupted: no more lingering
+                self.peer.call_soon(self._runtime.cut_pub, stream_id)
+                raise
+
+    def __enter__(self) -> Self:
+        self._check()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __await__(self) -> NoReturn:
+        raise WrongContext(
+            "this Pub was made outside an event loop and blocks: make it inside the loop to await"
+        )
+
+    async def __aenter__(self) -> NoReturn:
+        self.__await__()
+
+    async def __aexit__(self, *exc: object) -> None: ...

@@ -1,0 +1,273 @@
+"""The face of a Sub outside event loops, for any thread."""
+
+from __future__ import annotations
+
+import operator
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from itertools import chain
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pubsub.config import seconds, whole
+from pubsub.core.inbox import Inbox
+from pubsub.errors import Closed, WrongContext
+from pubsub.faces.peer import running_loop, stay_at_exit
+from pubsub.faces.sub import NOTHING, Gap, Message, Sub, WeakSink, drop_sub, take_more, timeout_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["BlockingSub"]
+
+
+class _Lock:
+    """A lock that knows who holds it. No thread takes it twice: `mine` comes first."""
+
+    __slots__ = ("acquire", "mine", "release")
+
+    def __init__(self) -> None:
+        lock = threading.RLock()
+        self.acquire = lock.acquire
+        self.release = lock.release
+        self.mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
+
+
+class BlockingSub(Sub, blocking=True):
+    """A Sub outside event loops, for any thread."""
+
+    def _open(self) -> None:
+        if not self.peer.blocking:
+            raise WrongContext("this Peer belongs to an event loop: make the Sub inside it")
+        self.peer.refuse_in_loop("Sub(peer=…)")
+        self._runtime = self.peer.runtime
+        self._taking = _Lock()
+        self._arrived: SimpleQueue[None] = SimpleQueue()  # a token for the one that waits
+        self._waiting = False
+        # the callbacks are there before the first entry can be
+        this = weakref.ref(self)
+        call_soon, consumed = self.peer.call_soon, self._runtime.turn.consumed
+
+        def on_entry() -> None:
+            sub = this()
+            if sub is not None and sub._waiting:
+                sub._wake()
+
+        def make(sub_id: int) -> Inbox:
+            inbox = self._make_inbox(sub_id)
+            inbox.on_entry = on_entry
+            inbox.on_consumed = lambda stream, stage: call_soon(consumed, stream, stage)
+            return inbox
+
+        def add() -> None:  # there, so that all is set before the loop's thread needs it
+            self._inbox, self._ready = self._runtime.add_sub(WeakSink(self), make)
+
+        def undo() -> None:  # behind `add`, where that is still to come
+            if hasattr(self, "_inbox"):
+                self._runtime.close_sub(self._inbox.sub_id)
+
+        try:
+            self.peer.call(add)
+            self._finalizer = weakref.finalize(
+                self, drop_sub, weakref.ref(self._runtime), self._inbox.sub_id
+            )
+            self._finalizer.atexit = False
+            self.peer.wait(self._ready.wait())
+        except BaseException:  # a signal handler's, maybe, from any of these
+            self.peer.call_soon(undo)
+            raise
+
+    def _wake(self) -> None:
+        """There is something to take, or nothing will come. Called in the loop's thread."""
+        if self._waiting:
+            self._waiting = False
+            self._arrived.put(None)
+
+    def _refill(self, timeout: float | None) -> bool:
+        """Have messages to hand out; False: time ran out.
+
+        Raises: as `get`.
+        """
+        if running_loop() is not None:
+            self.peer.refuse_in_loop("this Sub")
+        taking = self._taking
+        if taking.mine():
+            raise WrongContext(
+                f"a get on Sub({self.topic!r}) from within another get on the same Sub (from a "
+                "signal handler or a destructor): it would have to wait for the one that it "
+                "interrupts"
+            )
+        if timeout is not None:
+            timeout = min(timeout, threading.TIMEOUT_MAX)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:  # inside `try`, no interrupt leaves the lock behind
+            if not taking.acquire(timeout=-1 if timeout is None else max(0, timeout)):
+                return False
+            while True:
+                if operator.length_hint(self._values) or self._gaps:
+                    return True  # another thread has been here
+                self._check()
+                if self._advance():
+                    return True
+                self._waiting = True
+                try:
+                    if self._inbox.empty and self._over is None and not self._fails():
+                        left = None if deadline is None else deadline - time.monotonic()
+                        if left is not None and left <= 0:
+                            return False
+                        if left is not None:
+                            left = min(left, threading.TIMEOUT_MAX)
+                        self._arrived.get(timeout=left)  # may be one token too many: then again
+                except Empty:
+                    pass
+                finally:
+                    self._waiting = False
+        finally:
+            try:  # at once: a call of ours might be interrupted before it does anything
+                taking.release()
+            except RuntimeError:  # it was interrupted while it waited for the lock
+                pass
+            if self._over is not None:  # closed meanwhile, by who could not wait for us
+                self._try_discard()
+
+    def _try_discard(self) -> None:
+        """Give up what waits, unless somebody is taking: who does will do it then."""
+        taking = self._taking
+        if taking.mine():
+            return
+        try:
+            if taking.acquire(blocking=False):
+                self._discard()
+        finally:
+            try:
+                taking.release()
+            except RuntimeError:
+                pass
+
+    def _fails(self) -> bool:
+        return self._failure is not None and not self._inbox.streams
+
+    def get(self, timeout: float | None = None) -> Any:
+        if timeout is not None and timeout is not self._timeout:
+            self._take_timeout(timeout)
+        deadline: float | None = None
+        while True:
+            value = next(self._values, NOTHING)
+            if value is not NOTHING:
+                return value
+            self._gaps.clear()
+            left: float | None = None
+            if timeout is not None:
+                timeout = seconds("timeout", timeout)
+                now = time.monotonic()
+                deadline = deadline or now + timeout  # type: ignore[operator]  # it is not None
+                left = deadline - now
+            try:
+                if not self._refill(left):
+                    raise TimeoutError(timeout_text(self, timeout))
+            except Closed:
+                stay_at_exit()
+                raise
+
+    def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
+        max = whole("max", max, 1)
+        found = [self.get(timeout)]
+        try:
+            self._take_more(found, max)
+        except BaseException:  # a signal handler's
+            self._drop(found)
+            raise
+        return found
+
+    def _take_more(self, found: list[Any], most: int) -> None:
+        taking = self._taking
+        if taking.mine():
+            return
+        try:
+            if taking.acquire(blocking=False):  # else another thread waits for what comes next
+                take_more(self, found, most)
+        finally:
+            try:
+                taking.release()
+            except RuntimeError:
+                pass
+            if self._over is not None:
+                self._try_discard()
+
+    def __iter__(self) -> Iterator[Any]:
+        return chain.from_iterable(self._batches())
+
+    def _batches(self) -> Iterator[Iterator[Any]]:
+        """What is decoded, again and again: its messages are then handed out in C."""
+        while True:
+            yield self._values
+            self._gaps.clear()
+            try:
+                self._refill(None)
+            except Closed:
+                return
+
+    def messages(self) -> Iterator[Message | Gap]:
+        while True:
+            event = self._event()
+            if event is not None:
+                yield event
+                continue
+            try:
+                self._refill(None)
+            except Closed:
+                return
+
+    def close(self) -> None:
+        if self._dead is not None:
+            return
+        sub_id = self._inbox.sub_id
+        try:
+            if self.peer.here:  # in a destructor, say, that the collector runs in this thread
+                raise WrongContext("now is not the time")
+            self.peer.call(self._runtime.close_sub, sub_id)
+        except WrongContext:  # it would wait for a put that it interrupts: done soon
+            self._runtime.drop_sub(sub_id)
+        except Closed:  # the Peer is, and with it everything
+            pass
+        self._finalizer.detach()  # not before: an interrupt may have prevented it
+        self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
+
+    def abandon(self, error: Exception) -> None:
+        """See `Sink`. It waits for nobody: the loop's thread calls it, and signal handlers."""
+        if isinstance(error, WrongContext):  # after a fork: whoever held a lock is not here
+            self._taking = _Lock()
+            self._arrived = SimpleQueue()
+        self._stop(error)
+        self._try_discard()
+        self._wake()
+
+    def failed(self, error: Exception | None) -> None:
+        """See `Sink`."""
+        self._failure = error
+        self._wake()
+
+    def __enter__(self) -> Self:
+        self._check()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __await__(self) -> NoReturn:
+        raise WrongContext(
+            "this Sub was made outside an event loop and blocks: make it inside the loop to await"
+        )
+
+    def __aiter__(self) -> NoReturn:
+        raise WrongContext(
+            "this Sub was made outside an event loop: iterate it by `for`, or make it inside the "
+            "loop for `async for`"
+        )
+
+    async def __aenter__(self) -> NoReturn:
+        self.__await__()
+
+    async def __aexit__(self, *exc: object) -> None: ...

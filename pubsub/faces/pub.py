@@ -1,0 +1,604 @@
+"""Pub: what a publisher holds.
+
+`Pub(...)` gives one of two faces of the same thing, `AsyncPub` (in `asyncpub`) and `BlockingPub`
+(in `blockingpub`). Here is what they share: how values are encoded and gathered into batches, and
+how closed batches get into the log.
+
+The fast path of `put` is one C call (encode), one subtraction and one append. Everything that
+can be out of the ordinary (first message of a batch, batch full, large message, buffer full,
+closed, forked) shows in ``left <= 0``, or in large buffers beside the message: see `_slow`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from collections.abc import Coroutine, Generator, Iterable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from pubsub.codec.codec import CODECS, LARGE, Encoder
+from pubsub.config import BATCH_BYTES, MIB, whole
+from pubsub.core.cursor import Cursor
+from pubsub.core.publication import Publication
+from pubsub.core.standing import Holder, listed
+from pubsub.core.topics import check_topic
+from pubsub.errors import Closed, MessageTooLarge
+from pubsub.faces.foreign import warn_of_foreign_wildcards
+from pubsub.faces.peer import (
+    Peer,
+    cannot_travel,
+    check_peer,
+    default_peer,
+    faces,
+    refuse_inside,
+    running_loop,
+)
+from pubsub.support.logs import logger
+from pubsub.support.ratelimit import RateLimit
+from pubsub.wire.frames import BATCH_COST, array_header
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from pubsub.runtime.readiness import Ready
+    from pubsub.runtime.runtime import Runtime
+
+__all__ = ["Pub"]
+
+log = logger("pubsub.pub")
+log.logger.addFilter(RateLimit())  # of a slow subscriber, every put may have to wait
+
+OVERHEAD = BATCH_COST + len(array_header(0))
+"""What a batch counts for beyond its messages."""
+HANDOVER_BYTES = 1 * MIB
+"""Bytes of closed batches that may wait for the loop's turn. Beyond that, the put of a BlockingPub
+lets the loop's thread run, and that of an AsyncPub brings them into the log itself."""
+
+PLAIN = (list, tuple)
+"""What can be gone through without running code of others."""
+
+NOTICE = 1.0
+"""Seconds after which a put that waits for room says for whom."""
+
+Batch = tuple[int, bytes, tuple[bytes, ...], float]
+
+
+_ONE = array_header(1)
+NEVER = float("-inf")
+
+
+class Pub:
+    """Publishes messages on a topic, straight to every subscriber.
+
+    Made where no event loop runs, it belongs to the process's default `Peer` and its calls block;
+    made inside a running event loop, it belongs to that loop, and what waits is awaited. One Pub
+    is one stream: its messages arrive at each Sub in the order of the puts.
+
+    Parameters:
+        topic: segments split by ``/``, such as ``"sensors/kitchen/temp"``; no wildcards.
+        peer: the Peer to belong to; default: the process's, or the running loop's, own.
+        overflow: what happens when `buffer` is full. ``"drop"``: the oldest messages go, and are
+            counted as lost by each Sub that had not got them; a put never waits. ``"block"``:
+            a put waits until there is room (in an event loop: ``await pub.put(...)``). It waits
+            as long as a subscriber is connected and takes nothing, also where its process is
+            stopped; for one that was killed at most a second where its host answers, and where
+            that does not, for `Peer`'s `resume_timeout` (30 s) from when its link is found
+            dead. After a second a warning says for whom, why and until when.
+        buffer: bytes of encoded messages to keep for subscribers that are behind. Default 64 MiB.
+        history: how many past messages to keep for Subs that ask for them. Default 0.
+        codec: ``"msgpack"`` (default), ``"pickle"`` (any object, and only to a
+            ``Sub(allow_pickle=True)``) or ``"raw"`` (bytes only).
+
+    Raises:
+        TopicError: the topic is not valid.
+        CoordinatorUnavailable: blocking only, when no coordinator was ever reached; in an event
+            loop ``await pub`` (or ``async with pub``) raises it.
+        OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.
+        WrongContext: no place for it: in the middle of the work of a Peer (in a signal handler,
+            say), with another face than its `peer`, where threads are replaced (gevent, eventlet),
+            or where Python is ending and starts no thread any more.
+
+    Example:
+        >>> from pubsub import Pub, Sub
+        >>> sub = Sub("greetings")
+        >>> with Pub("greetings") as pub:
+        ...     pub.put({"hello": "world"})
+        >>> sub.get(timeout=5)
+        {'hello': 'world'}
+        >>> sub.close()
+    """
+
+    _runtime: Runtime
+    _publication: Publication
+    _ready: Ready
+
+    def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Pub:
+        """The face that fits: blocking or async."""
+        if cls is Pub:
+            blocking = running_loop() is None if peer is None else check_peer(peer).blocking
+            cls = _forms[blocking]
+        return object.__new__(cls)
+
+    def __init_subclass__(cls, *, blocking: bool) -> None:
+        """A face says when it is the one that fits."""
+        _forms[blocking] = cls
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        peer: Peer | None = None,
+        overflow: Literal["drop", "block"] = "drop",
+        buffer: int = 64 * MIB,
+        history: int = 0,
+        codec: Literal["msgpack", "pickle", "raw"] = "msgpack",
+    ) -> None:
+        refuse_inside("Pub")
+        self._dead: Exception | None = None
+        self._left: float = 0
+        self.topic = check_topic(topic)
+        warn_of_foreign_wildcards(self.topic)
+        if overflow not in ("drop", "block"):
+            raise ValueError(f'overflow {overflow!r} is neither "drop" nor "block"')
+        if codec not in CODECS:
+            raise ValueError(f"codec {codec!r} is none of {', '.join(map(repr, CODECS))}")
+        self.overflow = overflow
+        self.buffer = whole("buffer", buffer, 1)
+        self.history = whole("history", history, 0)
+        self.codec = codec
+        self.peer = peer if peer is not None else default_peer()
+        self._block = overflow == "block"
+        self._max_message = self.peer.settings.max_message
+        self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))
+        self._encoder = Encoder(codec, self.topic, self._max_message)
+        self._parts: list[bytes] = []
+        self._more = 0  # bytes that the batch may have beyond `_left`, once they are granted
+        self._done: Any = None  # what `put` returns when there is nothing to wait for
+        self._handover: deque[tuple[int, Batch]] = deque()  # closed batches, with the size of each
+        self._handed = 0  # bytes ever handed over
+        self._taken = 0  # of these, in the log: written by the loop's thread
+        self._used = 0  # bytes in the log, as last seen by the loop's thread
+        self._draining = False
+        self._notice = Notice(self)
+        self._open()
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    if TYPE_CHECKING:  # of either face: what is awaited in an event loop returns at once elsewhere
+
+        def __enter__(self) -> Self: ...
+        def __exit__(self, *exc: object) -> None: ...
+        def __await__(self) -> Generator[Any, Any, Self]: ...
+        def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
+        def __aexit__(self, *exc: object) -> Coroutine[Any, Any, None]: ...
+
+    # --- putting ------------------------------------------------------------------------
+
+    def put(self, value: Any) -> Any:
+        """Publish a message.
+
+        The value is encoded now: what happens to it later changes nothing. A Pub that was made in
+        an event loop is used in that loop's thread only, any other in every thread.
+
+        Returns:
+            in an event loop an awaitable, which is worth awaiting only with
+            ``overflow="block"`` (then it must be); else None. Cancelling one that waits for room
+            puts nothing; one that was put already stays put.
+
+        Raises:
+            EncodeError: the codec cannot carry the value. Nothing was put.
+            MessageTooLarge: it is above the Peer's `max_message`. Nothing was put.
+            Closed: the Pub is closed.
+            WrongContext: another put on this Pub is encoding its value, and this one interrupts
+                it (from a signal handler, a destructor, or the value's own code); or with
+                ``overflow="block"`` in an event loop as much as `buffer` (at least 1 MiB) waits
+                for room already, and nobody awaits it. Nothing was put.
+        """
+        raise NotImplementedError
+
+    def put_many(self, values: Iterable[Any]) -> Any:
+        """Publish many messages, as `put` does one by one, in order.
+
+        An error leaves the messages before it put, and those behind it not.
+        """
+        raise NotImplementedError
+
+    def flush(self, timeout: float | None = None) -> Any:
+        """Wait until every Sub that is connected, expected or reconnecting has received what was
+        put so far (observers are not waited for). To be awaited in an event loop.
+
+        Parameters:
+            timeout: seconds to wait; None: for ever.
+
+        Raises:
+            TimeoutError: `timeout` seconds were not enough.
+            Closed: the Pub was closed before.
+        """
+        raise NotImplementedError
+
+    def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> Any:
+        """Wait until `n` Subs are connected. To be awaited in an event loop.
+
+        Parameters:
+            timeout: seconds to wait; None: for ever.
+
+        Raises:
+            TimeoutError: after `timeout` seconds there were fewer.
+            Closed: the Pub was closed meanwhile.
+        """
+        raise NotImplementedError
+
+    def close(self, linger: float | None = None) -> Any:
+        """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
+        what was put, then end the stream; who has not received it then is named in a warning. May
+        be called again. In an event loop it begins at once, and is to be awaited for the end; from
+        elsewhere than its thread, it begins in the loop's next turn.
+        """
+        raise NotImplementedError
+
+    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> Any:
+        """A put that is out of the ordinary."""
+        raise NotImplementedError
+
+    def _put_run(self, values: Iterable[Any]) -> Any:
+        """Put these, up to and with the first whose put has something to wait for: returns that,
+        and None at the end. Taking the next value must run no code of others: it might put."""
+        encoder, done = self._encoder, self._done
+        for value in values:
+            pack, encoder.pack = encoder.pack, encoder.refuse
+            try:
+                data = pack(value)
+                buffers = encoder.take() if encoder.buffers else ()
+            except BaseException as error:
+                encoder.pack = pack
+                self._encode_failed(error, value)
+            encoder.pack = pack
+            left = self._left - len(data)
+            if left > 0 and not buffers:
+                self._left = left
+                self._parts.append(data)
+            else:
+                later = self._slow(data, value, buffers)
+                if later is not done:
+                    return later
+        return None
+
+    def _encode_failed(self, error: BaseException, value: Any) -> NoReturn:
+        explained = self._encoder.error(error, value)
+        if not isinstance(error, Exception):  # KeyboardInterrupt, say: no fault of the value's
+            raise error
+        raise explained from None
+
+    def _encode_large(
+        self, data: bytes, value: Any, buffers: tuple[bytes, ...]
+    ) -> tuple[bytes, tuple[bytes, ...]]:
+        """A message whose encoding is large, or already left buffers aside: take its large bytes
+        out of band, and check its size."""
+        encoder = self._encoder
+        packed = len(data)
+        if not buffers and packed >= LARGE:
+            pack, encoder.pack = encoder.pack, encoder.refuse
+            try:
+                data = encoder.pack_out_of_band(value, data)
+                buffers = encoder.take()
+            except BaseException as error:
+                encoder.pack = pack
+                self._encode_failed(error, value)
+            encoder.pack = pack
+        encoder.let_go(max(packed, len(data)))
+        encoder.look(bool(buffers))  # who puts something large puts more of it
+        size = len(data) + sum(map(len, buffers))
+        if size > self._max_message:
+            raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)
+        return data, buffers
+
+    def _first_put(self) -> object | None:
+        """The put that has waited for room for longest; None: none waits. For any thread."""
+        raise NotImplementedError
+
+    def seal(self) -> None:
+        """See `Source`: called in the loop's thread."""
+        raise NotImplementedError
+
+    def collect(self) -> None:
+        """See `Source`: called in the loop's thread."""
+        self.seal()
+
+    def _hand_over(self) -> None:
+        """Close the pending batch. Its messages are let go when it is there: an exception from a
+        signal handler takes nothing with it that was put, and a handler's put may come between."""
+        while self._parts:
+            parts = self._parts
+            count = len(parts)
+            body = body_of(parts, count)
+            append, item = self._handover.append, with_size((count, body, (), time.time()))
+            if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
+                # Nothing is called from here to the end: Python looks for signals after calls.
+                self._handed += item[0]
+                self._left = self._more = 0
+                self._parts = parts[count:]
+                append(item)
+
+    def _close_full(self) -> None:
+        """The batch is full. Its last message is put, whatever goes wrong now: `collect` is called
+        soon, and closes the batch."""
+        try:
+            self._hand_over()
+        except Exception:
+            pass
+
+    def _ahead(self) -> int:
+        """Bytes handed over and not in the log yet; at least."""
+        return self._handed - self._taken
+
+    def _hand(self, batch: Batch) -> None:
+        """Add a batch behind those that are closed."""
+        append, item = self._handover.append, with_size(batch)
+        self._handed += item[0]
+        append(item)
+
+    def _drain(self) -> None:
+        """Bring what was handed over into the log; in the loop's thread. No put does this by
+        itself where it interrupts the core (from a signal handler, say), whose books may not agree
+        at that moment."""
+        if self._draining:
+            return  # we interrupt it, and it will go on
+        self._draining = True
+        handover, publication = self._handover, self._publication
+        taken = self._taken
+        try:
+            while handover:
+                put = publication.log.next_seq
+                size, batch = handover.popleft()
+                taken += size
+                publication.append(*batch)
+        except BaseException:
+            if publication.log.next_seq == put:  # the log does not have it
+                handover.appendleft((size, batch))
+                taken -= size
+            raise
+        finally:
+            self._used = publication.log.size  # before `_taken`: see `_held`
+            self._taken = taken
+            self._draining = False
+
+    def count(self) -> int:
+        """See `Source`."""
+        return self._count()
+
+    def queued(self) -> asyncio.Future[None] | None:
+        """See `Source`."""
+        return None
+
+    def abandon(self, error: Exception) -> None:
+        """See `Source`."""
+        self._dead = error
+        self._left = NEVER
+        self._parts = []
+
+    def _check(self) -> None:
+        if self._dead is not None:
+            raise self._dead
+
+    # --- for people ---------------------------------------------------------------------
+
+    @property
+    def subscribers(self) -> dict[str, dict[str, Any]]:
+        """The Subs that get this stream: address → how each stands.
+
+        The address is ``host:port#n``, with the Sub's number in its process, or ``peer id#n`` of
+        one that is only expected yet. Of each: ``state`` (``attached``, ``expected`` or
+        ``reconnecting``), ``lag`` (messages that it has not yet taken), ``lost`` (messages that
+        left the buffer before they could be sent, or were too large for it), ``observer``,
+        ``holds`` (the oldest message of the buffer is kept for it; with ``overflow="block"`` a put
+        that waits for room waits for these, but for observers) and ``until`` (seconds for which
+        its place is still held; None: as long as it is attached).
+        """
+        found = {}
+        now = self._runtime.now()
+        for state, cursor in self._publication.cursors():
+            found[cursor.name] = {
+                "state": state,
+                "lag": cursor.lag,
+                "lost": cursor.lost,
+                "observer": cursor.observer,
+                "holds": self._publication.holds(cursor),
+                "until": cursor.left(now),
+            }
+        return found
+
+    def _count(self) -> int:
+        """How many messages were put, as far as can be seen from any thread."""
+        under_way = sum(batch[0] for _, batch in tuple(self._handover))
+        return self._publication.log.next_seq + under_way + len(self._parts)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the Pub is closed."""
+        return self._dead is not None
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self)
+
+    def __repr__(self) -> str:
+        if self._dead is not None:
+            return f"<Pub {self.topic!r}: closed>"
+        subscribers = self._publication.attached
+        return f"<Pub {self.topic!r}: {self._count()} put, {subscribers} subscribers>"
+
+
+class Notice:
+    """Says for whom a put waits for room, once it has waited for a second; in the loop's thread."""
+
+    __slots__ = ("_acked", "_began", "_pub", "_put", "_timer", "_told")
+
+    _put: object  # the one that has waited for longest
+    _began: float
+    _acked: dict[Cursor, int]  # what those for whom it waits had taken then
+    _told: set[tuple[Cursor, str]]
+
+    def __init__(self, pub: Pub) -> None:
+        self._pub = weakref.ref(pub)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """A put waits."""
+        pub = self._pub()
+        if self._timer is None and pub is not None:
+            self._put = pub._first_put()
+            self._began = pub._runtime.loop.time()
+            self._acked = {holder.cursor: holder.acked for holder in _holding(pub)}
+            self._told = set()
+            self._timer = pub._runtime.loop.call_later(NOTICE, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        pub = self._pub()
+        put = None if pub is None else pub._first_put()
+        if pub is None or put is None:
+            return
+        if put is not self._put:
+            self.begin()
+            return
+        holding = _holding(pub)
+        # once for all of them, and again where a link breaks while its subscriber is waited for
+        new = {(h.cursor, h.state) for h in holding if not self._told or h.left is not None}
+        if new - self._told:
+            self._told |= {(h.cursor, h.state) for h in holding}
+            self._say(pub, holding)
+        self._timer = pub._runtime.loop.call_later(NOTICE, self._look)
+
+    def _say(self, pub: Pub, holding: list[Holder]) -> None:
+        now, waited = time.time(), pub._runtime.loop.time() - self._began
+
+        def clock(left: float) -> str:
+            return time.strftime("%H:%M:%S", time.localtime(now + left))
+
+        log.warning(
+            "Pub(%r, overflow='block'): a put has waited %.0f s for room, because the buffer is "
+            "kept for %s",
+            pub.topic,
+            waited,
+            listed(
+                h.why(waited if self._acked.get(h.cursor) == h.acked else None, clock)
+                for h in holding
+            ),
+        )
+
+
+def _holding(pub: Pub) -> list[Holder]:
+    return pub._publication.holding(pub._runtime.now())
+
+
+class WeakSource:
+    """A Pub as the runtime holds it: the runtime alone keeps no Pub alive."""
+
+    __slots__ = ("_pub",)
+
+    def __init__(self, pub: Pub) -> None:
+        self._pub = weakref.ref(pub)
+
+    def seal(self) -> None:
+        pub = self._pub()
+        if pub is not None:
+            pub.seal()
+
+    def collect(self) -> None:
+        pub = self._pub()
+        if pub is not None:
+            pub.collect()
+
+    def count(self) -> int:
+        pub = self._pub()
+        return 0 if pub is None else pub.count()
+
+    def queued(self) -> asyncio.Future[None] | None:
+        pub = self._pub()
+        return None if pub is None else pub.queued()
+
+    def abandon(self, error: Exception) -> None:
+        pub = self._pub()
+        if pub is not None:
+            pub.abandon(error)
+
+
+def drop_pub(runtime_ref: weakref.ref[Runtime], stream_id: int) -> None:
+    """A Pub was dropped without close(): end its stream, in the background."""
+    runtime = runtime_ref()
+    if runtime is not None:
+        runtime.drop_pub(stream_id)
+
+
+def body_of(parts: list[bytes], count: int) -> bytes:
+    """The first `count` messages as the body of a batch."""
+    return _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts[:count]))
+
+
+def with_size(batch: Batch) -> tuple[int, Batch]:
+    """A batch behind what it counts for in a buffer."""
+    return len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST, batch
+
+
+async def wait_attached(
+    runtime: Runtime, publication: Publication, n: int, timeout: float | None
+) -> None:
+    """See `Pub.wait_for_subscribers`."""
+    n = whole("n", n, 0)
+    changed: asyncio.Future[None] | None = None
+    late = False
+
+    def wake() -> None:
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    def time_out() -> None:
+        nonlocal late
+        late = True
+        wake()
+
+    publication.watchers.append(wake)
+    timer = None if timeout is None else runtime.loop.call_later(timeout, time_out)
+    try:
+        while publication.attached < n:
+            if publication.ended:
+                raise Closed(f"Pub({publication.topic!r}) is closed")
+            if late:
+                raise TimeoutError(
+                    f"{publication.attached} of {n} subscribers on {publication.topic!r} after "
+                    f"{timeout:g} s"
+                )
+            changed = runtime.loop.create_future()
+            await changed
+    finally:
+        if wake in publication.watchers:
+            publication.watchers.remove(wake)
+        if timer is not None:
+            timer.cancel()
+
+
+async def flush(
+    pub: Pub,
+    runtime: Runtime,
+    publication: Publication,
+    timeout: float | None,
+    *,
+    observers: bool = False,
+) -> None:
+    """See `Pub.flush`."""
+    pub.seal()
+    received = runtime.received
+    if not publication.ended and await received(publication, timeout, observers=observers):
+        return
+    if publication.ended:
+        raise Closed(f"Pub({pub.topic!r}) was closed before its flush was done")
+    raise TimeoutError(
+        f"flush of {pub.topic!r}: after {timeout:g} s and not all has been received: "
+        + (publication.behind(publication.log.next_seq) or "subscribers are still to come")
+    )
+
+
+_forms: dict[bool, type[Pub]] = {}
+faces["pub"] = Pub

@@ -1,0 +1,669 @@
+"""Sub: what a subscriber holds.
+
+`Sub(...)` gives one of two faces of the same thing, as `Pub` does: `AsyncSub` (in `asyncsub`) and
+`BlockingSub` (in `blockingsub`). Here is what they share. Both take whole batches from
+the inbox, decode each when its first message is asked for, and then hand out messages from a list
+iterator: per message there is no lock, no future and no call into the runtime.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import (
+    AsyncIterator,
+    Coroutine,
+    Generator,
+    Iterator,
+)
+from itertools import islice, pairwise, repeat
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+
+from pubsub.codec.codec import Decoder
+from pubsub.config import MIB, seconds, whole
+from pubsub.core.inbox import Inbox
+from pubsub.core.stream import Entry, Stream
+from pubsub.core.topics import check_pattern
+from pubsub.errors import DecodeError, PubSubError
+from pubsub.faces.foreign import warn_of_foreign_wildcards
+from pubsub.faces.peer import (
+    Peer,
+    cannot_travel,
+    check_peer,
+    default_peer,
+    faces,
+    refuse_inside,
+    running_loop,
+)
+from pubsub.support.logs import logger
+from pubsub.support.ratelimit import RateLimit
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from pubsub.runtime.readiness import Ready
+    from pubsub.runtime.runtime import Runtime
+
+__all__ = ["Gap", "Message", "Sub"]
+
+log = logger("pubsub.sub")
+log.logger.addFilter(RateLimit())  # a publisher of garbage can make it speak
+
+NOTHING: Any = object()
+
+
+class Message(NamedTuple):
+    """A message and where it comes from; see `Sub.messages`."""
+
+    value: Any
+    topic: str
+    publisher: str
+    """Address of the Pub: ``host:port#n``, with its number in its process."""
+    seq: int
+    """Its number in the stream of that Pub, from 0."""
+    sent_at: float
+    """Wall-clock time of the publisher when its batch was closed: seconds since 1970."""
+
+
+class Gap(NamedTuple):
+    """Messages of a stream that this Sub will never get, in their place; see `Sub.messages`. A
+    stream whose publisher is gone without a word ends with one that says so."""
+
+    publisher: str
+    """Address of the Pub; ``several publishers``, with the topic of the Sub, where more than 1,000
+    gaps have waited for somebody to look at them: of the further ones only the sums are kept."""
+    topic: str
+    missed: int
+    """How many; 0 where that is not known: `reason` is ``vanished`` or ``unreachable``."""
+    reason: str
+    """``overflow`` (they had left the publisher's buffer), ``closed`` (the Pub was closed before
+    it could send them), ``too large`` (above this Peer's `max_message`, or in one batch with such
+    a message), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``. Of a stream
+    that has ended: ``vanished`` (its link broke and did not come back: what the publisher had not
+    sent is not known) or ``unreachable`` (it never was reached, or refused: what was put is not
+    known). Should it be reached after all, it goes on, and what is lost is counted."""
+
+
+class _Run:
+    """Decoded messages of consecutive numbers, behind what was lost before them.
+
+    Attributes:
+        values: those that were not taken yet.
+        pairs: the same ones, each with how many are left behind it; an iterator of C, so that the
+            two belong together though other threads take from `values`.
+        following: what else the same batch gave.
+    """
+
+    __slots__ = ("end", "following", "gaps", "pairs", "sent_at", "stream", "values")
+
+    def __init__(
+        self,
+        stream: Stream,
+        gaps: tuple[tuple[int, str], ...],
+        end: int,
+        values: list[Any],
+        sent_at: float,
+    ) -> None:
+        self.stream = stream
+        self.gaps = gaps
+        self.end = end
+        self.values = iter(values)
+        self.pairs: Iterator[tuple[Any, int]] | None = None
+        self.sent_at = sent_at
+        self.following: _Run | None = None
+
+
+class Sub:
+    """Receives the messages of a topic, or of all topics that match a pattern.
+
+    Made where no event loop runs, it belongs to the process's default `Peer`, its calls block,
+    and it is *ready* when the constructor returns: every publisher that the coordinator knew has
+    acknowledged it, and whatever is put from then on arrives. Made inside a running event loop,
+    it belongs to that loop; ``await sub`` or ``async with sub`` makes sure that it is ready.
+
+    ``for value in sub`` (in an event loop ``async for``) gives the messages until it is closed.
+
+    Parameters:
+        topic: a topic, or a pattern with ``*`` (one segment) and ``**`` (any number).
+        peer: the Peer to belong to; default: the process's, or the running loop's, own.
+        keep: ``"all"`` messages, or only the ``"latest"`` of each topic that was not taken yet
+            (those it overtook count as lost, with the reason ``conflated``).
+        history: how many messages from before now are wanted, or ``"all"``; a Pub gives what its
+            own `history` kept. Default 0.
+        window: bytes that may wait here before publishers pause sending. Default 8 MiB.
+        observer: True: a Pub never waits for this Sub, not even with ``overflow="block"``.
+        allow_pickle: True: accept streams with ``codec="pickle"``. Unpickling runs code of the
+            sender's choice: only where every publisher is trusted.
+
+    Raises:
+        TopicError: the topic or pattern is not valid.
+        CoordinatorUnavailable: blocking only, when none could be reached in time; in an event
+            loop ``await sub`` and ``get`` raise it.
+        OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.
+        WrongContext: no place for it: in the middle of the work of a Peer (in a signal handler,
+            say), with another face than its `peer`, where threads are replaced (gevent, eventlet),
+            or where Python is ending and starts no thread any more.
+
+    Example:
+        >>> from pubsub import Pub, Sub
+        >>> sub = Sub("numbers/*")
+        >>> pub = Pub("numbers/odd")
+        >>> pub.put([1, 3, 5])
+        >>> sub.get(timeout=5)
+        [1, 3, 5]
+        >>> pub.close(); sub.close()
+    """
+
+    _runtime: Runtime
+    _inbox: Inbox
+    _ready: Ready
+
+    def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Sub:
+        """The face that fits: blocking or async."""
+        if cls is Sub:
+            blocking = running_loop() is None if peer is None else check_peer(peer).blocking
+            cls = _forms[blocking]
+        return object.__new__(cls)
+
+    def __init_subclass__(cls, *, blocking: bool) -> None:
+        """A face says when it is the one that fits."""
+        _forms[blocking] = cls
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        peer: Peer | None = None,
+        keep: Literal["all", "latest"] = "all",
+        history: int | Literal["all"] = 0,
+        window: int = 8 * MIB,
+        observer: bool = False,
+        allow_pickle: bool = False,
+    ) -> None:
+        refuse_inside("Sub")
+        self._dead: Exception | None = None
+        self._failure: Exception | None = None
+        self._held: Exception | None = None
+        self.topic = check_pattern(topic)
+        warn_of_foreign_wildcards(self.topic)
+        if keep not in ("all", "latest"):
+            raise ValueError(f'keep {keep!r} is neither "all" nor "latest"')
+        if isinstance(history, str) and history != "all":
+            raise TypeError(f'history={history!r} is neither a whole number nor "all"')
+        self.keep = keep
+        self.history: int | Literal["all"] = (
+            "all" if history == "all" else whole("history", history, 0)
+        )
+        self.window = whole("window", window, 1)
+        self.observer = bool(observer)
+        self.allow_pickle = bool(allow_pickle)
+        self.peer = peer if peer is not None else default_peer()
+        self._values: Iterator[Any] = iter(())
+        self._run: _Run | None = None
+        self._runs: _Run | None = None  # the next ones, of the same batch
+        self._gaps: deque[Gap] = deque()
+        self._installed: Entry | None = None  # it can be handed out, and still waits in the inbox
+        self._over: Exception | None = None  # why nothing is made ready to be handed out any more
+        self._dropped: deque[bool] = deque()  # as many as were handed out to nobody at the end
+        self._decoders: dict[str, Decoder] = {}
+        self._timeout: Any = None  # the last one that was found to be right
+        self._open()
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _make_inbox(self, sub_id: int) -> Inbox:
+        inbox = Inbox(
+            sub_id,
+            self.topic,
+            latest=self.keep == "latest",
+            window=self.window,
+            history=None if self.history == "all" else self.history,
+            observer=self.observer,
+        )
+        allow_pickle = self.allow_pickle
+
+        def accepts(stream: Stream) -> Exception | None:
+            try:
+                Decoder(stream.codec, allow_pickle=allow_pickle)
+            except DecodeError as error:
+                return DecodeError(
+                    f"{stream.topic!r} from {stream.publisher}: {error}",
+                    topic=stream.topic,
+                    publisher=stream.publisher,
+                )
+            return None
+
+        inbox.accepts = accepts
+        return inbox
+
+    if TYPE_CHECKING:  # of either face: what is awaited in an event loop returns at once elsewhere
+
+        def __iter__(self) -> Iterator[Any]: ...
+        def __aiter__(self) -> AsyncIterator[Any]: ...
+        def __enter__(self) -> Self: ...
+        def __exit__(self, *exc: object) -> None: ...
+        def __await__(self) -> Generator[Any, Any, Self]: ...
+        def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
+        def __aexit__(self, *exc: object) -> Coroutine[Any, Any, None]: ...
+
+    # --- taking -------------------------------------------------------------------------
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The next message. To be awaited in an event loop; cancelling it loses no message. While
+        more waits than is taken, the loop runs once 10 ms have passed, before the next batch.
+
+        Parameters:
+            timeout: seconds to wait, any real number; None or infinite: for ever; 0 or less: take
+                what is there.
+
+        Raises:
+            TimeoutError: nothing came in time.
+            Closed: the Sub is closed. (A daemon thread that waits here when the interpreter
+                exits does not return.)
+            DecodeError: a publisher's codec is not allowed here (once for each such stream).
+            CoordinatorUnavailable: none could be reached.
+            WrongContext: a Sub that was made outside an event loop would block this one; or this
+                call interrupts another one on the same Sub (from a signal handler, say), which it
+                would have to wait for.
+        """
+        raise NotImplementedError
+
+    def get_many(self, max: int = 1000, timeout: float | None = None) -> Any:
+        """A list of at least one message and at most `max`: what is there, waiting only for the
+        first. To be awaited in an event loop.
+
+        Raises: as `get`; and ValueError, TypeError, before anything is taken, where `max` is no
+            whole number above 0.
+        """
+        raise NotImplementedError
+
+    def messages(self) -> Any:
+        """The same messages with where they come from, and each gap in its place: an iterator,
+        in an event loop an asynchronous one, which goes on after a wait that was cancelled.
+
+        Yields:
+            `Message` and `Gap`.
+        """
+        raise NotImplementedError
+
+    def close(self) -> Any:
+        """Close: loops over it end, what waits is given up (and counted as lost). May be called
+        again, and from anywhere: a signal handler, a destructor, another thread. In an event loop
+        it may be awaited, and need not be; called from elsewhere than its loop's thread, it is done
+        in the next turn of the loop, and whoever waits for a message there is woken."""
+        raise NotImplementedError
+
+    def abandon(self, error: Exception) -> None:
+        """See `Sink`."""
+        raise NotImplementedError
+
+    def failed(self, error: Exception | None) -> None:
+        """See `Sink`."""
+        raise NotImplementedError
+
+    # --- decoding -----------------------------------------------------------------------
+
+    def _decoded(self, entry: Entry) -> tuple[_Run, int, BaseException | None]:
+        """An entry's messages, how many of them cannot be decoded, and why; or what a signal
+        handler raised meanwhile. It may be done again: nothing is changed."""
+        stream = entry.stream
+        wanted = entry.end - entry.first
+        if not wanted:
+            return _Run(stream, entry.gaps, entry.end, [], 0.0), 0, None
+        decoder = self._decoders.get(stream.codec)
+        if decoder is None:
+            decoder = self._decoders[stream.codec] = Decoder(
+                stream.codec, allow_pickle=self.allow_pickle
+            )
+        raised: BaseException | None = None
+        values: list[Any] | None = None
+        broken: DecodeError | None = None
+        try:
+            values = decoder.decode(entry.body, entry.buffers)
+        except DecodeError as error:
+            broken = error.with_traceback(None)  # which would keep alive what frames have
+            raised = error.__cause__
+        if raised is not None:  # what does not come again was not the batch's fault
+            raised.__traceback__ = None
+            try:
+                values = decoder.decode(entry.body, entry.buffers)
+            except DecodeError:
+                pass
+        if values is None:
+            assert broken is not None
+            return self._salvaged(entry, decoder, broken)
+        if entry.skip:
+            del values[: entry.skip]
+        if len(values) != wanted:
+            return self._salvaged(entry, None, DecodeError("not as many values as announced"))
+        return _Run(stream, entry.gaps, entry.end, values, entry.sent_at), 0, raised
+
+    def _salvaged(
+        self, entry: Entry, decoder: Decoder | None, error: Exception
+    ) -> tuple[_Run, int, BaseException | None]:
+        """Of a batch that does not decode as a whole: deliver what does, count what does not."""
+        stream = entry.stream
+        wanted = entry.end - entry.first
+        values: list[Any] = []
+        if decoder is not None:
+            try:
+                values = decoder.decode_each(entry.body, entry.buffers)[entry.skip :][:wanted]
+            except DecodeError:
+                values = []
+        values += [error] * (wanted - len(values))
+        gaps = list(entry.gaps)
+        seq = entry.first
+        runs: list[_Run] = []
+        run: list[Any] = []
+        bad = lost = 0
+        for value in values:
+            if isinstance(value, DecodeError):
+                if run:
+                    runs.append(_Run(stream, tuple(gaps), seq, run, entry.sent_at))
+                    gaps, run, bad = [], [], 0
+                bad += 1
+                lost += 1
+            else:
+                if bad:
+                    gaps.append((bad, "undecodable"))
+                    bad = 0
+                run.append(value)
+            seq += 1
+        if bad:
+            gaps.append((bad, "undecodable"))
+        runs.append(_Run(stream, tuple(gaps), seq, run, entry.sent_at))
+        for one, following in pairwise(runs):
+            one.following = following
+        return runs[0], lost, error if lost else None
+
+    def _advance(self) -> bool:
+        """Go on to the next decoded run, or the next entry that waits; False: there is none.
+
+        An interrupt (a signal handler that raises) takes nothing with it: an entry waits in the
+        inbox until its messages can be handed out. Python looks for signals after calls, so what
+        belongs together is done without one.
+
+        Raises:
+            DecodeError: a stream cannot be read by this Sub.
+            Exception: a signal handler raised it while a batch was decoded.
+        """
+        if self._installed is not None:  # it was interrupted
+            self._release()
+        entry = None
+        lost = 0
+        error: BaseException | None = None
+        run = self._runs
+        if run is None:
+            entry = self._inbox.peek()
+            if entry is None:
+                return False
+            if entry.error is not None:
+                self._installed = entry
+                self._release()
+                raise entry.error
+            run, lost, error = self._decoded(entry)
+        stream = run.stream
+        gaps = self._gaps
+        if run.gaps:
+            gaps = deque(
+                Gap(stream.publisher, stream.topic, count, reason) for count, reason in run.gaps
+            )
+        before = self._run, self._values, self._gaps  # what goes may run code, at the end
+        if self._over is not None:
+            return False
+        # Nothing is called from here to where the entry is installed.
+        self._gaps = gaps
+        self._run = run
+        self._values = run.values
+        self._runs = run.following
+        if entry is not None:
+            if entry.size and entry.end > stream.consumed:
+                stream.consumed = entry.end
+            stream.consumed_bytes += entry.size
+            self._inbox.consumed_bytes += entry.size
+            stream.delivered += entry.end - entry.first - lost
+            stream.lost += lost
+            self._inbox.lost += lost
+            self._installed = entry
+            self._inbox.release(entry)
+            self._installed = None
+            if lost:
+                log.warning(
+                    "%d of %d messages from %s on %r cannot be decoded: %s",
+                    lost,
+                    entry.end - entry.first,
+                    stream.publisher,
+                    stream.topic,
+                    error,
+                )
+            elif error is not None:
+                raise error
+        del before
+        return True
+
+    def _release(self) -> None:
+        """What can be handed out need not wait in the inbox."""
+        assert self._installed is not None
+        self._inbox.release(self._installed, True)
+        self._installed = None
+
+    def _event(self) -> Message | Gap | None:
+        """The next message or gap of what is decoded."""
+        try:
+            if self._gaps:
+                return self._gaps.popleft()
+        except IndexError:  # another thread had it
+            pass
+        run = self._run
+        if run is None:
+            return None
+        pairs = run.pairs
+        if pairs is None:
+            values = run.values
+            pairs = run.pairs = zip(values, map(operator.length_hint, repeat(values)), strict=False)
+        for value, left in pairs:
+            stream = run.stream
+            return Message(value, stream.topic, stream.publisher, run.end - 1 - left, run.sent_at)
+        return None
+
+    # --- for people ---------------------------------------------------------------------
+
+    @property
+    def lost(self) -> int:
+        """Messages that were due to this Sub and will never be delivered, as far as is known: what
+        publishers that have vanished had not sent, and what those had put that never were reached,
+        is not in it. `publishers` names them."""
+        return self._inbox.lost + len(self._dropped)
+
+    @property
+    def publishers(self) -> dict[str, dict[str, Any]]:
+        """The streams that this Sub gets, and the last 4,096 that ended without a word: address →
+        how each stands.
+
+        The address is ``host:port#n``, with the Pub's number in its process. Of each: ``topic``,
+        ``state`` (``attached``; ``connecting``: not reached yet; ``reconnecting``: its link broke;
+        ``vanished`` or ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was
+        attached last, or first to be reached, in seconds since 1970; None: it is attached),
+        ``delivered``, ``lost``.
+        """
+        inbox = self._inbox
+        return {
+            stream.publisher: {
+                "topic": stream.topic,
+                "state": stream.state,
+                "since": None if stream.since is None else time.time() - self._away(stream),
+                "delivered": stream.delivered,
+                "lost": stream.lost,
+            }
+            for stream in (*list(inbox.gone.values()), *list(inbox.streams.values()))
+        }
+
+    def _away(self, stream: Stream) -> float:
+        """Seconds for which a stream is not attached."""
+        return 0.0 if stream.since is None else self._runtime.loop.time() - stream.since
+
+    def _unknown(self) -> str:
+        """Of which publishers nobody knows what they had for this Sub; empty: of none."""
+        fates = Counter(stream.gone for stream in list(self._inbox.gone.values()))
+        return what_is_unknown(fates["vanished"], fates["unreachable"])
+
+    def _untaken(self) -> Iterator[tuple[str, int, int, float]]:
+        """What has come and was not handed out: of each batch or gap its topic, how many messages
+        are left of it, how many were lost before them, and when it was put."""
+        run = self._run
+        if run is not None:
+            missed = sum(gap.missed for gap in self._gaps)
+            yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
+        run = self._runs
+        while run is not None:
+            missed = sum(count for count, _ in run.gaps)
+            yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
+            run = run.following
+        for entry in self._inbox.waiting():
+            missed = sum(count for count, _ in entry.gaps)
+            yield entry.stream.topic, entry.end - entry.first, missed, entry.sent_at
+
+    @property
+    def closed(self) -> bool:
+        """Whether the Sub is closed."""
+        return self._dead is not None
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel(self)
+
+    def _stop(self, error: Exception) -> None:
+        """Hand out nothing any more. What could have been handed out counts as lost; what waits
+        behind it is for `_discard`."""
+        self._over = error  # nothing follows what is handed out now
+        run = self._run
+        if run is not None:  # whoever is in the middle of it is at its end
+            self._dropped.extend(map(operator.is_, run.values, repeat(None)))
+        self._gaps.clear()
+        self._dead = error
+
+    def _discard(self) -> None:
+        """Count what waits as lost; by who may take it."""
+        if self._installed is not None:
+            self._release()
+        run = self._runs
+        while run is not None:
+            self._inbox.lost += operator.length_hint(run.values)
+            run = self._runs = run.following
+        self._inbox.discard()
+
+    def _take_timeout(self, timeout: Any) -> None:
+        """Refuse what is no time, before anything is taken. Whoever says the same time again and
+        again pays a comparison for each message (and 70 ns more without that)."""
+        seconds("timeout", timeout)
+        self._timeout = timeout
+
+    def _drop(self, found: list[Any]) -> None:
+        """Count messages that nobody gets, because the call that gathered them was interrupted."""
+        self._dropped.extend(map(operator.is_, found, repeat(None)))
+
+    def _check(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            raise held
+        if self._dead is not None:
+            raise self._dead
+        if self._failure is not None and not self._inbox.streams:
+            raise self._failure
+
+    def __repr__(self) -> str:
+        if self._dead is not None:
+            return f"<Sub {self.topic!r}: closed>"
+        unknown = self._unknown()
+        more = f"; {unknown}" if unknown else ""
+        streams = len(self._inbox.streams)
+        return f"<Sub {self.topic!r}: {streams} publishers, {self.lost} lost{more}>"
+
+
+class WeakSink:
+    """A Sub as the runtime holds it: the runtime alone keeps no Sub alive."""
+
+    __slots__ = ("_sub",)
+
+    def __init__(self, sub: Sub) -> None:
+        self._sub = weakref.ref(sub)
+
+    def abandon(self, error: Exception) -> None:
+        sub = self._sub()
+        if sub is not None:
+            sub.abandon(error)
+
+    def failed(self, error: Exception | None) -> None:
+        sub = self._sub()
+        if sub is not None:
+            sub.failed(error)
+
+
+def take_more(sub: Sub, found: list[Any], most: int) -> None:
+    """Add messages that are there already to `found`, up to `most` in all."""
+    while len(found) < most:
+        found.extend(islice(sub._values, most - len(found)))
+        if len(found) == most:
+            return
+        sub._gaps.clear()
+        try:
+            if sub._dead is not None or not sub._advance():
+                return
+        except PubSubError as error:
+            sub._held = error  # what was found comes first
+            return
+
+
+def drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
+    """A Sub was dropped without close(): unsubscribe, in the background."""
+    runtime = runtime_ref()
+    if runtime is not None:
+        runtime.drop_sub(sub_id)
+
+
+def timeout_text(sub: Sub, timeout: float | None) -> str:
+    """What is so, where nothing came: who is connected, and who is not, for how long."""
+    streams = [*list(sub._inbox.streams.values()), *list(sub._inbox.gone.values())]
+    found: dict[str, list[float]] = {}
+    for stream in streams:
+        found.setdefault(stream.state, []).append(sub._away(stream))
+    connected = len(found.pop("attached", ()))
+    who = [f"{connected} publishers are" if connected != 1 else "one publisher is"]
+    if not connected:
+        who = ["no publisher is"]
+    who[0] += " connected"
+    for state, text in _STATES.items():
+        if state in found:
+            away = found[state]
+            who.append(f"{len(away)} {text.format(seconds=max(away))}")
+    return f"nothing came on {sub.topic!r} within {timeout:g} s ({', '.join(who)})"
+
+
+_STATES = {
+    "reconnecting": "lost and dialled again, for {seconds:.0f} s",
+    "connecting": "not reached yet, for {seconds:.0f} s",
+    "vanished": "vanished",
+    "unreachable": "never reached",
+}
+
+
+def what_is_unknown(vanished: int, unreachable: int) -> str:
+    """The sentence over an account of what was lost: how many publishers may have had more."""
+    parts = []
+    if vanished:
+        parts.append(f"{vanished} publisher{'s' if vanished > 1 else ''} vanished")
+    if unreachable:
+        whom = "" if vanished else " publisher" if unreachable == 1 else " publishers"
+        was = "was" if unreachable == 1 else "were"
+        parts.append(f"{unreachable}{whom} {was} never reached")
+    if not parts:
+        return ""
+    it = "it" if vanished + unreachable == 1 else "they"
+    what = f"{it} put" if not vanished else f"{it} had not sent"
+    return f"{', '.join(parts)}: what {what} is not known"
+
+
+_forms: dict[bool, type[Sub]] = {}
+faces["sub"] = Sub

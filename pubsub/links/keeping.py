@@ -1,0 +1,249 @@
+"""Keeping: one connection that is dialled again for as long as it is wanted.
+
+What a session with a coordinator and the link to a publisher have in common: they try the places
+where the other end may be, one after the other, the one that worked last first; they wait longer
+after each time that none of them answers, say once that there is trouble and once that it is over,
+and begin anew when the connection breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from pubsub.config import Settings, Way
+from pubsub.errors import ProtocolError, PubSubError
+from pubsub.links.link import Core, Link, dial
+from pubsub.links.resolving import host_of, resolve
+from pubsub.support.logs import logger
+from pubsub.wire.handshake import Dialler, Other
+from pubsub.wire.liveness import Backoff
+
+__all__ = ["KeptLink", "explain"]
+
+log = logger("pubsub")
+
+OURS = "cannot "
+"""How the text of an error begins that is this process's own trouble."""
+
+Trouble = tuple[Way, Exception]
+"""A place that was tried, and why in vain."""
+
+
+class KeptLink:
+    """The connection, and the endpoint of its link. Subclasses say what it is for.
+
+    Attributes:
+        link: the connection, from its dialling to its end.
+        up: connected, handshake done.
+    """
+
+    MISSED = "cannot reach {trouble}; trying on"
+    FOUND = "{way} is reached now"
+    QUIET = 0.0
+    """Seconds of trouble of which nobody is told."""
+    AT_ONCE = True
+    """Whether a link that was stable is dialled again without a delay."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        scratch: bytearray,
+        random: Callable[[], float],
+    ) -> None:
+        self.link: Link | None = None
+        self.up = False
+        self._loop = loop
+        self._settings = settings
+        self._scratch = scratch
+        self._backoff = Backoff(random)
+        self._task: asyncio.Task[None] | None = None
+        self._answer: asyncio.Future[None] | None = None
+        self._broken_at: float | None = None
+        self._opened_at = 0.0
+        self._way: Way | None = None  # the one that is dialled, or worked last
+        self._worked: tuple[Way, ...] = ()
+        self._warned = False
+        self._closed = False
+
+    # --- what subclasses say ------------------------------------------------------------
+
+    def _ways(self) -> Sequence[Way]:
+        """Where the other end may be."""
+        raise NotImplementedError
+
+    async def _addresses(self, way: Way) -> Sequence[Way]:
+        """The addresses that it means, where its host is a name."""
+        hosts = await resolve(self._loop, way.host, self._settings.connect_timeout / 2)
+        return [Way(host, way.port, way) for host in hosts]
+
+    async def _introduce(self, local_host: str) -> Dialler:
+        """What to say on a connection that was made from that address of ours."""
+        raise NotImplementedError
+
+    def _wanted(self) -> bool:
+        """Whether to dial, and to dial again."""
+        return not self._closed
+
+    def _begin(self, link: Link, other: Other) -> Core:
+        """It is up."""
+        raise NotImplementedError
+
+    def _missed(self, troubles: Sequence[Trouble]) -> None:
+        """All places were tried in vain; none: there is none to try."""
+
+    def _over(self, link: Link, error: Exception | None) -> None:
+        """It was up and is not any more; without an error if it ended in order."""
+
+    # --- dialling -----------------------------------------------------------------------
+
+    def _dial(self, delay: float = 0.0) -> None:
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._run(delay), name="pubsub dial")
+
+    async def _run(self, delay: float) -> None:
+        while True:
+            if delay:
+                await asyncio.sleep(delay)
+            if not self._wanted() or await self._try_all():
+                return
+            delay = self._backoff.delay()
+
+    async def _try_all(self) -> bool:
+        """Dial one place after the other; returns whether nothing is left to do."""
+        troubles: list[Trouble] = []
+        ways = sorted(self._ways(), key=self._is_new)
+        for way in ways:
+            try:
+                places = sorted(await self._addresses(way), key=self._is_new)
+            except Exception as error:
+                self._note(troubles, way, error)
+                continue
+            # all of them have no longer than one would
+            timeout = self._settings.connect_timeout / len(ways) / max(1, len(places))
+            for place in places:
+                if not self._wanted():
+                    return True
+                try:
+                    await self._connect(place, timeout)
+                except Exception as error:  # never stop trying
+                    self._note(troubles, place, error)
+                else:
+                    return self.up  # else it was lost at once
+        if self._wanted():
+            self._in_vain(troubles)
+        return not self._wanted()
+
+    def _note(self, troubles: list[Trouble], way: Way, error: Exception) -> None:
+        if not isinstance(error, (OSError, PubSubError, asyncio.TimeoutError)):
+            log.error("internal error while dialling %s", way, exc_info=error)
+        troubles.append((way, error))
+
+    def _is_new(self, way: Way) -> bool:
+        """Whether it is another than the one that worked last."""
+        return not any(way.address == worked.address for worked in self._worked)
+
+    async def _connect(self, way: Way, timeout: float) -> None:
+        answer = self._answer = self._loop.create_future()
+        answer.add_done_callback(_look_at)
+        link = self.link = Link(self._loop, None, self, self._settings, self._scratch)
+        self._way = way
+        try:
+            transport = await dial(link, way.host, way.port, timeout)
+            link.begin(await self._introduce(host_of(transport.get_extra_info("sockname"))))
+            await answer
+        except BaseException:
+            if not self.up:
+                self.link = None
+                link.abort()
+            raise
+
+    def _in_vain(self, troubles: Sequence[Trouble]) -> None:
+        now = self._loop.time()
+        if self._broken_at is None:
+            self._broken_at = now
+        self._missed(troubles)
+        if self._warned or not troubles or not self._wanted():
+            return
+        if now - self._broken_at >= self.QUIET:
+            self._complain(troubles)
+
+    def _complain(self, troubles: Sequence[Trouble]) -> None:
+        """Say that it cannot be reached."""
+        self._warned = True
+        text = ", nor at ".join(f"{way}: {explain(error)}" for way, error in troubles)
+        log.warning("%s", self.MISSED.format(trouble=text))
+
+    def _cheer(self, way: Way) -> None:
+        """It is reached."""
+        if self._warned:
+            self._warned = False
+            log.warning("%s", self.FOUND.format(way=way))
+
+    # --- the link's endpoint ------------------------------------------------------------
+
+    def opened(self, link: Link, other: Other) -> Core:
+        """See `Endpoint`."""
+        self.up = True
+        self._opened_at = self._loop.time()
+        self._broken_at = None
+        way = self._way
+        assert way is not None
+        self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
+        self._cheer(way)
+        core = self._begin(link, other)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
+        if self._closed:
+            link.goodbye()
+        return core
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        if link is not self.link:
+            return
+        self.link = None
+        if not self.up:
+            if self._answer is not None and not self._answer.done():
+                self._answer.set_exception(error or ConnectionError("it said goodbye"))
+            return
+        self.up = False
+        self._broken_at = self._loop.time()
+        self._over(link, error)
+        # one that opens and breaks at once, breaks the protocol or sends us away is dialled with
+        # growing delays: two that displace each other have their turns
+        unwanted = link.cut or isinstance(error, ProtocolError)
+        stable = self._backoff.lived(0.0 if unwanted else self._broken_at - self._opened_at)
+        if self._wanted():
+            self._dial(0.0 if stable and self.AT_ONCE else self._backoff.delay())
+
+    def close(self) -> None:
+        """Say GOODBYE, and stop."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+        if self.link is not None:
+            self.link.goodbye()
+
+
+def _look_at(future: asyncio.Future[None]) -> None:
+    """Nobody may be waiting any more for an attempt that failed."""
+    if not future.cancelled():
+        future.exception()
+
+
+def explain(error: Exception) -> str:
+    """One short line of why a connection failed."""
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there (connection refused)"
+    if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+        return "no answer in time"
+    if isinstance(error, socket.gaierror):
+        return f"its name cannot be resolved ({error.strerror})"
+    if isinstance(error, OSError) and error.errno:
+        text = str(error.strerror or "")
+        return text if text.startswith(OURS) else os.strerror(error.errno)
+    return str(error) or type(error).__name__

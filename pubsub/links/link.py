@@ -1,0 +1,512 @@
+"""A link: one TCP connection, as bytes and timers around the cores.
+
+It reads into the shared scratch buffer, runs the handshake and the heartbeat, answers PING, says
+and hears GOODBYE, and writes what its endpoint has, as fast as the socket takes it. What a frame
+means is the endpoint's business. The same class serves both ends of peer links and of connections
+to a coordinator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+from logging import INFO, WARNING
+from typing import Any, Protocol, cast
+
+from pubsub.config import Address, Settings
+from pubsub.core.serving import HEARTBEAT_TOKEN
+from pubsub.errors import ProtocolError
+from pubsub.links import descriptors
+from pubsub.links.listening import Gate
+from pubsub.links.patience import Patience
+from pubsub.support.logs import logger
+from pubsub.support.ratelimit import RateLimit
+from pubsub.wire.frames import Event, FrameReader
+from pubsub.wire.handshake import Acceptor, Dialler, Other
+from pubsub.wire.liveness import Heartbeat, Pulse
+from pubsub.wire.messages import Control, Goodbye, Hello, Ping, Pong, encode
+
+__all__ = ["Core", "Endpoint", "Link", "Lost", "dial"]
+
+log = logger("pubsub.link")
+log.logger.addFilter(RateLimit())  # whoever can connect can make it speak
+
+WRITE_HIGH_WATER = 256 * 1024
+"""Bytes the transport may hold before the endpoint is asked for no more."""
+PUMP_BUDGET = 256 * 1024
+"""Bytes asked of the endpoint at a time."""
+JOIN_BELOW = 16 * 1024
+"""Chunks of together less than this are copied into one write; more go to the socket as they
+are. (A copy of this size costs less than a longer writev.)"""
+GOODBYE_GRACE = 1.0
+"""Seconds that the other end may take to close after our GOODBYE."""
+READ_TURN = 1024 * 1024
+"""Bytes that are read until the loop has to run. (uvloop reads 32 times before it does, which is 8
+MiB and more in which nobody takes what has come.)"""
+UNSENT = 128 * 1024
+"""Bytes that the kernel takes beyond what it can send, where several channels share a link: what
+waits there, nothing overtakes. What is under way does not count, so that this slows down no
+network."""
+MAX_PINGS = 1_000
+"""PINGs that may come before one of them could be answered: twice what a publisher sends without
+an answer (`UNANSWERED`), because each interval has its heartbeat too. Whoever counts by time cuts
+off the honest when they or their PINGs were held up."""
+FRAME_SLACK = 1024
+"""What a frame may have beyond `max_batch`: its header."""
+
+
+class Lost(ConnectionError):
+    """A connection that broke: reset, end of file without GOODBYE, or no sign of life."""
+
+
+async def dial(link: Link, host: str, port: int, timeout: float) -> Any:
+    """Connect; where this raises, the link is to be aborted.
+
+    Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the same
+    turn as the result. Where the connection is there already, uvloop closes what is cancelled, and
+    never tells the link: so it is not cancelled here, and told where others do it (`asyncio.run`
+    ends all tasks)."""
+    loop = link.loop
+    task = loop.create_task(_connect(link, host, port))
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        if task.cancelled() and link.transport is not None:
+            link.connection_lost(None)
+
+    task.add_done_callback(ended)
+    expired = loop.create_future()
+    patience = Patience(loop, timeout, lambda: expired.set_result(None))
+    try:
+        await asyncio.wait({task, expired}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise asyncio.TimeoutError
+        return task.result()[0]
+    finally:
+        patience.cancel()
+        if not task.done():
+            if link.transport is None:  # else the caller aborts it, and the task ends by itself
+                link.forgo()
+                task.cancel()
+        elif not task.cancelled():
+            task.exception()
+
+
+async def _connect(link: Link, host: str, port: int) -> Any:
+    loop = link.loop
+    if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
+        return await loop.create_connection(lambda: link, host, port)
+    # plain asyncio would ask its executor for an address with a zone
+    *_, name = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0]
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, name)
+        return await loop.create_connection(lambda: link, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+class Core(Protocol):
+    """What the frames of a link mean."""
+
+    def receive(self, event: Event) -> None:
+        """A frame came. May raise ProtocolError, which cuts the link with a GOODBYE."""
+
+    def pump(self, budget: int) -> Sequence[bytes | memoryview]:
+        """What to write next, about `budget` bytes; less only when that is all there is."""
+
+
+class Endpoint(Protocol):
+    """Who a link is for."""
+
+    def opened(self, link: Link, other: Other) -> Core:
+        """The handshake is done: who takes and gives the frames from here on."""
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """The link is gone; `error` is None after a GOODBYE of either side that said
+        ``closing``. Called exactly once, whether or not it was ever opened."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """One connection.
+
+    Parameters:
+        loop: whose transport it is.
+        handshake: our side of it; None on a dialled connection until `begin`.
+        endpoint: gets the frames.
+        settings: times and sizes.
+        scratch: the loop's read buffer (see `FrameReader`).
+        gate: set on accepted connections.
+
+    Attributes:
+        cut: the other end broke the protocol, and this one has ended the link: nobody keeps
+            anything for whoever does that.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handshake: Dialler | Acceptor | None,
+        endpoint: Endpoint,
+        settings: Settings,
+        scratch: bytearray,
+        gate: Gate[Link] | None = None,
+    ) -> None:
+        self.loop = loop
+        self.endpoint = endpoint
+        self.reader = FrameReader(scratch)
+        self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
+        self.other: Other | None = None
+        self.cut = False
+        self.transport: Any = None
+        self._core: Core | None = None
+        self._handshake = handshake
+        self._settings = settings
+        self._gate = gate  # until it is known who is there
+        self._accepted_by = gate
+        self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout)
+        self._timer: asyncio.TimerHandle | Patience | None = None
+        self._next_tick = 0.0
+        self._paused = False
+        self._listening = True
+        self._read = 0  # bytes in this turn of the loop
+        self._leaving = False  # GOODBYE was said or heard: nothing is sent or listened to
+        self._pong: int | None = None
+        self._pings = 0  # since the last PONG
+        self._error: Exception | None = None
+        self._closed = False
+        self._lost = False
+        self._gone: asyncio.Future[None] | None = None
+        self._grace: asyncio.TimerHandle | None = None
+        descriptors.connected(self)
+
+    # --- the transport's side -----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._closed:  # forgone
+            cast(asyncio.Transport, transport).abort()
+            return
+        self.transport = transport
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        if self._gate is not None:
+            self._gate.enter(self)
+            if self._leaving:
+                return
+        self._timer = Patience(self.loop, self._settings.handshake_timeout, self._too_slow)
+        if self._handshake is not None:
+            self.begin(self._handshake)
+
+    def begin(self, handshake: Dialler | Acceptor) -> None:
+        """Start the handshake, on a connection that waited for it."""
+        self._handshake = handshake
+        opening = handshake.opening()
+        if opening is not None:
+            self._send(opening)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heartbeat.silent = 0
+        self._read += nbytes
+        if self._read >= READ_TURN:
+            self._read_later()
+        if self._leaving:
+            return  # read on, so that closing sends no reset over what we wrote
+        try:
+            for event in self.reader.received(nbytes):
+                self._event(event)
+                if self._leaving:
+                    return
+        except ProtocolError as error:
+            self.fail(error)
+            return
+        except Exception as error:
+            log.exception("internal error on the link with %s", self)
+            self.fail(ProtocolError(f"internal error: {error!r}", code="internal"))
+            return
+        if self._pong is not None:
+            self._send_pong()
+
+    def _read_later(self) -> None:
+        """Let the loop run before more is read."""
+        self._read = 0
+        if self._listening and not self.transport.is_closing():
+            self.loop.call_soon(self._read_on)  # first: else nobody would
+            self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self._listening and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        return False  # the transport closes itself; `connection_lost` tells the endpoint
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._heartbeat.silent = 0  # it reads: it lives
+        if self._pong is not None:
+            self._send_pong()
+        self.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost:
+            return
+        if self._grace is not None:
+            self._grace.cancel()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+        self._lost = True
+        self.reader.close()
+        if self._accepted_by is not None:
+            self._accepted_by.lost(self)
+        self._finish(exc or Lost("the connection was closed without a goodbye"))
+
+    # --- events -------------------------------------------------------------------------
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, ProtocolError):
+            raise event
+        core = self._core
+        if core is None:
+            self._welcome(event)
+        elif isinstance(event, Ping):
+            self._pong = max(self._pong or 0, event.token)  # cumulative: the highest says it all
+            self._pings += 1
+            if self._pings > MAX_PINGS:
+                raise ProtocolError(
+                    f"{self._pings:,} PINGs, and it waits for no answer", code="limit"
+                )
+        elif isinstance(event, Pong) and event.token == HEARTBEAT_TOKEN:
+            pass
+        elif isinstance(event, Goodbye):
+            self._heard_goodbye(event)
+        else:
+            if self._pong is not None and not self._paused:
+                self._send_pong()
+            core.receive(event)
+
+    def _welcome(self, event: Event) -> None:
+        if self._handshake is None:
+            if isinstance(event, Goodbye):  # it has no time for us
+                self._heard_goodbye(event)
+                return
+            raise ProtocolError("it spoke before it was spoken to")
+        try:
+            answer, other = self._handshake.receive(event)
+        except ProtocolError:
+            raise
+        except Exception as error:  # refused: they have said GOODBYE
+            self._leaving = True
+            self._finish(error)
+            self._close()
+            return
+        self.other = other
+        self._leave_gate()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_tick = self.loop.time()
+        self._arm()
+        self.reader.max_payload = self._settings.max_batch + FRAME_SLACK
+        if answer is not None:
+            self._send(answer)
+        self._core = self.endpoint.opened(self, other)
+        self.flush()
+
+    def _heard_goodbye(self, goodbye: Goodbye) -> None:
+        self._leaving = True
+        error = None
+        if goodbye.code != "closing":
+            error = ProtocolError(f"the other end closed: {goodbye.reason}", code=goodbye.code)
+            level = INFO if goodbye.code == "busy" else WARNING  # we have connected anew, say
+            log.log(level, "%s closed the connection (%s): %s", self, goodbye.code, goodbye.reason)
+        self._finish(error)
+        self._close()
+
+    # --- time ---------------------------------------------------------------------------
+
+    def _too_slow(self) -> None:
+        seconds = self._settings.handshake_timeout
+        self.fail(ProtocolError(f"no handshake within {seconds:g} s", code="timeout"))
+
+    def _tick(self) -> None:
+        if not self._listening and not self._paused:
+            self._heartbeat.silent = 0  # it is we who do not listen
+        pulse = self._heartbeat.tick()
+        if pulse is Pulse.DEAD:
+            seconds = self._settings.ping_timeout
+            self._error = Lost(f"no sign of life for {seconds:g} s")
+            log.warning("%s: no sign of life for %g s, the link is given up", self, seconds)
+            self.abort()
+            return
+        self._arm()
+        if pulse is Pulse.PING and not self._paused:
+            self._send(Ping(HEARTBEAT_TOKEN))
+
+    def _arm(self) -> None:
+        """Each link keeps to the times that its beginning gave it. If the next tick were counted
+        from a late one, a loop with many links that is held up once would from then on have the
+        ticks of all of them in one turn."""
+        every = self._heartbeat.tick_every
+        self._next_tick += every
+        late = self.loop.time() - self._next_tick
+        if late >= 0:
+            self._next_tick += every * (late // every + 1)
+        self._timer = self.loop.call_at(self._next_tick, self._tick)
+
+    # --- writing ------------------------------------------------------------------------
+
+    def send(self, message: Control) -> None:
+        """Write a message now, whatever the state of the socket: for few and small ones."""
+        if self.transport is not None:
+            self._send(message)
+
+    def _send(self, message: Control | Hello) -> None:
+        """All that is written but what `flush` writes: nothing any more behind a GOODBYE, and its
+        end of file."""
+        if not self._leaving and not self.transport.is_closing():  # uvloop's raises on a closed one
+            self.transport.write(encode(message))
+
+    def _send_pong(self) -> None:
+        if not self._paused and self._pong is not None:
+            token, self._pong = self._pong, None
+            self._pings = 0
+            self._send(Pong(token))
+
+    @property
+    def paused(self) -> bool:
+        """Whether the socket takes no more for now."""
+        return self._paused
+
+    def listen(self, on: bool) -> None:
+        """Read on, or leave for now what comes; to be called whenever something was done about
+        what was read, since nothing is heard of the other end meanwhile."""
+        self._heartbeat.silent = 0
+        if on != self._listening and not self.transport.is_closing():
+            self._listening = on
+            if on:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+
+    def keep_short(self) -> None:
+        """Have the kernel take no more than it can soon send, so that what is written next is not
+        far behind."""
+        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        sock = self.transport.get_extra_info("socket")
+        if option is not None and sock is not None:
+            with contextlib.suppress(OSError), sock.dup() as same:  # uvloop's cannot set options
+                same.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
+
+    def flush(self) -> None:
+        """Write what the endpoint has, as far as the socket takes it."""
+        core = self._core
+        if self._leaving or core is None or self.transport.is_closing():
+            return
+        while not self._paused and not self._leaving:
+            chunks = core.pump(PUMP_BUDGET)
+            if not chunks or self._write(chunks) < PUMP_BUDGET:
+                return
+
+    def _write(self, chunks: Sequence[bytes | memoryview]) -> int:
+        size = sum(map(len, chunks))
+        if size < JOIN_BELOW:
+            self.transport.write(b"".join(chunks))
+        else:
+            self.transport.writelines(chunks)
+        return size
+
+    # --- ending -------------------------------------------------------------------------
+
+    def fail(self, error: ProtocolError) -> None:
+        """The other end broke the protocol: say so, and cut it off."""
+        if self._closed:
+            return
+        dialled = self._accepted_by is None and error.code == "timeout"  # who dials says it
+        log.log(INFO if dialled else WARNING, "%s: %s; the connection is cut", self, error)
+        self.cut = error.code != "internal"
+        self._error = error
+        self._send(Goodbye.because(error.code, str(error)))
+        self._leaving = True
+        self._finish(error)
+        self._close()
+
+    def goodbye(self, code: str = "closing", reason: str = "the process is done") -> None:
+        """End the link in order: what the endpoint has to say at once, GOODBYE, end of file; the
+        other end closes."""
+        if self._leaving or self.transport is None:
+            return
+        if self.other is None:  # nobody to say it to
+            self.abort()
+            return
+        chunks = self._core.pump(0) if self._core is not None else ()
+        if chunks and not self.transport.is_closing():
+            self._write(chunks)
+        self._send(Goodbye.because(code, reason))
+        self._leaving = True
+        self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            with contextlib.suppress(OSError):  # the other end has reset it meanwhile
+                self.transport.write_eof()
+        self._finish(None)
+
+    def _close(self) -> None:
+        """Close when what was written is gone, or soon all the same."""
+        if self._grace is None and not self.transport.is_closing():
+            self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)
+        self.transport.close()
+
+    async def gone(self) -> None:
+        """Wait until the connection is closed."""
+        if self.transport is not None and not self._lost:
+            if self._gone is None:
+                self._gone = self.loop.create_future()
+            await asyncio.shield(self._gone)
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def forgo(self) -> None:
+        """Nobody waits any more for the connection that is being made: should it come, it is closed
+        at once, and nobody is told."""
+        self._closed = True
+
+    def _leave_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.leave(self)
+            self._gate = None
+
+    def _finish(self, error: Exception | None) -> None:
+        """Tell the endpoint, once."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._leave_gate()
+        self.endpoint.closed(self, self._error or error)
+
+    @property
+    def sock(self) -> Any:
+        """See `descriptors.Connection`."""
+        if self.transport is None or self._lost or self.loop.is_closed():
+            return None  # uvloop goes on to tell the number, which may be another's by now
+        return self.transport.get_extra_info("socket")
+
+    @property
+    def closing(self) -> bool:
+        """Whether the link is over or about to be."""
+        return self._leaving or self._closed
+
+    def __str__(self) -> str:
+        if self.other is not None and self.other.port:
+            who = f"{self.other.role} at {Address(self.other.host, self.other.port)}"
+        else:
+            name = self.transport.get_extra_info("peername") if self.transport else None
+            who = str(Address(name[0], name[1])) if name else "a connection"
+        return who

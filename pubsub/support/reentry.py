@@ -1,0 +1,43 @@
+"""Who calls: a program, or something that interrupts this package in the middle of its work.
+
+Signal handlers, destructors and log handlers run wherever Python happens to be, also between two
+steps of the core, when its books do not agree with each other. What they ask for is then only noted
+down, and done in the next turn of the loop. Nobody has to say on each way into the core that it is
+at work, which would cost something for every frame: the call stack tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["INNER", "calls_of", "interrupts_the_core", "running_loop"]
+
+running_loop = asyncio._get_running_loop
+"""The loop that runs in this thread, or None. (asyncio documents the function for loops' use; the
+public one raises where there is none, which costs ten times as much.)"""
+
+INNER = ("pubsub.runtime.", "pubsub.links.", "pubsub.core.", "pubsub.wire.")
+"""The folders whose work is not to be interrupted by itself."""
+
+
+def interrupts_the_core() -> bool:
+    """Whether the calling code runs in the middle of a step of the core or of the runtime. (Some
+    microseconds: to be asked when something is out of the ordinary.)"""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(INNER):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+    return False
+
+
+def calls_of(module: str) -> Iterator[Any]:
+    """Whose methods, of that module, call the calling code, whatever lies between."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == module and "self" in frame.f_code.co_varnames:
+            yield frame.f_locals.get("self")
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
