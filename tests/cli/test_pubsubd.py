@@ -176,5 +176,5 @@ def test_garbage_is_cut_off_and_logged_in_a_line(start: Start) -> None:
         while connection.recv(4096):
             pass
     line = process.err()
-    assert "WARNING pubsub.links.link: " in line
+    assert "WARNING pubsub.link: " in line
     assert line.endswith("; the connection is cut")

@@ -227,7 +227,7 @@ time.sleep(1000)
     while topic not in _topics(coordinator):  # the timeout is for the time after that
         time.sleep(0.02)
     put = start(
-        *("pubsub", "put", topic, "-", "--wait", "1", "--timeout", "2"), coordinator=coordinator
+        *("pubsub", "put", topic, "-", "--wait", "1", "--timeout", "5"), coordinator=coordinator
     )
     assert listener.out() == "attached"
     listener.signal(signal.SIGSTOP)
@@ -237,7 +237,7 @@ time.sleep(1000)
     assert waits.startswith(
         f"pubsub: waiting (Ctrl-C gives up): 1 message of Pub('{topic}') is not"
     )
-    assert stuck.endswith("has taken nothing for 2 s, 1 messages behind: going on without it")
+    assert stuck.endswith("has taken nothing for 5 s, 1 messages behind: going on without it")
     assert last == f"pubsub: nobody is known to have received what was put on '{topic}'"
     assert code == 1
 

@@ -272,7 +272,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Once:
     """The clock that a Pub reads while it closes a batch."""
     clock = Once(time.time)
     for name in ("pub", "asyncpub", "blockingpub"):
-        monkeypatch.setattr(f"pubsub.{name}.time", SimpleNamespace(time=clock))
+        monkeypatch.setattr(f"pubsub.faces.{name}.time", SimpleNamespace(time=clock))
     return clock
 
 
