@@ -487,15 +487,20 @@ class Sub:
         ``state`` (``attached``; ``connecting``: not reached yet; ``reconnecting``: its link broke;
         ``vanished`` or ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was
         attached last, or first to be reached, in seconds since 1970; None: it is attached),
-        ``delivered``, ``lost``.
+        ``delivered`` (messages that were taken), ``lost``.
         """
         inbox = self._inbox
+        run = self._run
+        decoded, left = None if run is None else run.stream, 0  # of the batch that is being taken
+        while run is not None:
+            left += operator.length_hint(run.values)
+            run = run.following
         return {
             stream.publisher: {
                 "topic": stream.topic,
                 "state": stream.state,
                 "since": None if stream.since is None else time.time() - self._away(stream),
-                "delivered": stream.delivered,
+                "delivered": stream.delivered - (left if stream is decoded else 0),
                 "lost": stream.lost,
             }
             for stream in (*list(inbox.gone.values()), *list(inbox.streams.values()))
