@@ -93,6 +93,7 @@ class Publication:
 
     Attributes:
         on_room: called when there may be room (set by whoever waits for it).
+        on_absent: called with one that was expected, never came, and lacks something.
         watchers: called after a subscriber attached, and at the end.
         leavers: the last `MAX_LEAVERS` that are gone and lacked something.
         reached: how many that are gone had received something.
@@ -123,6 +124,7 @@ class Publication:
         self.log = Log()
         self.ended = False
         self.on_room: Callable[[], None] | None = None
+        self.on_absent: Callable[[Leaver], None] | None = None
         self.watchers: list[Callable[[], None]] = []
         self.leavers: deque[Leaver] = deque(maxlen=MAX_LEAVERS)
         self.reached = 0
@@ -361,7 +363,9 @@ class Publication:
             assert cursor.deadline is not None
             if cursor.deadline <= now:
                 if cursor.key is not _NEWBORN:
-                    self._leave(cursor, "away" if cursor.channel >= 0 else "absent")
+                    gone = self._leave(cursor, "away" if cursor.channel >= 0 else "absent")
+                    if gone is not None and gone.how == "absent" and self.on_absent is not None:
+                        self.on_absent(gone)
                 self._drop(cursor)
             elif due is None or cursor.deadline < due:
                 due = cursor.deadline
@@ -397,13 +401,18 @@ class Publication:
         for watcher in list(self.watchers):
             watcher()
 
-    def _leave(self, cursor: Cursor, how: Literal["closed", "away", "absent", "end"]) -> None:
-        """It is gone: keep what there is to know."""
+    def _leave(
+        self, cursor: Cursor, how: Literal["closed", "away", "absent", "end"]
+    ) -> Leaver | None:
+        """It is gone: keep what there is to know; None: it lacks nothing."""
         if cursor.received > cursor.due:
             self.reached += 1
         lacks = self.log.next_seq - (cursor.received if how == "end" else cursor.acked)
-        if lacks or cursor.lost:
-            self.leavers.append(Leaver(cursor.name, how, lacks, cursor.lost, cursor.observer))
+        if not lacks and not cursor.lost:
+            return None
+        leaver = Leaver(cursor.name, how, lacks, cursor.lost, cursor.observer)
+        self.leavers.append(leaver)
+        return leaver
 
     def _drop(self, cursor: Cursor) -> None:
         del self._cursors[cursor.key]
