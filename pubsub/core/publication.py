@@ -31,6 +31,10 @@ nobody can fill the memory by coming and going under ever new names."""
 MAX_LEAVERS = 100
 """Subscribers that lacked something when they were gone, of which that is remembered."""
 
+MAX_LATE = 4096
+"""Subscribers that were expected in vain, of which each Pub remembers from where on they lack
+something."""
+
 
 class Leaver(NamedTuple):
     """A subscriber that is gone, or was there at the end, and did not have all that was put."""
@@ -131,6 +135,7 @@ class Publication:
         self._cursors: dict[SubKey, Cursor] = {}
         self._attached: dict[SubKey, Cursor] = {}
         self._away: dict[str, dict[SubKey, Cursor]] = {}  # by peer: those with a deadline
+        self._late: dict[SubKey, int] = {}  # who was expected in vain, and from where on
         self._holding = {} if holding is None else holding
         self._waiters: list[Waiter] = []
         self._heard = False
@@ -189,10 +194,13 @@ class Publication:
         `before`: it is older than the Pub and due its first message, as long as the first
         messages are still being kept.
         """
-        if self.ended or key in self._cursors or self._is_crowded():
+        if self.ended or key in self._cursors:
             return
         newborn = self._cursors.get(_NEWBORN)
         seq = newborn.due if before and newborn is not None else self.log.next_seq
+        if self._is_crowded():
+            self._is_late(key, seq)
+            return
         cursor = self._cursors[key] = Cursor(key, self.log, seq, observer=observer)
         self._hold(cursor, now + self.join_timeout)
         for waiter in self._waiters:
@@ -200,6 +208,7 @@ class Publication:
 
     def unexpect(self, key: SubKey) -> None:
         """A coordinator says that this Sub is gone; ends nothing that ever was attached."""
+        self._late.pop(key, None)
         cursor = self._cursors.get(key)
         if cursor is not None and cursor.outlet is None and cursor.channel < 0:
             self._drop(cursor)
@@ -268,6 +277,8 @@ class Publication:
             newborn = self._cursors.get(_NEWBORN)
             if before and newborn is not None:
                 due = newborn.due
+            due = min(due, self._late.get(key, due))
+        self._late.pop(key, None)
         if cursor is None:
             cursor = self._cursors[key] = Cursor(key, log, due, observer=observer)
         else:
@@ -330,6 +341,13 @@ class Publication:
             if not self._away:
                 self._holding.pop(self, None)
 
+    def _is_late(self, key: SubKey, due: int) -> None:
+        """No place is held for one that was expected. Should it come after all, it is told from
+        where on it lacks something."""
+        self._late.setdefault(key, due)
+        if len(self._late) > MAX_LATE:
+            del self._late[next(iter(self._late))]
+
     def _is_crowded(self) -> bool:
         return len(self._cursors) - len(self._attached) > MAX_DETACHED
 
@@ -363,6 +381,8 @@ class Publication:
             assert cursor.deadline is not None
             if cursor.deadline <= now:
                 if cursor.key is not _NEWBORN:
+                    if cursor.channel < 0:
+                        self._is_late(cursor.key, cursor.due)
                     gone = self._leave(cursor, "away" if cursor.channel >= 0 else "absent")
                     if gone is not None and gone.how == "absent" and self.on_absent is not None:
                         self.on_absent(gone)
