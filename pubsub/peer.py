@@ -636,7 +636,7 @@ def _end(peers: list[Peer]) -> None:
             elif not peer.runtime.finished:
                 ends.append(_End(peer))
         _go_on(ends)
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C, or whatever else a signal handler raises
         for end in ends:
             end.cut()
         _go_on(ends)
