@@ -583,6 +583,29 @@ def test_an_interrupted_constructor_leaves_nothing_in_the_peer(
     assert peer.call(lambda: set(peer.runtime._subs)) == before
 
 
+def test_an_interrupted_constructor_of_a_peer_leaves_no_thread(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {*TAKING, str(HERE / "peer.py"), str(HERE / "runtime.py")}
+    monkeypatch.setattr(sys.modules[__name__], "TAKING", here)
+    coordinator = str(peer.coordinators[0])
+    threads = set(threading.enumerate())
+    number = 0
+    while True:
+        made = None
+        with at(number, interrupt) as moment, contextlib.suppress(Interrupt):
+            made = Peer(coordinator)
+        if moment.where is None:
+            break
+        assert made is None
+        assert set(threading.enumerate()) == threads, moment.where
+        number += 1
+    assert number > 30
+    assert made is not None
+    made.close()
+    assert set(threading.enumerate()) == threads
+
+
 @pytest.mark.parametrize("form", ["for", "messages"])
 async def test_a_cancelled_wait_does_not_end_an_iteration(form: str) -> None:
     async with coordinator_in_loop() as coordinator, Peer(coordinator, linger=0) as peer:
