@@ -631,7 +631,7 @@ def drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
 def timeout_text(sub: Sub, timeout: float | None) -> str:
     """What is so, where nothing came: who is connected, and who is not, for how long. (Whoever asks
     again and again whether something waits pays for no walk over all publishers.)"""
-    if timeout == 0:
+    if timeout is not None and timeout <= 0:
         return f"nothing waits on {sub.topic!r}"
     streams = [*list(sub._inbox.streams.values()), *list(sub._inbox.gone.values())]
     found: dict[str, list[float]] = {}
