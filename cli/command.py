@@ -300,7 +300,8 @@ def log_lines(level: int = logging.WARNING) -> None:
     # what it has to tell by INFO, the command itself says
     quiet = level if level <= logging.DEBUG else max(level, logging.WARNING)
     logging.getLogger("pubsub.coordinator").setLevel(quiet)
-    logging.getLogger("pubsub.foreign").setLevel(logging.ERROR)  # it says that for itself too
+    for said in ("pubsub.foreign", "pubsub.absent"):  # it says that for itself too
+        logging.getLogger(said).setLevel(logging.ERROR)
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
 
 

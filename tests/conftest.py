@@ -71,13 +71,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.fixture(autouse=True)
 def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("pubsub", "pubsub.link", "pubsub.pub"):
+    for name in ("pubsub", "pubsub.absent", "pubsub.link", "pubsub.pub"):
         monkeypatch.setattr(logging.getLogger(name), "filters", [RateLimit()])
     log = logging.getLogger("pubsub")  # commands that a test runs in its own process change it
     monkeypatch.setattr(log, "handlers", [])
     monkeypatch.setattr(log, "propagate", True)
     monkeypatch.setattr(log, "level", logging.NOTSET)
-    for name in ("pubsub.coordinator", "pubsub.foreign"):
+    for name in ("pubsub.absent", "pubsub.coordinator", "pubsub.foreign"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
     log.manager._clear_cache()  # type: ignore[attr-defined]  # what `setLevel` does, too
 

@@ -31,6 +31,10 @@ nobody can fill the memory by coming and going under ever new names."""
 MAX_LEAVERS = 100
 """Subscribers that lacked something when they were gone, of which that is remembered."""
 
+MAX_LATE = 4096
+"""Subscribers that were expected in vain, of which each Pub remembers from where on they lack
+something."""
+
 
 class Leaver(NamedTuple):
     """A subscriber that is gone, or was there at the end, and did not have all that was put."""
@@ -93,6 +97,7 @@ class Publication:
 
     Attributes:
         on_room: called when there may be room (set by whoever waits for it).
+        on_absent: called with one that was expected, never came, and lacks something.
         watchers: called after a subscriber attached, and at the end.
         leavers: the last `MAX_LEAVERS` that are gone and lacked something.
         reached: how many that are gone had received something.
@@ -123,12 +128,14 @@ class Publication:
         self.log = Log()
         self.ended = False
         self.on_room: Callable[[], None] | None = None
+        self.on_absent: Callable[[Leaver], None] | None = None
         self.watchers: list[Callable[[], None]] = []
         self.leavers: deque[Leaver] = deque(maxlen=MAX_LEAVERS)
         self.reached = 0
         self._cursors: dict[SubKey, Cursor] = {}
         self._attached: dict[SubKey, Cursor] = {}
         self._away: dict[str, dict[SubKey, Cursor]] = {}  # by peer: those with a deadline
+        self._late: dict[SubKey, int] = {}  # who was expected in vain, and from where on
         self._holding = {} if holding is None else holding
         self._waiters: list[Waiter] = []
         self._heard = False
@@ -187,10 +194,13 @@ class Publication:
         `before`: it is older than the Pub and due its first message, as long as the first
         messages are still being kept.
         """
-        if self.ended or key in self._cursors or self._is_crowded():
+        if self.ended or key in self._cursors:
             return
         newborn = self._cursors.get(_NEWBORN)
         seq = newborn.due if before and newborn is not None else self.log.next_seq
+        if self._is_crowded():
+            self._is_late(key, seq)
+            return
         cursor = self._cursors[key] = Cursor(key, self.log, seq, observer=observer)
         self._hold(cursor, now + self.join_timeout)
         for waiter in self._waiters:
@@ -198,6 +208,7 @@ class Publication:
 
     def unexpect(self, key: SubKey) -> None:
         """A coordinator says that this Sub is gone; ends nothing that ever was attached."""
+        self._late.pop(key, None)
         cursor = self._cursors.get(key)
         if cursor is not None and cursor.outlet is None and cursor.channel < 0:
             self._drop(cursor)
@@ -266,6 +277,8 @@ class Publication:
             newborn = self._cursors.get(_NEWBORN)
             if before and newborn is not None:
                 due = newborn.due
+            due = min(due, self._late.get(key, due))
+        self._late.pop(key, None)
         if cursor is None:
             cursor = self._cursors[key] = Cursor(key, log, due, observer=observer)
         else:
@@ -328,6 +341,13 @@ class Publication:
             if not self._away:
                 self._holding.pop(self, None)
 
+    def _is_late(self, key: SubKey, due: int) -> None:
+        """No place is held for one that was expected. Should it come after all, it is told from
+        where on it lacks something."""
+        self._late.setdefault(key, due)
+        if len(self._late) > MAX_LATE:
+            del self._late[next(iter(self._late))]
+
     def _is_crowded(self) -> bool:
         return len(self._cursors) - len(self._attached) > MAX_DETACHED
 
@@ -361,7 +381,11 @@ class Publication:
             assert cursor.deadline is not None
             if cursor.deadline <= now:
                 if cursor.key is not _NEWBORN:
-                    self._leave(cursor, "away" if cursor.channel >= 0 else "absent")
+                    if cursor.channel < 0:
+                        self._is_late(cursor.key, cursor.due)
+                    gone = self._leave(cursor, "away" if cursor.channel >= 0 else "absent")
+                    if gone is not None and gone.how == "absent" and self.on_absent is not None:
+                        self.on_absent(gone)
                 self._drop(cursor)
             elif due is None or cursor.deadline < due:
                 due = cursor.deadline
@@ -397,13 +421,18 @@ class Publication:
         for watcher in list(self.watchers):
             watcher()
 
-    def _leave(self, cursor: Cursor, how: Literal["closed", "away", "absent", "end"]) -> None:
-        """It is gone: keep what there is to know."""
+    def _leave(
+        self, cursor: Cursor, how: Literal["closed", "away", "absent", "end"]
+    ) -> Leaver | None:
+        """It is gone: keep what there is to know; None: it lacks nothing."""
         if cursor.received > cursor.due:
             self.reached += 1
         lacks = self.log.next_seq - (cursor.received if how == "end" else cursor.acked)
-        if lacks or cursor.lost:
-            self.leavers.append(Leaver(cursor.name, how, lacks, cursor.lost, cursor.observer))
+        if not lacks and not cursor.lost:
+            return None
+        leaver = Leaver(cursor.name, how, lacks, cursor.lost, cursor.observer)
+        self.leavers.append(leaver)
+        return leaver
 
     def _drop(self, cursor: Cursor) -> None:
         del self._cursors[cursor.key]

@@ -25,9 +25,9 @@ def foreign_wildcard(topic: str) -> str:
     """A sentence on a topic or pattern that looks as if it were another system's; else empty.
 
     >>> foreign_wildcard("sensors/#")
-    "'sensors/#': '#' is no wildcard here: 'sensors/**'"
+    "'sensors/#': '#' is no wildcard here, write 'sensors/**'"
     >>> foreign_wildcard("a.b.>")
-    "'a.b.>': '>' is no wildcard here: 'a/b/**'"
+    "'a.b.>': '>' is no wildcard here, write 'a/b/**'"
     >>> foreign_wildcard("c#/+1/**")
     ''
     """
@@ -39,7 +39,7 @@ def foreign_wildcard(topic: str) -> str:
     if not found:
         return ""
     ours = "/".join(OURS.get(part, part) for part in parts)
-    return f"{topic!r}: {found!r} is no wildcard here: {ours!r}"
+    return f"{topic!r}: {found!r} is no wildcard here, write {ours!r}"
 
 
 @lru_cache(REMEMBERED)

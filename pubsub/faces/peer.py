@@ -110,30 +110,40 @@ class Peer:
         if loop is None:
             _refuse_after_the_end()
         descriptors.fill_standard()
-        if loop is None:
-            self._thread = _LoopThread()
-            loop = self._thread.loop
-        self.runtime = Runtime(
-            loop, coordinators, configured, self.settings, given=coordinator is not None
-        )
-        if self._thread is not None:
-            try:
+        try:
+            if loop is None:
+                self._thread = _LoopThread()
+                loop = self._thread.start()
+            self.runtime = Runtime(
+                loop, coordinators, configured, self.settings, given=coordinator is not None
+            )
+            if self._thread is not None:
                 self._thread.call(self.runtime.start)
-            except BaseException:  # a signal handler's: nobody will have this Peer
-                self._thread.call(self.runtime.cut)
-                self._thread.stop()
-                raise
-        else:
-            self.runtime.start()
-            self._guard = _guard(self.runtime)
-            _begin(self._guard)
-            _watch(loop)
-        _at_exit()
-        for peer in list(_peers):
-            if peer.runtime.finished:
-                _peers.discard(peer)
-                peer.runtime.bury()
-        _peers.add(self)
+            else:
+                self.runtime.start()
+                self._guard = _guard(self.runtime)
+                _begin(self._guard)
+                _watch(loop)
+            _at_exit()
+            for peer in list(_peers):
+                if peer.runtime.finished:
+                    _peers.discard(peer)
+                    peer.runtime.bury()
+            _peers.add(self)
+        except BaseException:  # a signal handler's, maybe, from any of these
+            self._undo()
+            raise
+
+    def _undo(self) -> None:
+        """The constructor was interrupted, wherever it was: nobody will have this Peer."""
+        _peers.discard(self)
+        runtime: Runtime | None = self.__dict__.get("runtime")
+        if self._thread is not None:
+            if runtime is not None:
+                self._thread.call(runtime.cut)
+            self._thread.stop()
+        elif runtime is not None:
+            runtime.cut()
 
     # --- what users call ----------------------------------------------------------------
 
@@ -311,23 +321,50 @@ class _LoopThread:
 
     def __init__(self) -> None:
         _refuse_green()
-        self.loop = _new_loop()
+        self.loop: asyncio.AbstractEventLoop
+        self._begun = False  # or failed to begin
+        self._failure: BaseException | None = None
         self._stopped = False
         self._door = threading.RLock()  # nothing is given to the loop after it was told to stop
-        started = threading.Event()
-        self.loop.call_soon(started.set)
         self._thread = threading.Thread(target=self._run, name="pubsub", daemon=True)
+
+    def start(self) -> asyncio.AbstractEventLoop:
+        """Make the loop, and run it; returns it."""
+        begun = _thread.allocate_lock()
+        begun.acquire()
         try:
-            self._thread.start()
-            started.wait()
-        except BaseException as error:
-            if self._thread in threading.enumerate():  # a signal handler's: it runs, or soon will
-                self.stop()
+            try:
+                _thread.start_new_thread(self._begin, (begun,))
+            except RuntimeError as error:
+                self._failure, self._begun = error, True
             else:
-                self.loop.close()
-                if not threading.main_thread().is_alive():  # Python 3.12 says no then
-                    raise WrongContext(ENDING) from error
+                begun.acquire()
+        except BaseException:  # a signal handler's: it runs, or soon will
+            while not self._begun:
+                time.sleep(0.001)
             raise
+        if self._failure is not None:
+            if isinstance(self._failure, RuntimeError) and not threading.main_thread().is_alive():
+                raise WrongContext(ENDING) from self._failure  # Python 3.12 starts none then
+            raise self._failure
+        return self.loop
+
+    def _begin(self, begun: _thread.LockType) -> None:
+        """Make the loop, and have it run. Not in the main thread: a signal handler that raises
+        within the making of a loop or the start of a thread leaves either half made, and whoever
+        waits for it would wait for ever."""
+        try:
+            self.loop = _new_loop()
+            try:
+                self._thread.start()
+            except BaseException:
+                self.loop.close()
+                raise
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._begun = True
+            begun.release()
 
     def _run(self) -> None:
         _here.is_ours = True
@@ -377,7 +414,7 @@ class _LoopThread:
 
     def stop(self) -> None:
         with self._door:
-            if self._stopped:
+            if self._stopped or not self._begun or self._failure is not None:
                 return
             self._stopped = True
         asyncio.run_coroutine_threadsafe(_cancel_all(), self.loop).result()
@@ -636,7 +673,7 @@ def _end(peers: list[Peer]) -> None:
             elif not peer.runtime.finished:
                 ends.append(_End(peer))
         _go_on(ends)
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C, or whatever else a signal handler raises
         for end in ends:
             end.cut()
         _go_on(ends)

@@ -487,15 +487,20 @@ class Sub:
         ``state`` (``attached``; ``connecting``: not reached yet; ``reconnecting``: its link broke;
         ``vanished`` or ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was
         attached last, or first to be reached, in seconds since 1970; None: it is attached),
-        ``delivered``, ``lost``.
+        ``delivered`` (messages that were taken), ``lost``.
         """
         inbox = self._inbox
+        run = self._run
+        decoded, left = None if run is None else run.stream, 0  # of the batch that is being taken
+        while run is not None:
+            left += operator.length_hint(run.values)
+            run = run.following
         return {
             stream.publisher: {
                 "topic": stream.topic,
                 "state": stream.state,
                 "since": None if stream.since is None else time.time() - self._away(stream),
-                "delivered": stream.delivered,
+                "delivered": stream.delivered - (left if stream is decoded else 0),
                 "lost": stream.lost,
             }
             for stream in (*list(inbox.gone.values()), *list(inbox.streams.values()))
@@ -624,7 +629,10 @@ def drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
 
 
 def timeout_text(sub: Sub, timeout: float | None) -> str:
-    """What is so, where nothing came: who is connected, and who is not, for how long."""
+    """What is so, where nothing came: who is connected, and who is not, for how long. (Whoever asks
+    again and again whether something waits pays for no walk over all publishers.)"""
+    if timeout is not None and timeout <= 0:
+        return f"nothing waits on {sub.topic!r}"
     streams = [*list(sub._inbox.streams.values()), *list(sub._inbox.gone.values())]
     found: dict[str, list[float]] = {}
     for stream in streams:

@@ -60,7 +60,8 @@ def leave_to_parent() -> None:
                 os.close(fd)
                 null = os.open(os.devnull, os.O_RDWR)
         if fd != null:
-            os.dup2(null, fd)  # the number stays taken: nothing of ours closes another's file
+            # the number stays taken: nothing of ours closes another's file
+            os.dup2(null, fd, inheritable=False)
     if null >= 0 and null not in ours:
         os.close(null)
     _connections.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Callable, Collection
 from typing import Any, Generic, Protocol, TypeVar
@@ -124,9 +125,11 @@ async def _listen_at(
         server = await loop.create_server(
             accept, **at, backlog=ACCEPTS if plain else backlog, start_serving=not plain
         )
-    except BaseException:
+    except BaseException as error:
         if "sock" in at:
             at["sock"].close()
+        if isinstance(error, OSError) and error.errno is None:  # Python 3.13 says no more than that
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
         raise
     if isinstance(server, asyncio.Server):  # not uvloop's, nor a simulated one
         try:

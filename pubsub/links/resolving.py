@@ -82,6 +82,10 @@ def _asked(host: str) -> Future[tuple[str, ...]]:
     future = Future()
     future.set_running_or_notify_cancel()
     if len(_asking) >= AT_ONCE:
+        for other, (process, _) in list(_asking.items()):
+            if process != here:
+                _asking.pop(other, None)
+    if len(_asking) >= AT_ONCE:
         future.set_exception(_unanswered("too many names are being asked for"))
         return future
     _asking[host] = here, future

@@ -28,7 +28,7 @@ from pubsub.config import (
 from pubsub.core.cursor import SubKey
 from pubsub.core.directory import Directory
 from pubsub.core.inbox import Inbox
-from pubsub.core.publication import Publication
+from pubsub.core.publication import Leaver, Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import Closed, CoordinatorUnavailable, WrongContext
@@ -61,7 +61,9 @@ from pubsub.wire.messages import (
 __all__ = ["Runtime", "Sink"]
 
 log = logger("pubsub")
-log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
+absent_log = logger("pubsub.absent")
+for _log in (log, absent_log):
+    _log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
 
 P = ParamSpec("P")
 
@@ -173,6 +175,7 @@ class Runtime:
         self._given = given
         self._contact = False  # some coordinator was reached once
         self._expiry: asyncio.TimerHandle | None = None
+        self._absent: list[tuple[str, Leaver]] = []  # who was expected and did not come: to be said
         self._look_at = 0.0
         self._held_up = 0.0
         self._settle_timer: Patience | None = None
@@ -212,6 +215,7 @@ class Runtime:
             now=self.now(),
             holding=self._holding,
         )
+        publication.on_absent = lambda who: self._absent.append((topic, who))
         pub = _Pub(publication, source, Ready(self.loop))
         self._pubs[publication.stream_id] = pub
         for sub in self._subs.values():
@@ -904,6 +908,14 @@ class Runtime:
         due = min((at for at in dues if at is not None), default=None)
         if due is not None:
             self._arm_expiry(due)
+        absent, self._absent = self._absent, []
+        for topic, who in absent:  # one that comes later begins with what is put then
+            if not who.observer:
+                absent_log.warning(
+                    "Pub(%r): a subscriber that was expected has not come within %g s "
+                    "(join_timeout): %s lacks %s",
+                    *(topic, self.settings.join_timeout, who.name, _messages(who.lacks)),
+                )
 
     # --- the embedded coordinator -------------------------------------------------------
 

@@ -127,7 +127,7 @@ def test_nobody_listening_is_said_and_no_failure(coordinator: str, topic: str) -
 
 
 def test_a_wildcard_of_another_system_is_said_once(coordinator: str) -> None:
-    said = "pubsub: 'put/#': '#' is no wildcard here: 'put/**'"
+    said = "pubsub: 'put/#': '#' is no wildcard here, write 'put/**'"
     for where in (coordinator, None):  # where it is silent about much else
         result = execute("pubsub", "put", "put/#", "1", coordinator=where)
         assert result.err.splitlines()[0] == said

@@ -137,6 +137,7 @@ class Account:
         self.told: Counter[str] = Counter()  # and the Sub was told so
         # the publisher's side: from where its place is kept, until when, whether it was given up
         self.kept_from: int | None = None
+        self.late: int | None = None  # it was expected in vain: from where on it lacks something
         self.deadline: float | None = None
         self.met = False
         self.given_up = 0
@@ -636,6 +637,7 @@ class World(RuleBasedStateMachine):
         if account.kept_from is not None and not account.met:
             self._give_up(account)
         source.publication.unexpect(self.key_of(sink))
+        account.late = None
 
     def _give_up(self, account: Account) -> None:
         account.kept_from = account.deadline = None
@@ -698,10 +700,12 @@ class World(RuleBasedStateMachine):
                 due = min(due, account.kept_from)
             if event.before and source.newborn:
                 due = 0
+            if account.late is not None:
+                due = min(due, account.late)
             wire.promised[event.channel] = account.kept_from = due
         else:
             account.kept_from = event.resume
-        account.deadline = None
+        account.deadline = account.late = None
         account.met = True
         account.wire = wire
         wire.opened[event.channel] = account
@@ -812,6 +816,8 @@ class World(RuleBasedStateMachine):
                 if account.deadline is None or source.publication.ended:
                     continue
                 if account.deadline <= self.now:
+                    if not account.met and account.late is None:
+                        account.late = account.kept_from
                     self._give_up(account)
                 else:
                     dues.append(account.deadline)

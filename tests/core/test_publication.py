@@ -193,6 +193,53 @@ def test_g3_what_an_older_subscriber_missed_is_a_gap() -> None:
     assert (due, first, cursor.lost) == (0, 2, 2)
 
 
+def test_g3_what_one_that_was_expected_and_comes_late_missed_is_a_gap() -> None:
+    made = publication(settled=False)
+    made.expect(ANNE, before=True, observer=False, now=0.0)
+    made.settle()
+    put(made, 1, 1, 1)
+    made.expire(JOIN)  # nobody is waited for any more
+    put(made, 1)
+    made.expect(ANNE, before=False, observer=False, now=JOIN)  # another coordinator says so later
+    assert attach(made)[1:] == (0, 4)
+    assert attach(made, BERT)[1:] == (4, 4)
+
+
+def test_g3_what_one_missed_for_whom_there_was_no_place_is_a_gap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pubsub.core.publication.MAX_DETACHED", 0)
+    made = publication()
+    made.expect(ANNE, before=False, observer=False, now=0.0)  # the last that has one
+    made.expect(BERT, before=False, observer=False, now=0.0)
+    put(made, 1, 1)
+    made.expire(JOIN)
+    assert attach(made, BERT)[1:] == (0, 2)
+
+
+def test_g6_of_those_that_come_late_so_many_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pubsub.core.publication.MAX_LATE", 1)
+    made = publication()
+    for key in (ANNE, BERT):
+        made.expect(key, before=False, observer=False, now=0.0)
+    put(made, 1)
+    made.expire(JOIN)
+    assert len(made._late) == 1
+    assert attach(made, BERT)[1:] == (0, 1)
+    assert attach(made, ANNE)[1:] == (1, 1)
+
+
+def test_one_that_comes_late_and_is_gone_is_forgotten() -> None:
+    made = publication()
+    made.expect(ANNE, before=False, observer=False, now=0.0)
+    put(made, 1)
+    made.expire(JOIN)
+    made.unexpect(ANNE)
+    assert not made._late
+
+
 def test_g4_a_subscriber_whose_answer_was_lost_with_the_link_asks_again() -> None:
     made = publication()
     cursor, due, _ = attach(made)

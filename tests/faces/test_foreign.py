@@ -25,7 +25,7 @@ from tests.integration.support import coordinator_in_loop
     ],
 )
 def test_one_of_another_system_is_found(topic: str, wildcard: str, ours: str) -> None:
-    said = f"{topic!r}: {wildcard!r} is no wildcard here: {ours!r}"
+    said = f"{topic!r}: {wildcard!r} is no wildcard here, write {ours!r}"
     assert foreign_wildcard(topic) == said
 
 
@@ -48,6 +48,6 @@ async def test_it_is_said_once_for_each_and_the_sub_is_made(
             assert (sub.topic, pub.topic) == ("sensors/#", "a/+")
     said = [record.getMessage() for record in caplog.records if record.name == "pubsub.foreign"]
     assert said == [
-        "'sensors/#': '#' is no wildcard here: 'sensors/**'",
-        "'a/+': '+' is no wildcard here: 'a/*'",
+        "'sensors/#': '#' is no wildcard here, write 'sensors/**'",
+        "'a/+': '+' is no wildcard here, write 'a/*'",
     ]

@@ -261,6 +261,36 @@ def test_g9_an_end_says_for_whom_it_waits_and_a_second_ctrl_c_ends_it(
 
 
 @posix
+def test_g9_an_end_that_a_signal_handler_breaks_off_says_what_was_left(start: Start) -> None:
+    """(Where a loop runs in the main thread, asyncio may log it and go on.)"""
+    with coordinator_in_thread() as coordinator:
+        there = start_worker(start, coordinator.address)
+        there.peer(name="a")
+        there.sub(name="a", topic="t", window=1_000)
+        handler = """
+import signal
+class Stop(BaseException): pass
+def stop(number, frame): raise Stop
+signal.signal(signal.SIGTERM, stop)
+"""
+        process = start("python", "-c", HEAD + handler + WAITING["blocking"], coordinator.address)
+        assert process.out() == "ready"
+        there.freeze()
+        process.send("\n")
+        assert process.out() == "ending"
+        time.sleep(0.2)  # wherever it is in its puts, it has to end
+        process.interrupt()
+        while not process.err().startswith("closing waits up to 59 s more (linger=60)"):
+            pass
+        began = time.monotonic()
+        process.signal(signal.SIGTERM)
+        _, _, err = process.end()
+        assert time.monotonic() - began < SLACK
+        assert [line for line in err if line.startswith("closing was interrupted: ")] != [], err
+        assert err[-1].startswith(("Stop", "__main__.Stop")), err
+
+
+@posix
 def test_g9_all_peers_of_a_process_end_together(start: Start) -> None:
     """One after the other, forty of them would take more than a minute."""
     with coordinator_in_thread() as coordinator:

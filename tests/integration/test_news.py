@@ -16,6 +16,7 @@ import pytest
 from pubsub import Closed, Peer, Pub, Sub, WrongContext
 from pubsub.coordinator import server
 from pubsub.links.keeping import explain
+from pubsub.links.link import dial
 from tests.integration.support import (
     LONG,
     break_links,
@@ -101,6 +102,55 @@ async def test_g9_a_close_that_takes_long_says_once_for_whom_it_waits(
             await sub.get(timeout=LONG)
         await closing
         assert (len(warnings()), sub.lost) == (1, 0), "nothing was left"
+
+
+async def test_g3_who_was_expected_and_did_not_come_is_said_to_lack_what_was_put(
+    coordinator: str, warnings: Warnings
+) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    async with (
+        Peer(coordinator, advertise=nowhere, join_timeout=0.3) as here,
+        Peer(coordinator) as there,
+    ):
+        subs = await there.sub("t"), await there.sub("t", observer=True)
+        pub = await here.pub("t")
+        pub.put_many(range(3))
+        await pub.close(linger=LONG)  # it ends with the time in which the Sub was expected
+        said = [text for text in warnings() if "join_timeout" in text]
+        assert said == [
+            "Pub('t'): a subscriber that was expected has not come within 0.3 s (join_timeout): "
+            f"peer {there.runtime.peer_id}#1 lacks 3 messages"
+        ], "nobody waits for observers"
+        assert [sub.lost for sub in subs] == [0, 0]
+
+
+async def test_g3_who_was_expected_and_comes_late_counts_what_was_put_meanwhile(
+    coordinator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process was stopped, say."""
+    goes_on = asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        await goes_on.wait()
+        return await dial(*args)
+
+    async with (
+        Peer(coordinator, join_timeout=0.3) as here,
+        Peer(coordinator, join_timeout=0.3) as there,
+    ):
+        sub = await there.sub("t")
+        monkeypatch.setattr("pubsub.links.keeping.dial", slow)
+        pub = await here.pub("t")
+        pub.put_many(range(3))
+        publication = pub._publication
+        await eventually(lambda: publication._late and not len(publication.log))
+        goes_on.set()
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        pub.put("after")
+        events = sub.messages()
+        gap, message = await events.__anext__(), await events.__anext__()
+        assert (gap.missed, gap.reason, message.value, message.seq) == (3, "overflow", "after", 3)
+        assert sub.lost == 3
 
 
 async def test_g9_an_end_names_the_first_pubs_and_counts_all(

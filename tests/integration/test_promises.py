@@ -69,6 +69,21 @@ async def test_g3_what_leaves_the_buffer_is_counted_exactly(coordinator: str) ->
         assert how["lost"] == sub.lost
 
 
+async def test_g3_delivered_is_what_was_taken_and_not_what_was_decoded(coordinator: str) -> None:
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        sub = await there.sub("t/*")
+        for topic in ("t/a", "t/b"):
+            (await here.pub(topic)).put_many(range(10))  # one batch
+        taken = {"t/a": 0, "t/b": 0}
+        async for message in sub.messages():
+            assert isinstance(message, Message)
+            taken[message.topic] += 1
+            rows = {how["topic"]: how["delivered"] for how in sub.publishers.values()}
+            assert rows == {topic: taken[topic] for topic in rows}
+            if sum(taken.values()) == 20:
+                break
+
+
 @pytest.mark.parametrize("overflow", ["drop", "block"])
 async def test_g3_what_is_too_large_for_a_sub_is_counted_at_once(
     coordinator: str, overflow: str

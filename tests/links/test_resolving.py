@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -144,6 +145,26 @@ async def test_so_many_names_are_asked_for_at_once_and_no_more(
     names.go.set()
     await asyncio.gather(*asking)
     assert await of("another") == ("10.0.0.9",)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_what_a_parent_asks_for_does_not_count_in_a_forked_child(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolving, "AT_ONCE", 3)
+    names.answer = names.hang
+    for n in range(3):
+        with pytest.raises(socket.gaierror, match="does not answer"):
+            resolve_blocking(f"host{n}", 0.01)
+    pid = os.fork()
+    if not pid:
+        names.answer = lambda: ("10.0.0.1",)
+        try:
+            os._exit(resolve_blocking("another", LONG) != ("10.0.0.1",))
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_what_is_no_host_name_or_no_interface_says_so() -> None:
