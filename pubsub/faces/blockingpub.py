@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pubsub.config import seconds
 from pubsub.errors import Closed, WrongContext
-from pubsub.faces.peer import running_loop
 from pubsub.faces.pub import (
     HANDOVER_BYTES,
     NEVER,
@@ -25,7 +24,7 @@ from pubsub.faces.pub import (
     flush,
     wait_attached,
 )
-from pubsub.support.reentry import interrupts_the_core
+from pubsub.support.reentry import interrupts_the_core, running_loop
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pubsub.config import seconds, whole
 from pubsub.core.inbox import Inbox
 from pubsub.errors import Closed, WrongContext
-from pubsub.faces.peer import running_loop, stay_at_exit
+from pubsub.faces.process import stay_at_exit
 from pubsub.faces.sub import NOTHING, Gap, Message, Sub, WeakSink, drop_sub, take_more, timeout_text
+from pubsub.support.reentry import running_loop
 
 if TYPE_CHECKING:
     from typing_extensions import Self

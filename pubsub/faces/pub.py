@@ -30,13 +30,13 @@ from pubsub.faces.peer import (
     Peer,
     cannot_travel,
     check_peer,
-    default_peer,
     faces,
     refuse_inside,
-    running_loop,
 )
+from pubsub.faces.process import default_peer
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
+from pubsub.support.reentry import running_loop
 from pubsub.wire.frames import BATCH_COST, array_header
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Pub:
         self.buffer = whole("buffer", buffer, 1)
         self.history = whole("history", history, 0)
         self.codec = codec
-        self.peer = peer if peer is not None else default_peer()
+        self.peer = peer if peer is not None else default_peer(Peer)
         self._block = overflow == "block"
         self._max_message = self.peer.settings.max_message
         self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))

@@ -32,13 +32,13 @@ from pubsub.faces.peer import (
     Peer,
     cannot_travel,
     check_peer,
-    default_peer,
     faces,
     refuse_inside,
-    running_loop,
 )
+from pubsub.faces.process import default_peer
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
+from pubsub.support.reentry import running_loop
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -199,7 +199,7 @@ class Sub:
         self.window = whole("window", window, 1)
         self.observer = bool(observer)
         self.allow_pickle = bool(allow_pickle)
-        self.peer = peer if peer is not None else default_peer()
+        self.peer = peer if peer is not None else default_peer(Peer)
         self._values: Iterator[Any] = iter(())
         self._run: _Run | None = None
         self._runs: _Run | None = None  # the next ones, of the same batch

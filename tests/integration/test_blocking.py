@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-import pubsub.faces.peer
+import pubsub.faces.process
 from pubsub import (
     Closed,
     CoordinatorUnavailable,
@@ -37,7 +37,7 @@ def coordinator(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with coordinator_in_thread() as coordinator:
         monkeypatch.setenv("PUBSUB_COORDINATOR", coordinator.address)
         yield coordinator.address
-        peer = pubsub.faces.peer._of_process
+        peer = pubsub.faces.process._of_process
         if peer is not None:
             peer.close(linger=0)
 

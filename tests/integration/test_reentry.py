@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pubsub import Closed, Peer, Pub, Sub, WrongContext
-from pubsub.faces.peer import _LoopThread
+from pubsub.runtime.thread import LoopThread
 from pubsub.support.reentry import interrupts_the_core
 from tests.integration.support import (
     LONG,
@@ -425,7 +425,7 @@ async def test_g6_a_cancelled_put_is_forgotten_and_holds_up_nobody(coordinator: 
 def test_a_put_in_the_thread_of_its_peer_does_not_wait_for_it(blocking: Peer) -> None:
     """By a destructor or a log handler that happens to run there."""
     sub, pub = blocking.sub("t"), blocking.pub("t")
-    blocking.call(lambda: [pub.put([i, b"x" * 50_000]) for i in range(100)])
+    blocking.call_soon(lambda: [pub.put([i, b"x" * 50_000]) for i in range(100)])
     assert [sub.get(LONG)[0] for _ in range(100)] == list(range(100))
 
 
@@ -468,7 +468,7 @@ def test_an_interrupted_constructor_leaves_no_pub_behind(
 def test_g9_an_interrupted_close_ends_the_stream_all_the_same(
     blocking: Peer, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
-    def interrupted(self: _LoopThread, coroutine: Any) -> None:
+    def interrupted(self: LoopThread, coroutine: Any) -> None:
         future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         with contextlib.suppress(concurrent.futures.TimeoutError):
             future.result(timeout=0.05)
@@ -479,7 +479,7 @@ def test_g9_an_interrupted_close_ends_the_stream_all_the_same(
     pub = blocking.pub("t")
     pub.put_many([b"x" * 100_000] * 5)
     with monkeypatch.context() as patch:
-        patch.setattr(_LoopThread, "run", interrupted)
+        patch.setattr(LoopThread, "run", interrupted)
         with pytest.raises(Interrupt):
             pub.close() if ends == "close" else pub.wait_for_subscribers(5)
     if ends == "close":
