@@ -7,7 +7,6 @@ on a background thread, and what is made with it blocks. Most programs never mak
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -15,17 +14,14 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from pubsub.config import Settings, advertise_from, coordinators_from, seconds
 from pubsub.errors import Closed, PubSubError, WrongContext
-from pubsub.faces.elsewhere import DONE, begin, elsewhere
+from pubsub.faces.elsewhere import DONE, begin, elsewhere, refuse_inside
 from pubsub.faces.process import end_with_loop, end_with_process, refuse_at_exit
 from pubsub.links import descriptors
 from pubsub.runtime.runtime import Runtime
-from pubsub.runtime.thread import LoopThread, in_one, refuse_green
-from pubsub.support.reentry import calls_of, interrupts_the_core, running_loop
+from pubsub.runtime.thread import LoopThread, refuse_green
+from pubsub.support.reentry import calls_of, running_loop
 
 __all__ = ["Peer"]
-
-faces: dict[str, Callable[..., Any]] = {}
-"""``pub`` and ``sub``: the classes, which stand above this module and enter themselves."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -109,11 +105,15 @@ class Peer:
 
     def pub(self, topic: str, **options: Any) -> Any:
         """A `Pub` of this Peer; see there for the options."""
-        return faces["pub"](topic, peer=self, **options)
+        from pubsub.faces.pub import Pub  # which stands above this module
+
+        return Pub(topic, peer=self, **options)
 
     def sub(self, topic: str, **options: Any) -> Any:
         """A `Sub` of this Peer; see there for the options."""
-        return faces["sub"](topic, peer=self, **options)
+        from pubsub.faces.sub import Sub
+
+        return Sub(topic, peer=self, **options)
 
     @property
     def address(self) -> str:
@@ -149,9 +149,9 @@ class Peer:
                 runtime.check_place("this Peer")
             self._dead = self._dead or Closed("this Peer is closed")
             return begin(runtime.loop, runtime.close, linger) if away else runtime.close(linger)
-        self.refuse_in_loop("Peer.close()")
+        self._refuse_in_loop("Peer.close()")
         if self._dead is None:
-            self.refuse_in_put()
+            self._refuse_in_put()
         with self._ending:  # whoever comes second waits for the end
             if self._dead is None:
                 self._dead = Closed("this Peer is closed")
@@ -184,7 +184,7 @@ class Peer:
         await self.close()
 
     def __reduce__(self) -> NoReturn:
-        raise cannot_travel(self)
+        raise cannot_travel("Peer")
 
     def __repr__(self) -> str:
         where = self.address or "not connected yet"
@@ -199,33 +199,28 @@ class Peer:
             raise self._dead
         assert self._thread is not None
         refuse_green()
-        self.refuse_in_put()
+        self._refuse_in_put()
         return self._thread
 
     @property
-    def here(self) -> bool:
+    def _here(self) -> bool:
         """Whether this is the Peer's own thread."""
         return self._thread is not None and self._thread.here
 
-    def refuse_in_put(self) -> None:
+    def _refuse_in_put(self) -> None:
         """Raise `WrongContext` where a put, interrupted by who calls, and the loop's thread would
         wait for each other."""
-        if any(pub.peer is self and pub.putting() for pub in calls_of("pubsub.faces.blockingpub")):
+        if any(pub.peer is self and pub._putting() for pub in calls_of("pubsub.faces.blockingpub")):
             raise WrongContext(
                 "a call that waits, from within a put of the same Peer (from a signal handler or a "
                 "destructor): the put would wait for it, and it for the put"
             )
 
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in the loop's thread and wait for it."""
         return self._alive().call(function, *args, **kwargs)
 
-    def try_call(self, function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        """The same, unless the Peer is closed."""
-        with contextlib.suppress(PubSubError):
-            self.call(function, *args, **kwargs)
-
-    def call_soon(self, function: Callable[..., Any], *args: Any) -> None:
+    def _call_soon(self, function: Callable[..., Any], *args: Any) -> None:
         """Have a function run in the loop's thread; not waited for. Harmless after the end."""
         thread = self._thread
         if thread is not None:
@@ -235,7 +230,7 @@ class Peer:
                 if not thread.loop.is_closed():
                     raise
 
-    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop's thread and wait for it."""
         try:
             thread = self._alive()
@@ -247,7 +242,7 @@ class Peer:
             raise WrongContext("this would wait for the thread that it runs in")
         return thread.run(coroutine)
 
-    def refuse_in_loop(self, what: str) -> None:
+    def _refuse_in_loop(self, what: str) -> None:
         """Raise `WrongContext` where waiting would block a running event loop."""
         refuse_green()
         if running_loop() is not None:
@@ -266,30 +261,9 @@ class Peer:
         self.runtime.abandon_after_fork(error)
 
 
-def check_peer(peer: Any) -> Peer:
-    """Raise TypeError where something else was given."""
-    if not isinstance(peer, Peer):
-        raise TypeError(f"peer={peer!r} is not a Peer; one is made by Peer('host:port')")
-    return peer
-
-
-def cannot_travel(of: object) -> TypeError:
+def cannot_travel(what: str) -> TypeError:
     """Why neither pickle nor copy can have it."""
-    what = next(name for name in ("Pub", "Sub", "Peer") if name in type(of).__name__)
     return TypeError(
         f"a {what} belongs to its process and cannot be pickled or copied: hand on the topic or "
         f"the address, and make a {what} there"
     )
-
-
-def refuse_inside(what: str) -> None:
-    """Raise `WrongContext` where nothing can be made, because the code that asks for it interrupts
-    the work of a Peer, or runs in the middle of it. (Outside of event loops, that work is done in
-    another thread.)"""
-    inside = running_loop() is not None and interrupts_the_core()
-    if inside or in_one():
-        raise WrongContext(
-            f"a {what} cannot be made here, in the middle of the work of a Peer (by a signal "
-            "handler, a destructor or a log handler): have it noted here (set a flag, or "
-            "loop.call_soon_threadsafe), and made outside"
-        )

@@ -12,14 +12,9 @@ import operator
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import (
-    AsyncIterator,
-    Coroutine,
-    Generator,
-    Iterator,
-)
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice, pairwise, repeat
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pubsub.codec.codec import Decoder
 from pubsub.config import MIB, seconds, whole
@@ -27,24 +22,14 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
 from pubsub.errors import DecodeError, PubSubError
+from pubsub.faces.elsewhere import refuse_inside
+from pubsub.faces.face import Face
 from pubsub.faces.foreign import warn_of_foreign_wildcards
-from pubsub.faces.peer import (
-    Peer,
-    cannot_travel,
-    check_peer,
-    faces,
-    refuse_inside,
-)
+from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
+from pubsub.runtime.runtime import Runtime
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
-from pubsub.support.reentry import running_loop
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from pubsub.runtime.readiness import Ready
-    from pubsub.runtime.runtime import Runtime
 
 __all__ = ["Gap", "Message", "Sub"]
 
@@ -115,7 +100,7 @@ class _Run:
         self.following: _Run | None = None
 
 
-class Sub:
+class Sub(Face, blocking=None):
     """Receives the messages of a topic, or of all topics that match a pattern.
 
     Made where no event loop runs, it belongs to the process's default `Peer`, its calls block,
@@ -156,20 +141,9 @@ class Sub:
         >>> pub.close(); sub.close()
     """
 
-    _runtime: Runtime
+    _kind = "Sub"
     _inbox: Inbox
-    _ready: Ready
-
-    def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Sub:
-        """The face that fits: blocking or async."""
-        if cls is Sub:
-            blocking = running_loop() is None if peer is None else check_peer(peer).blocking
-            cls = _forms[blocking]
-        return object.__new__(cls)
-
-    def __init_subclass__(cls, *, blocking: bool) -> None:
-        """A face says when it is the one that fits."""
-        _forms[blocking] = cls
+    _waiting: Any  # true where somebody waits for a message
 
     def __init__(
         self,
@@ -211,8 +185,12 @@ class Sub:
         self._timeout: Any = None  # the last one that was found to be right
         self._open()
 
-    def _open(self) -> None:
-        raise NotImplementedError
+    def _weak(self) -> WeakSink:
+        return WeakSink(self)
+
+    def _enter(self, weak: WeakSink) -> None:
+        self._inbox, self._ready = self._runtime.add_sub(weak, self._make_inbox)
+        self._when_dropped(Runtime.drop_sub, self._inbox.sub_id)
 
     def _make_inbox(self, sub_id: int) -> Inbox:
         inbox = Inbox(
@@ -236,18 +214,31 @@ class Sub:
                 )
             return None
 
+        this = weakref.ref(self)
+
+        def on_entry() -> None:
+            sub = this()
+            if sub is not None and sub._waiting:
+                sub._wake()
+
+        # the callbacks are there before the first entry can be
         inbox.accepts = accepts
+        inbox.on_entry = on_entry
+        inbox.on_consumed = self._on_consumed()
         return inbox
 
-    if TYPE_CHECKING:  # of either face: what is awaited in an event loop returns at once elsewhere
+    def _on_consumed(self) -> Callable[[Stream, int], None]:
+        """See `Inbox`."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """There is something to take, or nothing will come. Called in the loop's thread."""
+        raise NotImplementedError
+
+    if TYPE_CHECKING:  # of either form
 
         def __iter__(self) -> Iterator[Any]: ...
         def __aiter__(self) -> AsyncIterator[Any]: ...
-        def __enter__(self) -> Self: ...
-        def __exit__(self, *exc: object) -> None: ...
-        def __await__(self) -> Generator[Any, Any, Self]: ...
-        def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
-        def __aexit__(self, *exc: object) -> Coroutine[Any, Any, None]: ...
 
     # --- taking -------------------------------------------------------------------------
 
@@ -296,11 +287,11 @@ class Sub:
         in the next turn of the loop, and whoever waits for a message there is woken."""
         raise NotImplementedError
 
-    def abandon(self, error: Exception) -> None:
+    def _abandon(self, error: Exception) -> None:
         """See `Sink`."""
         raise NotImplementedError
 
-    def failed(self, error: Exception | None) -> None:
+    def _failed(self, error: Exception | None) -> None:
         """See `Sink`."""
         raise NotImplementedError
 
@@ -526,14 +517,6 @@ class Sub:
             missed = sum(count for count, _ in entry.gaps)
             yield entry.stream.topic, entry.end - entry.first, missed, entry.sent_at
 
-    @property
-    def closed(self) -> bool:
-        """Whether the Sub is closed."""
-        return self._dead is not None
-
-    def __reduce__(self) -> NoReturn:
-        raise cannot_travel(self)
-
     def _stop(self, error: Exception) -> None:
         """Hand out nothing any more. What could have been handed out counts as lost; what waits
         behind it is for `_discard`."""
@@ -583,7 +566,7 @@ class Sub:
 
 
 class WeakSink:
-    """A Sub as the runtime holds it: the runtime alone keeps no Sub alive."""
+    """A Sub as the runtime holds it: the runtime alone keeps no Sub alive. See `Sink`."""
 
     __slots__ = ("_sub",)
 
@@ -591,14 +574,12 @@ class WeakSink:
         self._sub = weakref.ref(sub)
 
     def abandon(self, error: Exception) -> None:
-        sub = self._sub()
-        if sub is not None:
-            sub.abandon(error)
+        if sub := self._sub():
+            sub._abandon(error)
 
     def failed(self, error: Exception | None) -> None:
-        sub = self._sub()
-        if sub is not None:
-            sub.failed(error)
+        if sub := self._sub():
+            sub._failed(error)
 
 
 def take_more(sub: Sub, found: list[Any], most: int) -> None:
@@ -614,13 +595,6 @@ def take_more(sub: Sub, found: list[Any], most: int) -> None:
         except PubSubError as error:
             sub._held = error  # what was found comes first
             return
-
-
-def drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
-    """A Sub was dropped without close(): unsubscribe, in the background."""
-    runtime = runtime_ref()
-    if runtime is not None:
-        runtime.drop_sub(sub_id)
 
 
 def timeout_text(sub: Sub, timeout: float | None) -> str:
@@ -663,7 +637,3 @@ def what_is_unknown(vanished: int, unreachable: int) -> str:
     it = "it" if vanished + unreachable == 1 else "they"
     what = f"{it} put" if not vanished else f"{it} had not sent"
     return f"{', '.join(parts)}: what {what} is not known"
-
-
-_forms: dict[bool, type[Sub]] = {}
-faces["sub"] = Sub

@@ -212,7 +212,7 @@ def test_g3_a_put_too_deep_in_the_stack_fails_alone(
             with contextlib.suppress(RecursionError, EncodeError):
                 with_little_stack(room, one)
             if room % 3:
-                here.call(int)  # the loop's thread has taken it
+                here._call(int)  # the loop's thread has taken it
         one()
         assert 1 < len(put) < 58
         assert [sub.get(timeout=LONG)[0] for _ in put] == put
@@ -324,7 +324,7 @@ def test_a_new_pub_looks_at_no_other(coordinator: str, monkeypatch: pytest.Monke
         asked.append(self)
         return False
 
-    monkeypatch.setattr(BlockingPub, "putting", putting)
+    monkeypatch.setattr(BlockingPub, "_putting", putting)
     with Peer() as peer:
         others = {peer.pub(f"t/{number}") for number in range(20)}
         asked.clear()
@@ -338,7 +338,7 @@ def test_a_pub_may_be_closed_in_the_thread_of_its_peer(coordinator: str) -> None
     with Peer() as peer:
         pub, sub = peer.pub("t"), peer.sub("t")
         pub.put(1)
-        peer.call(pub.close)
+        peer._call(pub.close)
         assert sub.get(timeout=10) == 1
         until(lambda: not sub.publishers)
 
