@@ -260,8 +260,10 @@ class BlockingPub(Blocking, Pub, blocking=True):
 
     def close(self, linger: float | None = None) -> None:
         linger = seconds("linger", linger)
-        if self._dead is None:
-            self.peer._refuse_in_put()  # the end would wait for that put
+        stream_id = self._publication.stream_id
+        if self._dead is None and self.peer._inside():  # the end would wait for the caller
+            self._runtime.drop_pub(stream_id)
+            return
         with self._closing:  # whoever comes second waits for the end
             with self._lock:
                 if self._dead is not None:
@@ -272,10 +274,6 @@ class BlockingPub(Blocking, Pub, blocking=True):
                 self._left = NEVER
                 self._roomy.notify_all()
             self._finalizer.detach()
-            stream_id = self._publication.stream_id
-            if self.peer._here:  # in a destructor, say, that the collector runs in this thread
-                self._runtime.drop_pub(stream_id)
-                return
             try:
                 self.peer._wait(self._runtime.close_pub(stream_id, linger))
             except Closed:

@@ -192,10 +192,8 @@ class BlockingSub(Blocking, Sub, blocking=True):
             return
         sub_id = self._inbox.sub_id
         try:
-            if self.peer._here:  # in a destructor, say, that the collector runs in this thread
-                raise WrongContext("now is not the time")
             self.peer._call(self._runtime.close_sub, sub_id)
-        except WrongContext:  # it would wait for a put that it interrupts: done soon
+        except WrongContext:  # it would wait for what it interrupts: done soon
             self._runtime.drop_sub(sub_id)
         except Closed:  # the Peer is, and with it everything
             pass

@@ -151,7 +151,7 @@ class Peer:
             return begin(runtime.loop, runtime.close, linger) if away else runtime.close(linger)
         self._refuse_in_loop("Peer.close()")
         if self._dead is None:
-            self._refuse_in_put()
+            self._refuse_inside()
         with self._ending:  # whoever comes second waits for the end
             if self._dead is None:
                 self._dead = Closed("this Peer is closed")
@@ -199,7 +199,7 @@ class Peer:
             raise self._dead
         assert self._thread is not None
         refuse_green()
-        self._refuse_in_put()
+        self._refuse_inside()
         return self._thread
 
     @property
@@ -207,14 +207,21 @@ class Peer:
         """Whether this is the Peer's own thread."""
         return self._thread is not None and self._thread.here
 
-    def _refuse_in_put(self) -> None:
-        """Raise `WrongContext` where a put, interrupted by who calls, and the loop's thread would
-        wait for each other."""
+    def _inside(self) -> str:
+        """Why who calls must not wait for the loop's thread, as a handler or a destructor that
+        interrupts its work, or a put; empty: it may."""
+        if self._here:
+            return "this would wait for the thread that it runs in"
         if any(pub.peer is self and pub._putting() for pub in calls_of("pubsub.faces.blockingpub")):
-            raise WrongContext(
+            return (
                 "a call that waits, from within a put of the same Peer (from a signal handler or a "
                 "destructor): the put would wait for it, and it for the put"
             )
+        return ""
+
+    def _refuse_inside(self) -> None:
+        if inside := self._inside():
+            raise WrongContext(inside)
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in the loop's thread and wait for it."""
@@ -237,9 +244,6 @@ class Peer:
         except PubSubError:
             coroutine.close()
             raise
-        if thread.here:  # in a destructor, say, that the collector runs there
-            coroutine.close()
-            raise WrongContext("this would wait for the thread that it runs in")
         return thread.run(coroutine)
 
     def _refuse_in_loop(self, what: str) -> None:

@@ -80,8 +80,6 @@ class LoopThread:
         return threading.current_thread() is self._thread
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self.here:
-            return function(*args, **kwargs)
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def run() -> None:

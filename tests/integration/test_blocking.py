@@ -308,12 +308,26 @@ def test_a_call_that_waits_is_refused_in_the_middle_of_a_put(coordinator: str) -
 
     with Peer() as peer, Peer() as other:
         pub, sub = peer.pub("t", codec="pickle"), peer.sub("t", allow_pickle=True)
-        calls = (pub.flush, pub.close, peer.close, lambda: peer.sub("t"))
+        calls = (pub.flush, peer.close, lambda: peer.sub("t"))
         pub.put(Meddler(lambda: meddle(*calls)))
         pub.put_many([Meddler(lambda: meddle(*calls))])
         pub.put(Meddler(lambda: other.sub("t").close()))  # another Peer's thread waits for nobody
         assert sub.get_many(3, timeout=LONG)
         pub.close()
+
+
+def test_g9_a_close_in_the_middle_of_a_put_is_done_soon(coordinator: str) -> None:
+    """By a destructor, say: the end would wait for that put, and it for the end."""
+    with Peer() as peer:
+        pub, sub = peer.pub("t", codec="pickle"), peer.sub("t", allow_pickle=True)
+        pub.put("before")
+        pub.put(Meddler(pub.close))
+        assert [sub.get(timeout=10) for _ in range(2)] == ["before", "meddled"]
+        until(lambda: not sub.publishers)
+        assert pub.closed
+        assert sub.lost == 0
+        with pytest.raises(Closed):
+            pub.put("too late")
 
 
 def test_a_new_pub_looks_at_no_other(coordinator: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -521,7 +521,7 @@ def test_who_comes_when_the_peer_is_being_closed_is_told_and_does_not_hang(
     def descheduled(self: Peer) -> None:  # after it looked whether the Peer is closed
         closed.wait(LONG)
 
-    monkeypatch.setattr(Peer, "_refuse_in_put", descheduled)
+    monkeypatch.setattr(Peer, "_refuse_inside", descheduled)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         calls = [pool.submit(pub.wait_for_subscribers), pool.submit(blocking.pub, "x")]
         time.sleep(0.05)
