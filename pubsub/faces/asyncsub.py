@@ -14,7 +14,8 @@ from pubsub.core.stream import Stream
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import DONE, begin, elsewhere
 from pubsub.faces.face import InLoop
-from pubsub.faces.sub import NOTHING, Gap, Message, Sub, take_more, timeout_text
+from pubsub.faces.message import Gap, Message
+from pubsub.faces.sub import NOTHING, Sub, take_more, timeout_text
 from pubsub.support.reentry import running_loop
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from pubsub.config import seconds, whole
 from pubsub.core.stream import Stream
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.face import Blocking
+from pubsub.faces.message import Gap, Message
 from pubsub.faces.process import stay_at_exit
-from pubsub.faces.sub import NOTHING, Gap, Message, Sub, take_more, timeout_text
+from pubsub.faces.sub import NOTHING, Sub, take_more, timeout_text
 from pubsub.support.reentry import running_loop
 
 __all__ = ["BlockingSub"]

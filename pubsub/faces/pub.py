@@ -216,8 +216,8 @@ class Pub(Face, blocking=None):
         """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
         what was put, then end the stream; who has not received it then is named in a warning. May
         be called again. In an event loop it begins at once, and is to be awaited for the end; from
-        elsewhere than its thread, or from within a put (in a destructor, say), it begins in the
-        loop's next turn.
+        elsewhere than its thread, and from within a put that blocks (in a destructor, say), it
+        begins in the loop's next turn.
         """
         raise NotImplementedError
 

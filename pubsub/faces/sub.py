@@ -14,7 +14,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice, pairwise, repeat
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from pubsub.codec.codec import Decoder
 from pubsub.config import MIB, seconds, whole
@@ -25,79 +25,19 @@ from pubsub.errors import DecodeError, PubSubError
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.face import Face
 from pubsub.faces.foreign import warn_of_foreign_wildcards
+from pubsub.faces.message import Gap, Message, Run
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
 from pubsub.runtime.runtime import Runtime
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 
-__all__ = ["Gap", "Message", "Sub"]
+__all__ = ["Sub"]
 
 log = logger("pubsub.sub")
 log.logger.addFilter(RateLimit())  # a publisher of garbage can make it speak
 
 NOTHING: Any = object()
-
-
-class Message(NamedTuple):
-    """A message and where it comes from; see `Sub.messages`."""
-
-    value: Any
-    topic: str
-    publisher: str
-    """Address of the Pub: ``host:port#n``, with its number in its process."""
-    seq: int
-    """Its number in the stream of that Pub, from 0."""
-    sent_at: float
-    """Wall-clock time of the publisher when its batch was closed: seconds since 1970."""
-
-
-class Gap(NamedTuple):
-    """Messages of a stream that this Sub will never get, in their place; see `Sub.messages`. A
-    stream whose publisher is gone without a word ends with one that says so."""
-
-    publisher: str
-    """Address of the Pub; ``several publishers``, with the topic of the Sub, where more than 1,000
-    gaps have waited for somebody to look at them: of the further ones only the sums are kept."""
-    topic: str
-    missed: int
-    """How many; 0 where that is not known: `reason` is ``vanished`` or ``unreachable``."""
-    reason: str
-    """``overflow`` (they had left the publisher's buffer), ``closed`` (the Pub was closed before
-    it could send them), ``too large`` (above this Peer's `max_message`, or in one batch with such
-    a message), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``. Of a stream
-    that has ended: ``vanished`` (its link broke and did not come back: what the publisher had not
-    sent is not known) or ``unreachable`` (it never was reached, or refused: what was put is not
-    known). Should it be reached after all, it goes on, and what is lost is counted."""
-
-
-class _Run:
-    """Decoded messages of consecutive numbers, behind what was lost before them.
-
-    Attributes:
-        values: those that were not taken yet.
-        pairs: the same ones, each with how many are left behind it; an iterator of C, so that the
-            two belong together though other threads take from `values`.
-        following: what else the same batch gave.
-    """
-
-    __slots__ = ("end", "following", "gaps", "pairs", "sent_at", "stream", "values")
-
-    def __init__(
-        self,
-        stream: Stream,
-        gaps: tuple[tuple[int, str], ...],
-        end: int,
-        values: list[Any],
-        sent_at: float,
-    ) -> None:
-        self.stream = stream
-        self.gaps = gaps
-        self.end = end
-        self.values = iter(values)
-        self.pairs: Iterator[tuple[Any, int]] | None = None
-        self.sent_at = sent_at
-        self.following: _Run | None = None
 
 
 class Sub(Face, blocking=None):
@@ -175,8 +115,8 @@ class Sub(Face, blocking=None):
         self.allow_pickle = bool(allow_pickle)
         self.peer = peer if peer is not None else default_peer(Peer)
         self._values: Iterator[Any] = iter(())
-        self._run: _Run | None = None
-        self._runs: _Run | None = None  # the next ones, of the same batch
+        self._run: Run | None = None
+        self._runs: Run | None = None  # the next ones, of the same batch
         self._gaps: deque[Gap] = deque()
         self._installed: Entry | None = None  # it can be handed out, and still waits in the inbox
         self._over: Exception | None = None  # why nothing is made ready to be handed out any more
@@ -297,13 +237,13 @@ class Sub(Face, blocking=None):
 
     # --- decoding -----------------------------------------------------------------------
 
-    def _decoded(self, entry: Entry) -> tuple[_Run, int, BaseException | None]:
+    def _decoded(self, entry: Entry) -> tuple[Run, int, BaseException | None]:
         """An entry's messages, how many of them cannot be decoded, and why; or what a signal
         handler raised meanwhile. It may be done again: nothing is changed."""
         stream = entry.stream
         wanted = entry.end - entry.first
         if not wanted:
-            return _Run(stream, entry.gaps, entry.end, [], 0.0), 0, None
+            return Run(stream, entry.gaps, entry.end, [], 0.0), 0, None
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
             decoder = self._decoders[stream.codec] = Decoder(
@@ -330,11 +270,11 @@ class Sub(Face, blocking=None):
             del values[: entry.skip]
         if len(values) != wanted:
             return self._salvaged(entry, None, DecodeError("not as many values as announced"))
-        return _Run(stream, entry.gaps, entry.end, values, entry.sent_at), 0, raised
+        return Run(stream, entry.gaps, entry.end, values, entry.sent_at), 0, raised
 
     def _salvaged(
         self, entry: Entry, decoder: Decoder | None, error: Exception
-    ) -> tuple[_Run, int, BaseException | None]:
+    ) -> tuple[Run, int, BaseException | None]:
         """Of a batch that does not decode as a whole: deliver what does, count what does not."""
         stream = entry.stream
         wanted = entry.end - entry.first
@@ -347,13 +287,13 @@ class Sub(Face, blocking=None):
         values += [error] * (wanted - len(values))
         gaps = list(entry.gaps)
         seq = entry.first
-        runs: list[_Run] = []
+        runs: list[Run] = []
         run: list[Any] = []
         bad = lost = 0
         for value in values:
             if isinstance(value, DecodeError):
                 if run:
-                    runs.append(_Run(stream, tuple(gaps), seq, run, entry.sent_at))
+                    runs.append(Run(stream, tuple(gaps), seq, run, entry.sent_at))
                     gaps, run, bad = [], [], 0
                 bad += 1
                 lost += 1
@@ -365,7 +305,7 @@ class Sub(Face, blocking=None):
             seq += 1
         if bad:
             gaps.append((bad, "undecodable"))
-        runs.append(_Run(stream, tuple(gaps), seq, run, entry.sent_at))
+        runs.append(Run(stream, tuple(gaps), seq, run, entry.sent_at))
         for one, following in pairwise(runs):
             one.following = following
         return runs[0], lost, error if lost else None

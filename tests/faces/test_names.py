@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -52,3 +53,8 @@ def test_the_names_of_what_blocks() -> None:
     with coordinator_in_thread() as server, Peer(server.address) as peer:
         check(peer, peer.pub("t"), peer.sub("t"))
     assert (names(Pub), names(Sub), names(Peer)) == (PUB.split(), SUB.split(), PEER.split())
+
+
+def test_what_is_called_shows_its_options() -> None:
+    for face, option in ((Pub, "overflow"), (Sub, "window"), (Peer, "coordinator")):
+        assert option in inspect.signature(face).parameters

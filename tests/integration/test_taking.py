@@ -33,7 +33,10 @@ from tests.integration.support import LONG, coordinator_in_loop, coordinator_in_
 
 HERE = Path(pubsub.__file__).parent
 TAKING = {
-    *(str(HERE / f"faces/{name}.py") for name in ("face", "sub", "asyncsub", "blockingsub")),
+    *(
+        str(HERE / f"faces/{name}.py")
+        for name in ("face", "message", "sub", "asyncsub", "blockingsub")
+    ),
     *(str(HERE / name) for name in ("codec/codec.py", "core/inbox.py", "core/stream.py")),
 }
 assert all(map(os.path.exists, TAKING))
