@@ -552,19 +552,26 @@ def test_an_interrupted_close_may_be_called_again(
 
 
 @pytest.mark.filterwarnings("ignore:coroutine 'Ready.wait' was never awaited")
+@pytest.mark.parametrize("kind", ["pub", "sub"])
 def test_an_interrupted_constructor_leaves_nothing_in_the_peer(
-    peer: Peer, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    before = set(peer.runtime._subs)
+    def known() -> set[int]:
+        return {*peer.runtime._pubs, *peer.runtime._subs}
+
+    make = peer.pub if kind == "pub" else peer.sub
+    before = known()
     number = 0
     while True:
         made = None
         with at(number, interrupt) as moment, contextlib.suppress(Interrupt):
-            made = peer.sub("t")
+            made = make("t")
+        if made is not None:
+            made.close()
         del made
         gc.collect()
         peer._call(lambda: None)
-        assert peer._call(lambda: set(peer.runtime._subs)) == before, moment.where
+        assert peer._call(known) == before, moment.where
         if moment.where is None:
             break
         number += 1
@@ -580,10 +587,10 @@ def test_an_interrupted_constructor_leaves_nothing_in_the_peer(
     with monkeypatch.context() as patch:
         patch.setattr(type(peer._thread), "call", interrupted)
         with pytest.raises(Interrupt):
-            peer.sub("t")
+            make("t")
     assert type(peer._thread).call is call
     peer._call(lambda: None)
-    assert peer._call(lambda: set(peer.runtime._subs)) == before
+    assert peer._call(known) == before
 
 
 @pytest.mark.parametrize("form", ["for", "messages"])
