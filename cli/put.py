@@ -229,7 +229,7 @@ def _deliver(peer: Peer, pub: BlockingPub, audience: _Audience) -> bool:
     def close() -> None:
         with suppress(PubSubError):
             runtime, publication = pub._runtime, pub._publication
-            peer.wait(flush(pub, runtime, publication, timeout=None, observers=True))
+            peer._wait(flush(pub, runtime, publication, timeout=None, observers=True))
             pub.close()
 
     audience.look()
@@ -318,14 +318,14 @@ class _Audience:
 
     def look(self) -> int | None:
         """See how they stand; returns what the slowest observer that is waited for has taken."""
-        self._pub.peer.try_call(self._pub.seal)  # a lag is counted from what is in the log
         now = self._looked = time.monotonic()
         slowest = None
+        in_log = self._pub._publication.log.next_seq  # from there, a lag is counted
         subscribers = self._pub.subscribers
         self._named |= bool(subscribers)
         for who, how in subscribers.items():
             self._came |= how["state"] != "expected"
-            taken = self.count - how["lag"]
+            taken = in_log - how["lag"]
             before, since = self._standing.get(who, (-1, now))
             if taken > before or not how["lag"]:
                 self._standing[who] = taken, now

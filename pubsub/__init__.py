@@ -24,9 +24,10 @@ from pubsub.faces import asyncpub as asyncpub
 from pubsub.faces import asyncsub as asyncsub
 from pubsub.faces import blockingpub as blockingpub
 from pubsub.faces import blockingsub as blockingsub
+from pubsub.faces.message import Gap, Message
 from pubsub.faces.peer import Peer
 from pubsub.faces.pub import Pub
-from pubsub.faces.sub import Gap, Message, Sub
+from pubsub.faces.sub import Sub
 
 __all__ = [
     "AuthError",

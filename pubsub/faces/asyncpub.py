@@ -5,30 +5,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 from pubsub.config import MIB, seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import begin, elsewhere
+from pubsub.faces.face import InLoop
 from pubsub.faces.pub import (
     HANDOVER_BYTES,
     OVERHEAD,
     PLAIN,
     Pub,
-    WeakSource,
     body_of,
-    drop_pub,
     flush,
     wait_attached,
 )
 from pubsub.support.logs import logger
 from pubsub.support.reentry import interrupts_the_core, running_loop
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["AsyncPub"]
 
@@ -93,39 +88,18 @@ class _Place(_Put):
     __iter__ = __await__
 
 
-class AsyncPub(Pub, blocking=False):
+class AsyncPub(InLoop, Pub, blocking=False):
     """A Pub inside an event loop."""
 
     def _open(self) -> None:
-        if self.peer.blocking:
-            raise WrongContext(
-                "this Peer runs on a thread of its own: Pub(peer=…) made with it is blocking"
-            )
-        self._runtime = runtime = self.peer.runtime
         self._grant = 0  # bytes that `_left` last grew by
         self._queue: OrderedDict[_Place, None] = OrderedDict()  # puts that wait for room
         self._queued_bytes = 0
         self._emptied: asyncio.Future[None] | None = None  # what waits for the queue to be empty
         self._closing: asyncio.Task[None] | None = None
-        self._done = _Put(loop=runtime.loop)
+        self._done = _Put(loop=self.peer.runtime.loop)
         self._done.set_result(None)
-        source = WeakSource(self)
-        try:
-            self._publication, self._ready = runtime.add_pub(
-                source,
-                self.topic,
-                codec=self.codec,
-                block=self._block,
-                buffer=self.buffer,
-                history=self.history,
-            )
-            self._finalizer = weakref.finalize(
-                self, drop_pub, weakref.ref(runtime), self._publication.stream_id
-            )
-            self._finalizer.atexit = False
-        except BaseException:  # a signal handler's, maybe, from any of these
-            runtime.undo(source)
-            raise
+        super()._open()
 
     def put(self, value: Any) -> Awaitable[None]:
         encoder = self._encoder
@@ -162,9 +136,6 @@ class AsyncPub(Pub, blocking=False):
             if self._queue or not self._fits(size):
                 return self._enqueue((data, buffers, size))
         return self._later(self._admit(data, buffers) or (full and not buffers))
-
-    def _check_place(self) -> None:
-        self._runtime.check_place(f"Pub({self.topic!r})")
 
     def _enqueue(self, message: tuple[bytes, tuple[bytes, ...], int]) -> Awaitable[None]:
         """Have a put wait for room. Those who await their puts hold one each; what nobody awaits
@@ -219,7 +190,7 @@ class AsyncPub(Pub, blocking=False):
         return not interrupts_the_core() and self._make_room(size)
 
     def _make_room(self, size: int) -> bool:
-        self.seal()
+        self._seal()
         return self._publication.room(size)
 
     def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> bool:
@@ -310,7 +281,7 @@ class AsyncPub(Pub, blocking=False):
             for value in values:
                 await self.put(value)
 
-    def seal(self) -> None:
+    def _seal(self) -> None:
         """See `Source`. Nearly always there is one batch, which goes straight into the log: with a
         thousand topics, one more deque to touch for each is one more that is not in the cache."""
         if not self._handover and not self._draining:
@@ -338,17 +309,15 @@ class AsyncPub(Pub, blocking=False):
         if self._handover:
             self._drain()
 
-    def collect(self) -> None:
-        """See `Source`."""
-        self.seal()
+    def _collect(self) -> None:
+        self._seal()
         if self._queue:
             self._room_opened()
 
-    def count(self) -> int:
-        """See `Source`."""
+    def _count_all(self) -> int:
         return self._count() + len(self._queue)
 
-    def queued(self) -> asyncio.Future[None] | None:
+    def _queued(self) -> asyncio.Future[None] | None:
         """See `Source`."""
         if not self._queue:
             return None
@@ -356,11 +325,11 @@ class AsyncPub(Pub, blocking=False):
             self._emptied = self._runtime.loop.create_future()
         return self._emptied
 
-    def abandon(self, error: Exception) -> None:
+    def _abandon(self, error: Exception) -> None:
         """See `Source`."""
         if not isinstance(error, WrongContext):
-            self.seal()
-        super().abandon(error)
+            self._seal()
+        super()._abandon(error)
         forgotten = 0
         for place in list(self._queue):
             if not place.done() and not self._runtime.exiting:  # else who waits stays where it is
@@ -399,33 +368,12 @@ class AsyncPub(Pub, blocking=False):
                 return begin(runtime.loop, self.close, linger)
             self._check_place()
         if self._dead is None:
-            self.seal()
+            self._seal()
             self._closing = runtime.loop.create_task(self._end(linger))
-            super().abandon(Closed(f"Pub({self.topic!r}) is closed"))  # what waits for room may go
+            super()._abandon(Closed(f"Pub({self.topic!r}) is closed"))  # what waits for room may go
             self._finalizer.detach()
         assert self._closing is not None
         return asyncio.shield(self._closing)
 
     async def _end(self, linger: float | None) -> None:
         await self._runtime.close_pub(self._publication.stream_id, linger)
-
-    def __await__(self) -> Generator[Any, Any, Self]:
-        """Wait until it is ready: the coordinators have named the Subs that are there.
-
-        Raises:
-            CoordinatorUnavailable: none could be reached in time.
-        """
-        self._check_place()
-        yield from self._ready.wait().__await__()
-        return self
-
-    async def __aenter__(self) -> Self:
-        return await self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    def __enter__(self) -> NoReturn:
-        raise WrongContext("in an event loop a Pub is entered by `async with`, not `with`")
-
-    def __exit__(self, *exc: object) -> None: ...

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pubsub.config import seconds, whole
+from pubsub.core.stream import Stream
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import DONE, begin, elsewhere
-from pubsub.faces.sub import NOTHING, Gap, Message, Sub, WeakSink, drop_sub, take_more, timeout_text
+from pubsub.faces.face import InLoop
+from pubsub.faces.message import Gap, Message
+from pubsub.faces.sub import NOTHING, Sub, take_more, timeout_text
 from pubsub.support.reentry import running_loop
 
 if TYPE_CHECKING:
@@ -26,44 +29,23 @@ not wait for anything then, and however full the Sub is, nothing else would run:
 heartbeat, and no acknowledgement, which publishers wait for."""
 
 
-class AsyncSub(Sub, blocking=False):
+class AsyncSub(InLoop, Sub, blocking=False):
     """A Sub inside an event loop."""
 
     def _open(self) -> None:
-        if self.peer.blocking:
-            raise WrongContext(
-                "this Peer runs on a thread of its own: Sub(peer=…) made with it is blocking"
-            )
-        self._runtime = runtime = self.peer.runtime
-        self._waiters: set[asyncio.Future[bool]] = set()
+        self._waiting: set[asyncio.Future[bool]] = set()
         self._in_a_row = 0  # batches that were taken since it has waited
         self._began = 0.0  # when more than one was for the first time; 0: not yet
-        this = weakref.ref(self)
+        super()._open()
 
-        def on_entry() -> None:
-            sub = this()
-            if sub is not None and sub._waiters:
-                sub._wake()
-
-        sink = WeakSink(self)
-        try:
-            self._inbox, self._ready = runtime.add_sub(sink, self._make_inbox)
-            self._inbox.on_entry = on_entry
-            self._inbox.on_consumed = runtime.turn.consumed
-            self._finalizer = weakref.finalize(
-                self, drop_sub, weakref.ref(runtime), self._inbox.sub_id
-            )
-            self._finalizer.atexit = False
-        except BaseException:  # a signal handler's, maybe, from any of these
-            runtime.undo(sink)
-            raise
+    def _on_consumed(self) -> Callable[[Stream, int], None]:
+        return self._runtime.turn.consumed
 
     def _wake(self) -> None:
-        """There is something to take, or nothing will come."""
-        for waiter in self._waiters:
+        for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(True)
-        self._waiters.clear()
+        self._waiting.clear()
 
     async def _arrival(self, deadline: float | None = None) -> bool:
         """Wait until something may be there; False: time ran out. Cancelling it loses nothing:
@@ -73,14 +55,14 @@ class AsyncSub(Sub, blocking=False):
         waiter: asyncio.Future[bool] = loop.create_future()
         timer = None
         try:
-            self._waiters.add(waiter)
+            self._waiting.add(waiter)
             runtime.turn.hasten()
             if deadline is not None:
                 timer = loop.call_at(deadline, _time_out, waiter)
             return await waiter
         finally:
             self._began = self._in_a_row = 0
-            self._waiters.discard(waiter)
+            self._waiting.discard(waiter)
             if timer is not None:
                 timer.cancel()
 
@@ -89,9 +71,6 @@ class AsyncSub(Sub, blocking=False):
             super()._check()
         if running_loop() is not self._runtime.loop:
             self._check_place()
-
-    def _check_place(self) -> None:
-        self._runtime.check_place(f"Sub({self.topic!r})")
 
     def _long_enough(self) -> bool:
         """Whether it is time to let the loop run, before the next batch is taken: asked once for
@@ -209,44 +188,23 @@ class AsyncSub(Sub, blocking=False):
                 return begin(runtime.loop, self.close)
             runtime.close_sub(self._inbox.sub_id)
             self._finalizer.detach()
-            self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
+            self._abandon(Closed(f"Sub({self.topic!r}) is closed"))
         return DONE
 
-    def abandon(self, error: Exception) -> None:
+    def _abandon(self, error: Exception) -> None:
         """See `Sink`."""
         self._stop(error)
         self._discard()
         if not self._runtime.exiting:  # else who waits stays where it is, as in a daemon thread
             self._wake()
 
-    def failed(self, error: Exception | None) -> None:
+    def _failed(self, error: Exception | None) -> None:
         """See `Sink`."""
         self._failure = error
         self._wake()
 
-    def __await__(self) -> Generator[Any, Any, Self]:
-        """Wait until it is ready.
-
-        Raises:
-            CoordinatorUnavailable: none could be reached in time.
-        """
-        self._check_place()
-        yield from self._ready.wait().__await__()
-        return self
-
-    async def __aenter__(self) -> Self:
-        return await self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
     def __iter__(self) -> NoReturn:
         raise WrongContext("in an event loop iterate a Sub by `async for`, not `for`")
-
-    def __enter__(self) -> NoReturn:
-        raise WrongContext("in an event loop a Sub is entered by `async with`, not `with`")
-
-    def __exit__(self, *exc: object) -> None: ...
 
 
 class _AsyncIterator:

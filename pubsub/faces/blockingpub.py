@@ -5,30 +5,24 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 from pubsub.config import seconds
 from pubsub.errors import Closed, WrongContext
-from pubsub.faces.peer import running_loop
+from pubsub.faces.face import Blocking
 from pubsub.faces.pub import (
     HANDOVER_BYTES,
     NEVER,
     OVERHEAD,
     PLAIN,
     Pub,
-    WeakSource,
     body_of,
-    drop_pub,
     flush,
     wait_attached,
 )
-from pubsub.support.reentry import interrupts_the_core
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from pubsub.support.reentry import interrupts_the_core, running_loop
 
 __all__ = ["BlockingPub"]
 
@@ -46,50 +40,21 @@ LOCKED_PUTS = 255
 """Messages of one put_many that a BlockingPub puts without letting other threads in between."""
 
 
-class BlockingPub(Pub, blocking=True):
+class BlockingPub(Blocking, Pub, blocking=True):
     """A Pub outside event loops, for any thread."""
 
     def _open(self) -> None:
-        if not self.peer.blocking:
-            raise WrongContext("this Peer belongs to an event loop: make the Pub inside it")
         self._make_locks()
         self._looks_again = False  # the loop's thread, for the unfinished batch
         self._missed = 0  # looks in a row that found the lock taken
         self._waiting: dict[object, int] = {}  # bytes that each put has that waits
-        self._runtime = self.peer.runtime
-        try:
-            self.peer.call(self._add)  # there, so that all is set before the loop's thread needs it
-            self._finalizer = weakref.finalize(
-                self, drop_pub, weakref.ref(self._runtime), self._publication.stream_id
-            )
-            self._finalizer.atexit = False
-            self.peer.wait(self._ready.wait())
-        except BaseException:
-            self.peer.call_soon(self._undo)
-            raise
+        super()._open()
 
     def _make_locks(self) -> None:
         self._lock = threading.RLock()  # a signal handler may put, in the middle of a put
         self._acquire, self._release = self._lock.acquire, self._lock.release
         self._roomy = threading.Condition(self._lock)
         self._closing = threading.RLock()
-
-    def _add(self) -> None:
-        self._publication, self._ready = self._runtime.add_pub(
-            WeakSource(self),
-            self.topic,
-            codec=self.codec,
-            block=self._block,
-            buffer=self.buffer,
-            history=self.history,
-        )
-
-    def _undo(self) -> None:
-        """The constructor was interrupted, maybe while `_add` was still to run."""
-        publication = getattr(self, "_publication", None)
-        if publication is not None:
-            self.abandon(Closed(f"Pub({self.topic!r}) was not made"))
-            self._runtime.end_pub(publication.stream_id)
 
     def put(self, value: Any) -> None:
         try:  # `with` costs twice as much; inside `try`, no interrupt leaves the lock behind
@@ -156,7 +121,7 @@ class BlockingPub(Pub, blocking=True):
         if self._left <= 0:
             self._close_full()
 
-    def putting(self) -> bool:
+    def _putting(self) -> bool:
         """Whether the calling thread is in the middle of a put (as in a signal handler)."""
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # both kinds have it
 
@@ -172,7 +137,7 @@ class BlockingPub(Pub, blocking=True):
     def _let_it_catch_up(self) -> None:
         """Wait until the loop's thread has taken most of what was handed over. Not for ever: it may
         want something that we hold (the lock of a log handler that publishes, say)."""
-        if not self.peer.here:
+        if not self.peer._here:
             self._wait(lambda: self._ahead() <= HANDOVER_BYTES, patience=PATIENCE)
         elif not interrupts_the_core():  # else it will do so when it goes on
             self._take_over()
@@ -215,15 +180,15 @@ class BlockingPub(Pub, blocking=True):
     def _first_put(self) -> object | None:
         return next(iter(list(self._waiting)), None)
 
-    def seal(self) -> None:
+    def _seal(self) -> None:
         """See `Source`."""
         with self._lock:
             if self._parts:
                 self._hand_over()
         self._take_over()
 
-    def collect(self) -> None:
-        """See `Source`. Full batches are taken without the lock, and the unfinished one where
+    def _collect(self) -> None:
+        """See `Puts`. Full batches are taken without the lock, and the unfinished one where
         nobody puts at this moment: a thread that puts all the time has the lock nearly all the
         time, and each of its puts would have to wake us if we waited for it. So we wait for it only
         after several looks in vain."""
@@ -271,32 +236,34 @@ class BlockingPub(Pub, blocking=True):
         with self._lock:
             self._look()
 
-    def abandon(self, error: Exception) -> None:
+    def _abandon(self, error: Exception) -> None:
         """See `Source`."""
         if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
             self._make_locks()
         with self._lock:
             if self._parts:
                 self._hand_over()  # put is put: it goes into the log before the end
-            super().abandon(error)
+            super()._abandon(error)
             self._roomy.notify_all()
 
     def flush(self, timeout: float | None = None) -> None:
         self._check()
         timeout = seconds("timeout", timeout)
-        self.peer.refuse_in_loop("flush()")
-        self.peer.wait(flush(self, self._runtime, self._publication, timeout))
+        self.peer._refuse_in_loop("flush()")
+        self.peer._wait(flush(self, self._runtime, self._publication, timeout))
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()
         timeout = seconds("timeout", timeout)
-        self.peer.refuse_in_loop("wait_for_subscribers()")
-        self.peer.wait(wait_attached(self._runtime, self._publication, n, timeout))
+        self.peer._refuse_in_loop("wait_for_subscribers()")
+        self.peer._wait(wait_attached(self._runtime, self._publication, n, timeout))
 
     def close(self, linger: float | None = None) -> None:
         linger = seconds("linger", linger)
-        if self._dead is None:
-            self.peer.refuse_in_put()  # the end would wait for that put
+        stream_id = self._publication.stream_id
+        if self._dead is None and self.peer._inside():  # the end would wait for the caller
+            self._runtime.drop_pub(stream_id)
+            return
         with self._closing:  # whoever comes second waits for the end
             with self._lock:
                 if self._dead is not None:
@@ -307,31 +274,10 @@ class BlockingPub(Pub, blocking=True):
                 self._left = NEVER
                 self._roomy.notify_all()
             self._finalizer.detach()
-            stream_id = self._publication.stream_id
-            if self.peer.here:  # in a destructor, say, that the collector runs in this thread
-                self._runtime.drop_pub(stream_id)
-                return
             try:
-                self.peer.wait(self._runtime.close_pub(stream_id, linger))
+                self.peer._wait(self._runtime.close_pub(stream_id, linger))
             except Closed:
                 pass  # the Peer is being closed: that ends this too
             except BaseException:  # interrupted: no more lingering
-                self.peer.call_soon(self._runtime.cut_pub, stream_id)
+                self.peer._call_soon(self._runtime.cut_pub, stream_id)
                 raise
-
-    def __enter__(self) -> Self:
-        self._check()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __await__(self) -> NoReturn:
-        raise WrongContext(
-            "this Pub was made outside an event loop and blocks: make it inside the loop to await"
-        )
-
-    async def __aenter__(self) -> NoReturn:
-        self.__await__()
-
-    async def __aexit__(self, *exc: object) -> None: ...

@@ -5,20 +5,19 @@ from __future__ import annotations
 import operator
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from itertools import chain
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from pubsub.config import seconds, whole
-from pubsub.core.inbox import Inbox
+from pubsub.core.stream import Stream
 from pubsub.errors import Closed, WrongContext
-from pubsub.faces.peer import running_loop, stay_at_exit
-from pubsub.faces.sub import NOTHING, Gap, Message, Sub, WeakSink, drop_sub, take_more, timeout_text
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from pubsub.faces.face import Blocking
+from pubsub.faces.message import Gap, Message
+from pubsub.faces.process import stay_at_exit
+from pubsub.faces.sub import NOTHING, Sub, take_more, timeout_text
+from pubsub.support.reentry import running_loop
 
 __all__ = ["BlockingSub"]
 
@@ -35,52 +34,21 @@ class _Lock:
         self.mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
 
 
-class BlockingSub(Sub, blocking=True):
+class BlockingSub(Blocking, Sub, blocking=True):
     """A Sub outside event loops, for any thread."""
 
     def _open(self) -> None:
-        if not self.peer.blocking:
-            raise WrongContext("this Peer belongs to an event loop: make the Sub inside it")
-        self.peer.refuse_in_loop("Sub(peer=…)")
-        self._runtime = self.peer.runtime
+        self.peer._refuse_in_loop("Sub(peer=…)")
         self._taking = _Lock()
         self._arrived: SimpleQueue[None] = SimpleQueue()  # a token for the one that waits
         self._waiting = False
-        # the callbacks are there before the first entry can be
-        this = weakref.ref(self)
-        call_soon, consumed = self.peer.call_soon, self._runtime.turn.consumed
+        super()._open()
 
-        def on_entry() -> None:
-            sub = this()
-            if sub is not None and sub._waiting:
-                sub._wake()
-
-        def make(sub_id: int) -> Inbox:
-            inbox = self._make_inbox(sub_id)
-            inbox.on_entry = on_entry
-            inbox.on_consumed = lambda stream, stage: call_soon(consumed, stream, stage)
-            return inbox
-
-        def add() -> None:  # there, so that all is set before the loop's thread needs it
-            self._inbox, self._ready = self._runtime.add_sub(WeakSink(self), make)
-
-        def undo() -> None:  # behind `add`, where that is still to come
-            if hasattr(self, "_inbox"):
-                self._runtime.close_sub(self._inbox.sub_id)
-
-        try:
-            self.peer.call(add)
-            self._finalizer = weakref.finalize(
-                self, drop_sub, weakref.ref(self._runtime), self._inbox.sub_id
-            )
-            self._finalizer.atexit = False
-            self.peer.wait(self._ready.wait())
-        except BaseException:  # a signal handler's, maybe, from any of these
-            self.peer.call_soon(undo)
-            raise
+    def _on_consumed(self) -> Callable[[Stream, int], None]:
+        call_soon, consumed = self.peer._call_soon, self._runtime.turn.consumed
+        return lambda stream, stage: call_soon(consumed, stream, stage)
 
     def _wake(self) -> None:
-        """There is something to take, or nothing will come. Called in the loop's thread."""
         if self._waiting:
             self._waiting = False
             self._arrived.put(None)
@@ -91,7 +59,7 @@ class BlockingSub(Sub, blocking=True):
         Raises: as `get`.
         """
         if running_loop() is not None:
-            self.peer.refuse_in_loop("this Sub")
+            self.peer._refuse_in_loop("this Sub")
         taking = self._taking
         if taking.mine():
             raise WrongContext(
@@ -225,17 +193,15 @@ class BlockingSub(Sub, blocking=True):
             return
         sub_id = self._inbox.sub_id
         try:
-            if self.peer.here:  # in a destructor, say, that the collector runs in this thread
-                raise WrongContext("now is not the time")
-            self.peer.call(self._runtime.close_sub, sub_id)
-        except WrongContext:  # it would wait for a put that it interrupts: done soon
+            self.peer._call(self._runtime.close_sub, sub_id)
+        except WrongContext:  # it would wait for what it interrupts: done soon
             self._runtime.drop_sub(sub_id)
         except Closed:  # the Peer is, and with it everything
             pass
         self._finalizer.detach()  # not before: an interrupt may have prevented it
-        self.abandon(Closed(f"Sub({self.topic!r}) is closed"))
+        self._abandon(Closed(f"Sub({self.topic!r}) is closed"))
 
-    def abandon(self, error: Exception) -> None:
+    def _abandon(self, error: Exception) -> None:
         """See `Sink`. It waits for nobody: the loop's thread calls it, and signal handlers."""
         if isinstance(error, WrongContext):  # after a fork: whoever held a lock is not here
             self._taking = _Lock()
@@ -244,30 +210,13 @@ class BlockingSub(Sub, blocking=True):
         self._try_discard()
         self._wake()
 
-    def failed(self, error: Exception | None) -> None:
+    def _failed(self, error: Exception | None) -> None:
         """See `Sink`."""
         self._failure = error
         self._wake()
-
-    def __enter__(self) -> Self:
-        self._check()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __await__(self) -> NoReturn:
-        raise WrongContext(
-            "this Sub was made outside an event loop and blocks: make it inside the loop to await"
-        )
 
     def __aiter__(self) -> NoReturn:
         raise WrongContext(
             "this Sub was made outside an event loop: iterate it by `for`, or make it inside the "
             "loop for `async for`"
         )
-
-    async def __aenter__(self) -> NoReturn:
-        self.__await__()
-
-    async def __aexit__(self, *exc: object) -> None: ...

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Generator
 from threading import get_ident
 from typing import Any
 
-from pubsub.support.reentry import interrupts_the_core
+from pubsub.errors import WrongContext
+from pubsub.runtime.thread import in_one
+from pubsub.support.reentry import interrupts_the_core, running_loop
 
-__all__ = ["DONE", "begin", "elsewhere"]
+__all__ = ["DONE", "begin", "elsewhere", "refuse_inside"]
 
 
 class _Done:
@@ -51,5 +53,18 @@ def begin(
     except RuntimeError:  # the loop has been closed meanwhile, and with it everything
         coroutine.close()
         return DONE
-    here = asyncio._get_running_loop()
+    here = running_loop()
     return DONE if here is None else asyncio.wrap_future(future, loop=here)
+
+
+def refuse_inside(what: str) -> None:
+    """Raise `WrongContext` where nothing can be made, because the code that asks for it interrupts
+    the work of a Peer, or runs in the middle of it. (Outside of event loops, that work is done in
+    another thread.)"""
+    inside = running_loop() is not None and interrupts_the_core()
+    if inside or in_one():
+        raise WrongContext(
+            f"a {what} cannot be made here, in the middle of the work of a Peer (by a signal "
+            "handler, a destructor or a log handler): have it noted here (set a flag, or "
+            "loop.call_soon_threadsafe), and made outside"
+        )

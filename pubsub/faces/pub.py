@@ -15,8 +15,8 @@ import asyncio
 import time
 import weakref
 from collections import deque
-from collections.abc import Coroutine, Generator, Iterable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from collections.abc import Iterable
+from typing import Any, Literal, NoReturn
 
 from pubsub.codec.codec import CODECS, LARGE, Encoder
 from pubsub.config import BATCH_BYTES, MIB, whole
@@ -25,25 +25,15 @@ from pubsub.core.publication import Publication
 from pubsub.core.standing import Holder, listed
 from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge
+from pubsub.faces.elsewhere import refuse_inside
+from pubsub.faces.face import Face
 from pubsub.faces.foreign import warn_of_foreign_wildcards
-from pubsub.faces.peer import (
-    Peer,
-    cannot_travel,
-    check_peer,
-    default_peer,
-    faces,
-    refuse_inside,
-    running_loop,
-)
+from pubsub.faces.peer import Peer
+from pubsub.faces.process import default_peer
+from pubsub.runtime.runtime import Runtime
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 from pubsub.wire.frames import BATCH_COST, array_header
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from pubsub.runtime.readiness import Ready
-    from pubsub.runtime.runtime import Runtime
 
 __all__ = ["Pub"]
 
@@ -69,7 +59,7 @@ _ONE = array_header(1)
 NEVER = float("-inf")
 
 
-class Pub:
+class Pub(Face, blocking=None):
     """Publishes messages on a topic, straight to every subscriber.
 
     Made where no event loop runs, it belongs to the process's default `Peer` and its calls block;
@@ -110,20 +100,8 @@ class Pub:
         >>> sub.close()
     """
 
-    _runtime: Runtime
+    _kind = "Pub"
     _publication: Publication
-    _ready: Ready
-
-    def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Pub:
-        """The face that fits: blocking or async."""
-        if cls is Pub:
-            blocking = running_loop() is None if peer is None else check_peer(peer).blocking
-            cls = _forms[blocking]
-        return object.__new__(cls)
-
-    def __init_subclass__(cls, *, blocking: bool) -> None:
-        """A face says when it is the one that fits."""
-        _forms[blocking] = cls
 
     def __init__(
         self,
@@ -148,7 +126,7 @@ class Pub:
         self.buffer = whole("buffer", buffer, 1)
         self.history = whole("history", history, 0)
         self.codec = codec
-        self.peer = peer if peer is not None else default_peer()
+        self.peer = peer if peer is not None else default_peer(Peer)
         self._block = overflow == "block"
         self._max_message = self.peer.settings.max_message
         self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))
@@ -164,16 +142,19 @@ class Pub:
         self._notice = Notice(self)
         self._open()
 
-    def _open(self) -> None:
-        raise NotImplementedError
+    def _weak(self) -> WeakSource:
+        return WeakSource(self)
 
-    if TYPE_CHECKING:  # of either face: what is awaited in an event loop returns at once elsewhere
-
-        def __enter__(self) -> Self: ...
-        def __exit__(self, *exc: object) -> None: ...
-        def __await__(self) -> Generator[Any, Any, Self]: ...
-        def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
-        def __aexit__(self, *exc: object) -> Coroutine[Any, Any, None]: ...
+    def _enter(self, weak: WeakSource) -> None:
+        self._publication, self._ready = self._runtime.add_pub(
+            weak,
+            self.topic,
+            codec=self.codec,
+            block=self._block,
+            buffer=self.buffer,
+            history=self.history,
+        )
+        self._when_dropped(Runtime.drop_pub, self._publication.stream_id)
 
     # --- putting ------------------------------------------------------------------------
 
@@ -235,7 +216,8 @@ class Pub:
         """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
         what was put, then end the stream; who has not received it then is named in a warning. May
         be called again. In an event loop it begins at once, and is to be awaited for the end; from
-        elsewhere than its thread, it begins in the loop's next turn.
+        elsewhere than its thread, and from within a put that blocks (in a destructor, say), it
+        begins in the loop's next turn.
         """
         raise NotImplementedError
 
@@ -299,13 +281,13 @@ class Pub:
         """The put that has waited for room for longest; None: none waits. For any thread."""
         raise NotImplementedError
 
-    def seal(self) -> None:
+    def _seal(self) -> None:
         """See `Source`: called in the loop's thread."""
         raise NotImplementedError
 
-    def collect(self) -> None:
-        """See `Source`: called in the loop's thread."""
-        self.seal()
+    def _collect(self) -> None:
+        """See `Puts`: called in the loop's thread."""
+        self._seal()
 
     def _hand_over(self) -> None:
         """Close the pending batch. Its messages are let go when it is there: an exception from a
@@ -365,23 +347,19 @@ class Pub:
             self._taken = taken
             self._draining = False
 
-    def count(self) -> int:
-        """See `Source`."""
+    def _count_all(self) -> int:
+        """How many messages were put, with those that wait for room."""
         return self._count()
 
-    def queued(self) -> asyncio.Future[None] | None:
+    def _queued(self) -> asyncio.Future[None] | None:
         """See `Source`."""
         return None
 
-    def abandon(self, error: Exception) -> None:
+    def _abandon(self, error: Exception) -> None:
         """See `Source`."""
         self._dead = error
         self._left = NEVER
         self._parts = []
-
-    def _check(self) -> None:
-        if self._dead is not None:
-            raise self._dead
 
     # --- for people ---------------------------------------------------------------------
 
@@ -414,14 +392,6 @@ class Pub:
         """How many messages were put, as far as can be seen from any thread."""
         under_way = sum(batch[0] for _, batch in tuple(self._handover))
         return self._publication.log.next_seq + under_way + len(self._parts)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the Pub is closed."""
-        return self._dead is not None
-
-    def __reduce__(self) -> NoReturn:
-        raise cannot_travel(self)
 
     def __repr__(self) -> str:
         if self._dead is not None:
@@ -494,7 +464,7 @@ def _holding(pub: Pub) -> list[Holder]:
 
 
 class WeakSource:
-    """A Pub as the runtime holds it: the runtime alone keeps no Pub alive."""
+    """A Pub as the runtime holds it: the runtime alone keeps no Pub alive. See `Source`."""
 
     __slots__ = ("_pub",)
 
@@ -502,34 +472,20 @@ class WeakSource:
         self._pub = weakref.ref(pub)
 
     def seal(self) -> None:
-        pub = self._pub()
-        if pub is not None:
-            pub.seal()
-
-    def collect(self) -> None:
-        pub = self._pub()
-        if pub is not None:
-            pub.collect()
+        if pub := self._pub():
+            pub._seal()
 
     def count(self) -> int:
         pub = self._pub()
-        return 0 if pub is None else pub.count()
+        return 0 if pub is None else pub._count_all()
 
     def queued(self) -> asyncio.Future[None] | None:
         pub = self._pub()
-        return None if pub is None else pub.queued()
+        return None if pub is None else pub._queued()
 
     def abandon(self, error: Exception) -> None:
-        pub = self._pub()
-        if pub is not None:
-            pub.abandon(error)
-
-
-def drop_pub(runtime_ref: weakref.ref[Runtime], stream_id: int) -> None:
-    """A Pub was dropped without close(): end its stream, in the background."""
-    runtime = runtime_ref()
-    if runtime is not None:
-        runtime.drop_pub(stream_id)
+        if pub := self._pub():
+            pub._abandon(error)
 
 
 def body_of(parts: list[bytes], count: int) -> bytes:
@@ -588,7 +544,7 @@ async def flush(
     observers: bool = False,
 ) -> None:
     """See `Pub.flush`."""
-    pub.seal()
+    pub._seal()
     received = runtime.received
     if not publication.ended and await received(publication, timeout, observers=observers):
         return
@@ -598,7 +554,3 @@ async def flush(
         f"flush of {pub.topic!r}: after {timeout:g} s and not all has been received: "
         + (publication.behind(publication.log.next_seq) or "subscribers are still to come")
     )
-
-
-_forms: dict[bool, type[Pub]] = {}
-faces["pub"] = Pub

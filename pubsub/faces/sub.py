@@ -12,14 +12,9 @@ import operator
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import (
-    AsyncIterator,
-    Coroutine,
-    Generator,
-    Iterator,
-)
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice, pairwise, repeat
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from pubsub.codec.codec import Decoder
 from pubsub.config import MIB, seconds, whole
@@ -27,26 +22,17 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
 from pubsub.errors import DecodeError, PubSubError
+from pubsub.faces.elsewhere import refuse_inside
+from pubsub.faces.face import Face
 from pubsub.faces.foreign import warn_of_foreign_wildcards
-from pubsub.faces.peer import (
-    Peer,
-    cannot_travel,
-    check_peer,
-    default_peer,
-    faces,
-    refuse_inside,
-    running_loop,
-)
+from pubsub.faces.message import Gap, Message, Run
+from pubsub.faces.peer import Peer
+from pubsub.faces.process import default_peer
+from pubsub.runtime.runtime import Runtime
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from pubsub.runtime.readiness import Ready
-    from pubsub.runtime.runtime import Runtime
-
-__all__ = ["Gap", "Message", "Sub"]
+__all__ = ["Sub"]
 
 log = logger("pubsub.sub")
 log.logger.addFilter(RateLimit())  # a publisher of garbage can make it speak
@@ -54,68 +40,7 @@ log.logger.addFilter(RateLimit())  # a publisher of garbage can make it speak
 NOTHING: Any = object()
 
 
-class Message(NamedTuple):
-    """A message and where it comes from; see `Sub.messages`."""
-
-    value: Any
-    topic: str
-    publisher: str
-    """Address of the Pub: ``host:port#n``, with its number in its process."""
-    seq: int
-    """Its number in the stream of that Pub, from 0."""
-    sent_at: float
-    """Wall-clock time of the publisher when its batch was closed: seconds since 1970."""
-
-
-class Gap(NamedTuple):
-    """Messages of a stream that this Sub will never get, in their place; see `Sub.messages`. A
-    stream whose publisher is gone without a word ends with one that says so."""
-
-    publisher: str
-    """Address of the Pub; ``several publishers``, with the topic of the Sub, where more than 1,000
-    gaps have waited for somebody to look at them: of the further ones only the sums are kept."""
-    topic: str
-    missed: int
-    """How many; 0 where that is not known: `reason` is ``vanished`` or ``unreachable``."""
-    reason: str
-    """``overflow`` (they had left the publisher's buffer), ``closed`` (the Pub was closed before
-    it could send them), ``too large`` (above this Peer's `max_message`, or in one batch with such
-    a message), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``. Of a stream
-    that has ended: ``vanished`` (its link broke and did not come back: what the publisher had not
-    sent is not known) or ``unreachable`` (it never was reached, or refused: what was put is not
-    known). Should it be reached after all, it goes on, and what is lost is counted."""
-
-
-class _Run:
-    """Decoded messages of consecutive numbers, behind what was lost before them.
-
-    Attributes:
-        values: those that were not taken yet.
-        pairs: the same ones, each with how many are left behind it; an iterator of C, so that the
-            two belong together though other threads take from `values`.
-        following: what else the same batch gave.
-    """
-
-    __slots__ = ("end", "following", "gaps", "pairs", "sent_at", "stream", "values")
-
-    def __init__(
-        self,
-        stream: Stream,
-        gaps: tuple[tuple[int, str], ...],
-        end: int,
-        values: list[Any],
-        sent_at: float,
-    ) -> None:
-        self.stream = stream
-        self.gaps = gaps
-        self.end = end
-        self.values = iter(values)
-        self.pairs: Iterator[tuple[Any, int]] | None = None
-        self.sent_at = sent_at
-        self.following: _Run | None = None
-
-
-class Sub:
+class Sub(Face, blocking=None):
     """Receives the messages of a topic, or of all topics that match a pattern.
 
     Made where no event loop runs, it belongs to the process's default `Peer`, its calls block,
@@ -156,20 +81,9 @@ class Sub:
         >>> pub.close(); sub.close()
     """
 
-    _runtime: Runtime
+    _kind = "Sub"
     _inbox: Inbox
-    _ready: Ready
-
-    def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Sub:
-        """The face that fits: blocking or async."""
-        if cls is Sub:
-            blocking = running_loop() is None if peer is None else check_peer(peer).blocking
-            cls = _forms[blocking]
-        return object.__new__(cls)
-
-    def __init_subclass__(cls, *, blocking: bool) -> None:
-        """A face says when it is the one that fits."""
-        _forms[blocking] = cls
+    _waiting: Any  # true where somebody waits for a message
 
     def __init__(
         self,
@@ -199,10 +113,10 @@ class Sub:
         self.window = whole("window", window, 1)
         self.observer = bool(observer)
         self.allow_pickle = bool(allow_pickle)
-        self.peer = peer if peer is not None else default_peer()
+        self.peer = peer if peer is not None else default_peer(Peer)
         self._values: Iterator[Any] = iter(())
-        self._run: _Run | None = None
-        self._runs: _Run | None = None  # the next ones, of the same batch
+        self._run: Run | None = None
+        self._runs: Run | None = None  # the next ones, of the same batch
         self._gaps: deque[Gap] = deque()
         self._installed: Entry | None = None  # it can be handed out, and still waits in the inbox
         self._over: Exception | None = None  # why nothing is made ready to be handed out any more
@@ -211,8 +125,12 @@ class Sub:
         self._timeout: Any = None  # the last one that was found to be right
         self._open()
 
-    def _open(self) -> None:
-        raise NotImplementedError
+    def _weak(self) -> WeakSink:
+        return WeakSink(self)
+
+    def _enter(self, weak: WeakSink) -> None:
+        self._inbox, self._ready = self._runtime.add_sub(weak, self._make_inbox)
+        self._when_dropped(Runtime.drop_sub, self._inbox.sub_id)
 
     def _make_inbox(self, sub_id: int) -> Inbox:
         inbox = Inbox(
@@ -236,18 +154,31 @@ class Sub:
                 )
             return None
 
+        this = weakref.ref(self)
+
+        def on_entry() -> None:
+            sub = this()
+            if sub is not None and sub._waiting:
+                sub._wake()
+
+        # the callbacks are there before the first entry can be
         inbox.accepts = accepts
+        inbox.on_entry = on_entry
+        inbox.on_consumed = self._on_consumed()
         return inbox
 
-    if TYPE_CHECKING:  # of either face: what is awaited in an event loop returns at once elsewhere
+    def _on_consumed(self) -> Callable[[Stream, int], None]:
+        """See `Inbox`."""
+        raise NotImplementedError
+
+    def _wake(self) -> None:
+        """There is something to take, or nothing will come. Called in the loop's thread."""
+        raise NotImplementedError
+
+    if TYPE_CHECKING:  # of either form
 
         def __iter__(self) -> Iterator[Any]: ...
         def __aiter__(self) -> AsyncIterator[Any]: ...
-        def __enter__(self) -> Self: ...
-        def __exit__(self, *exc: object) -> None: ...
-        def __await__(self) -> Generator[Any, Any, Self]: ...
-        def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
-        def __aexit__(self, *exc: object) -> Coroutine[Any, Any, None]: ...
 
     # --- taking -------------------------------------------------------------------------
 
@@ -296,23 +227,23 @@ class Sub:
         in the next turn of the loop, and whoever waits for a message there is woken."""
         raise NotImplementedError
 
-    def abandon(self, error: Exception) -> None:
+    def _abandon(self, error: Exception) -> None:
         """See `Sink`."""
         raise NotImplementedError
 
-    def failed(self, error: Exception | None) -> None:
+    def _failed(self, error: Exception | None) -> None:
         """See `Sink`."""
         raise NotImplementedError
 
     # --- decoding -----------------------------------------------------------------------
 
-    def _decoded(self, entry: Entry) -> tuple[_Run, int, BaseException | None]:
+    def _decoded(self, entry: Entry) -> tuple[Run, int, BaseException | None]:
         """An entry's messages, how many of them cannot be decoded, and why; or what a signal
         handler raised meanwhile. It may be done again: nothing is changed."""
         stream = entry.stream
         wanted = entry.end - entry.first
         if not wanted:
-            return _Run(stream, entry.gaps, entry.end, [], 0.0), 0, None
+            return Run(stream, entry.gaps, entry.end, [], 0.0), 0, None
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
             decoder = self._decoders[stream.codec] = Decoder(
@@ -339,11 +270,11 @@ class Sub:
             del values[: entry.skip]
         if len(values) != wanted:
             return self._salvaged(entry, None, DecodeError("not as many values as announced"))
-        return _Run(stream, entry.gaps, entry.end, values, entry.sent_at), 0, raised
+        return Run(stream, entry.gaps, entry.end, values, entry.sent_at), 0, raised
 
     def _salvaged(
         self, entry: Entry, decoder: Decoder | None, error: Exception
-    ) -> tuple[_Run, int, BaseException | None]:
+    ) -> tuple[Run, int, BaseException | None]:
         """Of a batch that does not decode as a whole: deliver what does, count what does not."""
         stream = entry.stream
         wanted = entry.end - entry.first
@@ -356,13 +287,13 @@ class Sub:
         values += [error] * (wanted - len(values))
         gaps = list(entry.gaps)
         seq = entry.first
-        runs: list[_Run] = []
+        runs: list[Run] = []
         run: list[Any] = []
         bad = lost = 0
         for value in values:
             if isinstance(value, DecodeError):
                 if run:
-                    runs.append(_Run(stream, tuple(gaps), seq, run, entry.sent_at))
+                    runs.append(Run(stream, tuple(gaps), seq, run, entry.sent_at))
                     gaps, run, bad = [], [], 0
                 bad += 1
                 lost += 1
@@ -374,7 +305,7 @@ class Sub:
             seq += 1
         if bad:
             gaps.append((bad, "undecodable"))
-        runs.append(_Run(stream, tuple(gaps), seq, run, entry.sent_at))
+        runs.append(Run(stream, tuple(gaps), seq, run, entry.sent_at))
         for one, following in pairwise(runs):
             one.following = following
         return runs[0], lost, error if lost else None
@@ -531,14 +462,6 @@ class Sub:
             missed = sum(count for count, _ in entry.gaps)
             yield entry.stream.topic, entry.end - entry.first, missed, entry.sent_at
 
-    @property
-    def closed(self) -> bool:
-        """Whether the Sub is closed."""
-        return self._dead is not None
-
-    def __reduce__(self) -> NoReturn:
-        raise cannot_travel(self)
-
     def _stop(self, error: Exception) -> None:
         """Hand out nothing any more. What could have been handed out counts as lost; what waits
         behind it is for `_discard`."""
@@ -588,7 +511,7 @@ class Sub:
 
 
 class WeakSink:
-    """A Sub as the runtime holds it: the runtime alone keeps no Sub alive."""
+    """A Sub as the runtime holds it: the runtime alone keeps no Sub alive. See `Sink`."""
 
     __slots__ = ("_sub",)
 
@@ -596,14 +519,12 @@ class WeakSink:
         self._sub = weakref.ref(sub)
 
     def abandon(self, error: Exception) -> None:
-        sub = self._sub()
-        if sub is not None:
-            sub.abandon(error)
+        if sub := self._sub():
+            sub._abandon(error)
 
     def failed(self, error: Exception | None) -> None:
-        sub = self._sub()
-        if sub is not None:
-            sub.failed(error)
+        if sub := self._sub():
+            sub._failed(error)
 
 
 def take_more(sub: Sub, found: list[Any], most: int) -> None:
@@ -619,13 +540,6 @@ def take_more(sub: Sub, found: list[Any], most: int) -> None:
         except PubSubError as error:
             sub._held = error  # what was found comes first
             return
-
-
-def drop_sub(runtime_ref: weakref.ref[Runtime], sub_id: int) -> None:
-    """A Sub was dropped without close(): unsubscribe, in the background."""
-    runtime = runtime_ref()
-    if runtime is not None:
-        runtime.drop_sub(sub_id)
 
 
 def timeout_text(sub: Sub, timeout: float | None) -> str:
@@ -671,7 +585,3 @@ def what_is_unknown(vanished: int, unreachable: int) -> str:
     it = "it" if vanished + unreachable == 1 else "they"
     what = f"{it} put" if not vanished else f"{it} had not sent"
     return f"{', '.join(parts)}: what {what} is not known"
-
-
-_forms: dict[bool, type[Sub]] = {}
-faces["sub"] = Sub

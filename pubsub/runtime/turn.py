@@ -38,10 +38,6 @@ class Source(Protocol):
     def seal(self) -> None:
         """Bring what was put so far into the log. Called in the loop's thread."""
 
-    def collect(self) -> None:
-        """The same, but what is being put at this very moment, in another thread, may wait for
-        a later turn."""
-
     def count(self) -> int:
         """How many messages were put, with those that are not in the log yet or wait for room."""
 
@@ -50,6 +46,15 @@ class Source(Protocol):
 
     def abandon(self, error: Exception) -> None:
         """Refuse every further call, with this error."""
+
+
+class Puts(Protocol):
+    """A Pub with messages that are not in the log yet. (The Pub itself: until they are, the turn
+    keeps it alive.)"""
+
+    def _collect(self) -> None:
+        """Bring them into the log. What is being put at this very moment, in another thread, may
+        wait for a later turn."""
 
 
 class Turn:
@@ -74,14 +79,14 @@ class Turn:
         self._hastened = False  # since then, `hasten` has done what was due
         self._local_dirty = False
         self._dirty: list[Link] = []
-        self._sources: list[Source] = []
-        self._incoming: deque[Source] = deque()  # from other threads
+        self._sources: list[Puts] = []
+        self._incoming: deque[Puts] = deque()  # from other threads
         self._call = [True]  # of `_take_in`, the last that was asked for: whether it was made
         self._granted = 0
         self._slow_acks: list[Stream] = []
         self._ack_timer: asyncio.TimerHandle | None = None
 
-    def pending(self, source: Source) -> bool:
+    def pending(self, source: Puts) -> bool:
         """A Pub has messages that are not in the log yet. Returns whether it is the only one."""
         if not self._scheduled:
             self._loop.call_soon(self.run, context=self._context)
@@ -94,7 +99,7 @@ class Turn:
         self._granted += size
         return self._granted > TURN_BYTES
 
-    def pending_elsewhere(self, source: Source) -> None:
+    def pending_elsewhere(self, source: Puts) -> None:
         """The same as `pending`, from any thread. However many call, they make one callback."""
         self._incoming.append(source)
         if self._call[0]:  # else it is still to come, and takes this one too
@@ -156,7 +161,7 @@ class Turn:
             rest = iter(sources)
             for source in rest:
                 try:
-                    source.collect()
+                    source._collect()
                 except Exception:  # one Pub's trouble is no other's
                     log.exception("internal error while a batch was closed")
                     self._loop.call_later(RETRY, self.pending, source)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 __all__ = ["INNER", "calls_of", "interrupts_the_core", "running_loop"]
@@ -26,18 +27,19 @@ INNER = ("pubsub.runtime.", "pubsub.links.", "pubsub.core.", "pubsub.wire.")
 def interrupts_the_core() -> bool:
     """Whether the calling code runs in the middle of a step of the core or of the runtime. (Some
     microseconds: to be asked when something is out of the ordinary.)"""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(INNER):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]  # None at the end
-    return False
+    return any(module.startswith(INNER) for module, _ in _calls())
 
 
 def calls_of(module: str) -> Iterator[Any]:
     """Whose methods, of that module, call the calling code, whatever lies between."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get("__name__") == module and "self" in frame.f_code.co_varnames:
+    for name, frame in _calls():
+        if name == module and "self" in frame.f_code.co_varnames:
             yield frame.f_locals.get("self")
-        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+
+
+def _calls() -> Iterator[tuple[str, FrameType]]:
+    """The calls around this moment, the innermost first, each with its module."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        yield frame.f_globals.get("__name__", ""), frame
+        frame = frame.f_back

@@ -314,7 +314,7 @@ async def test_g3_an_interrupt_in_an_event_loop_takes_nothing_with_it(clock: Onc
             pub.put(i)
         clock.first = interrupt
         with pytest.raises(Interrupt):
-            pub.seal()
+            pub._seal()
         assert [await sub.get(timeout=LONG) for _ in range(3)] == [0, 1, 2]
 
 

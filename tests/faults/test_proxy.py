@@ -488,7 +488,7 @@ async def test_g8_a_put_takes_as_long_beside_a_stopped_subscriber(coordinator: s
                 for n in range(50):
                     pub.put(value)
                     if n % 5 == 4:
-                        pub.seal()  # so that there are many batches
+                        pub._seal()  # so that there are many batches
                 took[each].append(time.process_time() - began)
                 got = 0
                 while got < 50:

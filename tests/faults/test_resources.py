@@ -123,10 +123,10 @@ def test_g5_a_full_disk_under_the_logs_disturbs_nothing() -> None:
                 for i in range(3):
                     pub.put(i)
                     assert sub.get(timeout=30) == i
-                    here.call(break_links, here)
+                    here._call(break_links, here)
                 for server in here.runtime._servers.values():
-                    here.call(server.close)  # nobody can be reached any more: that is logged
-                here.call(break_links, here)
+                    here._call(server.close)  # nobody can be reached any more: that is logged
+                here._call(break_links, here)
                 late = there.sub("t")
                 assert sub.lost == 0
             print("done")
@@ -195,7 +195,7 @@ def test_g5_only_monotonic_time_decides() -> None:
                     sent.add(message.sent_at > now())
                     if i == 800:
                         assert [r.link for r in there.runtime._remotes.values()] == [link]
-                        here.call(break_links, here)
+                        here._call(break_links, here)
                     time.sleep(0.001)
                 assert sent == {True, False}
                 begin = time.monotonic()

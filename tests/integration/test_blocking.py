@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-import pubsub.faces.peer
+import pubsub.faces.process
 from pubsub import (
     Closed,
     CoordinatorUnavailable,
@@ -37,7 +37,7 @@ def coordinator(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with coordinator_in_thread() as coordinator:
         monkeypatch.setenv("PUBSUB_COORDINATOR", coordinator.address)
         yield coordinator.address
-        peer = pubsub.faces.peer._of_process
+        peer = pubsub.faces.process._of_process
         if peer is not None:
             peer.close(linger=0)
 
@@ -212,7 +212,7 @@ def test_g3_a_put_too_deep_in_the_stack_fails_alone(
             with contextlib.suppress(RecursionError, EncodeError):
                 with_little_stack(room, one)
             if room % 3:
-                here.call(int)  # the loop's thread has taken it
+                here._call(int)  # the loop's thread has taken it
         one()
         assert 1 < len(put) < 61
         assert [sub.get(timeout=LONG)[0] for _ in put] == put
@@ -308,12 +308,26 @@ def test_a_call_that_waits_is_refused_in_the_middle_of_a_put(coordinator: str) -
 
     with Peer() as peer, Peer() as other:
         pub, sub = peer.pub("t", codec="pickle"), peer.sub("t", allow_pickle=True)
-        calls = (pub.flush, pub.close, peer.close, lambda: peer.sub("t"))
+        calls = (pub.flush, peer.close, lambda: peer.sub("t"))
         pub.put(Meddler(lambda: meddle(*calls)))
         pub.put_many([Meddler(lambda: meddle(*calls))])
         pub.put(Meddler(lambda: other.sub("t").close()))  # another Peer's thread waits for nobody
         assert sub.get_many(3, timeout=LONG)
         pub.close()
+
+
+def test_g9_a_close_in_the_middle_of_a_put_is_done_soon(coordinator: str) -> None:
+    """By a destructor, say: the end would wait for that put, and it for the end."""
+    with Peer() as peer:
+        pub, sub = peer.pub("t", codec="pickle"), peer.sub("t", allow_pickle=True)
+        pub.put("before")
+        pub.put(Meddler(pub.close))
+        assert [sub.get(timeout=10) for _ in range(2)] == ["before", "meddled"]
+        until(lambda: not sub.publishers)
+        assert pub.closed
+        assert sub.lost == 0
+        with pytest.raises(Closed):
+            pub.put("too late")
 
 
 def test_a_new_pub_looks_at_no_other(coordinator: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +338,7 @@ def test_a_new_pub_looks_at_no_other(coordinator: str, monkeypatch: pytest.Monke
         asked.append(self)
         return False
 
-    monkeypatch.setattr(BlockingPub, "putting", putting)
+    monkeypatch.setattr(BlockingPub, "_putting", putting)
     with Peer() as peer:
         others = {peer.pub(f"t/{number}") for number in range(20)}
         asked.clear()
@@ -338,7 +352,7 @@ def test_a_pub_may_be_closed_in_the_thread_of_its_peer(coordinator: str) -> None
     with Peer() as peer:
         pub, sub = peer.pub("t"), peer.sub("t")
         pub.put(1)
-        peer.call(pub.close)
+        peer._call(pub.close)
         assert sub.get(timeout=10) == 1
         until(lambda: not sub.publishers)
 

@@ -252,7 +252,7 @@ def test_the_runtime_of_a_thread_keeps_no_context_variable_of_its_callers(
         return peer, pub, sub
 
     (peer, _, _), value = with_a_value(use)
-    peer.call(lambda: None)
+    peer._call(lambda: None)
     asyncio.run(eventually(lambda: collected(value)))
     peer.close()
 

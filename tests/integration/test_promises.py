@@ -268,7 +268,7 @@ async def test_g6_pubs_that_come_and_go_fill_no_more_than_the_window(coordinator
         for i in range(50):
             pub = peer.pub(f"jobs/{i}")
             pub.put(b"x" * 100_000)
-            pub.seal()
+            pub._seal()
             peer.runtime.turn.run()
             await pub.close(linger=0)
         waiting = sub._inbox.received_bytes

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pubsub import Closed, Peer, Pub, Sub, WrongContext
-from pubsub.faces.peer import _LoopThread
+from pubsub.runtime.thread import LoopThread
 from pubsub.support.reentry import interrupts_the_core
 from tests.integration.support import (
     LONG,
@@ -179,7 +179,7 @@ def test_nothing_is_made_in_the_thread_of_a_peer(blocking: Peer) -> None:
     """By a destructor or a log handler that happens to run there: nobody would close it."""
     for make in (lambda: Pub("t"), lambda: Sub("t"), Peer, lambda: blocking.pub("t")):
         with pytest.raises(WrongContext, match="in the middle of the work of a Peer"):
-            blocking.call(make)
+            blocking._call(make)
 
 
 @pytest.mark.parametrize("face", ["blocking", "async"])
@@ -245,8 +245,8 @@ async def test_an_interrupted_constructor_in_an_event_loop_leaves_nothing(
         others = await peer.pub("t"), await peer.sub("t")
         before = set(peer.runtime._pubs), set(peer.runtime._subs)
         number, cursors = 0, len(others[0].subscribers)
-        files = ("runtime.py", "asyncpub.py", "asyncsub.py", "local.py")
-        spared = ("undo", "end_pub", "close_sub", "seal")  # a batch has a test of its own
+        files = ("runtime.py", "pub.py", "sub.py", "face.py", "local.py")
+        spared = ("undo", "end_pub", "close_sub", "_seal")  # a batch has a test of its own
         while True:
             left = number
 
@@ -290,9 +290,9 @@ async def test_g9_one_that_raises_at_the_end_of_its_peer_stops_no_other(
     async with Peer(coordinator) as there:
         here = Peer(coordinator)
         for broken in (await here.pub("t"), await here.sub("t")):
-            monkeypatch.setattr(broken, "abandon", lambda error: 1 / 0)
+            monkeypatch.setattr(broken, "_abandon", lambda error: 1 / 0)
         bad = await here.pub("t")
-        monkeypatch.setattr(bad, "queued", lambda: 1 / 0)
+        monkeypatch.setattr(bad, "_queued", lambda: 1 / 0)
         pub, sub = await here.pub("t"), await there.sub("t")
         ours = await here.sub("t")
         await pub.wait_for_subscribers(2, timeout=LONG)
@@ -326,7 +326,7 @@ async def test_a_sub_that_is_closed_in_another_thread_ends_its_waits_at_once(
                 assert not [_ async for _ in (sub if what == "for" else sub.messages())]
 
         waiting = asyncio.ensure_future(wait())
-        await eventually(lambda: sub._waiters)
+        await eventually(lambda: sub._waiting)
         woken: list[int] = []
         wake = sub._wake
 
@@ -418,7 +418,7 @@ async def test_g6_a_cancelled_put_is_forgotten_and_holds_up_nobody(coordinator: 
 def test_a_put_in_the_thread_of_its_peer_does_not_wait_for_it(blocking: Peer) -> None:
     """By a destructor or a log handler that happens to run there."""
     sub, pub = blocking.sub("t"), blocking.pub("t")
-    blocking.call(lambda: [pub.put([i, b"x" * 50_000]) for i in range(100)])
+    blocking._call_soon(lambda: [pub.put([i, b"x" * 50_000]) for i in range(100)])
     assert [sub.get(LONG)[0] for _ in range(100)] == list(range(100))
 
 
@@ -432,7 +432,7 @@ def test_a_put_waits_for_the_thread_of_its_peer_but_not_for_ever(blocking: Peer)
             done.set()
 
     with held:
-        blocking.call_soon(log_something)
+        blocking._call_soon(log_something)
         for i in range(23):  # 1.15 MB: one put more than fits
             pub.put([i, b"x" * 50_000])
         assert not done.is_set()
@@ -445,15 +445,15 @@ def test_a_put_waits_for_the_thread_of_its_peer_but_not_for_ever(blocking: Peer)
 def test_an_interrupted_constructor_leaves_no_pub_behind(
     blocking: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: Peer, function: Callable[..., Any]) -> None:
-        self.call_soon(function)  # it is on its way, and nobody waits for it
+    def interrupted(self: Peer, function: Callable[..., Any], *args: Any) -> None:
+        self._call_soon(function, *args)  # it is on its way, and nobody waits for it
         raise Interrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Peer, "call", interrupted)
+        patch.setattr(Peer, "_call", interrupted)
         with pytest.raises(Interrupt):
             blocking.pub("t")
-    blocking.call(int)
+    blocking._call(int)
     assert not blocking.runtime._pubs
 
 
@@ -461,7 +461,7 @@ def test_an_interrupted_constructor_leaves_no_pub_behind(
 def test_g9_an_interrupted_close_ends_the_stream_all_the_same(
     blocking: Peer, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
-    def interrupted(self: _LoopThread, coroutine: Any) -> None:
+    def interrupted(self: LoopThread, coroutine: Any) -> None:
         future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         with contextlib.suppress(concurrent.futures.TimeoutError):
             future.result(timeout=0.05)
@@ -472,7 +472,7 @@ def test_g9_an_interrupted_close_ends_the_stream_all_the_same(
     pub = blocking.pub("t")
     pub.put_many([b"x" * 100_000] * 5)
     with monkeypatch.context() as patch:
-        patch.setattr(_LoopThread, "run", interrupted)
+        patch.setattr(LoopThread, "run", interrupted)
         with pytest.raises(Interrupt):
             pub.close() if ends == "close" else pub.wait_for_subscribers(5)
     if ends == "close":
@@ -514,7 +514,7 @@ def test_who_comes_when_the_peer_is_being_closed_is_told_and_does_not_hang(
     def descheduled(self: Peer) -> None:  # after it looked whether the Peer is closed
         closed.wait(LONG)
 
-    monkeypatch.setattr(Peer, "refuse_in_put", descheduled)
+    monkeypatch.setattr(Peer, "_refuse_inside", descheduled)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         calls = [pool.submit(pub.wait_for_subscribers), pool.submit(blocking.pub, "x")]
         time.sleep(0.05)

@@ -35,7 +35,10 @@ from tests.integration.support import LONG, coordinator_in_loop, coordinator_in_
 
 HERE = Path(pubsub.__file__).parent
 TAKING = {
-    *(str(HERE / f"faces/{name}sub.py") for name in ("", "async", "blocking")),
+    *(
+        str(HERE / f"faces/{name}.py")
+        for name in ("face", "message", "sub", "asyncsub", "blockingsub")
+    ),
     *(str(HERE / name) for name in ("codec/codec.py", "core/inbox.py", "core/stream.py")),
 }
 assert all(map(os.path.exists, TAKING))
@@ -180,8 +183,8 @@ def feed(peer: Peer, sub: Any, pub: Any, count: int) -> None:
     """Three batches, which wait in the inbox; of tuples, which call Python while they decode."""
     for first in range(0, count, 3):
         pub.put_many([(i,) for i in range(first, first + 3)])
-        peer.call(pub.seal)
-        peer.call(peer.runtime.turn.run)
+        peer._call(pub._seal)
+        peer._call(peer.runtime.turn.run)
 
 
 @FORM
@@ -265,8 +268,8 @@ def test_g3_a_signal_handler_raises_while_a_batch_with_a_broken_message_is_decod
     while True:
         sub, pub = peer.sub("t", allow_pickle=True), peer.pub("t", codec="pickle")
         pub.put_many([(0,), Broken(), (2,)])
-        peer.call(pub.seal)
-        peer.call(peer.runtime.turn.run)
+        peer._call(pub._seal)
+        peer._call(peer.runtime.turn.run)
         with at(number, alarm) as moment, contextlib.suppress(Alarm):
             sub._refill(0)
         assert Rest(sub).values == [(0,), (2,)], moment.where
@@ -366,7 +369,7 @@ async def test_g3_what_an_interrupted_get_many_had_gathered_counts_in_an_event_l
 def until_acknowledged(peer: Peer, pub: Any) -> None:
     """An interrupt must not have stopped the acknowledgements."""
     pub.flush(LONG)
-    peer.call(peer.runtime.turn._ack_now)
+    peer._call(peer.runtime.turn._ack_now)
     [cursor] = pub.subscribers.values()
     assert cursor["lag"] == 0
 
@@ -381,7 +384,7 @@ async def test_g3_an_interrupt_of_who_takes_in_an_event_loop_takes_nothing_with_
             sub, pub = await peer.sub("t"), await peer.pub("t")
             for first in range(0, 9, 3):
                 pub.put_many([(i,) for i in range(first, first + 3)])
-                pub.seal()
+                pub._seal()
             peer.runtime.turn.run()
             got = []
             with at(number, interrupt) as moment:
@@ -514,7 +517,7 @@ def test_g8_a_sub_that_a_signal_handler_closes_within_a_put_is_closed(peer: Peer
     sub, far = peer.sub("slow", window=1_000), peer.pub("slow", overflow="block", buffer=1_000)
     out = peer.pub("out")
     with out._lock:  # as within a put
-        assert out.putting()
+        assert out._putting()
         sub.close()
     assert sub.closed
     for _ in range(10):
@@ -530,8 +533,8 @@ def test_a_sub_that_is_closed_in_the_thread_of_its_peer_is_closed_soon(peer: Pee
         sub.close()
         return sub._inbox.sub_id in peer.runtime._subs
 
-    assert peer.call(destructor), "not in the middle of something else"
-    assert peer.call(lambda: sub._inbox.sub_id not in peer.runtime._subs)
+    assert peer._call(destructor), "not in the middle of something else"
+    assert peer._call(lambda: sub._inbox.sub_id not in peer.runtime._subs)
     with pytest.raises(Closed):
         sub.get()
 
@@ -541,7 +544,7 @@ def test_an_interrupted_close_may_be_called_again(
 ) -> None:
     sub = peer.sub("t")
     with monkeypatch.context() as patch:
-        patch.setattr(type(peer), "call", lambda *args: interrupt())
+        patch.setattr(type(peer), "_call", lambda *args: interrupt())
         with pytest.raises(Interrupt):
             sub.close()
     assert not sub.closed
@@ -551,19 +554,26 @@ def test_an_interrupted_close_may_be_called_again(
 
 
 @pytest.mark.filterwarnings("ignore:coroutine 'Ready.wait' was never awaited")
+@pytest.mark.parametrize("kind", ["pub", "sub"])
 def test_an_interrupted_constructor_leaves_nothing_in_the_peer(
-    peer: Peer, monkeypatch: pytest.MonkeyPatch
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    before = set(peer.runtime._subs)
+    def known() -> set[int]:
+        return {*peer.runtime._pubs, *peer.runtime._subs}
+
+    make = peer.pub if kind == "pub" else peer.sub
+    before = known()
     number = 0
     while True:
         made = None
         with at(number, interrupt) as moment, contextlib.suppress(Interrupt):
-            made = peer.sub("t")
+            made = make("t")
+        if made is not None:
+            made.close()
         del made
         gc.collect()
-        peer.call(lambda: None)
-        assert peer.call(lambda: set(peer.runtime._subs)) == before, moment.where
+        peer._call(lambda: None)
+        assert peer._call(known) == before, moment.where
         if moment.where is None:
             break
         number += 1
@@ -579,16 +589,17 @@ def test_an_interrupted_constructor_leaves_nothing_in_the_peer(
     with monkeypatch.context() as patch:
         patch.setattr(type(peer._thread), "call", interrupted)
         with pytest.raises(Interrupt):
-            peer.sub("t")
+            make("t")
     assert type(peer._thread).call is call
-    peer.call(lambda: None)
-    assert peer.call(lambda: set(peer.runtime._subs)) == before
+    peer._call(lambda: None)
+    assert peer._call(known) == before
 
 
 def test_an_interrupted_constructor_of_a_peer_leaves_no_thread(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = {*TAKING, str(HERE / "faces/peer.py"), str(HERE / "runtime/runtime.py")}
+    more = ("faces/peer.py", "runtime/runtime.py", "runtime/thread.py", "faces/process.py")
+    here = {*TAKING, *(str(HERE / name) for name in more)}
     monkeypatch.setattr(sys.modules[__name__], "TAKING", here)
     coordinator = str(peer.coordinators[0])
     threads = set(threading.enumerate())

@@ -26,7 +26,7 @@ class Source:
     """Stands for a Pub."""
 
     def __init__(self, journal: list[str], name: str) -> None:
-        self.collect: Callable[[], None] = lambda: journal.append(name)
+        self._collect: Callable[[], None] = lambda: journal.append(name)
 
     def seal(self) -> None: ...
 
@@ -191,13 +191,13 @@ def test_g3_a_batch_that_cannot_be_closed_is_tried_again_and_holds_up_no_other()
     loop, journal = FailingLoop(fail=0), list[str]()
     turn = Turn(cast(Any, loop), "peer", 0.02)
     stumbling = Source(journal, "a")
-    works = stumbling.collect
+    works = stumbling._collect
 
     def fails() -> None:
-        stumbling.collect = works
+        stumbling._collect = works
         raise MemoryError
 
-    stumbling.collect = fails
+    stumbling._collect = fails
     turn.pending(stumbling)
     turn.pending(Source(journal, "b"))
     loop.run()
@@ -207,10 +207,10 @@ def test_g3_a_batch_that_cannot_be_closed_is_tried_again_and_holds_up_no_other()
     assert journal == ["b", "a"]
 
     def interrupted() -> None:
-        stumbling.collect = works
+        stumbling._collect = works
         raise KeyboardInterrupt
 
-    stumbling.collect = interrupted
+    stumbling._collect = interrupted
     turn.pending(stumbling)
     turn.pending(Source(journal, "c"))
     with pytest.raises(KeyboardInterrupt):
