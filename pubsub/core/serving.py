@@ -15,6 +15,7 @@ from pubsub.core.log import Batch
 from pubsub.core.publication import Publication
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BUFFER_PIECE, Event, buffer_header, data_header
+from pubsub.wire.liveness import HEARTBEAT_TOKEN
 from pubsub.wire.messages import (
     Ack,
     End,
@@ -28,14 +29,12 @@ from pubsub.wire.messages import (
     encode,
 )
 
-__all__ = ["HEARTBEAT_TOKEN", "SHARED_PIECE", "Serving"]
+__all__ = ["SHARED_PIECE", "Serving"]
 
 SHARED_PIECE = 256 * 1024
 """Bytes of a large buffer that go into one BUFFER where there are other channels, which may pass in
 between. (With pieces of 1 MiB a small message waits half as long again, and with these a large one
 takes a third longer; a channel that is alone has nobody to delay.)"""
-HEARTBEAT_TOKEN = 0
-"""The token of PINGs that only ask for life; all others ask whether data arrived."""
 UNANSWERED = 500
 """PINGs that may wait for their PONG; flushes that come then share the next one. However many
 channels there are and however often they are flushed, a subscriber that was held up finds no more

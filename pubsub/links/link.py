@@ -16,7 +16,6 @@ from logging import INFO, WARNING
 from typing import Any, Protocol, cast
 
 from pubsub.config import Address, Settings
-from pubsub.core.serving import HEARTBEAT_TOKEN
 from pubsub.errors import ProtocolError
 from pubsub.links import descriptors
 from pubsub.links.listening import Gate
@@ -25,7 +24,7 @@ from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 from pubsub.wire.frames import Event, FrameReader
 from pubsub.wire.handshake import Acceptor, Dialler, Other
-from pubsub.wire.liveness import Heartbeat, Pulse
+from pubsub.wire.liveness import HEARTBEAT_TOKEN, Heartbeat, Pulse
 from pubsub.wire.messages import Control, Goodbye, Hello, Ping, Pong, encode
 
 __all__ = ["Core", "Endpoint", "Link", "Lost", "dial"]

@@ -20,7 +20,7 @@ from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
 from pubsub.wire.handshake import Dialler, Identity, Other, Refused
 
-__all__ = ["Owner", "Remote"]
+__all__ = ["Remote", "SubscribingPeer"]
 
 log = logger("pubsub")
 
@@ -28,13 +28,13 @@ log = logger("pubsub")
 GONE = 2.0
 """Seconds for which a publisher that no coordinator lists may refuse connections where it was met
 before it is taken to be gone. (Where nothing answers, that takes `resume_timeout`.)"""
-KEPT = 1.0
+IDLE_LINK_SECONDS = 1.0
 """Seconds that a link is kept when nothing is subscribed on it any more: whoever makes one Sub
 after the other need not dial, and shake hands, for each."""
 
 
-class Owner(Protocol):
-    """The runtime, as a remote sees it."""
+class SubscribingPeer(Protocol):
+    """The runtime as the side that wants streams: what a remote asks of it."""
 
     loop: asyncio.AbstractEventLoop
     settings: Settings
@@ -73,7 +73,7 @@ class Remote(KeptLink):
 
     def __init__(
         self,
-        owner: Owner,
+        owner: SubscribingPeer,
         peer_id: str,
         way: Way,
         scratch: bytearray,
@@ -165,7 +165,7 @@ class Remote(KeptLink):
         if patience is not None:
             patience.cancel()
         if not self._streams and self._unused is None:
-            self._unused = self._owner.loop.call_later(KEPT, self._leave_if_unused)
+            self._unused = self._owner.loop.call_later(IDLE_LINK_SECONDS, self._leave_if_unused)
 
     def give_up(self, stream: Stream) -> None:
         """A stream cannot come any more, as far as we can tell."""

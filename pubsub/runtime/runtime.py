@@ -848,13 +848,13 @@ class Runtime:
             del self._remotes[remote.peer_id]
 
     def joined(self, served: Served) -> bool:
-        """See `served.Owner`."""
+        """See `PublishingPeer`."""
         self._served[served] = None
         self._prober.clear(served.peer_id)
         return not self._ended_all
 
     def left(self, served: Served, *, broken: bool) -> None:
-        """See `served.Owner`."""
+        """See `PublishingPeer`."""
         self._served.pop(served, None)
         if broken and not self._ended_all:  # else there is nothing left whose time could run out
             self._arm_expiry(self.now() + self.settings.resume_timeout)

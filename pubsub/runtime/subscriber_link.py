@@ -15,11 +15,11 @@ from pubsub.runtime.turn import Turn
 from pubsub.wire.handshake import Other
 from pubsub.wire.messages import MAX_REQUEST_PAYLOAD
 
-__all__ = ["Owner", "Served"]
+__all__ = ["PublishingPeer", "Served"]
 
 
-class Owner(Protocol):
-    """The runtime, as a served peer sees it."""
+class PublishingPeer(Protocol):
+    """The runtime as the side that has streams: what a served peer asks of it."""
 
     loop: asyncio.AbstractEventLoop
     settings: Settings
@@ -46,7 +46,7 @@ class Served:
         home: where it lives; None: not known.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: PublishingPeer) -> None:
         self.link: Link | None = None
         self.peer_id = ""
         self.home: Address | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-__all__ = ["Backoff", "Heartbeat", "Pulse"]
+__all__ = ["HEARTBEAT_TOKEN", "Backoff", "Heartbeat", "Pulse"]
 
+HEARTBEAT_TOKEN = 0
+"""The token of PINGs that only ask for life; all others ask whether data arrived."""
 STABLE = 0.1
 """Seconds after which a connection counts as one that works."""
 

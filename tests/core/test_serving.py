@@ -10,7 +10,7 @@ import pytest
 
 import pubsub.core.serving as serving_module
 from pubsub.core.publication import Publication
-from pubsub.core.serving import HEARTBEAT_TOKEN, SHARED_PIECE, Serving
+from pubsub.core.serving import SHARED_PIECE, Serving
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import (
     BATCH_COST,
@@ -21,6 +21,7 @@ from pubsub.wire.frames import (
     Piece,
     array_header,
 )
+from pubsub.wire.liveness import HEARTBEAT_TOKEN
 from pubsub.wire.messages import (
     Ack,
     Control,
