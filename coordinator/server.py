@@ -168,7 +168,7 @@ class Coordinator:
             self._prober.clear(other.peer_id)
             before = self._connections.get(other.peer_id)
             self._connections[other.peer_id] = connection
-            here, there = map(link.transport.get_extra_info, ("sockname", "peername"))
+            here, there = link.sockname, link.peername
             self.push(
                 self.registry.connect(
                     *(other.peer_id, other.host, other.port, other.info, self.loop.time()),

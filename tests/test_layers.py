@@ -147,6 +147,11 @@ def test_core_registry_and_codec_do_no_io_and_read_no_clock() -> None:
     assert impure_imports(sources()) == []
 
 
+def test_nobody_outside_of_the_links_knows_a_transport() -> None:
+    for module, source in sources().items():
+        assert module.startswith("pubsub.links.") or ".transport" not in source, module
+
+
 def test_all_three_folders_are_walked() -> None:
     found = sources()
     for package in FOLDERS:

@@ -363,7 +363,7 @@ def _register(entry: Entry) -> Register:
 def _write(peer: _Peer, frames: bytes) -> None:
     link = peer.session.link
     assert link is not None
-    link.transport.write(frames)
+    link.write(frames)
 
 
 def say(what: dict[str, Any]) -> None:

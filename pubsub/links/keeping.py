@@ -152,8 +152,8 @@ class KeptLink:
         link = self.link = Link(self._loop, None, self, self._settings, self._scratch)
         self._way = way
         try:
-            transport = await dial(link, way.host, way.port, timeout)
-            link.begin(await self._introduce(host_of(transport.get_extra_info("sockname"))))
+            await dial(link, way, timeout)
+            link.begin(await self._introduce(host_of(link.sockname)))
             await answer
         except BaseException:
             if not self.up:

@@ -12,10 +12,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
+from enum import Enum
 from logging import INFO, WARNING
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pubsub.config import Address, Settings
+from pubsub.config import Address, Settings, Way
 from pubsub.errors import ProtocolError
 from pubsub.links import descriptors
 from pubsub.links.listening import Gate
@@ -27,7 +28,10 @@ from pubsub.wire.handshake import Acceptor, Dialler, Other
 from pubsub.wire.liveness import HEARTBEAT_TOKEN, Heartbeat, Pulse
 from pubsub.wire.messages import Control, Goodbye, Hello, Ping, Pong, encode
 
-__all__ = ["Core", "Endpoint", "Link", "Lost", "dial"]
+if TYPE_CHECKING:
+    from ssl import SSLContext  # not every Python has it
+
+__all__ = ["TRANSITIONS", "Core", "Endpoint", "Link", "Lost", "State", "dial"]
 
 log = logger("pubsub.link")
 log.logger.addFilter(RateLimit())  # whoever can connect can make it speak
@@ -56,22 +60,47 @@ FRAME_SLACK = 1024
 """What a frame may have beyond `max_batch`: its header."""
 
 
+class State(Enum):
+    """What a link is at."""
+
+    CONNECTING = "connecting"
+    HANDSHAKE = "handshake"
+    OPEN = "open"
+    LEAVING = "leaving"
+    """Its end was said, by either side, and told to the endpoint: nothing is sent or listened to
+    any more; what comes is read all the same, so that closing sends no reset over what we wrote."""
+    CLOSED = "closed"
+
+
+CONNECTING, HANDSHAKE, OPEN, LEAVING, CLOSED = State
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    CONNECTING: frozenset({HANDSHAKE, CLOSED}),
+    HANDSHAKE: frozenset({OPEN, LEAVING}),
+    OPEN: frozenset({LEAVING}),
+    LEAVING: frozenset({CLOSED}),
+    CLOSED: frozenset(),
+}
+"""What may follow what. (docs/architecture.md has the picture.)"""
+
+
 class Lost(ConnectionError):
     """A connection that broke: reset, end of file without GOODBYE, or no sign of life."""
 
 
-async def dial(link: Link, host: str, port: int, timeout: float) -> Any:
-    """Connect; where this raises, the link is to be aborted.
+async def dial(link: Link, way: Way, timeout: float, *, ssl: SSLContext | None = None) -> None:
+    """Connect, over TLS where there is a context for it; where this raises, the link is to be
+    aborted.
 
     Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the same
     turn as the result. Where the connection is there already, uvloop closes what is cancelled, and
     never tells the link: so it is not cancelled here, and told where others do it (`asyncio.run`
     ends all tasks)."""
     loop = link.loop
-    task = loop.create_task(_connect(link, host, port))
+    task = loop.create_task(_connect(link, way, ssl))
 
-    def ended(task: asyncio.Task[Any]) -> None:
-        if task.cancelled() and link.transport is not None:
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled() and link.state is not CONNECTING:
             link.connection_lost(None)
 
     task.add_done_callback(ended)
@@ -81,28 +110,30 @@ async def dial(link: Link, host: str, port: int, timeout: float) -> Any:
         await asyncio.wait({task, expired}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise asyncio.TimeoutError
-        return task.result()[0]
+        task.result()
     finally:
         patience.cancel()
         if not task.done():
-            if link.transport is None:  # else the caller aborts it, and the task ends by itself
-                link.forgo()
+            if link.state is CONNECTING:  # else the caller aborts it: the task ends by itself
+                link.disown()
                 task.cancel()
         elif not task.cancelled():
             task.exception()
 
 
-async def _connect(link: Link, host: str, port: int) -> Any:
-    loop = link.loop
+async def _connect(link: Link, way: Way, ssl: SSLContext | None) -> None:
+    loop, host, port = link.loop, way.host, way.port
+    options: dict[str, Any] = {"ssl": ssl, "server_hostname": host} if ssl else {}
     if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
-        return await loop.create_connection(lambda: link, host, port)
+        await loop.create_connection(lambda: link, host, port, **options)
+        return
     # plain asyncio would ask its executor for an address with a zone
     *_, name = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0]
     sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, name)
-        return await loop.create_connection(lambda: link, sock=sock)
+        await loop.create_connection(lambda: link, sock=sock, **options)
     except BaseException:
         sock.close()
         raise
@@ -141,6 +172,8 @@ class Link(asyncio.BufferedProtocol):
         gate: set on accepted connections.
 
     Attributes:
+        state: where it is between its beginning and its end.
+        other: who is at the other end, once that is known.
         cut: the other end broke the protocol, and this one has ended the link: nobody keeps
             anything for whoever does that.
     """
@@ -158,41 +191,37 @@ class Link(asyncio.BufferedProtocol):
         self.endpoint = endpoint
         self.reader = FrameReader(scratch)
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
+        self.state = CONNECTING
         self.other: Other | None = None
         self.cut = False
         self.transport: Any = None
         self._core: Core | None = None
         self._handshake = handshake
         self._settings = settings
-        self._gate = gate  # until it is known who is there
-        self._accepted_by = gate
+        self._gate = gate
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout)
-        self._timer: asyncio.TimerHandle | Patience | None = None
+        self._timer: asyncio.TimerHandle | Patience | None = None  # of the state that it is in
         self._next_tick = 0.0
-        self._paused = False
-        self._listening = True
+        self._paused = False  # the socket takes no more
+        self._reading = True
         self._read = 0  # bytes in this turn of the loop
-        self._leaving = False  # GOODBYE was said or heard: nothing is sent or listened to
         self._pong: int | None = None
         self._pings = 0  # since the last PONG
-        self._error: Exception | None = None
-        self._closed = False
-        self._lost = False
         self._gone: asyncio.Future[None] | None = None
-        self._grace: asyncio.TimerHandle | None = None
         descriptors.connected(self)
 
     # --- the transport's side -----------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._closed:  # forgone
+        if self.state is CLOSED:  # disowned
             cast(asyncio.Transport, transport).abort()
             return
         self.transport = transport
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._change(HANDSHAKE)
         if self._gate is not None:
             self._gate.enter(self)
-            if self._leaving:
+            if self.state is LEAVING:
                 return
         self._timer = Patience(self.loop, self._settings.handshake_timeout, self._too_slow)
         if self._handshake is not None:
@@ -210,12 +239,12 @@ class Link(asyncio.BufferedProtocol):
         self._read += nbytes
         if self._read >= READ_TURN:
             self._read_later()
-        if self._leaving:
-            return  # read on, so that closing sends no reset over what we wrote
+        if self.state is LEAVING:
+            return
         try:
             for event in self.reader.received(nbytes):
                 self._event(event)
-                if self._leaving:
+                if self.state is LEAVING:
                     return
         except ProtocolError as error:
             self.fail(error)
@@ -230,12 +259,12 @@ class Link(asyncio.BufferedProtocol):
     def _read_later(self) -> None:
         """Let the loop run before more is read."""
         self._read = 0
-        if self._listening and not self.transport.is_closing():
+        if self._reading and not self.transport.is_closing():
             self.loop.call_soon(self._read_on)  # first: else nobody would
             self.transport.pause_reading()
 
     def _read_on(self) -> None:
-        if self._listening and not self.transport.is_closing():
+        if self._reading and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def eof_received(self) -> bool:
@@ -252,17 +281,19 @@ class Link(asyncio.BufferedProtocol):
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._lost:
+        if self.state is CLOSED:
             return
-        if self._grace is not None:
-            self._grace.cancel()
-        if self._gone is not None and not self._gone.done():
-            self._gone.set_result(None)
-        self._lost = True
-        self.reader.close()
-        if self._accepted_by is not None:
-            self._accepted_by.lost(self)
-        self._finish(exc or Lost("the connection was closed without a goodbye"))
+        try:
+            self._end(exc or Lost("the connection was closed without a goodbye"))
+        finally:
+            self._change(CLOSED)
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._gone is not None and not self._gone.done():
+                self._gone.set_result(None)
+            self.reader.close()
+            if self._gate is not None:
+                self._gate.lost(self)
 
     # --- events -------------------------------------------------------------------------
 
@@ -299,12 +330,12 @@ class Link(asyncio.BufferedProtocol):
         except ProtocolError:
             raise
         except Exception as error:  # refused: they have said GOODBYE
-            self._leaving = True
-            self._finish(error)
-            self._close()
+            self._end(error)
             return
         self.other = other
-        self._leave_gate()
+        self._change(OPEN)
+        if self._gate is not None:
+            self._gate.leave(self)
         if self._timer is not None:
             self._timer.cancel()
         self._next_tick = self.loop.time()
@@ -316,14 +347,12 @@ class Link(asyncio.BufferedProtocol):
         self.flush()
 
     def _heard_goodbye(self, goodbye: Goodbye) -> None:
-        self._leaving = True
         error = None
         if goodbye.code != "closing":
             error = ProtocolError(f"the other end closed: {goodbye.reason}", code=goodbye.code)
             level = INFO if goodbye.code == "busy" else WARNING  # we have connected anew, say
             log.log(level, "%s closed the connection (%s): %s", self, goodbye.code, goodbye.reason)
-        self._finish(error)
-        self._close()
+        self._end(error)
 
     # --- time ---------------------------------------------------------------------------
 
@@ -332,14 +361,14 @@ class Link(asyncio.BufferedProtocol):
         self.fail(ProtocolError(f"no handshake within {seconds:g} s", code="timeout"))
 
     def _tick(self) -> None:
-        if not self._listening and not self._paused:
+        if not self._reading and not self._paused:
             self._heartbeat.silent = 0  # it is we who do not listen
         pulse = self._heartbeat.tick()
         if pulse is Pulse.DEAD:
             seconds = self._settings.ping_timeout
-            self._error = Lost(f"no sign of life for {seconds:g} s")
             log.warning("%s: no sign of life for %g s, the link is given up", self, seconds)
             self.abort()
+            self._end(Lost(f"no sign of life for {seconds:g} s"))
             return
         self._arm()
         if pulse is Pulse.PING and not self._paused:
@@ -363,10 +392,16 @@ class Link(asyncio.BufferedProtocol):
         if self.transport is not None:
             self._send(message)
 
+    def write(self, frames: bytes) -> None:
+        """Write frames now, whatever the state of the socket."""
+        if self.state is OPEN and not self.transport.is_closing():
+            self.transport.write(frames)
+
     def _send(self, message: Control | Hello) -> None:
-        """All that is written but what `flush` writes: nothing any more behind a GOODBYE, and its
-        end of file."""
-        if not self._leaving and not self.transport.is_closing():  # uvloop's raises on a closed one
+        """Nothing is written any more behind a GOODBYE, and its end of file."""
+        if (
+            self.state is not LEAVING and not self.transport.is_closing()
+        ):  # uvloop's raises on a closed one
             self.transport.write(encode(message))
 
     def _send_pong(self) -> None:
@@ -384,8 +419,8 @@ class Link(asyncio.BufferedProtocol):
         """Read on, or leave for now what comes; to be called whenever something was done about
         what was read, since nothing is heard of the other end meanwhile."""
         self._heartbeat.silent = 0
-        if on != self._listening and not self.transport.is_closing():
-            self._listening = on
+        if on != self._reading and not self.transport.is_closing():
+            self._reading = on
             if on:
                 self.transport.resume_reading()
             else:
@@ -403,9 +438,9 @@ class Link(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Write what the endpoint has, as far as the socket takes it."""
         core = self._core
-        if self._leaving or core is None or self.transport.is_closing():
+        if self.state is not OPEN or core is None or self.transport.is_closing():
             return
-        while not self._paused and not self._leaving:
+        while not self._paused and self.state is OPEN:
             chunks = core.pump(PUMP_BUDGET)
             if not chunks or self._write(chunks) < PUMP_BUDGET:
                 return
@@ -422,90 +457,97 @@ class Link(asyncio.BufferedProtocol):
 
     def fail(self, error: ProtocolError) -> None:
         """The other end broke the protocol: say so, and cut it off."""
-        if self._closed:
+        if self.closing:
             return
-        dialled = self._accepted_by is None and error.code == "timeout"  # who dials says it
+        dialled = self._gate is None and error.code == "timeout"  # who dials says it
         log.log(INFO if dialled else WARNING, "%s: %s; the connection is cut", self, error)
         self.cut = error.code != "internal"
-        self._error = error
-        self._send(Goodbye.because(error.code, str(error)))
-        self._leaving = True
-        self._finish(error)
-        self._close()
+        self._end(error, Goodbye.because(error.code, str(error)))
 
     def goodbye(self, code: str = "closing", reason: str = "the process is done") -> None:
         """End the link in order: what the endpoint has to say at once, GOODBYE, end of file; the
         other end closes."""
-        if self._leaving or self.transport is None:
-            return
-        if self.other is None:  # nobody to say it to
+        if self.state is HANDSHAKE:  # nobody to say it to
             self.abort()
-            return
-        chunks = self._core.pump(0) if self._core is not None else ()
-        if chunks and not self.transport.is_closing():
-            self._write(chunks)
-        self._send(Goodbye.because(code, reason))
-        self._leaving = True
-        self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)
-        if self.transport.can_write_eof() and not self.transport.is_closing():
-            with contextlib.suppress(OSError):  # the other end has reset it meanwhile
-                self.transport.write_eof()
-        self._finish(None)
-
-    def _close(self) -> None:
-        """Close when what was written is gone, or soon all the same."""
-        if self._grace is None and not self.transport.is_closing():
-            self._grace = self.loop.call_later(GOODBYE_GRACE, self.abort)
-        self.transport.close()
-
-    async def gone(self) -> None:
-        """Wait until the connection is closed."""
-        if self.transport is not None and not self._lost:
-            if self._gone is None:
-                self._gone = self.loop.create_future()
-            await asyncio.shield(self._gone)
+        elif self.state is OPEN:
+            chunks = self._core.pump(0) if self._core is not None else ()
+            if chunks and not self.transport.is_closing():
+                self._write(chunks)
+            self._end(None, Goodbye.because(code, reason), close=False)
 
     def abort(self) -> None:
         """Close at once."""
         if self.transport is not None:
             self.transport.abort()
 
-    def forgo(self) -> None:
+    def disown(self) -> None:
         """Nobody waits any more for the connection that is being made: should it come, it is closed
         at once, and nobody is told."""
-        self._closed = True
+        self._change(CLOSED)
 
-    def _leave_gate(self) -> None:
-        if self._gate is not None:
-            self._gate.leave(self)
-            self._gate = None
-
-    def _finish(self, error: Exception | None) -> None:
-        """Tell the endpoint, once."""
-        if self._closed:
+    def _end(
+        self, error: Exception | None, last: Goodbye | None = None, *, close: bool = True
+    ) -> None:
+        """Whatever ends a link ends it here, and the first to do so has said why: the last word is
+        written, the endpoint told. Close when what was written is gone, or (`close` is False) have
+        the other end close; after `GOODBYE_GRACE`, close all the same."""
+        if self.state is LEAVING:
             return
-        self._closed = True
+        if last is not None:
+            self._send(last)
+        self._change(LEAVING)
         if self._timer is not None:
             self._timer.cancel()
-        self._leave_gate()
-        self.endpoint.closed(self, self._error or error)
+        if self._gate is not None:
+            self._gate.leave(self)
+        transport = self.transport
+        if not transport.is_closing():
+            self._timer = self.loop.call_later(GOODBYE_GRACE, self.abort)
+            if close:
+                transport.close()
+            elif transport.can_write_eof():
+                with contextlib.suppress(OSError):  # the other end has reset it meanwhile
+                    transport.write_eof()
+        self.endpoint.closed(self, error)
 
-    @property
-    def sock(self) -> Any:
-        """See `descriptors.Connection`."""
-        if self.transport is None or self._lost or self.loop.is_closed():
-            return None  # uvloop goes on to tell the number, which may be another's by now
-        return self.transport.get_extra_info("socket")
+    def _change(self, state: State) -> None:
+        assert state in TRANSITIONS[self.state], f"{state} after {self.state}"
+        log.debug("%s: %s", self, state.value)
+        self.state = state
+
+    async def gone(self) -> None:
+        """Wait until the connection is closed."""
+        if self.state not in (CONNECTING, CLOSED):
+            if self._gone is None:
+                self._gone = self.loop.create_future()
+            await asyncio.shield(self._gone)
 
     @property
     def closing(self) -> bool:
         """Whether the link is over or about to be."""
-        return self._leaving or self._closed
+        return self.state is LEAVING or self.state is CLOSED
+
+    # --- the socket ---------------------------------------------------------------------
+
+    @property
+    def peername(self) -> Any:
+        """The other end's address, as its socket has it; None: not known."""
+        return self.transport.get_extra_info("peername") if self.transport is not None else None
+
+    @property
+    def sockname(self) -> Any:
+        """The same of this end."""
+        return self.transport.get_extra_info("sockname") if self.transport is not None else None
+
+    @property
+    def sock(self) -> Any:
+        """See `descriptors.Connection`."""
+        if self.transport is None or self.state is CLOSED or self.loop.is_closed():
+            return None  # uvloop goes on to tell the number, which may be another's by now
+        return self.transport.get_extra_info("socket")
 
     def __str__(self) -> str:
         if self.other is not None and self.other.port:
-            who = f"{self.other.role} at {Address(self.other.host, self.other.port)}"
-        else:
-            name = self.transport.get_extra_info("peername") if self.transport else None
-            who = str(Address(name[0], name[1])) if name else "a connection"
-        return who
+            return f"{self.other.role} at {Address(self.other.host, self.other.port)}"
+        name = self.peername
+        return str(Address(name[0], name[1])) if name else "a connection"

@@ -8,12 +8,15 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Collection
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pubsub.config import is_wildcard
 from pubsub.errors import ProtocolError
 from pubsub.links import descriptors
 from pubsub.links.resolving import resolve
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 __all__ = [
     "NAME_TIMEOUT",
@@ -43,9 +46,11 @@ async def listen(
     host: str,
     port: int,
     backlog: int,
+    *,
+    ssl: SSLContext | None = None,
 ) -> list[asyncio.Server]:
-    """Listen at every address that a host has, under one port; as many as `backlog` connections
-    may wait in the kernel.
+    """Listen at every address that a host has, under one port, over TLS where there is a context
+    for it; as many as `backlog` connections may wait in the kernel.
 
     ``::`` and ``""`` are all addresses of this machine, of IPv4 and IPv6 alike.
 
@@ -57,7 +62,7 @@ async def listen(
     while True:
         tries -= 1
         try:
-            return await _listen_at_all(loop, accept, hosts, port, backlog)
+            return await _listen_at_all(loop, accept, hosts, port, backlog, ssl)
         except OSError as error:  # what is free at one address may be taken at the next
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
@@ -76,12 +81,13 @@ async def _listen_at_all(
     hosts: list[str],
     port: int,
     backlog: int,
+    ssl: SSLContext | None,
 ) -> list[asyncio.Server]:
     servers: list[asyncio.Server] = []
     try:
         for host in hosts:
             try:
-                server = await _listen_at(loop, accept, host, port, backlog)
+                server = await _listen_at(loop, accept, host, port, backlog, ssl)
             except OSError as error:
                 # a name may have an address of a family that is switched off here
                 if error.errno not in _NOT_HERE or (host == hosts[-1] and not servers):
@@ -102,6 +108,7 @@ async def _listen_at(
     host: str,
     port: int,
     backlog: int,
+    ssl: SSLContext | None,
 ) -> asyncio.Server:
     """Listen at one address.
 
@@ -123,7 +130,7 @@ async def _listen_at(
         }
     try:
         server = await loop.create_server(
-            accept, **at, backlog=ACCEPTS if plain else backlog, start_serving=not plain
+            accept, **at, ssl=ssl, backlog=ACCEPTS if plain else backlog, start_serving=not plain
         )
     except BaseException as error:
         if "sock" in at:
@@ -173,6 +180,8 @@ async def accept_more(
     accept: Callable[[], asyncio.BaseProtocol],
     servers: Collection[asyncio.Server],
     backlog: int,
+    *,
+    ssl: SSLContext | None = None,
 ) -> list[asyncio.Server]:
     """Have uvloop, too, accept `ACCEPTS` connections in one turn, by listening to the socket under
     so many descriptors; returns what must be closed beside the servers.
@@ -189,8 +198,9 @@ async def accept_more(
                     same = socket.fromfd(listening.fileno(), listening.family, listening.type)
                 except OSError:  # no descriptor is left: then with fewer
                     return more
-                more.append(await loop.create_server(accept, sock=same, backlog=backlog))
-                descriptors.listening(loop, more[-1])
+                server = await loop.create_server(accept, sock=same, ssl=ssl, backlog=backlog)
+                more.append(server)
+                descriptors.listening(loop, server)
     return more
 
 

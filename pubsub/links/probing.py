@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-from pubsub.config import Address, Settings
+from pubsub.config import Address, Settings, Way
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.links.link import Link, dial
 from pubsub.links.patience import Patience
@@ -53,7 +53,7 @@ def home(link: Link, other: Other) -> Address | None:
     It may say any address. The host is its own where the link comes from it. Nobody can have us
     dial another.
     """
-    name = link.transport.get_extra_info("peername")
+    name = link.peername
     if not other.port or not name:
         return None
     host = _packed(other.host)
@@ -206,7 +206,7 @@ class Prober:
         link = Link(self._loop, handshake, _Question(answer), self._settings, self._scratch)
         self._links[link] = None
         try:
-            await dial(link, *suspect.address, self._within)
+            await dial(link, Way(*suspect.address), self._within)
             await asyncio.wait({answer}, timeout=self._within)
             if not answer.done():
                 return Answer.NONE

@@ -22,7 +22,7 @@ from typing import Protocol
 from pubsub.config import Address, Settings, Way, unmapped
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.links.keeping import OURS, KeptLink, Trouble, explain
-from pubsub.links.link import Link
+from pubsub.links.link import Link, State
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import host_of, numeric
 from pubsub.support.logs import logger
@@ -201,8 +201,8 @@ class Session(KeptLink):
     async def _introduce(self, local_host: str) -> Dialler:
         # which address of ours others can reach depends on how we reach the coordinator
         self.zone = local_host.partition("%")[2]
-        if self.link is not None and self.link.transport is not None:
-            self._here = host_of(self.link.transport.get_extra_info("peername")) == local_host
+        if self.link is not None:
+            self._here = host_of(self.link.peername) == local_host
         try:
             return Dialler(await self._directed.identify(local_host), "coordinator")
         except OSError:
@@ -239,7 +239,7 @@ class Session(KeptLink):
                 session.rest(self)
         frames = [encode(message) for message in self._directed.registrations(self)]
         if frames:
-            link.transport.write(b"".join(frames))
+            link.write(b"".join(frames))
         if not numeric(self.address.host):
             self._look_again = self._loop.call_later(FOLLOW, self._follow_soon)
             self._head_start = Patience(self._loop, HEAD_START, self._wait_for_no_other)
@@ -352,8 +352,7 @@ class Session(KeptLink):
     def reached(self) -> Address:
         """Its address as the connection has it: a number, and no name that may have another meaning
         on another machine."""
-        transport = self.link.transport if self.link is not None else None
-        name = transport.get_extra_info("peername") if transport is not None else None
+        name = self.link.peername if self.link is not None else None
         return Address(unmapped(name[0]), name[1]) if name else self.address
 
     @property
@@ -362,7 +361,7 @@ class Session(KeptLink):
         yet)."""
         if self.hopeless:
             return False
-        if self.link is not None and self.link.transport is not None:
+        if self.link is not None and self.link.state is not State.CONNECTING:
             return True
         return isinstance(self.failure, ProtocolError) and self.failure.code == "timeout"
 

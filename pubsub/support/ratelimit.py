@@ -25,6 +25,8 @@ class RateLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter`."""
+        if record.levelno < logging.INFO:
+            return True  # who wants these wants all of them
         text = record.msg
         began, count = self._seen.get(text, (record.created, 0))
         left_out = 0

@@ -234,10 +234,11 @@ class _Process:
             runtime = peer.runtime
             links = [served.link for served in runtime._served]
             links += [remote.link for remote in runtime._remotes.values()]
-            for link in links:
-                if link is not None and not link.closing:
-                    ends = (link.transport.get_extra_info(n) for n in ("sockname", "peername"))
-                    found.append(" ".join(map(str, ends)))
+            found += [
+                f"{link.sockname} {link.peername}"
+                for link in links
+                if link is not None and not link.closing
+            ]
         return sorted(found)
 
     async def embedded(self, name: str) -> bool:

@@ -9,7 +9,6 @@ and what is held must stay within the limits. `test_fuzz.py` runs them with hypo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -627,7 +626,7 @@ def link(raw: bytes) -> None:
         elif step == 15 and choices.number(8) == 0:
             transport.lose(choices.one_of(None, OSError("reset")))
         tick = made._heartbeat.tick_every
-        if made._listening or made.paused:
+        if made._reading or made.paused:
             quiet = clock.now - silent_since
             assert made.closing or transport.closing or quiet <= settings.ping_timeout + 2 * tick
         else:
@@ -676,7 +675,7 @@ class _Link:
 
     def __init__(self, connection: _Connection) -> None:
         self.connection = connection
-        self.transport = asyncio.Transport()  # from nowhere
+        self.sockname = self.peername = None  # from nowhere
         self.reader = FrameReader(bytearray(4096))
         self.paused = False
         self.closing = False

@@ -613,7 +613,7 @@ async def test_where_channels_share_a_link_the_kernel_is_given_no_more_than_it_c
     def unsent() -> int:
         [served] = here.runtime._served
         assert served.link is not None
-        with served.link.transport.get_extra_info("socket").dup() as same:
+        with served.link.sock.dup() as same:
             found: int = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
         return found
 

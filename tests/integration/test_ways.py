@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from pubsub import CoordinatorUnavailable, Peer
+from pubsub.config import Way
 from pubsub.coordinator import server
 from pubsub.coordinator.server import Coordinator
 from pubsub.links import resolving
@@ -296,10 +297,10 @@ async def test_an_address_of_a_name_that_is_dead_holds_up_nobody_and_is_no_troub
 ) -> None:
     names["head"] = ("127.0.0.9", "127.0.0.1")
 
-    async def swallow(link: Any, host: str, port: int, timeout: float) -> Any:
-        if host == "127.0.0.9":
+    async def swallow(link: Any, way: Way, timeout: float) -> None:
+        if way.host == "127.0.0.9":
             await asyncio.sleep(timeout)
-        return await dial(link, host, port, timeout)
+        await dial(link, way, timeout)
 
     if how == "is silent":
         monkeypatch.setattr("pubsub.links.keeping.dial", swallow)
@@ -556,10 +557,10 @@ async def test_a_process_without_descriptors_does_not_say_that_there_is_no_coord
 ) -> None:
     spent = True
 
-    async def no_socket(link: Any, host: str, port: int, timeout: float) -> Any:
+    async def no_socket(link: Any, way: Way, timeout: float) -> None:
         if spent:
             raise OSError(errno.EMFILE, "Too many open files")
-        return await dial(link, host, port, timeout)
+        await dial(link, way, timeout)
 
     monkeypatch.setattr("pubsub.links.keeping.dial", no_socket)
     text = "cannot open a connection: Too many open files"

@@ -1,16 +1,24 @@
-"""A link's own part in what it reads, on a transport that only takes note."""
+"""A link's own part in what it reads, and its states, on a transport that only takes note."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+import ssl
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pubsub.config import Settings
-from pubsub.links.link import READ_TURN, Core, Link
+from pubsub.config import Settings, Way
+from pubsub.errors import ProtocolError
+from pubsub.links.link import READ_TURN, TRANSITIONS, Core, Link, Lost, State, dial
+from pubsub.links.listening import listen
 from pubsub.wire.frames import FrameReader
-from pubsub.wire.handshake import Other
+from pubsub.wire.handshake import Acceptor, Dialler, Identity, Other, Refused
+from pubsub.wire.messages import PROTOCOL_VERSION, Goodbye, Ping, Welcome, encode
 
 
 class Transport(asyncio.Transport):
@@ -20,6 +28,7 @@ class Transport(asyncio.Transport):
         super().__init__()
         self.reading = True
         self.closing = False
+        self.written = b""
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -35,15 +44,37 @@ class Transport(asyncio.Transport):
         assert not self.closing
         self.reading = True
 
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.closing = True
+
+    abort = close
+
 
 class Nobody:
-    """An endpoint that nothing comes to."""
+    """An endpoint that has nothing to say, and its core."""
+
+    def __init__(self) -> None:
+        self.ends: list[Exception | None] = []
+        self.welcome = asyncio.Event()
 
     def opened(self, link: Link, other: Other) -> Core:
-        raise NotImplementedError
+        self.welcome.set()
+        return self
 
     def closed(self, link: Link, error: Exception | None) -> None:
-        raise NotImplementedError
+        self.ends.append(error)
+
+    def receive(self, event: object) -> None:
+        raise ProtocolError("nobody is here")
+
+    def pump(self, budget: int) -> tuple[()]:
+        return ()
 
 
 @pytest.fixture
@@ -52,8 +83,7 @@ async def link(monkeypatch: pytest.MonkeyPatch) -> Any:
     link = Link(asyncio.get_running_loop(), None, Nobody(), Settings(), bytearray(100))
     link.connection_made(Transport())
     yield link
-    assert link._timer is not None
-    link._timer.cancel()
+    link.connection_lost(None)
 
 
 async def test_who_reads_much_lets_the_loop_run_and_reads_on(link: Link) -> None:
@@ -85,14 +115,168 @@ async def test_who_is_not_listened_to_is_not_taken_for_dead(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A coordinator with much to do does not read on: that is no fault of the other end."""
-    lost: list[bool] = []
-    monkeypatch.setattr(link, "abort", lambda: lost.append(True))
     monkeypatch.setattr(link, "_send", lambda message: None)
     link.listen(False)
     for _ in range(3 * link._heartbeat.TICKS):
         link._tick()
-    assert not lost
+    assert not link.closing
     link.listen(True)
     for _ in range(2 * link._heartbeat.TICKS):
         link._tick()
-    assert lost
+    assert link.closing
+
+
+def hear(link: Link, data: bytes) -> None:
+    """Something comes."""
+    memoryview(link.get_buffer(-1))[: len(data)] = data
+    link.buffer_updated(len(data))
+
+
+def dialled(endpoint: Nobody) -> Link:
+    """One that has said HELLO."""
+    link = Link(asyncio.get_running_loop(), None, endpoint, Settings(), bytearray(1_000))
+    link.connection_made(Transport())
+    link.begin(Dialler(Identity("peer", "me"), "peer"))
+    return link
+
+
+def opened(endpoint: Nobody) -> Link:
+    """One whose handshake is done."""
+    link = dialled(endpoint)
+    hear(link, encode(Welcome(PROTOCOL_VERSION, "peer", "them", 0.0, {})))
+    return link
+
+
+def lose(link: Link, error: Exception | None = None) -> None:
+    """The connection is gone."""
+    link.transport.closing = True
+    link.connection_lost(error)
+
+
+def fall_silent(link: Link) -> None:
+    while not link.closing:
+        link._tick()
+
+
+ENDS: dict[str, tuple[Callable[[Link], object], type[Exception] | None, bool]] = {
+    "goodbye": (lambda link: link.goodbye(), None, False),
+    "its goodbye": (lambda link: hear(link, encode(Goodbye("closing", "bye"))), None, False),
+    "its trouble": (lambda link: hear(link, encode(Goodbye("limit", ""))), ProtocolError, False),
+    "what it cannot say": (lambda link: hear(link, b"GET / HTTP/1.1"), ProtocolError, True),
+    "what it may not say": (lambda link: link.fail(ProtocolError("no")), ProtocolError, True),
+    "trouble of our own": (
+        lambda link: link.fail(ProtocolError("", code="internal")),
+        ProtocolError,
+        False,
+    ),
+    "silence": (fall_silent, Lost, False),
+    "a reset": (lambda link: lose(link, OSError("reset")), OSError, False),
+    "an end of file": (lose, Lost, False),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_whatever_ends_a_link_tells_its_endpoint_once(how: str) -> None:
+    end, why, cut = ENDS[how]
+    nobody = Nobody()
+    link = opened(nobody)
+    assert link.state.name == "OPEN"
+    end(link)
+    assert [type(error) for error in nobody.ends] == [why or type(None)]
+    assert link.closing
+    assert link.cut is cut
+    written = link.transport.written
+    for other, _, _ in ENDS.values():
+        if link.state.name == "LEAVING":
+            other(link)
+    lose(link)
+    assert link.state.name == "CLOSED"
+    link.fail(ProtocolError("too late"))
+    link.goodbye()
+    link.send(Ping(1))
+    link.write(b"x")
+    link.flush()
+    assert len(nobody.ends) == 1
+    assert link.transport.written == written, "words behind the end"
+    timer: Any = link._timer
+    assert timer.cancelled()
+
+
+async def test_a_refusal_ends_a_link_that_was_never_open() -> None:
+    nobody = Nobody()
+    link = dialled(nobody)
+    hear(link, encode(Goodbye("identity", "this is somebody else")))
+    (error,) = nobody.ends
+    assert isinstance(error, Refused)
+    assert link.state.name == "LEAVING"
+    lose(link)
+    assert nobody.ends == [error]
+
+
+async def test_where_nobody_is_known_yet_a_goodbye_is_only_the_end() -> None:
+    nobody = Nobody()
+    link = dialled(nobody)
+    written = link.transport.written
+    link.goodbye()
+    assert link.transport.closing
+    assert link.transport.written == written
+    lose(link)
+    assert [type(error) for error in nobody.ends] == [Lost]
+
+
+async def test_nobody_is_told_of_a_connection_that_was_disowned() -> None:
+    nobody = Nobody()
+    link = Link(asyncio.get_running_loop(), None, nobody, Settings(), bytearray(100))
+    link.disown()
+    transport = Transport()
+    link.connection_made(transport)
+    assert transport.closing
+    link.connection_lost(None)
+    await link.gone()
+    assert nobody.ends == []
+
+
+async def test_each_change_of_state_is_a_debug_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "pubsub.link"):
+        link = opened(Nobody())
+        link.goodbye()
+        lose(link)
+    said = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+    assert said == ["handshake", "open", "leaving", "closed"]
+
+
+async def test_a_link_may_be_made_over_tls() -> None:
+    """Here one without certificates: who may make one is not a link's own matter."""
+    contexts = [ssl.SSLContext(kind) for kind in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER)]
+    for context in contexts:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers("AECDH:@SECLEVEL=0")
+    loop, here, there = asyncio.get_running_loop(), Nobody(), Nobody()
+    accepted: list[Link] = []
+
+    def accept() -> Link:
+        acceptor = Acceptor(Identity("peer", "them"), ("peer",))
+        accepted.append(Link(loop, acceptor, there, Settings(), bytearray(1_000)))
+        return accepted[-1]
+
+    (server,) = await listen(loop, accept, "127.0.0.1", 0, 10, ssl=contexts[1])
+    handshake = Dialler(Identity("peer", "me"), "peer")
+    link = Link(loop, handshake, here, Settings(), bytearray(1_000))
+    await dial(link, Way(*server.sockets[0].getsockname()), 10.0, ssl=contexts[0])
+    await asyncio.wait_for(here.welcome.wait(), 10)
+    assert link.transport.get_extra_info("cipher")[0].startswith("AECDH-")
+    link.goodbye()
+    await asyncio.wait_for(asyncio.gather(link.gone(), accepted[0].gone()), 10)
+    assert here.ends == there.ends == [None]
+    server.close()
+
+
+def test_the_picture_of_the_states_is_the_table() -> None:
+    page = Path(__file__).parents[2] / "docs/architecture.md"
+    (picture,) = re.findall(r"```mermaid\nstateDiagram(.*?)```", page.read_text("utf-8"), re.S)
+    drawn = re.findall(r"^ *(\S+) --> (\w+|\[\*\])", picture, re.M)
+    table = [(one.name, other.name) for one, after in TRANSITIONS.items() for other in after]
+    last = [one.name for one, after in TRANSITIONS.items() if not after]
+    first = next(iter(State)).name
+    assert sorted(drawn) == sorted([("[*]", first), *table, *((one, "[*]") for one in last)])

@@ -206,12 +206,7 @@ class FromThere:
     """A link whose other end has that address."""
 
     def __init__(self, host: str | None) -> None:
-        self.host = host
-        self.transport = self
-
-    def get_extra_info(self, name: str) -> Any:
-        assert name == "peername"
-        return None if self.host is None else (self.host, 40_000)
+        self.peername = None if host is None else (host, 40_000)
 
 
 @pytest.mark.parametrize(

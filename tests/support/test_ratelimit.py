@@ -7,8 +7,14 @@ import logging
 from pubsub.support.ratelimit import RateLimit
 
 
-def shown(limit: RateLimit, at: float, text: str = "%s is broken", who: str = "it") -> str | None:
-    record = logging.LogRecord("pubsub", logging.WARNING, "", 0, text, (who,), None)
+def shown(
+    limit: RateLimit,
+    at: float,
+    text: str = "%s is broken",
+    who: str = "it",
+    level: int = logging.WARNING,
+) -> str | None:
+    record = logging.LogRecord("pubsub", level, "", 0, text, (who,), None)
     record.created = at
     return record.getMessage() if limit.filter(record) else None
 
@@ -44,3 +50,9 @@ def test_a_clock_that_goes_back_silences_nothing() -> None:
     limit = RateLimit(most=1, period=60.0)
     assert shown(limit, 1000.0) == "it is broken"
     assert shown(limit, 10.0) == "it is broken"
+
+
+def test_what_is_only_said_where_it_was_asked_for_is_all_said() -> None:
+    limit = RateLimit(most=1)
+    assert [shown(limit, 0.0, level=logging.DEBUG) for _ in range(2)] == ["it is broken"] * 2
+    assert shown(limit, 0.0) == "it is broken"
