@@ -65,11 +65,10 @@ def _rows(connection: socket.socket, what: Literal["topics", "peers"]) -> Iterat
     hello = dialler.opening()
     assert hello is not None
     connection.sendall(encode(hello))
-    welcomed = False
+    other = None
     for event in _events(connection, reader):
-        if not welcomed:
-            dialler.receive(event)
-            welcomed = True
+        if other is None:
+            _, other = dialler.receive(event)
             reader.max_payload = LARGEST_ANSWER
             connection.sendall(encode(Query(TOKEN, what)))
         elif isinstance(event, Answer) and event.token == TOKEN:

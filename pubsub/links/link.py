@@ -332,6 +332,10 @@ class Link(asyncio.BufferedProtocol):
         except Exception as error:  # refused: they have said GOODBYE
             self._end(error)
             return
+        if answer is not None:
+            self._send(answer)
+        if other is None:
+            return
         self.other = other
         self._change(OPEN)
         if self._gate is not None:
@@ -341,8 +345,6 @@ class Link(asyncio.BufferedProtocol):
         self._next_tick = self.loop.time()
         self._arm()
         self.reader.max_payload = self._settings.max_batch + FRAME_SLACK
-        if answer is not None:
-            self._send(answer)
         self._core = self.endpoint.opened(self, other)
         self.flush()
 

@@ -291,6 +291,7 @@ def handshakes(raw: bytes) -> None:
         answer, other = machine.receive(event)
         if answer is not None:
             encode(answer)
+        assert other is not None
         assert other.peer_id.isprintable()
         assert other.host.isprintable()
         registry = Registry()

@@ -8,7 +8,7 @@ import pytest
 
 from pubsub.errors import AuthError, ProtocolError, PubSubError
 from pubsub.wire.frames import Data, Event, Piece
-from pubsub.wire.handshake import Acceptor, Dialler, Identity, Other, Refused
+from pubsub.wire.handshake import EVERYTHING, Acceptor, Dialler, Identity, Other, Refused
 from pubsub.wire.messages import PROTOCOL_VERSION, Auth, Goodbye, Hello, Ping, Welcome
 
 PEER = Identity("peer", "one", "10.0.0.1", 7001, {"name": "camera"})
@@ -26,6 +26,8 @@ def meet(dialler: Dialler, acceptor: Acceptor) -> tuple[Other, Other]:
     assert welcome is not None
     nothing, found = dialler.receive(welcome)
     assert nothing is None
+    assert met is not None
+    assert found is not None
     return met, found
 
 
@@ -97,6 +99,7 @@ def test_whoever_answers_must_be_who_was_asked_for(event: Event, code: str, what
 
 def test_any_identity_will_do_where_none_is_expected() -> None:
     _, found = Dialler(PEER, "peer").receive(replace(WELCOME, peer_id="whoever"))
+    assert found is not None
     assert found.peer_id == "whoever"
 
 
@@ -118,3 +121,67 @@ def test_nobody_may_say_that_it_is_the_one_it_dials() -> None:
     with pytest.raises(ProtocolError, match="it says that it is this very peer") as raised:
         Acceptor(PEER, ("peer",)).receive(hello)
     assert raised.value.code == "identity"
+
+
+class Riddles:
+    """An authenticator: whoever is asked for a number says the next one, and so may do so much."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = list(numbers)
+        self.asked = 0
+        self.rights: frozenset[str] = frozenset()
+
+    def challenge(self, hello: Hello) -> Auth | None:
+        if not self.numbers:
+            return None
+        self.asked = self.numbers.pop(0)
+        return Auth("riddle", self.asked)
+
+    def answer(self, auth: Auth) -> Auth | None:
+        if not self.asked:  # the side that is asked
+            return Auth("riddle", auth.payload + 1)
+        if auth.payload != self.asked + 1:
+            raise ProtocolError(f"{auth.payload} is wrong", code="auth")
+        self.rights |= {str(auth.payload)}
+        return self.challenge(HELLO)
+
+
+@pytest.mark.parametrize("riddles", [(), (1,), (1, 5, 9)])
+def test_an_authenticator_asks_before_the_welcome_and_says_what_the_other_may(
+    riddles: tuple[int, ...],
+) -> None:
+    dialler = Dialler(PEER, "peer", authenticator=Riddles())
+    acceptor = Acceptor(OTHER, ("peer",), authenticator=Riddles(*riddles))
+    said: Event | None = dialler.opening()
+    met = found = None
+    frames = 0
+    while found is None:
+        assert said is not None
+        said, met = acceptor.receive(said)
+        assert said is not None
+        said, found = dialler.receive(said)
+        frames += 1
+    assert frames == 1 + len(riddles)
+    assert met is not None
+    assert (met.peer_id, found.peer_id) == ("one", "two")
+    assert met.rights == {str(number + 1) for number in riddles}
+
+
+def test_who_answers_wrong_or_something_else_is_refused() -> None:
+    for answer in (Auth("riddle", 7), HELLO, Ping(1)):
+        acceptor = Acceptor(OTHER, ("peer",), authenticator=Riddles(1))
+        assert acceptor.receive(HELLO) == (Auth("riddle", 1), None)
+        with pytest.raises(ProtocolError) as it:
+            acceptor.receive(answer)
+        assert it.value.code == "auth"
+
+
+def test_who_is_asked_and_has_no_authenticator_says_so() -> None:
+    with pytest.raises(ProtocolError, match="a AUTH where WELCOME belongs"):
+        Dialler(PEER, "peer").receive(Auth("riddle", 1))
+
+
+def test_where_nobody_is_asked_everybody_may_do_everything() -> None:
+    assert {one.rights for one in meet(Dialler(PEER, "peer"), Acceptor(OTHER, ("peer",)))} == {
+        EVERYTHING
+    }
