@@ -24,8 +24,9 @@ from itertools import islice
 from pubsub.config import Address, Settings, unmapped
 from pubsub.coordinator.registry import Push, Registry
 from pubsub.errors import ProtocolError
+from pubsub.links.doors import Doorman
 from pubsub.links.link import Link
-from pubsub.links.listening import REQUEST_SCRATCH, Gate, accept_more, listen, stop_accepting
+from pubsub.links.listening import REQUEST_SCRATCH, accept_more, listen, stop_accepting
 from pubsub.links.probing import Prober, home
 from pubsub.support.about import about
 from pubsub.support.logs import logger
@@ -87,7 +88,9 @@ class Coordinator:
         self._connections: dict[str, _Connection] = {}
         self._links: dict[Link, None] = {}
         self._scratch = bytearray(REQUEST_SCRATCH)
-        self._gate = Gate[Link](self.settings.max_unauthenticated)
+        self._doorman = Doorman(
+            loop, self.settings, self._scratch, self._greet, lambda other: _Connection(self)
+        )
         self._prober = Prober(loop, self.peer_id, self.settings, self._scratch)
         self._settle = settle
         self._started = loop.time()
@@ -106,9 +109,9 @@ class Coordinator:
         Raises:
             OSError: the port is in use, or the address is not this machine's.
         """
-        servers = await listen(self.loop, self._accept, host, port, BACKLOG)
+        servers = await listen(self.loop, self._doorman.accept, host, port, BACKLOG)
         self.servers += servers
-        self.servers += await accept_more(self.loop, self._accept, servers, BACKLOG)
+        self.servers += await accept_more(self.loop, self._doorman.accept, servers, BACKLOG)
         self.addresses = [Address(*server.sockets[0].getsockname()[:2]) for server in servers]
         log.info("listening on %s", " and ".join(map(str, self.addresses)))
         return self.addresses[0]
@@ -125,7 +128,7 @@ class Coordinator:
             if self._expiry is not None:
                 self._expiry.cancel()
             links += self._prober.close()
-            links += self._gate.abort_all_but(links)
+            links += self._doorman.abort_all_but(links)
         for link in links:
             await link.gone()
 
@@ -135,24 +138,15 @@ class Coordinator:
         for server in self.servers:
             server.close()
         self._prober.close()
-        self._gate.abort_all_but(())
+        self._doorman.abort_all_but(())
         if self._expiry is not None:
             self._expiry.cancel()
 
-    def _accept(self) -> Link:
+    def _greet(self) -> Acceptor:
         self._rush = True
         settle = max(0.0, self._started + self._settle - self.loop.time())
-        connection = _Connection(self)
-        return Link(
-            self.loop,
-            Acceptor(
-                Identity("coordinator", self.peer_id, info=about()), ("peer", "client"), settle
-            ),
-            connection,
-            self.settings,
-            self._scratch,
-            self._gate,
-        )
+        me = Identity("coordinator", self.peer_id, info=about())
+        return Acceptor(me, ("peer", "client"), settle)
 
     # --- what connections ask for -------------------------------------------------------
 

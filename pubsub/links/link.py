@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from pubsub.config import Address, Settings, Way
 from pubsub.errors import ProtocolError
 from pubsub.links import descriptors
-from pubsub.links.listening import Gate
 from pubsub.links.patience import Patience
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
@@ -31,7 +30,7 @@ from pubsub.wire.messages import Control, Goodbye, Hello, Ping, Pong, encode
 if TYPE_CHECKING:
     from ssl import SSLContext  # not every Python has it
 
-__all__ = ["TRANSITIONS", "Core", "Endpoint", "Link", "Lost", "State", "dial"]
+__all__ = ["TRANSITIONS", "Core", "Endpoint", "Gate", "Link", "Lost", "State", "dial"]
 
 log = logger("pubsub.link")
 log.logger.addFilter(RateLimit())  # whoever can connect can make it speak
@@ -160,6 +159,16 @@ class Endpoint(Protocol):
         ``closing``. Called exactly once, whether or not it was ever opened."""
 
 
+class Gate(Protocol):
+    """Who keeps account of accepted links."""
+
+    def enter(self, link: Link) -> None:
+        """It was accepted."""
+
+    def lost(self, link: Link) -> None:
+        """Its socket is closed."""
+
+
 class Link(asyncio.BufferedProtocol):
     """One connection.
 
@@ -185,7 +194,7 @@ class Link(asyncio.BufferedProtocol):
         endpoint: Endpoint,
         settings: Settings,
         scratch: bytearray,
-        gate: Gate[Link] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.loop = loop
         self.endpoint = endpoint
@@ -338,8 +347,6 @@ class Link(asyncio.BufferedProtocol):
             return
         self.other = other
         self._change(OPEN)
-        if self._gate is not None:
-            self._gate.leave(self)
         if self._timer is not None:
             self._timer.cancel()
         self._next_tick = self.loop.time()
@@ -500,8 +507,6 @@ class Link(asyncio.BufferedProtocol):
         self._change(LEAVING)
         if self._timer is not None:
             self._timer.cancel()
-        if self._gate is not None:
-            self._gate.leave(self)
         transport = self.transport
         if not transport.is_closing():
             self._timer = self.loop.call_later(GOODBYE_GRACE, self.abort)

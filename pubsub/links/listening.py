@@ -1,4 +1,4 @@
-"""Listening: how connections are let in, before anyone knows who they are."""
+"""Listening: sockets that take connections, and how many of them in a turn of the loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pubsub.config import is_wildcard
-from pubsub.errors import ProtocolError
 from pubsub.links import descriptors
 from pubsub.links.resolving import resolve
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 __all__ = [
     "NAME_TIMEOUT",
     "REQUEST_SCRATCH",
-    "Accepted",
-    "Gate",
     "accept_more",
     "listen",
     "stop_accepting",
@@ -152,7 +149,7 @@ async def _listen_at(
 
 
 async def stop_accepting(loop: asyncio.AbstractEventLoop, servers: Collection[Any]) -> None:
-    """Close these servers; those whom they have accepted are known to their gate then.
+    """Close these servers; those whom they have accepted are known to their doorman then.
 
     Between both there are one or two turns of the loop. Plain asyncio starts a task for each
     connection that it accepts, and where the server is closed before that has run, the socket stays
@@ -212,59 +209,3 @@ def _has_descriptors() -> bool:
         return False
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return soft == resource.RLIM_INFINITY or soft >= 64 * ACCEPTS
-
-
-class Accepted(Protocol):
-    """A connection as its gate sees it."""
-
-    def fail(self, error: ProtocolError) -> None:
-        """Say why, and cut it."""
-
-    def abort(self) -> None:
-        """Close it at once."""
-
-    async def gone(self) -> None:
-        """Wait until it is closed."""
-
-
-L = TypeVar("L", bound="Accepted")
-
-
-class Gate(Generic[L]):
-    """The accepted connections that have not yet said who they are.
-
-    When there are too many, the oldest has to go: an honest peer says HELLO at once, so that a
-    crowd of those who say nothing does not keep it out.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._waiting: dict[L, None] = {}
-        self._open: dict[L, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def enter(self, link: L) -> None:
-        """A connection was accepted."""
-        self._open[link] = None
-        self._waiting[link] = None
-        if len(self._waiting) > self.limit:
-            oldest = next(iter(self._waiting))
-            oldest.fail(ProtocolError("too many connections that say nothing", code="busy"))
-
-    def leave(self, link: L) -> None:
-        """It has said who it is, or is gone."""
-        self._waiting.pop(link, None)
-
-    def lost(self, link: L) -> None:
-        """Its socket is closed."""
-        self._open.pop(link, None)
-
-    def abort_all_but(self, links: Collection[L]) -> list[L]:
-        """At the end: close those that nobody has in his books, because they were cut off a moment
-        ago or have not yet said who they are. Returns them; they are gone in the next turn."""
-        others = [link for link in self._open if link not in links]
-        for link in others:
-            link.abort()
-        return others

@@ -22,8 +22,6 @@ from pubsub.config import (
     Way,
     is_loopback,
     is_wildcard,
-    parse_advertise,
-    unmapped,
 )
 from pubsub.core.cursor import SubKey
 from pubsub.core.directory import Directory
@@ -32,9 +30,9 @@ from pubsub.core.publication import Leaver, Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import Closed, CoordinatorUnavailable, WrongContext
-from pubsub.links.keeping import OURS
+from pubsub.links.doors import Doors
 from pubsub.links.link import Link
-from pubsub.links.listening import REQUEST_SCRATCH, Gate, listen, stop_accepting
+from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.patience import HELD_UP, Patience
 from pubsub.links.probing import Prober
 from pubsub.runtime.coordinator_link import Session
@@ -42,14 +40,12 @@ from pubsub.runtime.publisher_link import Remote
 from pubsub.runtime.readiness import Ready
 from pubsub.runtime.subscriber_link import Served
 from pubsub.runtime.turn import Source, Turn
-from pubsub.support.about import about
 from pubsub.support.apart import apart
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 from pubsub.support.reentry import running_loop
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.handshake import Acceptor, Identity
 from pubsub.wire.messages import (
     Expect,
     Match,
@@ -154,10 +150,10 @@ class Runtime:
         self._random = random.Random(os.urandom(8)).random
         self._scratch = bytearray(SCRATCH_SIZE)
         self._request_scratch = bytearray(REQUEST_SCRATCH)
-        self._gate = Gate[Link](settings.max_unauthenticated)
-        self._servers: dict[str, asyncio.Server] = {}  # by the address
-        self._listening: dict[str, asyncio.Future[Address]] = {}
-        self._identities: dict[str, Identity] = {}  # by the host that each tells others
+        self.doors = Doors(
+            loop, settings, self._request_scratch, self.peer_id, lambda other: Served(self)
+        )
+        self.identity, self.identify = self.doors.identity, self.doors.identify
         self._pubs: dict[int, _Pub] = {}
         self._subs: dict[int, _Sub] = {}
         self._ended: dict[int, Publication] = {}
@@ -474,60 +470,10 @@ class Runtime:
 
     # --- what the coordinators say (Directed) -------------------------------------------
 
-    async def identify(self, local_host: str) -> Identity:
-        """See `Directed`: listen where the coordinator's other peers can reach us, and say so."""
-        reached = unmapped(local_host) or "127.0.0.1"
-        host = reached if self.settings.host is None else self.settings.host
-        if is_wildcard(host) and ":" in reached and host and ":" not in host:
-            host = reached  # 0.0.0.0 is all of IPv4 and nothing else
-        advertised = (reached if is_wildcard(host) else host).partition("%")[0]  # a zone is ours
-        known = self._identities.get(advertised)
-        if known is not None:
-            return known
-        listening = self._listening.get(host)
-        if listening is None:
-            listening = self._listening[host] = self.loop.create_future()
-            try:
-                listening.set_result(await self._listen(host))
-            except BaseException as error:
-                del self._listening[host]
-                listening.set_exception(
-                    error if isinstance(error, Exception) else asyncio.CancelledError()
-                )
-                listening.exception()
-                raise
-        at = await asyncio.shield(listening)
-        if is_loopback(at.host):  # a name may be known elsewhere as another address
-            advertised = at.host
-        address = Address(advertised, at.port)
-        if self.settings.advertise:
-            address = parse_advertise(self.settings.advertise, at.port)
-        identity = Identity("peer", self.peer_id, *address, self.info())
-        return self._identities.setdefault(advertised, identity)
-
-    async def _listen(self, host: str) -> Address:
-        """Listen; returns where."""
-        try:
-            servers = await listen(self.loop, self._accept, host, self.settings.port, 1024)
-        except (OSError, ValueError) as error:
-            raise _cannot_listen(error, host, self.settings.port) from None
-        places = []
-        for server in servers:
-            place = Address(*server.sockets[0].getsockname()[:2])
-            places.append(place)
-            self._servers[str(place)] = server
-        return min(places, key=lambda place: is_loopback(place.host))  # the best for others
-
-    def info(self) -> dict[str, Any]:
-        """What other people are told of this process."""
-        return about(self.settings.name)
-
     @property
     def address(self) -> str:
         """``host:port`` that others are told; empty before a coordinator was reached."""
-        for identity in self._identities.values():
-            return str(Address(identity.host, identity.port))
-        return ""
+        return self.doors.address
 
     def registrations(self, session: Session) -> Iterable[Register]:
         """See `Directed`."""
@@ -616,7 +562,7 @@ class Runtime:
 
     def _is_out_of_reach(self, pub: _Pub, coordinator: str) -> None:
         """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
-        hosts = [identity.host for identity in self._identities.values()]
+        hosts = [identity.host for identity in self.doors.identities.values()]
         if pub.out_of_reach or not all(map(is_loopback, hosts)):
             return
         pub.out_of_reach = True
@@ -798,27 +744,6 @@ class Runtime:
 
     # --- links --------------------------------------------------------------------------
 
-    def _accept(self) -> Link:
-        served = Served(self)
-        return Link(
-            self.loop,
-            Acceptor(Identity("peer", self.peer_id, info=self.info()), ("peer",)),
-            served,
-            self.settings,
-            self._request_scratch,
-            self._gate,
-        )
-
-    def identity(self, local_host: str) -> Identity:
-        """Who we are to a publisher that we dial from that address of ours: one on another machine
-        is not told that we are at its own loopback."""
-        local_host = unmapped(local_host).partition("%")[0]
-        here = [self._identities.get(local_host), *self._identities.values()]
-        for identity in here:
-            if identity and (is_loopback(local_host) or not is_loopback(identity.host)):
-                return identity
-        return Identity("peer", self.peer_id, info=self.info())
-
     def ways(self, peer_id: str) -> list[Way]:
         """Where the coordinators say that a peer is."""
         return [_in_zone(way) for way in self._directory.ways(peer_id)]
@@ -986,8 +911,7 @@ class Runtime:
             pubs = list(self._pubs.values())
             await self._linger(pubs, self._close_linger, self._close_by, last=True)
         links = self.end()
-        await stop_accepting(self.loop, self._servers.values())
-        await self._gone([*links, *self._gate.abort_all_but(links)])
+        await self._gone([*links, *await self.doors.close(links)])
         if self._embedded is not None:
             await self._embedded.close()
 
@@ -1051,14 +975,11 @@ class Runtime:
         return links
 
     def cut(self) -> None:
-        """End everything and wait for nothing: all is closed in the next turn. (Plain asyncio may
-        leave the socket of a connection open that comes in now, until it is collected.)"""
+        """End everything and wait for nothing: all is closed in the next turn."""
         self._say_interrupted()
         for link in self.end():
             link.abort()
-        for server in self._servers.values():
-            server.close()
-        self._gate.abort_all_but(())
+        self.doors.cut()
         if self._embedded is not None:
             self._embedded.cut()
 
@@ -1082,21 +1003,6 @@ def _alone(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None
         step(*args, **kwargs)
     except Exception:
         log.exception("internal error while a Peer was ended")
-
-
-def _cannot_listen(error: Exception, host: str, port: int) -> OSError:
-    """The same, saying what is wrong and that it is this process's own matter."""
-    number: int = getattr(error, "errno", None) or 0
-    if number > 0:
-        why = os.strerror(number)
-    else:  # of the name: what its trouble is called by a resolver is no number of an error
-        number, why = errno.EINVAL, getattr(error, "strerror", None) or str(error)
-    way_out = "choose an address of this machine: Peer(host=…)"
-    if number == errno.EADDRINUSE:
-        why, way_out = "it is in use", "choose another port, or Peer(port=0) for any that is free"
-    elif number == errno.EACCES:
-        way_out = "choose a port above 1023, or Peer(port=0) for any that is free"
-    return OSError(number, f"{OURS}listen on {Address(host, port)}: {why}; {way_out}")
 
 
 def _in_zone(way: Way) -> Way:

@@ -298,8 +298,8 @@ async def test_several_who_wait_at_the_door_are_let_in_in_one_turn() -> None:
             inside, most = 0, 0
             while inside < 10 * ACCEPTS:
                 await asyncio.sleep(0)
-                most = max(most, len(coordinator._gate) - inside)
-                inside = len(coordinator._gate)
+                most = max(most, len(coordinator._doorman) - inside)
+                inside = len(coordinator._doorman)
     assert ACCEPTS <= most <= 2 * ACCEPTS
 
 

@@ -255,7 +255,7 @@ async def behind(coordinator: str, **settings: Any) -> AsyncIterator[tuple[Peer,
     """A Peer that others reach only through a proxy, and the proxy."""
 
     def target() -> tuple[str, int]:
-        (server,) = peer.runtime._servers.values()
+        (server,) = peer.runtime.doors.servers.values()
         host, port = server.sockets[0].getsockname()[:2]
         return host, port
 

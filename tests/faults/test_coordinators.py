@@ -140,7 +140,7 @@ async def test_a_coordinator_that_is_busy_or_slow_is_tried_again() -> None:
         ready = asyncio.ensure_future(pub._ready.wait())
         (session,) = peer.runtime.sessions
         await eventually(lambda: session.tried)
-        coordinator._gate.limit = 1
+        coordinator._doorman.limit = 1
         await asyncio.wait_for(ready, LONG)
     await coordinator.close()
     async with (

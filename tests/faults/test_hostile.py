@@ -246,10 +246,10 @@ async def silent_crowd(size: int, at_once: int, caplog: pytest.LogCaptureFixture
                     await other.get(timeout=20)
                 await newcomer.get(timeout=20)
                 await newcomer.close()
-                assert len(pair.publisher.runtime._gate) <= at_once
-                assert len(pair.coordinator._gate) <= at_once
-                await eventually(lambda: not len(pair.publisher.runtime._gate))
-                await eventually(lambda: not len(pair.coordinator._gate))
+                assert len(pair.publisher.runtime.doors.doorman) <= at_once
+                assert len(pair.coordinator._doorman) <= at_once
+                await eventually(lambda: not len(pair.publisher.runtime.doors.doorman))
+                await eventually(lambda: not len(pair.coordinator._doorman))
             finally:
                 for sock in sockets:
                     sock.close()

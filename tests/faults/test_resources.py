@@ -124,7 +124,7 @@ def test_g5_a_full_disk_under_the_logs_disturbs_nothing() -> None:
                     pub.put(i)
                     assert sub.get(timeout=30) == i
                     here._call(break_links, here)
-                for server in here.runtime._servers.values():
+                for server in here.runtime.doors.servers.values():
                     here._call(server.close)  # nobody can be reached any more: that is logged
                 here._call(break_links, here)
                 late = there.sub("t")

@@ -158,9 +158,9 @@ async def test_g3_a_wildcard_is_told_as_the_address_from_which_each_coordinator_
     ):
         pub = here.pub("t")
         await eventually(lambda: all(session.up for session in here.runtime.sessions))
-        told = {identity.host for identity in here.runtime._identities.values()}
+        told = {identity.host for identity in here.runtime.doors.identities.values()}
         assert told == {"127.0.0.1", "::1"}
-        assert len(here.runtime._servers) == servers
+        assert len(here.runtime.doors.servers) == servers
         for where in (v4, str(v6)):
             async with Peer(where) as there, there.sub("t") as sub:
                 pub.put(where)
@@ -172,7 +172,7 @@ async def test_a_name_that_is_loopback_here_is_told_as_such(two_addresses: None)
     async with coordinator_in_loop() as address, Peer(address, host="both") as peer:
         await peer.pub("t")
         assert peer.address.startswith("127.0.0.1:")
-        assert len(peer.runtime._servers) == 2
+        assert len(peer.runtime.doors.servers) == 2
 
 
 class _TwoMachines(Registry):
@@ -256,8 +256,9 @@ async def test_g3_who_comes_back_within_reach_is_dialled() -> None:
         await eventually(lambda: sub.publishers)
         assert not pub.subscribers
         (session,) = here.runtime.sessions
-        (known,) = here.runtime._identities.items()  # that it leads here, one would not know by it
-        here.runtime._identities[known[0]] = dataclasses.replace(known[1], host="127.1")
+        identities = here.runtime.doors.identities
+        (known,) = identities.items()  # that it leads here, one would not know by it
+        identities[known[0]] = dataclasses.replace(known[1], host="127.1")
         assert session.link is not None
         session.link.abort()
         await pub.wait_for_subscribers(timeout=LONG)
@@ -278,7 +279,7 @@ async def test_a_publisher_is_told_the_address_that_fits_and_no_loopback_of_anot
         nowhere = runtime.identity("10.77.1.1")
         assert (nowhere.host, nowhere.port, nowhere.peer_id) == ("", 0, mine.peer_id)
         for host in ("10.77.1.1", "10.77.1.2"):
-            runtime._identities[host] = dataclasses.replace(mine, host=host)
+            runtime.doors.identities[host] = dataclasses.replace(mine, host=host)
         assert [runtime.identity(f"10.77.1.{n}").host[-1] for n in (1, 2, 3)] == ["1", "2", "1"]
 
 

@@ -155,7 +155,7 @@ async def test_a_dead_publisher_that_is_still_listed_does_not_hold_up_readiness(
     async with coordinator_in_loop() as address:
         dead = Peer(address)
         pub = await dead.pub("t")
-        for server in dead.runtime._servers.values():
+        for server in dead.runtime.doors.servers.values():
             server.close()
         async with Peer(address, join_timeout=2 * LONG) as peer:
             await asyncio.wait_for(_ready(peer.sub("t")), LONG)
@@ -196,7 +196,7 @@ async def test_a_publisher_that_hangs_holds_up_readiness_for_the_join_timeout_at
             acceptor = Acceptor(Identity("peer", runtime.peer_id), ("peer",))
             return Link(runtime.loop, acceptor, hung, runtime.settings, runtime._scratch)
 
-        monkeypatch.setattr(runtime, "_accept", accept)
+        monkeypatch.setattr(runtime.doors.doorman, "accept", accept)
         pub = await publisher.pub("t")
         async with Peer(address, join_timeout=0.2) as peer:
             sub = peer.sub("t")
@@ -376,7 +376,7 @@ async def test_a_peer_and_a_coordinator_that_close_leave_no_connection_open() ->
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(first)
             strangers.append((reader, writer))
-    gates = (coordinator._gate, peer.runtime._gate)
+    gates = (coordinator._doorman, peer.runtime.doors.doorman)
     await eventually(lambda: all(len(gate._open) >= 2 for gate in gates))
     await asyncio.sleep(0.05)
     await peer.close()
@@ -496,7 +496,7 @@ async def test_a_coordinator_that_is_cut_ends_all_at_once() -> None:
     async with Peer(str(address)) as peer:
         await peer.pub("t")
         reader, writer = await asyncio.open_connection(address.host, address.port)
-        await eventually(lambda: len(coordinator._gate) == 1)
+        await eventually(lambda: len(coordinator._doorman) == 1)
         coordinator.cut()
         with contextlib.suppress(ConnectionError):
             assert await asyncio.wait_for(reader.read(), LONG) == b""

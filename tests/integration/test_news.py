@@ -308,12 +308,14 @@ async def test_who_was_told_of_a_missing_publisher_is_told_when_it_is_reached(
     async with Peer(coordinator) as here, Peer(coordinator) as there:
         sub, pub = await there.sub("t"), await here.pub("t")
         await pub.wait_for_subscribers(1, timeout=LONG)
-        (server,) = here.runtime._servers.values()
+        (server,) = here.runtime.doors.servers.values()
         host, port = server.sockets[0].getsockname()
         server.close()
         break_links(here)
         await eventually(warnings)
-        server = await here.runtime.loop.create_server(here.runtime._accept, host, port)
+        server = await here.runtime.loop.create_server(
+            here.runtime.doors.doorman.accept, host, port
+        )
         pub.put(1)
         assert await sub.get(LONG) == 1
         first, second = warnings()
@@ -329,7 +331,7 @@ async def test_who_was_told_of_a_missing_publisher_is_told_when_it_is_given_up(
         here = Peer(coordinator)
         sub, pub = await there.sub("t"), await here.pub("t")
         await pub.wait_for_subscribers(1, timeout=LONG)
-        (server,) = here.runtime._servers.values()
+        (server,) = here.runtime.doors.servers.values()
         host, port = server.sockets[0].getsockname()
         server.close()
         break_links(here)

@@ -166,7 +166,7 @@ async def test_g3_who_comes_as_another_takes_nothing_in_silence(coordinator: str
         await pub.put(next(put))
         assert await sub.get(timeout=LONG) == 0
         thief = Peer(coordinator, linger=0)
-        thief.runtime.peer_id = victim.peer_id
+        thief.runtime.peer_id = thief.runtime.doors.peer_id = victim.peer_id
         stolen = thief.sub("t")
         assert stolen._inbox.sub_id == sub._inbox.sub_id
         [remote] = victim.runtime._remotes.values()
@@ -220,7 +220,7 @@ async def test_a_sub_that_reconnects_keeps_its_name(coordinator: str) -> None:
         await pub.wait_for_subscribers(1, timeout=10)
         name = f"{there.address}#{sub._inbox.sub_id}"
         assert {n: how["state"] for n, how in pub.subscribers.items()} == {name: "attached"}
-        for server in here.runtime._servers.values():
+        for server in here.runtime.doors.servers.values():
             server.close()  # it cannot come back
         break_links(here)
         await eventually(lambda: pub.subscribers[name]["state"] == "reconnecting")

@@ -300,7 +300,7 @@ async def test_g9_one_that_raises_at_the_end_of_its_peer_stops_no_other(
         try:
             await here.close()
         finally:
-            for server in here.runtime._servers.values():  # else a loop might never close
+            for server in here.runtime.doors.servers.values():  # else a loop might never close
                 server.close()
         assert [await sub.get(LONG) for _ in range(1_000)] == list(range(1_000))
         assert ours.closed

@@ -181,7 +181,7 @@ async def test_a_publisher_is_missed_for_a_while_before_anybody_is_told(
         sub, pub = await there.sub("t"), await here.pub("t")
         await pub.wait_for_subscribers(1, timeout=LONG)
         (remote,) = there.runtime._remotes.values()
-        (listening,) = here.runtime._servers.values()
+        (listening,) = here.runtime.doors.servers.values()
         listening.close()
         break_links(here)
         await eventually(lambda: remote._backoff._attempts >= 3)

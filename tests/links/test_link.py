@@ -14,67 +14,12 @@ import pytest
 
 from pubsub.config import Settings, Way
 from pubsub.errors import ProtocolError
-from pubsub.links.link import READ_TURN, TRANSITIONS, Core, Link, Lost, State, dial
+from pubsub.links.link import READ_TURN, TRANSITIONS, Link, Lost, State, dial
 from pubsub.links.listening import listen
 from pubsub.wire.frames import FrameReader
-from pubsub.wire.handshake import Acceptor, Dialler, Identity, Other, Refused
+from pubsub.wire.handshake import Acceptor, Dialler, Identity, Refused
 from pubsub.wire.messages import PROTOCOL_VERSION, Goodbye, Ping, Welcome, encode
-
-
-class Transport(asyncio.Transport):
-    """Reads when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.reading = True
-        self.closing = False
-        self.written = b""
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def pause_reading(self) -> None:
-        assert self.reading
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        assert not self.closing
-        self.reading = True
-
-    def write(self, data: Any) -> None:
-        self.written += data
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        self.closing = True
-
-    abort = close
-
-
-class Nobody:
-    """An endpoint that has nothing to say, and its core."""
-
-    def __init__(self) -> None:
-        self.ends: list[Exception | None] = []
-        self.welcome = asyncio.Event()
-
-    def opened(self, link: Link, other: Other) -> Core:
-        self.welcome.set()
-        return self
-
-    def closed(self, link: Link, error: Exception | None) -> None:
-        self.ends.append(error)
-
-    def receive(self, event: object) -> None:
-        raise ProtocolError("nobody is here")
-
-    def pump(self, budget: int) -> tuple[()]:
-        return ()
+from tests.links.ends import Nobody, Transport, hear, lose
 
 
 @pytest.fixture
@@ -126,12 +71,6 @@ async def test_who_is_not_listened_to_is_not_taken_for_dead(
     assert link.closing
 
 
-def hear(link: Link, data: bytes) -> None:
-    """Something comes."""
-    memoryview(link.get_buffer(-1))[: len(data)] = data
-    link.buffer_updated(len(data))
-
-
 def dialled(endpoint: Nobody) -> Link:
     """One that has said HELLO."""
     link = Link(asyncio.get_running_loop(), None, endpoint, Settings(), bytearray(1_000))
@@ -145,12 +84,6 @@ def opened(endpoint: Nobody) -> Link:
     link = dialled(endpoint)
     hear(link, encode(Welcome(PROTOCOL_VERSION, "peer", "them", 0.0, {})))
     return link
-
-
-def lose(link: Link, error: Exception | None = None) -> None:
-    """The connection is gone."""
-    link.transport.closing = True
-    link.connection_lost(error)
 
 
 def fall_silent(link: Link) -> None:

@@ -428,7 +428,7 @@ def test_a_connection_that_breaks_while_its_peer_closes_leaves_no_timer() -> Non
 
         await stranger.spawn(connect())
         await asyncio.sleep(0.1)
-        assert len(here.peer.runtime._gate) == 1
+        assert len(here.peer.runtime.doors.doorman) == 1
         await stage.at(here, lambda: here.peer.close())
         await asyncio.sleep(1)
         assert [timer for process, timer in stage.loop.timers() if process is here.process] == []

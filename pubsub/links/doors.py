@@ -1,0 +1,224 @@
+"""Doors: where a process listens, who is let in, and by which addresses others know it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Collection
+
+from pubsub.config import (
+    Address,
+    Settings,
+    is_loopback,
+    is_wildcard,
+    parse_advertise,
+    unmapped,
+)
+from pubsub.errors import ProtocolError
+from pubsub.links.keeping import OURS
+from pubsub.links.link import Core, Endpoint, Link
+from pubsub.links.listening import listen, stop_accepting
+from pubsub.support.about import about
+from pubsub.wire.handshake import Acceptor, Identity, Other
+
+__all__ = ["Doorman", "Doors"]
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted at one of a peer's addresses."""
+
+
+class Doorman:
+    """Lets connections in. He is the endpoint of each until it has said who it is; that decides who
+    serves it, and not that the other end dialled.
+
+    When too many have not said it, the oldest has to go: an honest peer says HELLO at once, so that
+    a crowd of those who say nothing does not keep it out.
+
+    Parameters:
+        greet: makes our side of a handshake.
+        seat: makes the endpoint that serves whoever it turned out to be.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        scratch: bytearray,
+        greet: Callable[[], Acceptor],
+        seat: Callable[[Other], Endpoint],
+    ) -> None:
+        self.limit = settings.max_unauthenticated
+        self._loop = loop
+        self._settings = settings
+        self._scratch = scratch
+        self._greet = greet
+        self._seat = seat
+        self._waiting: dict[Link, None] = {}
+        self._open: dict[Link, None] = {}
+
+    def __len__(self) -> int:
+        """How many have not said who they are."""
+        return len(self._waiting)
+
+    def accept(self) -> Link:
+        """What a server calls for each connection."""
+        return Link(self._loop, self._greet(), self, self._settings, self._scratch, self)
+
+    def enter(self, link: Link) -> None:
+        """See `Gate`."""
+        self._open[link] = None
+        self._waiting[link] = None
+        if len(self._waiting) > self.limit:
+            oldest = next(iter(self._waiting))
+            oldest.fail(ProtocolError("too many connections that say nothing", code="busy"))
+
+    def lost(self, link: Link) -> None:
+        """See `Gate`."""
+        self._open.pop(link, None)
+
+    def opened(self, link: Link, other: Other) -> Core:
+        """See `Endpoint`."""
+        self._waiting.pop(link, None)
+        link.endpoint = self._seat(other)
+        return link.endpoint.opened(link, other)
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        self._waiting.pop(link, None)
+
+    def abort_all_but(self, links: Collection[Link]) -> list[Link]:
+        """At the end: close those that nobody has in his books, because they were cut off a moment
+        ago or have not yet said who they are. Returns them; they are gone in the next turn."""
+        others = [link for link in self._open if link not in links]
+        for link in others:
+            link.abort()
+        return others
+
+
+class Doors:
+    """Where a peer listens, and what it says of that.
+
+    Parameters:
+        scratch: the read buffer of accepted connections.
+        peer_id: its own.
+        seat: see `Doorman`.
+
+    Attributes:
+        servers: by the address at which each listens.
+        identities: who it is to others, by the host that each tells them.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        scratch: bytearray,
+        peer_id: str,
+        seat: Callable[[Other], Endpoint],
+    ) -> None:
+        self.doorman = Doorman(
+            loop, settings, scratch, lambda: Acceptor(self._me(), ("peer",)), seat
+        )
+        self.servers: dict[str, asyncio.Server] = {}
+        self.identities: dict[str, Identity] = {}
+        self._loop = loop
+        self._settings = settings
+        self.peer_id = peer_id
+        self._listening: dict[str, asyncio.Future[Address]] = {}
+
+    def _me(self, host: str = "", port: int = 0) -> Identity:
+        return Identity("peer", self.peer_id, host, port, about(self._settings.name))
+
+    @property
+    def address(self) -> str:
+        """``host:port`` that others are told; empty before a coordinator was reached."""
+        for identity in self.identities.values():
+            return str(Address(identity.host, identity.port))
+        return ""
+
+    def identity(self, local_host: str) -> Identity:
+        """Who we are to a publisher that we dial from that address of ours: one on another machine
+        is not told that we are at its own loopback."""
+        local_host = unmapped(local_host).partition("%")[0]
+        here = [self.identities.get(local_host), *self.identities.values()]
+        for identity in here:
+            if identity and (is_loopback(local_host) or not is_loopback(identity.host)):
+                return identity
+        return self._me()
+
+    async def identify(self, local_host: str) -> Identity:
+        """Listen where the other peers of a coordinator can reach us that we reach from that
+        address of ours; returns who we are to it and to them.
+
+        Raises:
+            OSError: this process cannot listen there.
+        """
+        reached = unmapped(local_host) or "127.0.0.1"
+        host = reached if self._settings.host is None else self._settings.host
+        if is_wildcard(host) and ":" in reached and host and ":" not in host:
+            host = reached  # 0.0.0.0 is all of IPv4 and nothing else
+        advertised = (reached if is_wildcard(host) else host).partition("%")[0]  # a zone is ours
+        known = self.identities.get(advertised)
+        if known is not None:
+            return known
+        listening = self._listening.get(host)
+        if listening is None:
+            listening = self._listening[host] = self._loop.create_future()
+            try:
+                listening.set_result(await self._listen(host))
+            except BaseException as error:
+                del self._listening[host]
+                listening.set_exception(
+                    error if isinstance(error, Exception) else asyncio.CancelledError()
+                )
+                listening.exception()
+                raise
+        at = await asyncio.shield(listening)
+        if is_loopback(at.host):  # a name may be known elsewhere as another address
+            advertised = at.host
+        address = Address(advertised, at.port)
+        if self._settings.advertise:
+            address = parse_advertise(self._settings.advertise, at.port)
+        return self.identities.setdefault(advertised, self._me(*address))
+
+    async def _listen(self, host: str) -> Address:
+        """Listen; returns where."""
+        port = self._settings.port
+        try:
+            servers = await listen(self._loop, self.doorman.accept, host, port, BACKLOG)
+        except (OSError, ValueError) as error:
+            raise _cannot_listen(error, host, port) from None
+        places = []
+        for server in servers:
+            place = Address(*server.sockets[0].getsockname()[:2])
+            places.append(place)
+            self.servers[str(place)] = server
+        return min(places, key=lambda place: is_loopback(place.host))  # the best for others
+
+    async def close(self, links: Collection[Link]) -> list[Link]:
+        """Let nobody in any more; returns the connections beside those links, which are closed."""
+        await stop_accepting(self._loop, self.servers.values())
+        return self.doorman.abort_all_but(links)
+
+    def cut(self) -> None:
+        """The same for all, at once. (Plain asyncio may leave the socket of a connection open that
+        comes in now, until it is collected.)"""
+        for server in self.servers.values():
+            server.close()
+        self.doorman.abort_all_but(())
+
+
+def _cannot_listen(error: Exception, host: str, port: int) -> OSError:
+    """The same, saying what is wrong and that it is this process's own matter."""
+    number: int = getattr(error, "errno", None) or 0
+    if number > 0:
+        why = os.strerror(number)
+    else:  # of the name: what its trouble is called by a resolver is no number of an error
+        number, why = errno.EINVAL, getattr(error, "strerror", None) or str(error)
+    way_out = "choose an address of this machine: Peer(host=…)"
+    if number == errno.EADDRINUSE:
+        why, way_out = "it is in use", "choose another port, or Peer(port=0) for any that is free"
+    elif number == errno.EACCES:
+        way_out = "choose a port above 1023, or Peer(port=0) for any that is free"
+    return OSError(number, f"{OURS}listen on {Address(host, port)}: {why}; {way_out}")

@@ -1,0 +1,79 @@
+"""Who is let in, and whose an accepted connection is."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pubsub.config import Settings
+from pubsub.links.doors import Doorman
+from pubsub.links.link import Link
+from pubsub.wire.handshake import Acceptor, Identity, Other
+from pubsub.wire.messages import PROTOCOL_VERSION, Goodbye, Hello, encode
+from tests.links.ends import Nobody, Transport, hear, lose
+
+ROLES = ("peer", "client")
+
+
+class Seats:
+    """An endpoint for each role, and for nobody else."""
+
+    def __init__(self) -> None:
+        self.of = {role: Nobody() for role in ROLES}
+
+    def __call__(self, other: Other) -> Nobody:
+        return self.of[other.role]
+
+
+@pytest.fixture
+def seats() -> Seats:
+    return Seats()
+
+
+@pytest.fixture
+async def doorman(seats: Seats) -> Doorman:
+    me = Identity("peer", "me")
+    settings = Settings(max_unauthenticated=2)
+    loop = asyncio.get_running_loop()
+    return Doorman(loop, settings, bytearray(1_000), lambda: Acceptor(me, ROLES), seats)
+
+
+def let_in(doorman: Doorman) -> Link:
+    link = doorman.accept()
+    link.connection_made(Transport())
+    return link
+
+
+def say_hello(link: Link, role: str) -> None:
+    hear(link, encode(Hello(PROTOCOL_VERSION, role, "peer", f"a {role}", "", "", 0, {})))
+
+
+async def test_who_it_is_decides_who_serves_a_connection(doorman: Doorman, seats: Seats) -> None:
+    links = {role: let_in(doorman) for role in ROLES}
+    assert len(doorman) == 2
+    for role, link in links.items():
+        say_hello(link, role)
+        assert link.endpoint is seats.of[role]
+    assert len(doorman) == 0
+    hear(links["client"], encode(Goodbye("closing", "")))
+    assert (seats.of["peer"].ends, seats.of["client"].ends) == ([], [None])
+    for link in links.values():
+        lose(link)
+    assert len(seats.of["peer"].ends) == 1
+
+
+async def test_of_too_many_that_say_nothing_the_oldest_goes(doorman: Doorman, seats: Seats) -> None:
+    talker, *silent = [let_in(doorman) for _ in range(2)]
+    say_hello(talker, "peer")
+    silent += [let_in(doorman) for _ in range(2)]
+    assert [link.closing for link in (talker, *silent)] == [False, True, False, False]
+    assert b"too many connections that say nothing" in silent[0].transport.written
+    assert len(doorman) == 2
+    assert doorman.abort_all_but([talker]) == silent
+    for link in silent:
+        lose(link)
+    assert doorman.abort_all_but([talker]) == []
+    assert len(doorman) == 0
+    assert not any(seat.ends for seat in seats.of.values()), "nobody was told of what is nobody's"
+    lose(talker)
