@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from pubsub.core.cursor import Cursor, SubKey
+from pubsub.core.cursor import Cursor, Skip, SubKey
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream
 
@@ -78,6 +78,9 @@ class Local:
                 batch = cursor.take()
                 if batch is None:
                     break
+                if isinstance(batch, Skip):
+                    stream.gap(*batch)
+                    continue
                 stream.batch(batch.first, batch.count, batch.sent_at, batch.body, batch.buffers)
             cursor.arrived(cursor.next)
             cursor.confirm = None

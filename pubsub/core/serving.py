@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from pubsub.core.cursor import Cursor, SubKey
+from pubsub.core.cursor import Cursor, Skip, SubKey
 from pubsub.core.log import Batch
 from pubsub.core.publication import Publication
 from pubsub.errors import ProtocolError
@@ -257,8 +257,8 @@ class Serving:
                 cursor.queued = False
                 self._confirm(cursor, stalled=True)
                 continue
-            if batch.size > cursor.largest:
-                gap = encode(Gap(channel.number, batch.first, batch.end, "too large"))
+            if isinstance(batch, Skip):
+                gap = encode(Gap(channel.number, *batch))
                 out.append(gap)
                 budget -= len(gap)
             elif batch.buffers:

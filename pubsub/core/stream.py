@@ -283,13 +283,13 @@ class Stream:
         if now > self.limit:  # the one batch that may pass it
             inbox.promised += now - max(before, self.limit)
 
-    def _miss(self, until: int, reason: str) -> None:
+    def _miss(self, until: int, reason: str, size: int = 0) -> None:
         """Everything before `until` that has not come is lost."""
         assert self.expected is not None
         count = until - self.expected
         self.expected = until
         self.inbox.lose(self, count)
-        self.inbox.put(Entry(self, until, until, gaps=((count, reason),)))
+        self.inbox.put(Entry(self, until, until, gaps=((count, reason),), size=size))
 
     # --- what comes ---------------------------------------------------------------------
 
@@ -358,7 +358,11 @@ class Stream:
         body: bytes | memoryview,
         buffers: tuple[bytes | LargeBuffer, ...],
     ) -> None:
-        """A whole batch is here."""
+        """A whole batch is here.
+
+        Raises:
+            ProtocolError: it may not come now, or what it skips was not said.
+        """
         expected = self.expected
         if expected is None or not self.open:
             raise ProtocolError("a DATA before SUBSCRIBED")
@@ -368,23 +372,20 @@ class Stream:
         if self.received_bytes + size > self.limit:
             self._check_window(size)
         end = first + count
-        if end <= expected:  # all of it came before: it never counted
-            self._base -= size
-            return
+        skip = expected - first
+        if skip:
+            if skip < 0:
+                raise ProtocolError(f"a DATA from {first} where {expected} is due")
+            if end <= expected:  # all of it came before: it never counted
+                self._base -= size
+                return
         self._receive(size)
-        gaps: tuple[tuple[int, str], ...] = ()
-        skip = 0
-        if first < expected:
-            skip = expected - first
-        elif first > expected:
-            self.inbox.lose(self, first - expected)
-            gaps = ((first - expected, "overflow"),)
         self.expected = end
-        self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, gaps, size))
+        self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, (), size))
 
     def gap(self, first: int, end: int, reason: str) -> None:
-        """GAP came, in the place of a batch. It takes its part of the window like one, so that it
-        is acknowledged, and so that a flood of them is bounded.
+        """GAP came, in the place of what is skipped. It takes its part of the window like a batch,
+        so that it is acknowledged, and so that a flood of them is bounded.
 
         Raises:
             ProtocolError: it may not come now.
@@ -394,19 +395,14 @@ class Stream:
             raise ProtocolError("a GAP before SUBSCRIBED")
         if self._assembling is not None or self._buffers:
             raise ProtocolError("a GAP in the middle of a batch")
-        if not first < end:
-            raise ProtocolError(f"a GAP from {first} to {end}")
+        if not first < end or first > expected:
+            raise ProtocolError(f"a GAP from {first} to {end} where {expected} is due")
         self._check_window(BATCH_COST)
         if end <= expected:
             self._base -= BATCH_COST
             return
         self._receive(BATCH_COST)
-        gaps: tuple[tuple[int, str], ...] = ((end - max(first, expected), reason),)
-        if first > expected:
-            gaps = ((first - expected, "overflow"), *gaps)
-        self.inbox.lose(self, end - expected)
-        self.expected = end
-        self.inbox.put(Entry(self, end, end, gaps=gaps, size=BATCH_COST))
+        self._miss(end, reason, BATCH_COST)
 
     def _check_window(self, size: int) -> None:
         """One batch may pass the limit when all before it is acknowledged and less has come."""

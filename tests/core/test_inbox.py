@@ -35,6 +35,9 @@ def opened(inbox: Inbox, number: int = 1, topic: str = "topic", due: int = 0) ->
 
 
 def batch(stream: Stream, first: int, count: int = 1, size: int = BATCH_COST) -> None:
+    """A batch, behind the GAP that says what it skips."""
+    if stream.expected is not None and stream.expected < first:
+        stream.gap(stream.expected, first, "overflow")
     stream.batch(first, count, 0.0, b"." * (size - BATCH_COST), ())
 
 

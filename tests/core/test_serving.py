@@ -351,6 +351,24 @@ def test_g3_what_is_too_large_for_a_subscriber_is_a_gap_to_it_alone() -> None:
     assert [cursor.lost for _, cursor in made.cursors()] == [3, 0]
 
 
+def test_g3_what_left_the_log_is_said_in_its_place_and_counts_for_the_window() -> None:
+    made = publication(buffer=1000)
+    end = End_(made)
+    end.hear(subscribe(limit=700))
+    end.pump()
+    put(made, "a" * 300)
+    assert values(end.pump()) == [(0, "a" * 300)]
+    for _ in range(5):
+        put(made, "b" * 600)
+    assert end.pump() == []  # no room in the window yet
+    end.hear(Ack(0, 1, 1000))
+    assert end.pump() == [Gap(0, 1, 5, "overflow")]
+    end.hear(Ack(0, 5, 3000))
+    assert values(end.pump()) == [(0, "b" * 600)]
+    [(_, cursor)] = made.cursors()
+    assert (cursor.lost, cursor.sent) == (4, 2 * BATCH_COST + 300 + 600 + BATCH_COST + 16)
+
+
 def test_a_flush_does_not_wait_for_what_is_too_large() -> None:
     made = publication()
     end = End_(made)

@@ -90,15 +90,29 @@ def test_g2_what_came_before_is_skipped() -> None:
 
 def test_g3_what_will_never_come_is_a_gap_before_the_next_message() -> None:
     inbox, stream = opened()
+    stream.gap(0, 3, "overflow")
     batch(stream, 3)
     batch(stream, 4)
+    stream.gap(5, 9, "overflow")
     batch(stream, 9)
-    assert [(e.first, e.gaps) for e in entries(inbox)] == [
-        (3, ((3, "overflow"),)),
-        (4, ()),
-        (9, ((4, "overflow"),)),
+    assert [(e.first, e.end, e.gaps) for e in entries(inbox)] == [
+        (3, 3, ((3, "overflow"),)),
+        (3, 4, ()),
+        (4, 5, ()),
+        (9, 9, ((4, "overflow"),)),
+        (9, 10, ()),
     ]
     assert stream.lost == inbox.lost == 7
+
+
+def test_g3_what_is_skipped_without_a_word_breaks_the_protocol() -> None:
+    inbox, stream = opened()
+    batch(stream, 0)
+    with pytest.raises(ProtocolError, match="a DATA from 2 where 1 is due"):
+        batch(stream, 2)
+    with pytest.raises(ProtocolError, match="a GAP from 2 to 5 where 1 is due"):
+        stream.gap(2, 5, "too large")
+    assert (spans(inbox), inbox.lost, stream.expected) == ([(0, 1, 0)], 0, 1)
 
 
 def test_g3_what_left_the_log_before_the_subscription_was_answered_is_a_gap() -> None:
@@ -316,9 +330,11 @@ def test_an_ack_says_what_was_consumed_and_not_what_came() -> None:
 
 def test_an_ack_covers_the_gap_behind_which_something_was_consumed() -> None:
     inbox, stream = opened()
+    stream.gap(0, 4, "overflow")
     batch(stream, 4)
     inbox.take()
-    assert stream.grant() == (5, WINDOW + 1000)
+    inbox.take()
+    assert stream.grant() == (5, WINDOW + 1000 + BATCH_COST)
 
 
 def test_g3_what_is_not_sent_is_a_gap_at_once_and_is_acknowledged() -> None:
@@ -334,15 +350,17 @@ def test_g3_what_is_not_sent_is_a_gap_at_once_and_is_acknowledged() -> None:
 
 def test_g3_a_gap_may_stand_behind_another_and_over_what_came() -> None:
     inbox, stream = opened()
+    stream.gap(0, 2, "overflow")
     stream.gap(2, 5, "too large")
     stream.gap(4, 6, "too large")
     stream.gap(3, 6, "too large")  # all of it came before
     assert [entry.gaps for entry in entries(inbox)] == [
-        ((2, "overflow"), (3, "too large")),
+        ((2, "overflow"),),
+        ((3, "too large"),),
         ((1, "too large"),),
     ]
     assert (stream.expected, stream.lost) == (6, 6)
-    assert stream.received_bytes == stream.consumed_bytes == 2 * BATCH_COST
+    assert stream.received_bytes == stream.consumed_bytes == 3 * BATCH_COST
 
 
 def test_g6_gaps_take_their_part_of_the_window() -> None:
@@ -603,13 +621,17 @@ def test_a_message_that_was_under_way_when_the_link_broke_is_forgotten(how: str)
 def test_whatever_comes_delivered_and_lost_is_what_was_due(
     steps: list[tuple[int, int, int, bool]],
 ) -> None:
-    """Batches that go back, follow or leap, with consumption and reconnection in between."""
+    """Batches that go back, follow or leap (which a GAP says), with consumption and reconnection
+    in between."""
     inbox, stream = opened(10, window=10**9)
     position, delivered, received = 10, 0, 0
     for offset, count, take, reconnect in steps:
         assert stream.expected is not None
         before = stream.expected
         first = max(0, before + offset)
+        if first > before:
+            stream.gap(before, first, "overflow")
+            received += BATCH_COST
         stream.batch(first, count, 0.0, b"", ())
         assert stream.expected == max(before, first + count)
         received += BATCH_COST * (first + count > before)

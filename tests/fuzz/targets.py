@@ -359,7 +359,7 @@ def publisher(raw: bytes) -> None:
         if what == 1:
             return encode(Pong(choices.number(serving._token + 1)))
         assert cursor is not None
-        consumed = cursor.acked + choices.number(cursor.flown - cursor.acked + 1)
+        consumed = cursor.acked + choices.number(cursor.sent_until - cursor.acked + 1)
         return encode(Ack(channel.number, consumed, cursor.sent + choices.one_of(0, 500, 9000)))
 
     try:
@@ -414,14 +414,14 @@ def _acknowledge_too_much(choices: Choices, serving: Serving) -> None:
     channel = choices.one_of(*channels)
     cursor = channel.cursor
     assert cursor is not None
-    before = cursor.acked, cursor.limit, cursor.flown
-    above = cursor.flown + 1 + choices.one_of(0, 1, choices.number(2**62))
+    before = cursor.acked, cursor.limit, cursor.sent_until
+    above = cursor.sent_until + 1 + choices.one_of(0, 1, choices.number(2**62))
     try:
         serving.receive(Ack(channel.number, above, 2**40))
     except ProtocolError:
-        assert (cursor.acked, cursor.limit, cursor.flown) == before
+        assert (cursor.acked, cursor.limit, cursor.sent_until) == before
     else:
-        raise AssertionError(f"an ACK of {above} where {cursor.flown} was sent")
+        raise AssertionError(f"an ACK of {above} where {cursor.sent_until} was sent")
 
 
 def subscriber(raw: bytes) -> None:
