@@ -92,7 +92,7 @@ class Local:
     def ack(self, stream: Stream) -> None:
         """See `Route`."""
         cursor = self._cursors.get(stream)
-        granted = stream.grant()
+        granted = stream.credit.grant()
         if granted is not None and cursor is not None:
             self._pairs[cursor][0].ack(cursor, *granted)
 

@@ -57,7 +57,7 @@ class Receiving:
         """See `Route`."""
         if not self._out:
             self._on_output()  # before it counts as told: this may raise
-        granted = stream.grant()
+        granted = stream.credit.grant()
         if granted is not None:
             self._out.append(encode(Ack(stream.channel, *granted)))
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pubsub.core.inbox import MAX_REPORTS, OVER, REMEMBERED, Inbox
 from pubsub.core.stream import Entry, Stream, StreamKey
+from pubsub.core.window import Credit
 from pubsub.wire.frames import BATCH_COST
 
 
@@ -20,7 +21,7 @@ class Route:
         self.unsubscribed: list[Stream] = []
 
     def ack(self, stream: Stream) -> None:
-        stream.grant()
+        stream.credit.grant()
 
     def unsubscribe(self, stream: Stream) -> None:
         self.unsubscribed.append(stream)
@@ -74,7 +75,7 @@ def test_whoever_waits_hears_of_every_entry() -> None:
 def test_a_gap_by_itself_is_nothing_to_acknowledge() -> None:
     inbox = Inbox(1, "topic", window=10**6)
     calls: list[int] = []
-    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    inbox.window.on_consumed = lambda credit, stage: calls.append(stage)
     stream = opened(inbox)
     stream.end(2)
     [gap] = rest(inbox)
@@ -86,12 +87,12 @@ def test_a_gap_in_the_place_of_a_batch_is_acknowledged() -> None:
     for latest in (False, True):
         inbox = Inbox(1, "topic", window=10**6, latest=latest)
         calls: list[int] = []
-        inbox.on_consumed = lambda stream, stage, calls=calls: calls.append(stage)  # type: ignore[misc]
+        inbox.window.on_consumed = lambda credit, stage, calls=calls: calls.append(stage)  # type: ignore[misc]
         stream = opened(inbox)
         stream.gap(0, 2, "too large")
         assert [entry.gaps for entry in rest(inbox)] == [((2, "too large"),)]
         assert calls == [1]
-        assert stream.grant() == (2, 10**6 + BATCH_COST)
+        assert stream.credit.grant() == (2, 10**6 + BATCH_COST)
 
 
 def test_defaults_do_nothing() -> None:
@@ -165,7 +166,7 @@ def test_g3_an_entry_waits_until_it_is_released(latest: bool) -> None:
     """Whoever is interrupted before it has what it needs of an entry looks at the same again."""
     inbox = Inbox(1, "*", latest=latest, window=10**6)
     calls: list[int] = []
-    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    inbox.window.on_consumed = lambda credit, stage: calls.append(stage)
     stream = opened(inbox)
     batch(stream, 0)
     entry = inbox.peek()
@@ -174,7 +175,7 @@ def test_g3_an_entry_waits_until_it_is_released(latest: bool) -> None:
     assert inbox.peek() is entry
     assert calls == []
     assert inbox.lost == 0
-    stream.took(entry)
+    stream.credit.took(entry.end, entry.size)
     inbox.release(entry)
     inbox.release(entry, True)  # interrupted, once more
     assert calls == [1, 1]
@@ -227,25 +228,28 @@ def test_g6_streams_share_the_window(streams: int, share: int) -> None:
     inbox = Inbox(1, "*", window=1000)
     for number in range(streams):
         opened(inbox, number)
-    assert inbox.share == share
+    assert inbox.window.share == share
 
 
 def test_g6_the_share_is_never_nothing() -> None:
     inbox = Inbox(1, "*", window=1)
     for number in range(5):
         opened(inbox, number)
-    assert inbox.share == 1
+    assert inbox.window.share == 1
 
 
 def test_streams_hear_of_a_new_share_only_when_it_changes() -> None:
     inbox = Inbox(1, "*", window=8000)
     told: list[int] = []
-    inbox.on_consumed = lambda stream, stage: told.append(stream.key.stream_id)
-    streams = [opened(inbox, 1)]
-    assert streams[0].ack_every == 2000
+    streams: list[Stream] = []
+    inbox.window.on_consumed = lambda credit, stage: told.extend(
+        stream.key.stream_id for stream in streams if stream.credit is credit
+    )
+    streams.append(opened(inbox, 1))
+    assert streams[0].credit.ack_every == 2000
     streams.append(opened(inbox, 2))
     assert told == [1]
-    assert streams[0].ack_every == streams[1].ack_every == 1000
+    assert streams[0].credit.ack_every == streams[1].credit.ack_every == 1000
     streams.append(opened(inbox, 3))
     streams.append(opened(inbox, 4))
     assert told == [1, 1, 2]
@@ -255,7 +259,7 @@ def test_streams_hear_of_a_new_share_only_when_it_changes() -> None:
     streams[1].finish()
     assert told == [1, 1, 2, 1]  # the one without a link learns it when it has one
     streams[2].connect(Route(), 0)
-    assert streams[2].limit == 4000
+    assert streams[2].credit.limit == 4000
 
 
 def joined(inbox: Inbox, number: int) -> tuple[Stream, int]:
@@ -267,10 +271,9 @@ def joined(inbox: Inbox, number: int) -> tuple[Stream, int]:
     return stream, limit
 
 
-def at_once(stream: Stream, stage: int) -> None:
+def at_once(credit: Credit, stage: int) -> None:
     """Acknowledge."""
-    if stream.route is not None:
-        stream.route.ack(stream)
+    credit.acknowledge()
 
 
 class Telling(Route):
@@ -281,7 +284,7 @@ class Telling(Route):
         self.granted: tuple[int, int] | None = None
 
     def ack(self, stream: Stream) -> None:
-        self.granted = stream.grant() or self.granted
+        self.granted = stream.credit.grant() or self.granted
 
 
 def waiting(inbox: Inbox) -> int:
@@ -293,7 +296,7 @@ def waiting(inbox: Inbox) -> int:
 def test_g6_what_ended_streams_have_left_takes_its_part_of_the_window(latest: bool) -> None:
     """Pubs that come, put one message each and go, while nobody takes."""
     inbox = Inbox(1, "**", latest=latest, window=10_000)
-    inbox.on_consumed = at_once
+    inbox.window.on_consumed = at_once
     sent = 0
     for number in range(100):
         stream = Stream(inbox, StreamKey("p", number), f"t/{number}", "p:1", 10**6)
@@ -321,7 +324,7 @@ def test_g6_what_ended_streams_have_left_takes_its_part_of_the_window(latest: bo
 
 def test_g6_streams_that_come_one_after_the_other_share_what_is_left() -> None:
     inbox = Inbox(1, "*", window=16_000)
-    inbox.on_consumed = at_once
+    inbox.window.on_consumed = at_once
     streams = []
     for number in range(20):
         stream, limit = joined(inbox, number)
@@ -333,12 +336,14 @@ def test_g6_streams_that_come_one_after_the_other_share_what_is_left() -> None:
     assert waiting(inbox) == 16_000
     for stream in streams[1:]:
         assert isinstance(stream.route, Telling)
-        assert stream.limit == 1, "one message of each live stream is let through"
+        assert stream.credit.limit == 1, "one message of each live stream is let through"
     list(rest(inbox))
-    assert inbox.promised - inbox.consumed_bytes <= 16_000
+    assert inbox.window.promised - inbox.window.consumed <= 16_000
     for stream in streams:
-        assert inbox.share == 500
-        assert 375 < stream.limit - stream.consumed_bytes <= 500, "nearly; ACKs are not for nothing"
+        assert inbox.window.share == 500
+        assert 375 < stream.credit.limit - stream.credit.consumed <= 500, (
+            "nearly; ACKs are not for nothing"
+        )
 
 
 def test_g6_idle_streams_keep_nothing_from_a_new_one() -> None:
@@ -352,9 +357,9 @@ def test_g6_idle_streams_keep_nothing_from_a_new_one() -> None:
     second.disconnected()
     for number in range(2, 5):
         _, limit = joined(inbox, number)
-        assert limit == inbox.share
+        assert limit == inbox.window.share
     assert second.connect(Route(), 1) == 1000
-    assert inbox.promised - inbox.consumed_bytes == 5000
+    assert inbox.window.promised - inbox.window.consumed == 5000
 
 
 def test_g6_gaps_that_nobody_looks_at_take_no_memory() -> None:
@@ -428,22 +433,22 @@ def test_the_newest_message_stands_at_the_end_of_its_batch() -> None:
 def test_what_was_overtaken_is_acknowledged() -> None:
     inbox = Inbox(1, "topic", latest=True, window=4000)
     calls: list[int] = []
-    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    inbox.window.on_consumed = lambda credit, stage: calls.append(stage)
     stream = opened(inbox)
     batch(stream, 0, size=1500)
     assert calls == []
     batch(stream, 1, size=1500)
     assert calls == [2]
-    assert stream.grant() == (1, 5500)
+    assert stream.credit.grant() == (1, 5500)
     assert inbox.take() is not None  # the gap
-    assert stream.grant() is None
+    assert stream.credit.grant() is None
     assert inbox.take() is not None
-    assert stream.grant() == (2, 7000)
+    assert stream.credit.grant() == (2, 7000)
 
 
 def test_what_is_passed_over_while_nobody_looks_takes_no_memory() -> None:
     inbox = Inbox(1, "topic", latest=True, window=10**6)
-    inbox.on_consumed = lambda stream, stage: stream.grant() and None
+    inbox.window.on_consumed = lambda credit, stage: credit.grant() and None
     stream = opened(inbox)
     for seq in range(0, 1000, 2):
         batch(stream, seq)

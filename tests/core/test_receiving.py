@@ -155,7 +155,7 @@ def test_g5_a_stream_is_asked_for_from_where_it_stands() -> None:
     assert first.receiving.lost() == []
     assert first.receiving.streams == []
     second.receiving.subscribe(stream)
-    limit = WINDOW - stream.received_bytes
+    limit = WINDOW - stream.credit.received
     assert second.said() == [Subscribe(0, 1, 7, 2, 0, limit, False, False, MAX_BATCH)]
     second.hear(subscribed(0, 2))
     second.read(data(0, 2, "c"))
@@ -188,7 +188,7 @@ def test_the_answer_names_topic_codec_and_pace() -> None:
     stream = stream_of(inbox_of())
     end.receiving.subscribe(stream)
     end.hear(Subscribed(0, "another/topic", "raw", 3, 5, 100))
-    assert (stream.topic, stream.codec, stream.ack_every) == ("another/topic", "raw", 100)
+    assert (stream.topic, stream.codec, stream.credit.ack_every) == ("another/topic", "raw", 100)
     assert (stream.expected, stream.lost) == (5, 2)
 
 
@@ -202,7 +202,7 @@ def test_acks_are_said_when_there_is_something_new() -> None:
     entries(stream)
     end.receiving.ack(stream)
     assert end.dirty
-    assert end.said() == [Ack(0, 1, WINDOW + stream.received_bytes)]
+    assert end.said() == [Ack(0, 1, WINDOW + stream.credit.received)]
 
 
 def test_an_unsubscription_is_said_once_and_frames_may_cross_it() -> None:
@@ -426,7 +426,7 @@ def test_g6_what_a_hostile_publisher_can_make_us_hold_is_bounded() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert stream.received_bytes <= 50_000
+    assert stream.credit.received <= 50_000
     assert peak < 150_000
 
 

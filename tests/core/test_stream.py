@@ -121,7 +121,7 @@ def test_g3_what_left_the_log_before_the_subscription_was_answered_is_a_gap() ->
     [gap] = entries(inbox)
     assert (gap.first, gap.end, gap.gaps, gap.size) == (6, 6, ((4, "overflow"),), 0)
     assert stream.lost == inbox.lost == 4
-    assert stream.acked == 6
+    assert stream.credit.acked_until == 6
 
 
 def test_g3_what_did_not_come_before_the_end_is_a_gap() -> None:
@@ -215,12 +215,10 @@ def test_g6_a_channel_begins_with_the_window_less_what_waits() -> None:
     assert entry is not None
     stream.disconnected()
     assert stream.connect(Route(), 0) == 3000
-    stream.disconnected()
     stream.opened("topic", "msgpack", 2, 2, 1)
     batch(stream, 2, size=2500)
     stream.disconnected()
     assert stream.connect(Route(), 0) == 500
-    stream.disconnected()
     stream.opened("topic", "msgpack", 3, 3, 1)
     batch(stream, 3, size=600)
     stream.disconnected()
@@ -242,7 +240,7 @@ def test_one_batch_may_pass_the_limit_when_all_before_it_is_acknowledged() -> No
     with pytest.raises(ProtocolError):
         batch(stream, 1)
     entries(inbox)
-    assert stream.grant() == (1, 10_500)
+    assert stream.credit.grant() == (1, 10_500)
     batch(stream, 1, size=5000)
     entries(inbox)
     with pytest.raises(ProtocolError):  # consumed, but the publisher cannot know
@@ -253,7 +251,7 @@ def test_none_may_pass_a_limit_that_was_reached() -> None:
     inbox, stream = opened(window=1000)
     batch(stream, 0, size=1000)
     entries(inbox)
-    stream.acked = 1  # as if all were acknowledged and the limit as before
+    stream.credit.acked_until = 1  # as if all were acknowledged and the limit as before
     with pytest.raises(ProtocolError):
         batch(stream, 1)
 
@@ -262,7 +260,7 @@ def test_what_was_on_its_way_when_the_limit_became_less_is_taken() -> None:
     inbox, stream = opened(window=4000)
     batch(stream, 0)
     fresh(inbox=inbox)
-    assert stream.grant() == (0, 2000)
+    assert stream.credit.grant() == (0, 2000)
     batch(stream, 1)
     batch(stream, 2)
     batch(stream, 3)
@@ -286,7 +284,7 @@ def test_a_repeated_batch_counts_for_nothing() -> None:
     batch(stream, 0)
     batch(stream, 0)
     entries(inbox)
-    assert stream.grant() == (1, 5000)  # both were sent on this channel
+    assert stream.credit.grant() == (1, 5000)  # both were sent on this channel
     batch(stream, 1, size=3000)
 
 
@@ -295,15 +293,15 @@ def test_a_repeated_batch_counts_for_nothing() -> None:
 
 def test_an_ack_is_due_soon_or_now_and_once() -> None:
     inbox, stream = opened(window=8192)
-    assert stream.ack_every == 2048
+    assert stream.credit.ack_every == 2048
     stages: list[int] = []
-    inbox.on_consumed = lambda stream, stage: stages.append(stage)
+    inbox.window.on_consumed = lambda credit, stage: stages.append(stage)
     for seq in range(5):
         batch(stream, seq)
     entries(inbox)
     assert stages == [1, 2]
-    assert stream.grant() == (5, 8192 + 5000)
-    assert stream.grant() is None
+    assert stream.credit.grant() == (5, 8192 + 5000)
+    assert stream.credit.grant() is None
     batch(stream, 5)
     entries(inbox)
     assert stages == [1, 2, 1]
@@ -316,16 +314,16 @@ def test_acks_are_as_frequent_as_both_sides_need(window: int, asked: int, every:
     _, stream = fresh(window=window)
     stream.connect(Route(), 0)
     stream.opened("topic", "msgpack", 0, 0, asked)
-    assert stream.ack_every == every
+    assert stream.credit.ack_every == every
 
 
 def test_an_ack_says_what_was_consumed_and_not_what_came() -> None:
     inbox, stream = opened(3)
     batch(stream, 3, 2)
     batch(stream, 5, 2)
-    assert stream.grant() is None
+    assert stream.credit.grant() is None
     inbox.take()
-    assert stream.grant() == (5, WINDOW + 1000)
+    assert stream.credit.grant() == (5, WINDOW + 1000)
 
 
 def test_an_ack_covers_the_gap_behind_which_something_was_consumed() -> None:
@@ -334,7 +332,7 @@ def test_an_ack_covers_the_gap_behind_which_something_was_consumed() -> None:
     batch(stream, 4)
     inbox.take()
     inbox.take()
-    assert stream.grant() == (5, WINDOW + 1000 + BATCH_COST)
+    assert stream.credit.grant() == (5, WINDOW + 1000 + BATCH_COST)
 
 
 def test_g3_what_is_not_sent_is_a_gap_at_once_and_is_acknowledged() -> None:
@@ -345,7 +343,7 @@ def test_g3_what_is_not_sent_is_a_gap_at_once_and_is_acknowledged() -> None:
     inbox.take()
     [gap] = entries(inbox)
     assert (gap.first, gap.end, gap.gaps) == (3, 3, ((2, "too large"),))
-    assert stream.grant() == (3, WINDOW + 1000 + BATCH_COST)
+    assert stream.credit.grant() == (3, WINDOW + 1000 + BATCH_COST)
 
 
 def test_g3_a_gap_may_stand_behind_another_and_over_what_came() -> None:
@@ -360,7 +358,7 @@ def test_g3_a_gap_may_stand_behind_another_and_over_what_came() -> None:
         ((1, "too large"),),
     ]
     assert (stream.expected, stream.lost) == (6, 6)
-    assert stream.received_bytes == stream.consumed_bytes == 3 * BATCH_COST
+    assert stream.credit.received == stream.credit.consumed == 3 * BATCH_COST
 
 
 def test_g6_gaps_take_their_part_of_the_window() -> None:
@@ -396,12 +394,12 @@ def test_an_ack_never_goes_back() -> None:
     stream.connect(Route(), 0)
     stream.opened("topic", "msgpack", 2, 2, 1)
     inbox.take()
-    assert stream.grant() == (2, WINDOW - 1000)
+    assert stream.credit.grant() == (2, WINDOW - 1000)
     inbox.take()
-    assert stream.grant() == (2, WINDOW)
+    assert stream.credit.grant() == (2, WINDOW)
     batch(stream, 2)
     inbox.take()
-    assert stream.grant() == (3, WINDOW + 1000)
+    assert stream.credit.grant() == (3, WINDOW + 1000)
 
 
 def test_without_a_way_back_there_is_no_ack() -> None:
@@ -409,7 +407,7 @@ def test_without_a_way_back_there_is_no_ack() -> None:
     batch(stream, 0)
     stream.disconnected()
     inbox.take()
-    assert stream.grant() is None
+    assert stream.credit.grant() is None
 
 
 @pytest.mark.parametrize("when", ["disconnected", "connecting"])
@@ -420,7 +418,7 @@ def test_what_was_consumed_without_a_way_back_is_acknowledged_with_the_answer(
     """Else the window of the new channel might never open: nothing more comes to be consumed."""
     inbox, stream = opened(window=2000)
     calls: list[int] = []
-    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    inbox.window.on_consumed = lambda credit, stage: calls.append(stage)
     batch(stream, 0)
     batch(stream, 1)
     stream.disconnected()
@@ -430,12 +428,12 @@ def test_what_was_consumed_without_a_way_back_is_acknowledged_with_the_answer(
     if when == "connecting":
         entries(inbox)
     if asked:
-        assert stream.grant() is None
+        assert stream.credit.grant() is None
     calls.clear()
     stream.opened("topic", "msgpack", 2, 2, 1)
     assert calls == ([] if when == "disconnected" else [2])
     if when == "connecting":
-        assert stream.grant() == (2, 2000)
+        assert stream.credit.grant() == (2, 2000)
     calls.clear()
     batch(stream, 2)
     entries(inbox)
@@ -575,7 +573,7 @@ def test_g6_a_buffer_beyond_the_window_is_refused_before_memory_is_taken() -> No
     with pytest.raises(ProtocolError, match="6,256 bytes on a channel that may carry 3,000"):
         stream.place(5000, 0, 1)
     entries(inbox)
-    stream.grant()
+    stream.credit.grant()
     piece(stream, b"x" * 5000, 5000, 0)
     stream.data(1, 1, 0.0, b"")
     with pytest.raises(ProtocolError):
@@ -637,8 +635,8 @@ def test_whatever_comes_delivered_and_lost_is_what_was_due(
         received += BATCH_COST * (first + count > before)
         if reconnect:
             stream.disconnected()
-            assert stream.connect(Route(), 0) == 10**9 - stream.received_bytes + (
-                stream.consumed_bytes
+            assert stream.connect(Route(), 0) == 10**9 - stream.credit.received + (
+                stream.credit.consumed
             )
             stream.opened("topic", "msgpack", stream.expected, stream.expected, 1)
         for entry in [e for e in (inbox.take() for _ in range(take)) if e is not None]:
@@ -652,7 +650,7 @@ def test_whatever_comes_delivered_and_lost_is_what_was_due(
     assert stream.expected is not None
     assert delivered + inbox.lost == stream.expected - 10
     assert position == stream.expected
-    assert stream.received_bytes == stream.consumed_bytes == received
+    assert stream.credit.received == stream.credit.consumed == received
 
 
 # --- the end without a word ---------------------------------------------------------------------
@@ -736,7 +734,7 @@ def test_g3_a_stream_that_comes_back_goes_on_with_its_counts() -> None:
         (4, 5, ()),
     ]
     assert (stream.lost, inbox.lost, stream.expected) == (3, 3, 5)
-    assert stream.received_bytes == stream.consumed_bytes == inbox.consumed_bytes == 2_000
+    assert stream.credit.received == stream.credit.consumed == inbox.window.consumed == 2_000
 
 
 def test_g3_one_that_is_given_up_again_is_told_again_only_when_it_was_there_between() -> None:
@@ -773,8 +771,8 @@ def test_what_waits_of_a_stream_that_comes_back_takes_its_part_of_the_window() -
     assert other.connect(Route(), 0) == 1_000
     assert stream.connect(Route(), 1) <= 1
     entries(inbox)
-    assert stream.grant() is None  # it is not open
-    assert inbox.promised - inbox.consumed_bytes <= 4_000
+    assert stream.credit.grant() is None  # it is not open
+    assert inbox.window.promised - inbox.window.consumed <= 4_000
 
 
 def test_g3_one_that_was_unreachable_once_stays_so_until_it_is_reached() -> None:

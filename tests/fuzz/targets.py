@@ -432,7 +432,7 @@ def subscriber(raw: bytes) -> None:
     latest = bool(choices.number(2))
     inbox = Inbox(1, "t", latest=latest, window=window)
     receiving = Receiving(lambda: None, lambda stream: None)
-    inbox.on_consumed = lambda stream, stage: receiving.ack(stream)
+    inbox.window.on_consumed = lambda credit, stage: credit.acknowledge()
     streams = [Stream(inbox, StreamKey("p", n), "t", f"p#{n}", max_message) for n in range(2)]
     for stream in streams:
         inbox.add(stream)
@@ -485,7 +485,7 @@ def subscriber(raw: bytes) -> None:
         receiving.receive(event)
         for stream in streams:
             if stream.expected is not None and stream not in start:
-                start[stream] = stream.consumed
+                start[stream] = stream.credit.consumed_until
 
     try:
         while choices:

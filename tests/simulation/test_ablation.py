@@ -22,6 +22,7 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.receiving import Receiving
 from pubsub.core.stream import Stream
+from pubsub.core.window import Credit
 from pubsub.faces.asyncsub import AsyncSub
 from pubsub.links.probing import Prober
 from pubsub.runtime.publisher_link import Remote
@@ -107,7 +108,7 @@ def dedupe(stack: ExitStack) -> None:
         return again
 
     replace(stack, Stream, "batch", make)
-    replace(stack, Stream, "_check_window", lambda check: lambda self, size: None)
+    replace(stack, Credit, "check", lambda check: lambda self, size, expected: None)
 
 
 def resume_position(stack: ExitStack) -> None:
@@ -256,7 +257,7 @@ def ack_window(stack: ExitStack) -> None:
         return greedy
 
     replace(stack, Cursor, "take", make)
-    replace(stack, Stream, "_check_window", lambda check: lambda self, size: None)
+    replace(stack, Credit, "check", lambda check: lambda self, size, expected: None)
 
 
 def expected_cursors(stack: ExitStack) -> None:
