@@ -49,7 +49,7 @@ class Outlet(Protocol):
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """Nothing more comes; `final` messages were put in all."""
 
-    def forget(self, cursor: Cursor) -> None:
+    def taken_over(self, cursor: Cursor) -> None:
         """The cursor belongs to another outlet now."""
 
 
@@ -245,7 +245,7 @@ class Cursor:
         """For people: ``host:port#n``, or ``peer id#n`` of one that never was attached."""
         return f"{self.address or f'peer {self.key.peer_id}'}#{self.key.sub_id}"
 
-    def left(self, now: float) -> float | None:
+    def held_for(self, now: float) -> float | None:
         """Seconds for which it holds its place; None: as long as its link lives."""
         return None if self.deadline is None else max(0.0, self.deadline - now)
 

@@ -103,7 +103,7 @@ class Inbox:
         streams: those that may still bring something.
         gone: those that were given up without END, the last `REMEMBERED` of them.
         lost: messages that were due to this Sub and will never be delivered, in all.
-        deaf: the Sub takes nothing any more: what comes is lost.
+        discarding: the Sub takes nothing any more: what comes is lost.
         on_entry: called when there is something to take (from the link's side).
     """
 
@@ -127,7 +127,7 @@ class Inbox:
         self.gone: dict[StreamKey, Stream] = {}
         self._over: dict[StreamKey, None] = {}
         self.lost = 0
-        self.deaf = False
+        self.discarding = False
         self.on_entry: Callable[[], None] = _nothing
         self.accepts: Callable[[Stream], Exception | None] = _accept
         self._reports = 0  # entries that count for nothing in the window
@@ -195,11 +195,11 @@ class Inbox:
     def put(self, entry: Entry) -> None:
         """Something came."""
         if self.latest and entry.error is None:
-            if not self.deaf:
+            if not self.discarding:
                 self._keep_newest(entry)
                 self.on_entry()
                 return
-        elif not self.deaf:  # nothing is called from here to the append
+        elif not self.discarding:  # nothing is called from here to the append
             if entry.size:
                 self._entries.append(entry)
             elif self._reports < MAX_REPORTS:
@@ -316,7 +316,7 @@ class Inbox:
 
     def discard(self) -> None:
         """Give up what waits, and whatever may still come: it is lost. Called by the Sub's side."""
-        self.deaf = True
+        self.discarding = True
         while self._entries:
             entry = self._entries[0]
             self.lost += entry.end - entry.first  # nothing is called between this

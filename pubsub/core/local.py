@@ -59,7 +59,7 @@ class Local:
             del self._cursors[pair[1]]
             pair[1].end(final)
 
-    def forget(self, cursor: Cursor) -> None:
+    def taken_over(self, cursor: Cursor) -> None:
         """See `Outlet`."""
         pair = self._pairs.pop(cursor, None)
         if pair is not None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from pubsub.core.stream import Stream
 from pubsub.errors import ProtocolError
+from pubsub.wire import messages
 from pubsub.wire.frames import Event, Piece
-from pubsub.wire.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
+from pubsub.wire.messages import Ack, End, Subscribe, Subscribed, Unsubscribe, encode
 
 __all__ = ["Receiving"]
 
@@ -83,7 +84,7 @@ class Receiving:
                     raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
                 stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
                 self._on_settled(stream)
-        elif isinstance(event, Gap):
+        elif isinstance(event, messages.Gap):
             stream = self._channel(event.channel)
             if stream is not None:
                 stream.gap(event.first, event.next, event.reason)
@@ -158,7 +159,7 @@ class Receiving:
             else:
                 stream.disconnected()
 
-    def lost(self) -> list[Stream]:
+    def broken(self) -> list[Stream]:
         """The link is gone; returns the streams that had a channel on it."""
         streams = list(self._channels.values())
         self._channels.clear()

@@ -73,7 +73,7 @@ class Window:
 
     def room_for(self, credit: Credit) -> int:
         """Bytes that a stream may have here, with what waits of it: its share, as far as there is
-        room for it beside what the others may have, and those have left behind that ended."""
+        room for it beside what the others may have, and what waits of those that ended."""
         own = max(credit.limit, credit.received) - credit.consumed
         room = self.size - (self.promised - self.consumed - own)
         if room >= self.share:

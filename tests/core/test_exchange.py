@@ -388,12 +388,12 @@ class Wire:
 
     def break_subscriber(self) -> None:
         self.subscriber_alive = False
-        self.receiving.lost()
+        self.receiving.broken()
         self.down.clear()
 
     def break_publisher(self) -> None:
         self.publisher_alive = False
-        self.serving.lost(self.world.now)
+        self.serving.broken(self.world.now)
         self.up.clear()
         for account in self.world.all_accounts():
             if account.wire is self:

@@ -151,8 +151,8 @@ def test_g5_a_stream_is_asked_for_from_where_it_stands() -> None:
     first, second = End_(), End_()
     stream = opened(first)
     first.read(data(0, 0, "a", "b"))
-    assert first.receiving.lost() == [stream]
-    assert first.receiving.lost() == []
+    assert first.receiving.broken() == [stream]
+    assert first.receiving.broken() == []
     assert first.receiving.streams == []
     second.receiving.subscribe(stream)
     limit = WINDOW - stream.credit.received
@@ -281,7 +281,7 @@ def test_g3_the_end_of_a_stream_shows_what_did_not_come() -> None:
     assert [entry.gaps for entry in entries(stream)] == [(), ((2, "closed"),)]
     assert stream.ended
     assert end.receiving.streams == []
-    assert end.receiving.lost() == []
+    assert end.receiving.broken() == []
 
 
 @pytest.mark.parametrize("code", ["unknown", "refused"])
@@ -355,7 +355,7 @@ def test_a_publisher_that_breaks_the_protocol_is_cut_and_nothing_else_is_harmed(
     end.read(data(0, 0, "before"))
     with pytest.raises(ProtocolError, match=what):
         end.read(*[f if isinstance(f, bytes) else encode(f) for f in frames])
-    end.receiving.lost()  # what the link does then
+    end.receiving.broken()  # what the link does then
     assert stream.inbox.lost == 0
     again = End_()
     again.receiving.subscribe(stream)
@@ -372,7 +372,7 @@ def test_g5_an_answer_that_leaves_messages_out_is_refused() -> None:
     first, second = End_(), End_()
     stream = opened(first)
     first.read(data(0, 0, "a"))
-    first.receiving.lost()
+    first.receiving.broken()
     second.receiving.subscribe(stream)
     with pytest.raises(ProtocolError, match="SUBSCRIBED from 3 and 3 where 1 is due"):
         second.hear(subscribed(0, 3))
@@ -393,7 +393,7 @@ def test_the_largest_numbers_of_the_wire_still_can_be_acknowledged_and_resumed()
     end.read(data(0, 2**63 - 1, "repeated"))
     end.receiving.ack(stream)
     end.said()
-    end.receiving.lost()
+    end.receiving.broken()
     other = opened(end, due=2**63 - 1)
     end.read(data(1, 2**63 - 1, *range(1000)))
     entries(other)
@@ -401,7 +401,7 @@ def test_the_largest_numbers_of_the_wire_still_can_be_acknowledged_and_resumed()
     [ack] = end.said()
     assert isinstance(ack, Ack)
     assert ack.next == 2**63 + 999
-    end.receiving.lost()
+    end.receiving.broken()
     again = End_()
     again.receiving.subscribe(stream)
     again.receiving.subscribe(other)
@@ -447,7 +447,7 @@ def test_g3_a_publisher_that_knows_nothing_of_a_stream_any_more_says_no_count(co
     end = End_()
     stream = opened(end)
     end.read(data(0, 0, "a"))
-    end.receiving.lost()
+    end.receiving.broken()
     end.receiving.subscribe(stream)
     end.hear(End(1, 9, code, "there is none"))
     assert (stream.gone, stream.lost) == ("vanished", 0)

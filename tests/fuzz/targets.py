@@ -396,7 +396,7 @@ def publisher(raw: bytes) -> None:
     except ProtocolError:
         serving.closed()
     else:
-        serving.lost(now)
+        serving.broken(now)
     for publication in publications.values():
         publication.expire(now + 100)
         assert not list(publication.cursors())
@@ -507,7 +507,7 @@ def subscriber(raw: bytes) -> None:
             assert len(inbox.streams) <= 2
     except ProtocolError as error:
         _sayable(error)
-    for stream in receiving.lost():
+    for stream in receiving.broken():
         assert not stream.open
     while take():
         pass
