@@ -56,9 +56,7 @@ class Receiving:
 
     def ack(self, stream: Stream) -> None:
         """See `Route`."""
-        if not self._out:
-            self._on_output()  # before it counts as told: this may raise
-        granted = stream.credit.grant()
+        granted = stream.credit.grant(self._wake)
         if granted is not None:
             self._out.append(encode(Ack(stream.channel, *granted)))
 
@@ -133,10 +131,13 @@ class Receiving:
             raise ProtocolError(f"channel {number} was never opened")
         return self._channels.get(number)
 
-    def _say(self, message: Subscribe | Unsubscribe | Ack) -> None:
+    def _say(self, message: Subscribe | Unsubscribe) -> None:
+        self._wake()
+        self._out.append(encode(message))
+
+    def _wake(self) -> None:
         if not self._out:
             self._on_output()
-        self._out.append(encode(message))
 
     def pump(self, budget: int) -> list[bytes | memoryview]:
         """All that is to be written, whatever the budget: it is small."""

@@ -238,15 +238,19 @@ class Credit:
         else:
             self.window.freed(self)
 
-    def grant(self) -> tuple[int, int] | None:
-        """What the next ACK says, ``(next, limit)``; None when there is nothing new."""
+    def grant(self, ready: Callable[[], None] = lambda: None) -> tuple[int, int] | None:
+        """What the next ACK says, ``(next, limit)``; None when there is nothing new. `ready` is
+        called before that counts as told: where it raises, the next one says it."""
         self.ack_stage = 0  # before the counts are read: what is taken later asks again
         consumed_until, consumed = self.consumed_until, self.consumed
         if self.tell is None:
             return None
         limit = consumed + self.window.room_for(self)
+        news = consumed_until > self.acked_until or limit != self._announced_limit
+        if news:
+            ready()
         self._set_limit(limit)
-        if consumed_until <= self.acked_until and limit == self._announced_limit:
+        if not news:
             return None
         self.acked_until = max(self.acked_until, consumed_until)
         self.acked = consumed

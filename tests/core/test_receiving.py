@@ -524,3 +524,6 @@ def test_g3_an_acknowledgement_that_could_not_be_asked_for_is_given_with_the_nex
     [said] = end.said()
     assert isinstance(said, Ack)
     assert said.next == 1
+    end.dirty = False
+    end.receiving.ack(stream)
+    assert not end.dirty, "who has nothing to say asks for nothing"
