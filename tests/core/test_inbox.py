@@ -1,4 +1,4 @@
-"""An inbox: what waits for one Sub, what is conflated, and how streams share the window."""
+"""An inbox: what waits for one Sub, and what is conflated."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pubsub.core.inbox import MAX_REPORTS, OVER, REMEMBERED, Inbox
 from pubsub.core.stream import Entry, Stream, StreamKey
-from pubsub.core.window import Credit
 from pubsub.wire.frames import BATCH_COST
 
 
@@ -218,148 +217,7 @@ def test_slots_that_were_taken_are_forgotten() -> None:
     assert len(inbox._passed_of) < 100
 
 
-# --- the window ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("streams", "share"), [(1, 1000), (2, 500), (3, 250), (4, 250), (5, 125), (9, 62)]
-)
-def test_g6_streams_share_the_window(streams: int, share: int) -> None:
-    inbox = Inbox(1, "*", window=1000)
-    for number in range(streams):
-        opened(inbox, number)
-    assert inbox.window.share == share
-
-
-def test_g6_the_share_is_never_nothing() -> None:
-    inbox = Inbox(1, "*", window=1)
-    for number in range(5):
-        opened(inbox, number)
-    assert inbox.window.share == 1
-
-
-def test_streams_hear_of_a_new_share_only_when_it_changes() -> None:
-    inbox = Inbox(1, "*", window=8000)
-    told: list[int] = []
-    streams: list[Stream] = []
-    inbox.window.on_consumed = lambda credit, stage: told.extend(
-        stream.key.stream_id for stream in streams if stream.credit is credit
-    )
-    streams.append(opened(inbox, 1))
-    assert streams[0].credit.ack_every == 2000
-    streams.append(opened(inbox, 2))
-    assert told == [1]
-    assert streams[0].credit.ack_every == streams[1].credit.ack_every == 1000
-    streams.append(opened(inbox, 3))
-    streams.append(opened(inbox, 4))
-    assert told == [1, 1, 2]
-    streams[3].finish()
-    assert told == [1, 1, 2]
-    streams[2].disconnected()
-    streams[1].finish()
-    assert told == [1, 1, 2, 1]  # the one without a link learns it when it has one
-    streams[2].connect(Route(), 0)
-    assert streams[2].credit.limit == 4000
-
-
-def joined(inbox: Inbox, number: int) -> tuple[Stream, int]:
-    """A stream, and the bytes that its publisher may send."""
-    stream = Stream(inbox, StreamKey("publisher", number), "topic", "publisher:1", 10**6)
-    inbox.add(stream)
-    limit = stream.connect(Telling(), number)
-    stream.opened("topic", "msgpack", 0, 0, 10**9)
-    return stream, limit
-
-
-def at_once(credit: Credit, stage: int) -> None:
-    """Acknowledge."""
-    credit.acknowledge()
-
-
-class Telling(Route):
-    """Remembers what was granted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.granted: tuple[int, int] | None = None
-
-    def ack(self, stream: Stream) -> None:
-        self.granted = stream.credit.grant() or self.granted
-
-
-def waiting(inbox: Inbox) -> int:
-    slots = (*inbox._newest, *inbox._passed)
-    return sum(e.size for e in (*inbox._entries, *(slot.entry for slot in slots)))
-
-
-@pytest.mark.parametrize("latest", [False, True])
-def test_g6_what_ended_streams_have_left_takes_its_part_of_the_window(latest: bool) -> None:
-    """Pubs that come, put one message each and go, while nobody takes."""
-    inbox = Inbox(1, "**", latest=latest, window=10_000)
-    inbox.window.on_consumed = at_once
-    sent = 0
-    for number in range(100):
-        stream = Stream(inbox, StreamKey("p", number), f"t/{number}", "p:1", 10**6)
-        inbox.add(stream)
-        limit = stream.connect(Telling(), number)
-        stream.opened(f"t/{number}", "msgpack", 0, 0, 10**9)
-        if limit:
-            batch(stream, 0, size=3000)
-            sent += 1
-        stream.end(1)
-    assert sent == 4
-    assert waiting(inbox) == 12_000, "the window, and one message"
-    assert inbox.lost == 96
-    live, limit = joined(inbox, 100)
-    assert limit == 0
-    told = live.route
-    assert isinstance(told, Telling)
-    first = inbox.take()
-    assert first is not None
-    entries = [first, *rest(inbox)]
-    assert sum(entry.end - entry.first for entry in entries) == 4
-    assert sum(count for entry in entries for count, _ in entry.gaps) == 96
-    assert told.granted == (0, 10_000), "it heard of the room"
-
-
-def test_g6_streams_that_come_one_after_the_other_share_what_is_left() -> None:
-    inbox = Inbox(1, "*", window=16_000)
-    inbox.window.on_consumed = at_once
-    streams = []
-    for number in range(20):
-        stream, limit = joined(inbox, number)
-        streams.append(stream)
-        seq = sent = 0
-        while sent + 1000 <= limit:  # as much as it may
-            batch(stream, seq, size=1000)
-            seq, sent = seq + 1, sent + 1000
-    assert waiting(inbox) == 16_000
-    for stream in streams[1:]:
-        assert isinstance(stream.route, Telling)
-        assert stream.credit.limit == 1, "one message of each live stream is let through"
-    list(rest(inbox))
-    assert inbox.window.promised - inbox.window.consumed <= 16_000
-    for stream in streams:
-        assert inbox.window.share == 500
-        assert 375 < stream.credit.limit - stream.credit.consumed <= 500, (
-            "nearly; ACKs are not for nothing"
-        )
-
-
-def test_g6_idle_streams_keep_nothing_from_a_new_one() -> None:
-    """Also those that are still connecting, and those whose link broke."""
-    inbox = Inbox(1, "*", window=8000)
-    first = Stream(inbox, StreamKey("publisher", 0), "topic", "publisher:1", 10**6)
-    inbox.add(first)
-    assert first.connect(Route(), 0) == 8000
-    second, limit = joined(inbox, 1)
-    assert limit == 4000
-    second.disconnected()
-    for number in range(2, 5):
-        _, limit = joined(inbox, number)
-        assert limit == inbox.window.share
-    assert second.connect(Route(), 1) == 1000
-    assert inbox.window.promised - inbox.window.consumed == 5000
+# --- what nobody looks at ----------------------------------------------------------------------
 
 
 def test_g6_gaps_that_nobody_looks_at_take_no_memory() -> None:
