@@ -128,8 +128,8 @@ class Inbox:
         self._over: dict[StreamKey, None] = {}
         self.lost = 0
         self.discarding = False
-        self.on_entry: Callable[[], None] = _nothing
-        self.accepts: Callable[[Stream], Exception | None] = _accept
+        self.on_entry: Callable[[], None] = lambda: None
+        self.accepts: Callable[[Stream], Exception | None] = lambda stream: None
         self._reports = 0  # entries that count for nothing in the window
         self._others = Stream(self, StreamKey("", 0), pattern, SEVERAL, 0)
         self._entries: deque[Entry] = deque()
@@ -344,11 +344,3 @@ def _remember(table: dict[_Key, _Value], key: _Key, value: _Value, most: int) ->
     table[key] = value
     if len(table) > most:
         del table[next(iter(table))]
-
-
-def _nothing() -> None:
-    pass
-
-
-def _accept(stream: Stream) -> Exception | None:
-    return None

@@ -33,7 +33,7 @@ class Window:
     def __init__(self, size: int) -> None:
         self.size = self.share = size
         self.received = self.consumed = self.promised = 0
-        self.on_consumed: Callable[[Credit, int], None] = _ignore
+        self.on_consumed: Callable[[Credit, int], None] = lambda credit, stage: None
         self._live: dict[Credit, None] = {}
         self._starved: dict[Credit, None] = {}  # those that have less than their share
         self._leaving: dict[Credit, None] = {}  # those that ended, and of which something waits
@@ -258,7 +258,3 @@ class Credit:
         self._allowed = max(self._allowed, limit)
         self.window.spread()
         return self.acked_until, max(0, limit - self._base)
-
-
-def _ignore(credit: Credit, stage: int) -> None:
-    pass
