@@ -8,13 +8,13 @@ There is no queue per subscriber; what is to be sent next is read from the log.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from pubsub.core.log import Batch, Log
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST
 
-__all__ = ["NO_LIMIT", "Cursor", "Outlet", "SubKey"]
+__all__ = ["NO_LIMIT", "Cursor", "Outlet", "Skip", "SubKey"]
 
 NO_LIMIT = 2**64 - 1
 """The `Cursor.largest` of a subscriber that takes batches of any size."""
@@ -25,6 +25,14 @@ class SubKey(NamedTuple):
 
     peer_id: str
     sub_id: int
+
+
+class Skip(NamedTuple):
+    """What is not sent, and said by a GAP in its place: ``first <= seq < end``."""
+
+    first: int
+    end: int
+    reason: Literal["overflow", "too large"]
 
 
 class Outlet(Protocol):
@@ -41,7 +49,7 @@ class Outlet(Protocol):
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """Nothing more comes; `final` messages were put in all."""
 
-    def forget(self, cursor: Cursor) -> None:
+    def taken_over(self, cursor: Cursor) -> None:
         """The cursor belongs to another outlet now."""
 
 
@@ -60,7 +68,8 @@ class Cursor:
         largest: size of the largest batch that the subscriber takes.
         limit, sent: bytes that may be, and have been, sent on the present channel.
         pieces: of large buffers, that have been sent.
-        flown: everything below it was sent or given up; in flight is ``acked <= seq < flown``.
+        sent_until: everything below it was sent, or said to be skipped; in flight is
+            ``acked <= seq < sent_until``. What lies between it and `next` is still to be said.
         asked: on the present channel, everything below it was asked for, whether it has arrived.
         confirm: a flush waits until everything below it is known to have arrived; None: none does.
     """
@@ -74,7 +83,6 @@ class Cursor:
         "deadline",
         "due",
         "firm",
-        "flown",
         "gaps",
         "held",
         "key",
@@ -90,6 +98,7 @@ class Cursor:
         "received",
         "send",
         "sent",
+        "sent_until",
     )
 
     def __init__(self, key: SubKey, log: Log, seq: int, *, observer: bool) -> None:
@@ -117,7 +126,7 @@ class Cursor:
     def _stand(self, seq: int) -> None:
         """Everything from `seq` on is to be sent, as far as the log still has it."""
         log = self.log
-        self.next = self.flown = self.acked = self.received = max(seq, log.start)
+        self.next = self.sent_until = self.acked = self.received = max(seq, log.start)
         self.send = log.locate(self.next)
 
     def place(self, seq: int) -> None:
@@ -152,39 +161,55 @@ class Cursor:
         if self.firm:
             self.log.firm.remove(held)
 
-    def take(self) -> Batch | None:
-        """The batch to send now; None when there is none or the window is closed.
+    def take(self) -> Batch | Skip | None:
+        """What to send now; None when there is nothing or the window is closed.
 
-        One above `largest` is to be sent as a gap, which counts for `BATCH_COST` bytes.
+        What has left the log before it was sent is skipped, and so is a batch above `largest`.
         """
         log = self.log
         number = self.send
-        if number < log.first_number:  # what we were to send has left the log
+        if number < log.first_number:
             due, self.next = self.next, log.start
-            self.miss(due)
-            number = self.send = log.first_number
+            self.miss(due)  # it is lost, whenever the window lets us say so
+            return self._skip(self.next, log.first_number, "overflow")
         if number == log.next_number:
             return None
         batch = log.batch(number)
         size = batch.size
-        refused = size > self.largest
-        if refused:
-            size = BATCH_COST
-        if self.sent + size > self.limit and (self.acked < self.flown or self.sent >= self.limit):
+        if size > self.largest:
+            return self._skip(batch.end, number + 1, "too large")
+        if self.sent + size > self.limit and (
+            self.acked < self.sent_until or self.sent >= self.limit
+        ):
             return None  # one batch may pass the limit, when nothing else is in the window
-        due = max(self.next, batch.first)
         self.sent += size
         self.send = number + 1
-        self.next = self.flown = batch.end
-        if refused:
-            self.miss(due)
+        self.next = self.sent_until = batch.end
         return batch
+
+    def _skip(self, end: int, send: int, reason: Literal["overflow", "too large"]) -> Skip | None:
+        """Go on at `end`, in batch `send`. A GAP counts for a batch of `BATCH_COST` bytes; one that
+        has to wait for the window speaks of all that is lost until then."""
+        if self.sent + BATCH_COST > self.limit and (
+            self.acked < self.sent_until or self.sent >= self.limit
+        ):
+            return None
+        skip = Skip(self.sent_until, end, reason)
+        due, self.next = self.next, end
+        self.miss(due)
+        self.sent += BATCH_COST
+        self.send = send
+        self.sent_until = end
+        return skip
 
     def miss(self, due: int) -> None:
         """What lies between `due` and `next` is not sent."""
         if due < self.next:
             self.lost += self.next - due
-            self.gaps.append((due, self.next))
+            first = due
+            if self.gaps and self.gaps[-1][1] == due:  # one that waits to be said takes one place
+                first, _ = self.gaps.pop()
+            self.gaps.append((first, self.next))
 
     def ack(self, seq: int, limit: int) -> None:
         """The subscriber consumed everything below `seq` and takes up to `limit` bytes.
@@ -192,9 +217,9 @@ class Cursor:
         Raises:
             ProtocolError: it acknowledges what was never sent, or less than before.
         """
-        if not self.acked <= seq <= self.flown:
+        if not self.acked <= seq <= self.sent_until:
             raise ProtocolError(
-                f"an ACK of {seq} where it is between {self.acked} and {self.flown}"
+                f"an ACK of {seq} where it is between {self.acked} and {self.sent_until}"
             )
         self.limit = limit
         if seq == self.acked:
@@ -220,7 +245,7 @@ class Cursor:
         """For people: ``host:port#n``, or ``peer id#n`` of one that never was attached."""
         return f"{self.address or f'peer {self.key.peer_id}'}#{self.key.sub_id}"
 
-    def left(self, now: float) -> float | None:
+    def held_for(self, now: float) -> float | None:
         """Seconds for which it holds its place; None: as long as its link lives."""
         return None if self.deadline is None else max(0.0, self.deadline - now)
 

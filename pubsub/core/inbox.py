@@ -23,6 +23,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
 
 from pubsub.core.stream import Entry, Side, Stream, StreamKey
+from pubsub.core.window import Window
 
 __all__ = ["MAX_REPORTS", "OVER", "REMEMBERED", "Inbox"]
 
@@ -93,22 +94,17 @@ class Inbox:
         sub_id: its number in this peer.
         pattern: the topic or pattern.
         latest: True: keep only the newest message of each topic.
-        window: bytes that may wait here, over all streams (one batch a stream is always
-            admitted).
+        window: its size in bytes (see `Window`).
         history: how many messages from before now are wanted; None: all there are.
         observer: True: never make a Pub wait.
 
     Attributes:
+        window: how much may wait here, and of which stream.
         streams: those that may still bring something.
         gone: those that were given up without END, the last `REMEMBERED` of them.
         lost: messages that were due to this Sub and will never be delivered, in all.
-        deaf: the Sub takes nothing any more: what comes is lost.
+        discarding: the Sub takes nothing any more: what comes is lost.
         on_entry: called when there is something to take (from the link's side).
-        on_consumed: called with a stream and 2 (acknowledge now) or 1 (soon), from whichever side
-            took something.
-        share: bytes of the window that each stream may use, if others leave it so much.
-        received_bytes, consumed_bytes: of all batches that ever came, and that were taken.
-        promised: what `received_bytes` may become.
     """
 
     def __init__(
@@ -124,24 +120,16 @@ class Inbox:
         self.sub_id = sub_id
         self.pattern = pattern
         self.latest = latest
-        self.window = window
+        self.window = Window(window)
         self.history = history
         self.observer = observer
         self.streams: dict[StreamKey, Stream] = {}
         self.gone: dict[StreamKey, Stream] = {}
         self._over: dict[StreamKey, None] = {}
-        self.share = window
-        self.received_bytes = self.consumed_bytes = self.promised = 0
         self.lost = 0
-        self.deaf = False
-        self.on_entry: Callable[[], None] = _nothing
-        self.on_consumed: Callable[[Stream, int], None] = _ignore
-        self.accepts: Callable[[Stream], Exception | None] = _accept
-        self._starved: dict[Stream, None] = {}  # those that have less than their share
-        self._spreading = False
-        self._leaving: dict[
-            Stream, None
-        ] = {}  # those that have ended, and of which something waits
+        self.discarding = False
+        self.on_entry: Callable[[], None] = lambda: None
+        self.accepts: Callable[[Stream], Exception | None] = lambda stream: None
         self._reports = 0  # entries that count for nothing in the window
         self._others = Stream(self, StreamKey("", 0), pattern, SEVERAL, 0)
         self._entries: deque[Entry] = deque()
@@ -154,9 +142,9 @@ class Inbox:
     # --- streams ------------------------------------------------------------------------
 
     def add(self, stream: Stream) -> None:
-        """A stream begins; the window is shared anew."""
+        """A stream begins."""
         self.streams[stream.key] = stream
-        self._divide()
+        self.window.add(stream.credit)
 
     def over(self, key: StreamKey) -> bool:
         """Whether a stream has ended in order: who still lists it is late, and to ask for it again
@@ -170,8 +158,6 @@ class Inbox:
         if stream is not None:
             stream.gone = ""
             stream.ended = False
-            stream.route = None
-            self._leaving.pop(stream, None)
             self.add(stream)
         return stream
 
@@ -197,71 +183,7 @@ class Inbox:
             _remember(self.gone, stream.key, stream, REMEMBERED)
         if self.streams.get(stream.key) is stream:
             del self.streams[stream.key]
-            self._starved.pop(stream, None)
-            stream.ack_stage = stream.ack_every = 0  # whatever is taken of it is told at once
-            self._leaving[stream] = None
-            stream.route = self
-            self.ack(stream)
-            self._divide()
-
-    def ack(self, stream: Stream) -> None:
-        """See `Route`: something was taken of a stream that has ended."""
-        stream.ack_stage = 0
-        if stream.consumed_bytes >= stream.received_bytes:
-            self._leaving.pop(stream, None)
-            stream.route = None
-        self.spread()
-
-    def unsubscribe(self, stream: Stream) -> None:
-        """See `Route`."""
-
-    # --- the window ---------------------------------------------------------------------
-
-    def _divide(self) -> None:
-        """Each stream's share: the window over the number of streams, rounded to a power of two
-        so that it rarely changes."""
-        streams = len(self.streams)
-        share = max(1, self.window >> max(0, (streams - 1)).bit_length())
-        if share != self.share:
-            self.share = share
-            for stream in self.streams.values():
-                stream.lower(share)
-                if stream.open:
-                    stream.ack_every = max(1, min(stream.ack_every, share // 4))
-                    self.on_consumed(stream, 2)
-
-    def credit(self, stream: Stream) -> int:
-        """Bytes that a stream may have here, with what waits of it: its share, as far as there is
-        room for it beside what the others may have, and those have left behind that ended."""
-        own = max(stream.limit, stream.received_bytes) - stream.consumed_bytes
-        room = self.window - (self.promised - self.consumed_bytes - own)
-        if room >= self.share:
-            self._starved.pop(stream, None)
-            return self.share
-        self._starved[stream] = None
-        if room > 0:
-            return room
-        # Where none is, one message is let through of each stream of which nothing waits; but a
-        # row of Pubs that come, put one and go would be a way around the window.
-        full = self.received_bytes - self.consumed_bytes >= self.window
-        return 0 if full and self._leaving else 1
-
-    def spread(self) -> None:
-        """There may be more room: those that have less than their share may have more."""
-        if self._spreading or not self._starved:
-            return
-        self._spreading = True
-        try:
-            for stream in list(self._starved):
-                room = self.window - (self.promised - self.consumed_bytes)
-                if room <= 0:
-                    break
-                if stream.open and stream.route is not None:
-                    has = stream.limit - stream.consumed_bytes
-                    if has <= 0 or min(room, self.share - has) >= self.share // 4:
-                        stream.route.ack(stream)
-        finally:
-            self._spreading = False
+            self.window.remove(stream.credit)
 
     def lose(self, stream: Stream, count: int) -> None:
         """Messages that will not come, or came and could not be delivered."""
@@ -273,11 +195,11 @@ class Inbox:
     def put(self, entry: Entry) -> None:
         """Something came."""
         if self.latest and entry.error is None:
-            if not self.deaf:
+            if not self.discarding:
                 self._keep_newest(entry)
                 self.on_entry()
                 return
-        elif not self.deaf:  # nothing is called from here to the append
+        elif not self.discarding:  # nothing is called from here to the append
             if entry.size:
                 self._entries.append(entry)
             elif self._reports < MAX_REPORTS:
@@ -333,11 +255,9 @@ class Inbox:
 
     def _pass_over(self, entry: Entry) -> None:
         """Nobody takes it: its part of the window is free."""
-        stream = entry.stream
-        stream.took(entry)
-        stage = stream.stage()
-        if stage:
-            self.on_consumed(stream, stage)
+        credit = entry.stream.credit
+        credit.took(entry.end, entry.size)
+        credit.announce()
 
     # --- what is taken ------------------------------------------------------------------
 
@@ -352,7 +272,7 @@ class Inbox:
         return None
 
     def release(self, entry: Entry, again: bool = False) -> None:
-        """An entry that was peeked at is the Sub's now, which has counted it (`Stream.took`): it
+        """An entry that was peeked at is the Sub's now, which has counted it (`Credit.took`): it
         waits no more, and is acknowledged. May be called `again` where it was interrupted."""
         slot = entry.slot
         if slot is None:
@@ -367,16 +287,13 @@ class Inbox:
                     queue[0].entry = queue[0].following = _TAKEN
                     queue.popleft()
         if entry.size:
-            stream = entry.stream
-            stage = stream.stage(again)
-            if stage:
-                self.on_consumed(stream, stage)
+            entry.stream.credit.announce(again)
 
     def take(self) -> Entry | None:
         """The next entry, peeked at, counted and released; None: nothing waits."""
         entry = self.peek()
         if entry is not None:
-            entry.stream.took(entry)
+            entry.stream.credit.took(entry.end, entry.size)
             self.release(entry)
         return entry
 
@@ -399,7 +316,7 @@ class Inbox:
 
     def discard(self) -> None:
         """Give up what waits, and whatever may still come: it is lost. Called by the Sub's side."""
-        self.deaf = True
+        self.discarding = True
         while self._entries:
             entry = self._entries[0]
             self.lost += entry.end - entry.first  # nothing is called between this
@@ -427,15 +344,3 @@ def _remember(table: dict[_Key, _Value], key: _Key, value: _Value, most: int) ->
     table[key] = value
     if len(table) > most:
         del table[next(iter(table))]
-
-
-def _nothing() -> None:
-    pass
-
-
-def _ignore(stream: Stream, stage: int) -> None:
-    pass
-
-
-def _accept(stream: Stream) -> Exception | None:
-    return None

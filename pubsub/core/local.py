@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from pubsub.core.cursor import Cursor, SubKey
+from pubsub.core.cursor import Cursor, Skip, SubKey
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream
 
@@ -59,7 +59,7 @@ class Local:
             del self._cursors[pair[1]]
             pair[1].end(final)
 
-    def forget(self, cursor: Cursor) -> None:
+    def taken_over(self, cursor: Cursor) -> None:
         """See `Outlet`."""
         pair = self._pairs.pop(cursor, None)
         if pair is not None:
@@ -78,6 +78,9 @@ class Local:
                 batch = cursor.take()
                 if batch is None:
                     break
+                if isinstance(batch, Skip):
+                    stream.gap(*batch)
+                    continue
                 stream.batch(batch.first, batch.count, batch.sent_at, batch.body, batch.buffers)
             cursor.arrived(cursor.next)
             cursor.confirm = None
@@ -89,7 +92,7 @@ class Local:
     def ack(self, stream: Stream) -> None:
         """See `Route`."""
         cursor = self._cursors.get(stream)
-        granted = stream.grant()
+        granted = stream.credit.grant()
         if granted is not None and cursor is not None:
             self._pairs[cursor][0].ack(cursor, *granted)
 

@@ -67,9 +67,9 @@ class Holds:
         self._at[number] = self._at.get(number, 0) + 1
 
     def remove(self, number: int) -> None:
-        left = self._at[number] - 1
-        if left:
-            self._at[number] = left
+        rest = self._at[number] - 1
+        if rest:
+            self._at[number] = rest
         else:
             del self._at[number]
 

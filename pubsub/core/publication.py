@@ -264,7 +264,7 @@ class Publication:
             raise ProtocolError(f"a resume at {resume} of a stream of {log.next_seq} messages")
         cursor = self._cursors.get(key)
         if cursor is not None and cursor.outlet is not None:
-            cursor.outlet.forget(cursor)
+            cursor.outlet.taken_over(cursor)
             self._attached.pop(key, None)
         self._is_back(key)
         if resume is not None:
@@ -357,7 +357,7 @@ class Publication:
             self._leave(cursor, "closed")
             self._drop(cursor)
 
-    def forget(self, key: SubKey) -> None:
+    def give_up(self, key: SubKey) -> None:
         """Nothing is kept for that subscriber, if there is one, in whatever state."""
         cursor = self._cursors.get(key)
         if cursor is not None:
@@ -491,7 +491,7 @@ class Publication:
                 waiter.callback()
 
     def progress(self, cursor: Cursor, *, gone: bool = False) -> None:
-        """A cursor received something, or left: call back the flushes that are done by it."""
+        """A cursor received something, or is gone: call back the flushes that are done by it."""
         if not self._waiters:
             return
         done = []
@@ -546,7 +546,7 @@ class Publication:
         found: list[tuple[State, Cursor]] = [] if newborn is None else [("unnamed", newborn)]
         found += self.cursors()
         return [
-            Holder(state, cursor, cursor.left(now), cursor.acked)
+            Holder(state, cursor, cursor.held_for(now), cursor.acked)
             for state, cursor in found
             if cursor.firm and self.holds(cursor)
         ]

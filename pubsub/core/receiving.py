@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from pubsub.core.stream import Stream
 from pubsub.errors import ProtocolError
+from pubsub.wire import messages
 from pubsub.wire.frames import Event, Piece
-from pubsub.wire.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
+from pubsub.wire.messages import Ack, End, Subscribe, Subscribed, Unsubscribe, encode
 
 __all__ = ["Receiving"]
 
@@ -55,9 +56,7 @@ class Receiving:
 
     def ack(self, stream: Stream) -> None:
         """See `Route`."""
-        if not self._out:
-            self._on_output()  # before it counts as told: this may raise
-        granted = stream.grant()
+        granted = stream.credit.grant(self._wake)
         if granted is not None:
             self._out.append(encode(Ack(stream.channel, *granted)))
 
@@ -83,7 +82,7 @@ class Receiving:
                     raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
                 stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
                 self._on_settled(stream)
-        elif isinstance(event, Gap):
+        elif isinstance(event, messages.Gap):
             stream = self._channel(event.channel)
             if stream is not None:
                 stream.gap(event.first, event.next, event.reason)
@@ -132,10 +131,13 @@ class Receiving:
             raise ProtocolError(f"channel {number} was never opened")
         return self._channels.get(number)
 
-    def _say(self, message: Subscribe | Unsubscribe | Ack) -> None:
+    def _say(self, message: Subscribe | Unsubscribe) -> None:
+        self._wake()
+        self._out.append(encode(message))
+
+    def _wake(self) -> None:
         if not self._out:
             self._on_output()
-        self._out.append(encode(message))
 
     def pump(self, budget: int) -> list[bytes | memoryview]:
         """All that is to be written, whatever the budget: it is small."""
@@ -158,7 +160,7 @@ class Receiving:
             else:
                 stream.disconnected()
 
-    def lost(self) -> list[Stream]:
+    def broken(self) -> list[Stream]:
         """The link is gone; returns the streams that had a channel on it."""
         streams = list(self._channels.values())
         self._channels.clear()

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from pubsub.core.cursor import Cursor, SubKey
+from pubsub.core.cursor import Cursor, Skip, SubKey
 from pubsub.core.log import Batch
 from pubsub.core.publication import Publication
 from pubsub.errors import ProtocolError
+from pubsub.wire import messages
 from pubsub.wire.frames import BUFFER_PIECE, Event, buffer_header, data_header
 from pubsub.wire.liveness import HEARTBEAT_TOKEN
 from pubsub.wire.messages import (
     Ack,
     End,
-    Gap,
     Goodbye,
     Ping,
     Pong,
@@ -212,10 +212,10 @@ class Serving:
         if self._channels.pop(cursor.channel, None) is not None:
             self._say(End(cursor.channel, final, code, reason))
 
-    def forget(self, cursor: Cursor) -> None:
+    def taken_over(self, cursor: Cursor) -> None:
         """See `Outlet`: the subscriber came back on another link. It does so when this one is dead,
         as far as it knows, and nobody hears this. Whoever is here all the same is told, and dials
-        anew: left alone, it would wait for ever for what another one gets."""
+        anew: it would else wait for ever for what another one gets."""
         if self._channels.pop(cursor.channel, None) is not None and not self._displaced:
             self._wake()
             self._displaced = True
@@ -256,8 +256,8 @@ class Serving:
                 cursor.queued = False
                 self._confirm(cursor, stalled=True)
                 continue
-            if batch.size > cursor.largest:
-                gap = encode(Gap(channel.number, batch.first, batch.end, "too large"))
+            if isinstance(batch, Skip):
+                gap = encode(messages.Gap(channel.number, *batch))
                 out.append(gap)
                 budget -= len(gap)
             elif batch.buffers:
@@ -321,7 +321,7 @@ class Serving:
 
     # --- the end ------------------------------------------------------------------------
 
-    def lost(self, now: float) -> None:
+    def broken(self, now: float) -> None:
         """The link broke: cursors hold their places."""
         for channel in self._take_all():
             if channel.cursor is not None:

@@ -26,7 +26,7 @@ class Holder(NamedTuple):
 
     state: State
     cursor: Cursor
-    left: float | None
+    held_for: float | None
     """Seconds for which it holds its place; None: as long as its link lives."""
     acked: int
     """`Cursor.acked`, to see later whether it has taken something."""
@@ -39,10 +39,10 @@ class Holder(NamedTuple):
             clock: the time of day in so many seconds.
         """
         name = "subscribers" if self.state == "unnamed" else self.cursor.name
-        if self.left is None:
+        if self.held_for is None:
             does = "takes slowly" if idle is None else f"has taken nothing for {idle:.0f} s"
             return f"{name} ({does}; as long as its link lives)"
-        until = f"until {clock(self.left)}, for {self.left:.0f} s"
+        until = f"until {clock(self.held_for)}, for {self.held_for:.0f} s"
         return f"{name} ({_WHY[self.state]}; {until})"
 
 

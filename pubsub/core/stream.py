@@ -1,14 +1,16 @@
 """A stream on its subscribing side: what one Sub has got, is owed and has given up of one Pub.
 
-It puts the sequence numbers in order (skips what came before, counts what never will), keeps the
-flow-control window, and puts large buffers together again. It hands whole batches, not decoded,
-to its inbox.
+It puts the sequence numbers in order (skips what came before, counts what never will) and puts
+large buffers together again. It hands whole batches, not decoded, to its inbox. How much may come,
+its `Credit` knows.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
+from pubsub.core.window import Credit
 from pubsub.errors import ProtocolError
 from pubsub.wire.buffers import LargeBuffer
 from pubsub.wire.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
@@ -36,7 +38,7 @@ class Route(Protocol):
     """The way back to the publisher: a link, or the publication in the same process."""
 
     def ack(self, stream: Stream) -> None:
-        """Tell the publisher what `stream.grant()` says."""
+        """Tell the publisher what `stream.credit.grant()` says."""
 
     def unsubscribe(self, stream: Stream) -> None:
         """The Sub is closed, or cannot read this stream."""
@@ -104,9 +106,7 @@ class Stream:
         before: the Sub is older than the Pub, and due its first message.
         expected: the sequence number that comes next; None before the first SUBSCRIBED.
         lost: messages that were due and will never be delivered.
-        received_bytes, consumed_bytes: of batches that came, and that the Sub has taken, on all
-            channels that this stream ever had.
-        limit: what `received_bytes` may become.
+        credit: its part of the Sub's window.
         open: the publisher has acknowledged the subscription and a route is there.
         ended: nothing more will come.
         gone: what that means, where its publisher did not say END.
@@ -114,34 +114,24 @@ class Stream:
     """
 
     __slots__ = (
-        "_allowed",
         "_assembling",
-        "_base",
         "_buffers",
         "_pending",
         "_said",
-        "_told",
-        "ack_every",
-        "ack_stage",
-        "acked",
-        "acked_bytes",
         "before",
         "channel",
         "codec",
-        "consumed",
-        "consumed_bytes",
+        "credit",
         "delivered",
         "ended",
         "expected",
         "gone",
         "inbox",
         "key",
-        "limit",
         "lost",
         "max_batch",
         "open",
         "publisher",
-        "received_bytes",
         "route",
         "since",
         "topic",
@@ -151,6 +141,7 @@ class Stream:
         self, inbox: Inbox, key: StreamKey, topic: str, publisher: str, max_batch: int
     ) -> None:
         self.inbox = inbox
+        self.credit = Credit(inbox.window)
         self.key = key
         self.topic = topic
         self.publisher = publisher
@@ -160,7 +151,6 @@ class Stream:
         self.expected: int | None = None
         self.lost = 0
         self.delivered = 0
-        self.consumed = 0
         self.open = False
         self.ended = False
         self.gone: Fate = ""
@@ -168,13 +158,6 @@ class Stream:
         self.since: float | None = None
         self.route: Route | None = None
         self.channel = -1
-        self.ack_every = 0
-        self.ack_stage = 0
-        self.acked = 0
-        self.received_bytes = self.consumed_bytes = self.acked_bytes = self.limit = 0
-        self._base = 0  # of received_bytes, where the present channel's count began
-        self._told = 0  # the limit that the publisher knows, or will with the next ACK
-        self._allowed = 0  # the highest limit of this channel: what was sent before a lower one
         self._assembling: LargeBuffer | None = None
         self._buffers: list[bytes | LargeBuffer] = []
         self._pending = 0  # what these count for
@@ -185,10 +168,7 @@ class Stream:
         """A channel is being opened for it; returns the bytes that may be sent on it at first."""
         self.route = route
         self.channel = channel
-        self._base = self.received_bytes
-        self._set_limit(self.consumed_bytes + self.inbox.credit(self))
-        self._told = self._allowed = self.limit
-        return max(0, self.limit - self._base)
+        return self.credit.connect()
 
     def opened(self, topic: str, codec: str, due: int, first: int, ack_every: int) -> None:
         """SUBSCRIBED came.
@@ -200,27 +180,24 @@ class Stream:
             raise ProtocolError(f"SUBSCRIBED from {due} and {first} where {self.expected} is due")
         self.topic = topic
         self.codec = codec
+        assert self.route is not None
         if self.expected is None:
-            self.consumed = due
+            self.credit.consumed_until = due
         self.expected = due
         if first > due:
             self._miss(first, "overflow")
-        self.acked = first
         self.open = True
         self.since = None
         self._said = ""
-        self.ack_every = max(1, min(ack_every, self.inbox.share // 4))
+        self.credit.open(first, ack_every, partial(self.route.ack, self))
         self.inbox.stream_opened(self)
-        self.ack_stage = 0  # what was taken while there was no way to say so is said now
-        if self.open and self.consumed_bytes + self.inbox.share != self._told:
-            self.inbox.on_consumed(self, 2)
 
     def disconnected(self) -> None:
         """Its link broke: what waits in the inbox stays, the rest is asked for again."""
         self.open = False
         self.route = None
         self.channel = -1
-        self._set_limit(self.received_bytes)
+        self.credit.close()
         self._clear()
 
     def end(self, final: int) -> None:
@@ -255,7 +232,7 @@ class Stream:
         self.ended = True
         self.open = False
         self.route = None
-        self._set_limit(self.received_bytes)
+        self.credit.close()
         self._clear()
         self.inbox.stream_ended(self, over)
 
@@ -264,32 +241,13 @@ class Stream:
         self._buffers = []
         self._pending = 0
 
-    def _set_limit(self, limit: int) -> None:
-        """What `received_bytes` may become; the inbox knows what it has promised in all."""
-        received = self.received_bytes
-        self.inbox.promised += max(limit, received) - max(self.limit, received)
-        self.limit = limit
-
-    def lower(self, share: int) -> None:
-        """It may have less than before; its publisher is still to be told."""
-        self._set_limit(min(self.limit, self.consumed_bytes + share))
-
-    def _receive(self, size: int) -> None:
-        """So many bytes more have come."""
-        inbox = self.inbox
-        before = self.received_bytes
-        self.received_bytes = now = before + size
-        inbox.received_bytes += size
-        if now > self.limit:  # the one batch that may pass it
-            inbox.promised += now - max(before, self.limit)
-
-    def _miss(self, until: int, reason: str) -> None:
+    def _miss(self, until: int, reason: str, size: int = 0) -> None:
         """Everything before `until` that has not come is lost."""
         assert self.expected is not None
         count = until - self.expected
         self.expected = until
         self.inbox.lose(self, count)
-        self.inbox.put(Entry(self, until, until, gaps=((count, reason),)))
+        self.inbox.put(Entry(self, until, until, gaps=((count, reason),), size=size))
 
     # --- what comes ---------------------------------------------------------------------
 
@@ -303,7 +261,7 @@ class Stream:
             if offset:
                 raise ProtocolError(f"a BUFFER that begins at {offset}")
             self._check_buffer(total)
-            self._assembling = LargeBuffer(total, self.inbox.share)
+            self._assembling = LargeBuffer(total, self.credit.window.share)
         buffer = self._assembling
         filled = len(buffer)
         if offset != filled or total != buffer.total:
@@ -333,7 +291,7 @@ class Stream:
             raise ProtocolError(
                 f"a batch of more than {self.max_batch:,} bytes (max_message)", code="limit"
             )
-        self._check_window(pending + BATCH_COST)
+        self.credit.check(pending + BATCH_COST, self.expected)
         return pending
 
     def data(self, first: int, count: int, sent_at: float, body: bytes | memoryview) -> None:
@@ -358,33 +316,35 @@ class Stream:
         body: bytes | memoryview,
         buffers: tuple[bytes | LargeBuffer, ...],
     ) -> None:
-        """A whole batch is here."""
+        """A whole batch is here.
+
+        Raises:
+            ProtocolError: it may not come now, or what it skips was not said.
+        """
         expected = self.expected
         if expected is None or not self.open:
             raise ProtocolError("a DATA before SUBSCRIBED")
         size = BATCH_COST + len(body)
         if buffers:
             size += buffers_cost(buffers)
-        if self.received_bytes + size > self.limit:
-            self._check_window(size)
+        credit = self.credit
+        if credit.received + size > credit.limit:
+            credit.check(size, expected)
         end = first + count
-        if end <= expected:  # all of it came before: it never counted
-            self._base -= size
-            return
-        self._receive(size)
-        gaps: tuple[tuple[int, str], ...] = ()
-        skip = 0
-        if first < expected:
-            skip = expected - first
-        elif first > expected:
-            self.inbox.lose(self, first - expected)
-            gaps = ((first - expected, "overflow"),)
+        skip = expected - first
+        if skip:
+            if skip < 0:
+                raise ProtocolError(f"a DATA from {first} where {expected} is due")
+            if end <= expected:  # all of it came before: it never counted
+                credit.repeated(size)
+                return
+        credit.receive(size)
         self.expected = end
-        self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, gaps, size))
+        self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, (), size))
 
     def gap(self, first: int, end: int, reason: str) -> None:
-        """GAP came, in the place of a batch. It takes its part of the window like one, so that it
-        is acknowledged, and so that a flood of them is bounded.
+        """GAP came, in the place of what is skipped. It takes its part of the window like a batch,
+        so that it is acknowledged, and so that a flood of them is bounded.
 
         Raises:
             ProtocolError: it may not come now.
@@ -394,30 +354,14 @@ class Stream:
             raise ProtocolError("a GAP before SUBSCRIBED")
         if self._assembling is not None or self._buffers:
             raise ProtocolError("a GAP in the middle of a batch")
-        if not first < end:
-            raise ProtocolError(f"a GAP from {first} to {end}")
-        self._check_window(BATCH_COST)
+        if not first < end or first > expected:
+            raise ProtocolError(f"a GAP from {first} to {end} where {expected} is due")
+        self.credit.check(BATCH_COST, expected)
         if end <= expected:
-            self._base -= BATCH_COST
+            self.credit.repeated(BATCH_COST)
             return
-        self._receive(BATCH_COST)
-        gaps: tuple[tuple[int, str], ...] = ((end - max(first, expected), reason),)
-        if first > expected:
-            gaps = ((first - expected, "overflow"), *gaps)
-        self.inbox.lose(self, end - expected)
-        self.expected = end
-        self.inbox.put(Entry(self, end, end, gaps=gaps, size=BATCH_COST))
-
-    def _check_window(self, size: int) -> None:
-        """One batch may pass the limit when all before it is acknowledged and less has come."""
-        if self.received_bytes + size > self._allowed and (
-            self.acked != self.expected or self.received_bytes >= self._allowed
-        ):
-            raise ProtocolError(
-                f"{self.received_bytes + size - self._base:,} bytes on a channel that may carry "
-                f"{self._allowed - self._base:,} for now",
-                code="limit",
-            )
+        self.credit.receive(BATCH_COST)
+        self._miss(end, reason, BATCH_COST)
 
     @property
     def state(self) -> Literal["attached", "connecting", "reconnecting"] | Fate:
@@ -427,39 +371,3 @@ class Stream:
         if self.open:
             return "attached"
         return "connecting" if self.expected is None else "reconnecting"
-
-    # --- acknowledging ------------------------------------------------------------------
-
-    def took(self, entry: Entry) -> None:
-        """Count an entry as consumed. (A Sub does the same in its own code: see `Sub._advance`.)"""
-        if entry.size:  # else it is but word of a gap, which nobody waits to hear of
-            self.consumed = max(self.consumed, entry.end)
-            self.consumed_bytes += entry.size
-            self.inbox.consumed_bytes += entry.size
-
-    def stage(self, again: bool = False) -> int:
-        """Something was consumed. Returns 2 when an ACK is due now, 1 when one is due soon, 0 when
-        one is on its way already; `again`, never 0. Runs where the Sub is used, possibly in another
-        thread."""
-        stage = 2 if self.consumed_bytes - self.acked_bytes >= self.ack_every else 1
-        if stage <= self.ack_stage and not again:
-            return 0
-        self.ack_stage = stage
-        return stage
-
-    def grant(self) -> tuple[int, int] | None:
-        """What the next ACK says, ``(next, limit)``; None when there is nothing new."""
-        self.ack_stage = 0  # before the counts are read: what is taken later asks again
-        consumed, consumed_bytes = self.consumed, self.consumed_bytes
-        if not self.open:
-            return None
-        limit = consumed_bytes + self.inbox.credit(self)
-        self._set_limit(limit)
-        if consumed <= self.acked and limit == self._told:
-            return None
-        self.acked = max(self.acked, consumed)
-        self.acked_bytes = consumed_bytes
-        self._told = limit
-        self._allowed = max(self._allowed, limit)
-        self.inbox.spread()
-        return self.acked, max(0, limit - self._base)

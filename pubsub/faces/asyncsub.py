@@ -10,7 +10,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pubsub.config import seconds, whole
-from pubsub.core.stream import Stream
+from pubsub.core.window import Credit
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import DONE, begin, elsewhere
 from pubsub.faces.face import InLoop
@@ -38,7 +38,7 @@ class AsyncSub(InLoop, Sub, blocking=False):
         self._began = 0.0  # when more than one was for the first time; 0: not yet
         super()._open()
 
-    def _on_consumed(self) -> Callable[[Stream, int], None]:
+    def _on_consumed(self) -> Callable[[Credit, int], None]:
         return self._runtime.turn.consumed
 
     def _wake(self) -> None:

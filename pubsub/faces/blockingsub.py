@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
 from pubsub.config import seconds, whole
-from pubsub.core.stream import Stream
+from pubsub.core.window import Credit
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.face import Blocking
 from pubsub.faces.message import Gap, Message
@@ -44,9 +44,9 @@ class BlockingSub(Blocking, Sub, blocking=True):
         self._waiting = False
         super()._open()
 
-    def _on_consumed(self) -> Callable[[Stream, int], None]:
+    def _on_consumed(self) -> Callable[[Credit, int], None]:
         call_soon, consumed = self.peer._call_soon, self._runtime.turn.consumed
-        return lambda stream, stage: call_soon(consumed, stream, stage)
+        return lambda credit, stage: call_soon(consumed, credit, stage)
 
     def _wake(self) -> None:
         if self._waiting:

@@ -384,7 +384,7 @@ class Pub(Face, blocking=None):
                 "lost": cursor.lost,
                 "observer": cursor.observer,
                 "holds": self._publication.holds(cursor),
-                "until": cursor.left(now),
+                "until": cursor.held_for(now),
             }
         return found
 
@@ -435,7 +435,7 @@ class Notice:
             return
         holding = _holding(pub)
         # once for all of them, and again where a link breaks while its subscriber is waited for
-        new = {(h.cursor, h.state) for h in holding if not self._told or h.left is not None}
+        new = {(h.cursor, h.state) for h in holding if not self._told or h.held_for is not None}
         if new - self._told:
             self._told |= {(h.cursor, h.state) for h in holding}
             self._say(pub, holding)

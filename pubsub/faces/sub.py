@@ -21,6 +21,7 @@ from pubsub.config import MIB, seconds, whole
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
+from pubsub.core.window import Credit
 from pubsub.errors import DecodeError, PubSubError
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.face import Face
@@ -164,11 +165,11 @@ class Sub(Face, blocking=None):
         # the callbacks are there before the first entry can be
         inbox.accepts = accepts
         inbox.on_entry = on_entry
-        inbox.on_consumed = self._on_consumed()
+        inbox.window.on_consumed = self._on_consumed()
         return inbox
 
-    def _on_consumed(self) -> Callable[[Stream, int], None]:
-        """See `Inbox`."""
+    def _on_consumed(self) -> Callable[[Credit, int], None]:
+        """See `Window.on_consumed`."""
         raise NotImplementedError
 
     def _wake(self) -> None:
@@ -343,6 +344,9 @@ class Sub(Face, blocking=None):
                 Gap(stream.publisher, stream.topic, count, reason) for count, reason in run.gaps
             )
         before = self._run, self._values, self._gaps  # what goes may run code, at the end
+        inbox = self._inbox
+        credit = stream.credit
+        window = credit.window
         if self._over is not None:
             return False
         # Nothing is called from here to where the entry is installed.
@@ -351,15 +355,15 @@ class Sub(Face, blocking=None):
         self._values = run.values
         self._runs = run.following
         if entry is not None:
-            if entry.size and entry.end > stream.consumed:
-                stream.consumed = entry.end
-            stream.consumed_bytes += entry.size
-            self._inbox.consumed_bytes += entry.size
+            if entry.size and entry.end > credit.consumed_until:
+                credit.consumed_until = entry.end
+            credit.consumed += entry.size
+            window.consumed += entry.size
             stream.delivered += entry.end - entry.first - lost
             stream.lost += lost
-            self._inbox.lost += lost
+            inbox.lost += lost
             self._installed = entry
-            self._inbox.release(entry)
+            inbox.release(entry)
             self._installed = None
             if lost:
                 log.warning(

@@ -253,7 +253,7 @@ class Remote(KeptLink):
             for stream in list(self._streams):
                 self._owner.give_up(stream)
             return
-        receiving.lost()
+        receiving.broken()
         if self._closed:
             return
         log.info("the link with the publisher at %s broke: %s", self.address, error)

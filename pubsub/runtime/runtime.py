@@ -466,7 +466,7 @@ class Runtime:
             if sub.sink is made_for:
                 self.close_sub(sub_id)
                 for pub in self._pubs.values():  # a join that was interrupted is half made
-                    pub.publication.forget(SubKey(self.peer_id, sub_id))
+                    pub.publication.give_up(SubKey(self.peer_id, sub_id))
 
     # --- what the coordinators say (Directed) -------------------------------------------
 

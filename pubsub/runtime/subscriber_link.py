@@ -86,7 +86,7 @@ class Served:
         broken = error is not None and not link.cut
         if self._serving is not None:
             if broken:
-                self._serving.lost(self._owner.now())
+                self._serving.broken(self._owner.now())
             else:
                 self._serving.closed()
         self._owner.left(self, broken=broken)

@@ -12,7 +12,7 @@ from collections import deque
 from typing import Protocol
 
 from pubsub.core.local import Local
-from pubsub.core.stream import Stream
+from pubsub.core.window import Credit
 from pubsub.links.link import Link
 from pubsub.support.apart import nothing
 from pubsub.support.logs import logger
@@ -83,7 +83,7 @@ class Turn:
         self._incoming: deque[Puts] = deque()  # from other threads
         self._call = [True]  # of `_take_in`, the last that was asked for: whether it was made
         self._granted = 0
-        self._slow_acks: list[Stream] = []
+        self._slow_acks: list[Credit] = []
         self._ack_timer: asyncio.TimerHandle | None = None
 
     def pending(self, source: Puts) -> bool:
@@ -181,22 +181,20 @@ class Turn:
                     log.exception("internal error while writing to %s", link)
                     link.abort()
 
-    def consumed(self, stream: Stream, stage: int) -> None:
+    def consumed(self, credit: Credit, stage: int) -> None:
         """A Sub took messages: acknowledge now (2) or within `ack_delay` (1)."""
         if stage == 2:
-            if stream.route is not None:
-                stream.route.ack(stream)
+            credit.acknowledge()
             return
-        self._slow_acks.append(stream)
+        self._slow_acks.append(credit)
         if self._ack_timer is None:
             self._ack_timer = self._loop.call_later(self._ack_delay, self._ack_now)
 
     def _ack_now(self) -> None:
         self._ack_timer = None
-        streams, self._slow_acks = self._slow_acks, []
-        for stream in streams:
-            if stream.route is not None:
-                stream.route.ack(stream)
+        credits, self._slow_acks = self._slow_acks, []
+        for credit in credits:
+            credit.acknowledge()
 
     def close(self) -> None:
         """Nothing more is acknowledged by itself."""

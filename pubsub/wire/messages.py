@@ -369,16 +369,16 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Publisher → subscriber: in the place of a DATA whose batch is not sent."""
+    """Publisher → subscriber: in the place of what is skipped, which no DATA will bring."""
 
     KIND: ClassVar[Kind] = Kind.GAP
     channel: int = _field(_channel)
     first: int = _field(_number)
-    """The sequence number of the batch's first message."""
+    """The first number that is skipped: the one that is due."""
     next: int = _field(_number)
-    """The one behind its last."""
+    """The one behind the last."""
     reason: str = _field(_text(64))
-    """As in `pubsub.Gap`: ``too large``."""
+    """As in `pubsub.Gap`: ``overflow`` or ``too large``."""
 
 
 @dataclass(frozen=True, slots=True)

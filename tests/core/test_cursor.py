@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pubsub.core.cursor import Cursor, SubKey
+from pubsub.core.cursor import Cursor, Skip, SubKey
 from pubsub.core.log import Batch, Log
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST
@@ -30,9 +30,12 @@ def opened(log: Log, seq: int = 0, *, limit: int = UNLIMITED, observer: bool = F
     return cursor
 
 
-def taken(cursor: Cursor) -> list[int]:
-    """The numbers of all batches that may be sent now."""
-    return [batch.number for batch in iter(cursor.take, None)]
+def taken(cursor: Cursor) -> list[int | Skip]:
+    """All that may be sent now: the numbers of batches, and what is skipped between them."""
+    found: list[int | Skip] = []
+    while (what := cursor.take()) is not None:
+        found.append(what if isinstance(what, Skip) else what.number)
+    return found
 
 
 # --- sending ------------------------------------------------------------------------------------
@@ -44,7 +47,7 @@ def test_g1_batches_are_sent_in_order_each_once() -> None:
     assert taken(cursor) == []
     put(log, 2, 3)
     assert taken(cursor) == [0, 1]
-    assert cursor.next == cursor.flown == 5
+    assert cursor.next == cursor.sent_until == 5
     put(log, 1)
     assert taken(cursor) == [2]
     assert cursor.take() is None
@@ -56,7 +59,7 @@ def test_it_starts_in_the_middle_of_a_batch_with_the_whole_batch() -> None:
     cursor = opened(log, 4)
     assert cursor.next == 4
     batch = cursor.take()
-    assert batch is not None
+    assert isinstance(batch, Batch)
     assert (batch.first, batch.end) == (3, 6)
 
 
@@ -123,10 +126,9 @@ def test_g3_what_left_the_log_before_it_was_sent_is_counted() -> None:
     put(log, 2, 3, 1)
     log.drop_first()
     log.drop_first()
-    batch = cursor.take()
-    assert batch is not None
-    assert batch.first == 5
+    assert taken(cursor) == [Skip(0, 5, "overflow"), 2]
     assert cursor.lost == 5
+    assert cursor.sent == 2 * BATCH_COST
 
 
 def test_g3_a_gap_that_its_subscriber_never_heard_of_counts_once() -> None:
@@ -137,9 +139,10 @@ def test_g3_a_gap_that_its_subscriber_never_heard_of_counts_once() -> None:
     assert [cursor.take() is not None for _ in range(4)] == [True] * 4  # 0 to 3
     for _ in range(6):
         log.drop_first()
-    batch = cursor.take()  # 6, behind a gap
-    assert batch is not None
-    assert (batch.first, cursor.lost) == (6, 2)
+    assert (cursor.take(), cursor.lost) == (Skip(4, 6, "overflow"), 2)
+    batch = cursor.take()
+    assert isinstance(batch, Batch)
+    assert batch.first == 6
     log.drop_first()
     log.drop_first()
     for _ in range(2):  # it was cut off, again and again, with 0 and 1 in its hands
@@ -159,7 +162,7 @@ def test_g3_everything_may_have_left() -> None:
     put(log, 2, 3)
     log.drop_first()
     log.drop_first()
-    assert cursor.take() is None
+    assert taken(cursor) == [Skip(0, 5, "overflow")]
     assert (cursor.lost, cursor.next, cursor.send) == (5, 5, 2)
     put(log, 1)
     assert taken(cursor) == [2]
@@ -171,7 +174,7 @@ def test_g3_a_gap_that_is_told_again_counts_once() -> None:
     cursor = opened(log)
     put(log, 2, 3, 1)
     log.drop_first()
-    assert taken(cursor) == [1, 2]
+    assert taken(cursor) == [Skip(0, 2, "overflow"), 1, 2]
     assert cursor.lost == 2
     log.drop_first()
     cursor.place(0)
@@ -192,17 +195,40 @@ def test_what_was_sent_and_then_dropped_is_not_lost() -> None:
     assert cursor.lost == 0
 
 
-def test_a_gap_does_not_count_as_in_flight() -> None:
+def test_g3_a_skip_that_waits_for_the_window_is_said_once_and_counts_at_once() -> None:
     log = Log()
     cursor = opened(log, limit=10)
     put(log, 1, size=300)
     assert taken(cursor) == [0]
+    put(log, 1, size=300)
+    log.drop_first()
+    for lost in range(1, 1000):
+        put(log, 1, size=300)
+        log.drop_first()
+        assert cursor.take() is None
+        assert cursor.lost == lost
+        assert len(cursor.gaps) == 1
+        assert not cursor.at_end
+    cursor.ack(1, 400)
+    assert taken(cursor) == [Skip(1, 1000, "overflow")]
+    cursor.ack(1, 400 + BATCH_COST)
+    assert taken(cursor) == []  # it is in flight like a batch
+    cursor.ack(1, 10_000)
+    assert taken(cursor) == [1000]
+    cursor.ack(1001, 10_000)
+    assert not cursor.gaps
+
+
+def test_g3_a_skip_passes_the_limit_as_a_batch_may() -> None:
+    log = Log()
+    cursor = opened(log, limit=10)
     put(log, 1, 1, size=300)
     log.drop_first()
-    log.drop_first()
-    cursor.ack(1, 400)
-    assert taken(cursor) == [2]
-    assert cursor.lost == 1
+    assert taken(cursor) == [Skip(0, 1, "overflow")]
+    cursor.ack(1, BATCH_COST)
+    assert taken(cursor) == []
+    cursor.ack(1, BATCH_COST + 1)
+    assert taken(cursor) == [1]
 
 
 # --- acknowledgements ---------------------------------------------------------------------------
@@ -291,7 +317,7 @@ def test_g5_placed_back_it_sends_again_and_holds_what_it_sends() -> None:
     put(log, 2, 3, 1)
     cursor = opened(log, 6)
     cursor.place(3)
-    assert (cursor.next, cursor.acked, cursor.received, cursor.flown) == (3, 3, 3, 3)
+    assert (cursor.next, cursor.acked, cursor.received, cursor.sent_until) == (3, 3, 3, 3)
     assert log.holds.at(1) == 1
     assert taken(cursor) == [1, 2]
 
@@ -346,13 +372,15 @@ class Places(RuleBasedStateMachine):
         self.batches: list[Batch] = []
         self.cursors: list[Cursor] = []
         self.position: list[int] = []  # sent or lost below it
-        self.sent: list[list[Batch]] = []  # since the last placing
+        self.skipped: list[int] = []  # said to be lost below it
+        self.sent: list[list[tuple[int, int]]] = []  # (end, size), since the last placing
 
     @initialize(observers=st.lists(st.booleans(), min_size=1, max_size=3))
     def begin(self, observers: list[bool]) -> None:
         for i, observer in enumerate(observers):
             self.cursors.append(Cursor(SubKey("s", i), self.log, 0, observer=observer))
             self.position.append(0)
+            self.skipped.append(0)
             self.sent.append([])
 
     @rule(count=st.integers(1, 3), size=st.integers(0, 400))
@@ -377,24 +405,30 @@ class Places(RuleBasedStateMachine):
         start = max(self.position[which], self.log.start)
         due = next((b for b in self.batches if b.end > start), None)
         lost = cursor.lost
-        batch = cursor.take()
-        assert cursor.lost - lost in (0, start - self.position[which])
-        if batch is None:
-            used = sum(b.size for b in sent)
-            full = due is not None and used + due.size > cursor.limit
-            idle = not sent or cursor.acked >= sent[-1].end
-            assert due is None or (full and not (idle and used < cursor.limit))
-            self.position[which] += cursor.lost - lost
+        what = cursor.take()
+        assert cursor.lost - lost == start - self.position[which]
+        self.position[which] = start
+        skips = start > self.skipped[which]
+        if what is None:
+            size = BATCH_COST if skips else due.size if due is not None else 0
+            used = sum(size for _, size in sent)
+            idle = not sent or cursor.acked >= sent[-1][0]
+            full = used + size > cursor.limit and not (idle and used < cursor.limit)
+            assert full or (due is None and not skips)
             return
-        assert batch is due
-        sent.append(batch)
-        assert cursor.sent == sum(b.size for b in sent)
-        self.position[which] = batch.end
+        if skips:
+            assert what == (self.skipped[which], start, "overflow")
+            sent.append((start, BATCH_COST))
+        else:
+            assert what is due
+            sent.append((due.end, due.size))
+        assert cursor.sent == sum(size for _, size in sent)
+        self.position[which] = self.skipped[which] = sent[-1][0]
 
     @rule(which=st.integers(0, 2), back=st.integers(0, 4), limit=st.integers(0, 3000))
     def ack(self, which: int, back: int, limit: int) -> None:
         cursor = self.cursors[which % len(self.cursors)]
-        cursor.ack(max(cursor.acked, cursor.flown - back), limit)
+        cursor.ack(max(cursor.acked, cursor.sent_until - back), limit)
         assert cursor.limit == limit
 
     @rule(which=st.integers(0, 2), back=st.integers(0, 6))
@@ -405,7 +439,7 @@ class Places(RuleBasedStateMachine):
         cursor.place(seq)
         cursor.sent = 0
         self.sent[which] = []
-        self.position[which] = max(seq, self.log.start)
+        self.position[which] = self.skipped[which] = max(seq, self.log.start)
         assert cursor.next == self.position[which]
 
     @invariant()
@@ -419,7 +453,7 @@ class Places(RuleBasedStateMachine):
         for cursor in self.cursors:
             held = max(cursor.held, self.log.first_number)
             assert held <= max(self.log.locate(cursor.acked), self.log.first_number)
-            assert cursor.acked <= cursor.flown <= cursor.next <= self.log.next_seq
+            assert cursor.acked <= cursor.sent_until <= cursor.next <= self.log.next_seq
             assert cursor.acked <= cursor.received
 
 

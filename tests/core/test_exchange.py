@@ -34,6 +34,7 @@ from pubsub.core.publication import Publication, Waiter
 from pubsub.core.receiving import Receiving
 from pubsub.core.serving import Serving
 from pubsub.core.stream import Entry, Stream, StreamKey
+from pubsub.core.window import Credit
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST, Event, FrameReader, array_header, buffers_cost
 from pubsub.wire.messages import End, Ping, Pong, Subscribe, Subscribed, Unsubscribe, encode
@@ -162,36 +163,35 @@ class Sink:
         )
         self.threaded = threaded
         self.max_batch = max_batch
-        self.inbox.on_consumed = self._on_consumed
+        self.inbox.window.on_consumed = self._on_consumed
         self.accounts: dict[StreamKey, Account] = {}
-        self.posted: list[tuple[Stream, int]] = []
-        self.slow: list[Stream] = []
+        self.posted: list[tuple[Credit, int]] = []
+        self.slow: list[Credit] = []
         self.closed = False
         self.entries = 0
 
-    def _on_consumed(self, stream: Stream, stage: int) -> None:
+    def _on_consumed(self, credit: Credit, stage: int) -> None:
         if self.threaded:  # the other thread hears of it later
-            self.posted.append((stream, stage))
+            self.posted.append((credit, stage))
         else:
-            self._consumed(stream, stage)
+            self._consumed(credit, stage)
 
-    def _consumed(self, stream: Stream, stage: int) -> None:
+    def _consumed(self, credit: Credit, stage: int) -> None:
         if stage == 1:
-            self.slow.append(stream)
-        elif stream.route is not None:
-            stream.route.ack(stream)
+            self.slow.append(credit)
+        else:
+            credit.acknowledge()
 
     def run_posted(self) -> bool:
         posted, self.posted = self.posted, []
-        for stream, stage in posted:
-            self._consumed(stream, stage)
+        for credit, stage in posted:
+            self._consumed(credit, stage)
         return bool(posted)
 
     def ack_timer(self) -> bool:
         slow, self.slow = self.slow, []
-        for stream in slow:
-            if stream.route is not None:
-                stream.route.ack(stream)
+        for credit in slow:
+            credit.acknowledge()
         return bool(slow)
 
     def take(self) -> bool:
@@ -267,10 +267,13 @@ class Sink:
     def check_window(self, account: Account, stream: Stream) -> None:
         assert (
             0
-            <= stream.received_bytes - stream.consumed_bytes
-            <= (self.inbox.window + account.source.largest)
+            <= stream.credit.received - stream.credit.consumed
+            <= (self.inbox.window.size + account.source.largest)
         )
-        assert stream.received_bytes <= stream.limit + self.inbox.window + account.source.largest
+        assert (
+            stream.credit.received
+            <= stream.credit.limit + self.inbox.window.size + account.source.largest
+        )
 
     def check_total_window(self) -> None:
         """All streams together: while there were fewer of them, each had a larger share."""
@@ -278,10 +281,10 @@ class Sink:
         if not accounts:
             return
         waiting = sum(
-            a.stream.received_bytes - a.stream.consumed_bytes for a in accounts if a.stream
+            a.stream.credit.received - a.stream.credit.consumed for a in accounts if a.stream
         )
         doublings = math.ceil(math.log2(len(accounts)))
-        assert waiting <= self.inbox.window * (1 + doublings / 2) + sum(
+        assert waiting <= self.inbox.window.size * (1 + doublings / 2) + sum(
             a.source.largest for a in accounts
         )
 
@@ -385,12 +388,12 @@ class Wire:
 
     def break_subscriber(self) -> None:
         self.subscriber_alive = False
-        self.receiving.lost()
+        self.receiving.broken()
         self.down.clear()
 
     def break_publisher(self) -> None:
         self.publisher_alive = False
-        self.serving.lost(self.world.now)
+        self.serving.broken(self.world.now)
         self.up.clear()
         for account in self.world.all_accounts():
             if account.wire is self:

@@ -1,4 +1,4 @@
-"""An inbox: what waits for one Sub, what is conflated, and how streams share the window."""
+"""An inbox: what waits for one Sub, and what is conflated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Route:
         self.unsubscribed: list[Stream] = []
 
     def ack(self, stream: Stream) -> None:
-        stream.grant()
+        stream.credit.grant()
 
     def unsubscribe(self, stream: Stream) -> None:
         self.unsubscribed.append(stream)
@@ -35,6 +35,9 @@ def opened(inbox: Inbox, number: int = 1, topic: str = "topic", due: int = 0) ->
 
 
 def batch(stream: Stream, first: int, count: int = 1, size: int = BATCH_COST) -> None:
+    """A batch, behind the GAP that says what it skips."""
+    if stream.expected is not None and stream.expected < first:
+        stream.gap(stream.expected, first, "overflow")
     stream.batch(first, count, 0.0, b"." * (size - BATCH_COST), ())
 
 
@@ -71,7 +74,7 @@ def test_whoever_waits_hears_of_every_entry() -> None:
 def test_a_gap_by_itself_is_nothing_to_acknowledge() -> None:
     inbox = Inbox(1, "topic", window=10**6)
     calls: list[int] = []
-    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    inbox.window.on_consumed = lambda credit, stage: calls.append(stage)
     stream = opened(inbox)
     stream.end(2)
     [gap] = rest(inbox)
@@ -83,12 +86,12 @@ def test_a_gap_in_the_place_of_a_batch_is_acknowledged() -> None:
     for latest in (False, True):
         inbox = Inbox(1, "topic", window=10**6, latest=latest)
         calls: list[int] = []
-        inbox.on_consumed = lambda stream, stage, calls=calls: calls.append(stage)  # type: ignore[misc]
+        inbox.window.on_consumed = lambda credit, stage, calls=calls: calls.append(stage)  # type: ignore[misc]
         stream = opened(inbox)
         stream.gap(0, 2, "too large")
         assert [entry.gaps for entry in rest(inbox)] == [((2, "too large"),)]
         assert calls == [1]
-        assert stream.grant() == (2, 10**6 + BATCH_COST)
+        assert stream.credit.grant() == (2, 10**6 + BATCH_COST)
 
 
 def test_defaults_do_nothing() -> None:
@@ -162,7 +165,7 @@ def test_g3_an_entry_waits_until_it_is_released(latest: bool) -> None:
     """Whoever is interrupted before it has what it needs of an entry looks at the same again."""
     inbox = Inbox(1, "*", latest=latest, window=10**6)
     calls: list[int] = []
-    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    inbox.window.on_consumed = lambda credit, stage: calls.append(stage)
     stream = opened(inbox)
     batch(stream, 0)
     entry = inbox.peek()
@@ -171,7 +174,7 @@ def test_g3_an_entry_waits_until_it_is_released(latest: bool) -> None:
     assert inbox.peek() is entry
     assert calls == []
     assert inbox.lost == 0
-    stream.took(entry)
+    stream.credit.took(entry.end, entry.size)
     inbox.release(entry)
     inbox.release(entry, True)  # interrupted, once more
     assert calls == [1, 1]
@@ -214,144 +217,7 @@ def test_slots_that_were_taken_are_forgotten() -> None:
     assert len(inbox._passed_of) < 100
 
 
-# --- the window ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("streams", "share"), [(1, 1000), (2, 500), (3, 250), (4, 250), (5, 125), (9, 62)]
-)
-def test_g6_streams_share_the_window(streams: int, share: int) -> None:
-    inbox = Inbox(1, "*", window=1000)
-    for number in range(streams):
-        opened(inbox, number)
-    assert inbox.share == share
-
-
-def test_g6_the_share_is_never_nothing() -> None:
-    inbox = Inbox(1, "*", window=1)
-    for number in range(5):
-        opened(inbox, number)
-    assert inbox.share == 1
-
-
-def test_streams_hear_of_a_new_share_only_when_it_changes() -> None:
-    inbox = Inbox(1, "*", window=8000)
-    told: list[int] = []
-    inbox.on_consumed = lambda stream, stage: told.append(stream.key.stream_id)
-    streams = [opened(inbox, 1)]
-    assert streams[0].ack_every == 2000
-    streams.append(opened(inbox, 2))
-    assert told == [1]
-    assert streams[0].ack_every == streams[1].ack_every == 1000
-    streams.append(opened(inbox, 3))
-    streams.append(opened(inbox, 4))
-    assert told == [1, 1, 2]
-    streams[3].finish()
-    assert told == [1, 1, 2]
-    streams[2].disconnected()
-    streams[1].finish()
-    assert told == [1, 1, 2, 1]  # the one without a link learns it when it has one
-    streams[2].connect(Route(), 0)
-    assert streams[2].limit == 4000
-
-
-def joined(inbox: Inbox, number: int) -> tuple[Stream, int]:
-    """A stream, and the bytes that its publisher may send."""
-    stream = Stream(inbox, StreamKey("publisher", number), "topic", "publisher:1", 10**6)
-    inbox.add(stream)
-    limit = stream.connect(Telling(), number)
-    stream.opened("topic", "msgpack", 0, 0, 10**9)
-    return stream, limit
-
-
-def at_once(stream: Stream, stage: int) -> None:
-    """Acknowledge."""
-    if stream.route is not None:
-        stream.route.ack(stream)
-
-
-class Telling(Route):
-    """Remembers what was granted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.granted: tuple[int, int] | None = None
-
-    def ack(self, stream: Stream) -> None:
-        self.granted = stream.grant() or self.granted
-
-
-def waiting(inbox: Inbox) -> int:
-    slots = (*inbox._newest, *inbox._passed)
-    return sum(e.size for e in (*inbox._entries, *(slot.entry for slot in slots)))
-
-
-@pytest.mark.parametrize("latest", [False, True])
-def test_g6_what_ended_streams_have_left_takes_its_part_of_the_window(latest: bool) -> None:
-    """Pubs that come, put one message each and go, while nobody takes."""
-    inbox = Inbox(1, "**", latest=latest, window=10_000)
-    inbox.on_consumed = at_once
-    sent = 0
-    for number in range(100):
-        stream = Stream(inbox, StreamKey("p", number), f"t/{number}", "p:1", 10**6)
-        inbox.add(stream)
-        limit = stream.connect(Telling(), number)
-        stream.opened(f"t/{number}", "msgpack", 0, 0, 10**9)
-        if limit:
-            batch(stream, 0, size=3000)
-            sent += 1
-        stream.end(1)
-    assert sent == 4
-    assert waiting(inbox) == 12_000, "the window, and one message"
-    assert inbox.lost == 96
-    live, limit = joined(inbox, 100)
-    assert limit == 0
-    told = live.route
-    assert isinstance(told, Telling)
-    first = inbox.take()
-    assert first is not None
-    entries = [first, *rest(inbox)]
-    assert sum(entry.end - entry.first for entry in entries) == 4
-    assert sum(count for entry in entries for count, _ in entry.gaps) == 96
-    assert told.granted == (0, 10_000), "it heard of the room"
-
-
-def test_g6_streams_that_come_one_after_the_other_share_what_is_left() -> None:
-    inbox = Inbox(1, "*", window=16_000)
-    inbox.on_consumed = at_once
-    streams = []
-    for number in range(20):
-        stream, limit = joined(inbox, number)
-        streams.append(stream)
-        seq = sent = 0
-        while sent + 1000 <= limit:  # as much as it may
-            batch(stream, seq, size=1000)
-            seq, sent = seq + 1, sent + 1000
-    assert waiting(inbox) == 16_000
-    for stream in streams[1:]:
-        assert isinstance(stream.route, Telling)
-        assert stream.limit == 1, "one message of each live stream is let through"
-    list(rest(inbox))
-    assert inbox.promised - inbox.consumed_bytes <= 16_000
-    for stream in streams:
-        assert inbox.share == 500
-        assert 375 < stream.limit - stream.consumed_bytes <= 500, "nearly; ACKs are not for nothing"
-
-
-def test_g6_idle_streams_keep_nothing_from_a_new_one() -> None:
-    """Also those that are still connecting, and those whose link broke."""
-    inbox = Inbox(1, "*", window=8000)
-    first = Stream(inbox, StreamKey("publisher", 0), "topic", "publisher:1", 10**6)
-    inbox.add(first)
-    assert first.connect(Route(), 0) == 8000
-    second, limit = joined(inbox, 1)
-    assert limit == 4000
-    second.disconnected()
-    for number in range(2, 5):
-        _, limit = joined(inbox, number)
-        assert limit == inbox.share
-    assert second.connect(Route(), 1) == 1000
-    assert inbox.promised - inbox.consumed_bytes == 5000
+# --- what nobody looks at ----------------------------------------------------------------------
 
 
 def test_g6_gaps_that_nobody_looks_at_take_no_memory() -> None:
@@ -425,22 +291,22 @@ def test_the_newest_message_stands_at_the_end_of_its_batch() -> None:
 def test_what_was_overtaken_is_acknowledged() -> None:
     inbox = Inbox(1, "topic", latest=True, window=4000)
     calls: list[int] = []
-    inbox.on_consumed = lambda stream, stage: calls.append(stage)
+    inbox.window.on_consumed = lambda credit, stage: calls.append(stage)
     stream = opened(inbox)
     batch(stream, 0, size=1500)
     assert calls == []
     batch(stream, 1, size=1500)
     assert calls == [2]
-    assert stream.grant() == (1, 5500)
+    assert stream.credit.grant() == (1, 5500)
     assert inbox.take() is not None  # the gap
-    assert stream.grant() is None
+    assert stream.credit.grant() is None
     assert inbox.take() is not None
-    assert stream.grant() == (2, 7000)
+    assert stream.credit.grant() == (2, 7000)
 
 
 def test_what_is_passed_over_while_nobody_looks_takes_no_memory() -> None:
     inbox = Inbox(1, "topic", latest=True, window=10**6)
-    inbox.on_consumed = lambda stream, stage: stream.grant() and None
+    inbox.window.on_consumed = lambda credit, stage: credit.grant() and None
     stream = opened(inbox)
     for seq in range(0, 1000, 2):
         batch(stream, seq)

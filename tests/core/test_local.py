@@ -72,11 +72,7 @@ def sub(
         number, "topic/*", window=window, history=history, observer=observer, latest=latest
     )
 
-    def consumed(stream: Stream, stage: int) -> None:
-        if stream.route is not None:
-            stream.route.ack(stream)
-
-    inbox.on_consumed = consumed
+    inbox.window.on_consumed = lambda credit, stage: credit.acknowledge()
     return inbox
 
 
@@ -189,7 +185,7 @@ def test_a_sub_that_is_closed_lets_go() -> None:
 def test_what_was_taken_is_known_when_a_sub_is_closed() -> None:
     process, made, inbox = Process(), pub(), sub()
     stream = process.join(made, inbox)
-    inbox.on_consumed = lambda stream, stage: None  # the timer has not come
+    inbox.window.on_consumed = lambda credit, stage: None  # the timer has not come
     put(made, "a")
     process.turn()
     assert values(inbox) == ["a"]
@@ -355,8 +351,8 @@ class House(RuleBasedStateMachine):
     def streams_stay_within_the_window(self) -> None:
         for inbox in self.subs:
             for stream in inbox.streams.values():
-                waiting = stream.received_bytes - stream.consumed_bytes
-                assert waiting <= inbox.window + 3 * 500 + 2 * BATCH_COST
+                waiting = stream.credit.received - stream.credit.consumed
+                assert waiting <= inbox.window.size + 3 * 500 + 2 * BATCH_COST
 
     def teardown(self) -> None:
         for _ in range(1000):

@@ -24,7 +24,7 @@ class Outlet:
     def __init__(self) -> None:
         self.queue: list[Cursor] = []
         self.ended: list[tuple[Cursor, int, str, str]] = []
-        self.forgotten: list[Cursor] = []
+        self.moved: list[Cursor] = []
 
     def enqueue(self, cursor: Cursor) -> None:
         self.queue.append(cursor)
@@ -32,8 +32,8 @@ class Outlet:
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         self.ended.append((cursor, final, code, reason))
 
-    def forget(self, cursor: Cursor) -> None:
-        self.forgotten.append(cursor)
+    def taken_over(self, cursor: Cursor) -> None:
+        self.moved.append(cursor)
 
     def send(self) -> list[int]:
         """Take what all queued cursors may send, as a link does; the first numbers of it."""
@@ -318,7 +318,7 @@ def test_g5_a_subscriber_on_a_new_link_leaves_the_one_that_is_not_yet_known_to_b
     put(made, 1)
     old.send()
     assert attach(made, outlet=new, resume=1)[0] is cursor
-    assert old.forgotten == [cursor]
+    assert old.moved == [cursor]
     put(made, 1)
     assert old.queue == []
     assert new.send() == [1]
@@ -486,6 +486,7 @@ def test_g6_the_oldest_leave_when_the_buffer_is_full() -> None:
     put(made, *[1] * 5)
     assert made.log.size == 3000
     assert made.log.start == 2
+    assert cursor.take() == (0, 2, "overflow")
     assert cursor.take() is made.log.first
     assert cursor.lost == 2
 
@@ -575,6 +576,7 @@ def test_g8_an_observer_never_makes_a_pub_wait() -> None:
     put(made, 1, 1)
     assert made.room(1000)
     put(made, 1)
+    assert cursor.take() == (0, 1, "overflow")
     assert cursor.take() is made.log.first
     assert cursor.lost == 1
 
@@ -959,7 +961,7 @@ def test_g8_those_for_whom_a_put_waits_are_known_with_why_and_until_when() -> No
     made.detach(broken, now=1.0)
     fast, _, _ = attach(made, BERT, resume=2)
     holding = {holder.cursor.key: holder for holder in made.holding(2.0)}
-    assert {key.peer_id: (h.state, h.left) for key, h in holding.items()} == {
+    assert {key.peer_id: (h.state, h.held_for) for key, h in holding.items()} == {
         "": ("unnamed", JOIN - 2),
         "slow": ("attached", None),
         "broken": ("reconnecting", RESUME - 1),

@@ -352,6 +352,24 @@ def test_g3_what_is_too_large_for_a_subscriber_is_a_gap_to_it_alone() -> None:
     assert [cursor.lost for _, cursor in made.cursors()] == [3, 0]
 
 
+def test_g3_what_left_the_log_is_said_in_its_place_and_counts_for_the_window() -> None:
+    made = publication(buffer=1000)
+    end = End_(made)
+    end.hear(subscribe(limit=700))
+    end.pump()
+    put(made, "a" * 300)
+    assert values(end.pump()) == [(0, "a" * 300)]
+    for _ in range(5):
+        put(made, "b" * 600)
+    assert end.pump() == []  # no room in the window yet
+    end.hear(Ack(0, 1, 1000))
+    assert end.pump() == [Gap(0, 1, 5, "overflow")]
+    end.hear(Ack(0, 5, 3000))
+    assert values(end.pump()) == [(0, "b" * 600)]
+    [(_, cursor)] = made.cursors()
+    assert (cursor.lost, cursor.sent) == (4, 2 * BATCH_COST + 300 + 600 + BATCH_COST + 16)
+
+
 def test_a_flush_does_not_wait_for_what_is_too_large() -> None:
     made = publication()
     end = End_(made)
@@ -449,7 +467,7 @@ def test_a_large_message_stops_when_its_channel_does(
         assert [type(event) for event in other.pump()] == [Subscribed, *[Piece] * 3, Data]
         assert [type(event) for event in end.pump()] == [Goodbye]
     else:
-        end.serving.lost(0.0)
+        end.serving.broken(0.0)
     assert end.pump() == []
 
 
@@ -610,7 +628,7 @@ def test_g5_when_the_link_breaks_places_are_held() -> None:
     put(made, "a")
     put(made, "b")
     end.pump()
-    end.serving.lost(100.0)
+    end.serving.broken(100.0)
     assert (end.serving.channels, made.attached) == (0, 0)
     assert made.expire(100.0) == 130.0
     put(made, "c")
@@ -632,7 +650,7 @@ def test_after_a_goodbye_nothing_is_held() -> None:
     assert [len(one.log), one.attached, two.attached] == [0, 0, 0]
     assert one.expire(0.0) is None
     end.serving.closed()
-    end.serving.lost(0.0)
+    end.serving.broken(0.0)
 
 
 def test_g5_a_half_open_link_that_is_lost_later_takes_nothing_with_it() -> None:
@@ -648,7 +666,7 @@ def test_g5_a_half_open_link_that_is_lost_later_takes_nothing_with_it() -> None:
     put(made, "b")
     assert [type(event) for event in old.pump()] == [Goodbye], "and no message"
     assert values(new.pump()) == [(0, "b")]
-    old.serving.lost(0.0)
+    old.serving.broken(0.0)
     assert made.attached == 1
     put(made, "c")
     assert values(new.pump()) == [(0, "c")]
@@ -707,7 +725,7 @@ def test_a_subscriber_that_breaks_the_protocol_is_cut_and_nobody_else_notices(
     honest.hear(subscribe(resume=1))
     with pytest.raises(ProtocolError, match=what):
         hostile.hear(*messages)
-    hostile.serving.lost(0.0)  # what the link does then
+    hostile.serving.broken(0.0)  # what the link does then
     put(made, "d")
     assert values(honest.pump()) == [(0, "b"), (0, "c"), (0, "d")]
     honest.hear(Ack(0, 4, UNLIMITED))
@@ -727,7 +745,7 @@ def test_a_channel_whose_subscription_was_refused_serves_nothing(how: str) -> No
     if how == "closed":
         end.serving.closed()
     else:
-        end.serving.lost(0.0)
+        end.serving.broken(0.0)
     assert end.pump() == []
     assert made.expire(0.0) is None
 
@@ -828,5 +846,5 @@ def test_g3_a_link_whose_channel_another_one_takes_is_told_and_its_places_are_he
     new.hear(subscribe(1, 2, sub_id=2, resume=0))
     assert not [event for event in old.pump() if isinstance(event, Goodbye)], "once is enough"
     assert [event.first for event in new.pump() if isinstance(event, Data)] == [0, 0]
-    old.serving.lost(1.0)
+    old.serving.broken(1.0)
     assert [state for made in (first, second) for state, _ in made.cursors()] == ["attached"] * 2

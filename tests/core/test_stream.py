@@ -1,4 +1,4 @@
-"""A stream on its subscribing side: order, gaps, the window, and large buffers put together."""
+"""A stream on its subscribing side: order, gaps, and large buffers put together."""
 
 from __future__ import annotations
 
@@ -90,15 +90,29 @@ def test_g2_what_came_before_is_skipped() -> None:
 
 def test_g3_what_will_never_come_is_a_gap_before_the_next_message() -> None:
     inbox, stream = opened()
+    stream.gap(0, 3, "overflow")
     batch(stream, 3)
     batch(stream, 4)
+    stream.gap(5, 9, "overflow")
     batch(stream, 9)
-    assert [(e.first, e.gaps) for e in entries(inbox)] == [
-        (3, ((3, "overflow"),)),
-        (4, ()),
-        (9, ((4, "overflow"),)),
+    assert [(e.first, e.end, e.gaps) for e in entries(inbox)] == [
+        (3, 3, ((3, "overflow"),)),
+        (3, 4, ()),
+        (4, 5, ()),
+        (9, 9, ((4, "overflow"),)),
+        (9, 10, ()),
     ]
     assert stream.lost == inbox.lost == 7
+
+
+def test_g3_what_is_skipped_without_a_word_breaks_the_protocol() -> None:
+    inbox, stream = opened()
+    batch(stream, 0)
+    with pytest.raises(ProtocolError, match="a DATA from 2 where 1 is due"):
+        batch(stream, 2)
+    with pytest.raises(ProtocolError, match="a GAP from 2 to 5 where 1 is due"):
+        stream.gap(2, 5, "too large")
+    assert (spans(inbox), inbox.lost, stream.expected) == ([(0, 1, 0)], 0, 1)
 
 
 def test_g3_what_left_the_log_before_the_subscription_was_answered_is_a_gap() -> None:
@@ -107,7 +121,7 @@ def test_g3_what_left_the_log_before_the_subscription_was_answered_is_a_gap() ->
     [gap] = entries(inbox)
     assert (gap.first, gap.end, gap.gaps, gap.size) == (6, 6, ((4, "overflow"),), 0)
     assert stream.lost == inbox.lost == 4
-    assert stream.acked == 6
+    assert stream.credit.acked_until == 6
 
 
 def test_g3_what_did_not_come_before_the_end_is_a_gap() -> None:
@@ -188,139 +202,6 @@ def test_g5_a_stream_goes_on_over_a_new_channel() -> None:
     assert inbox.lost == 2
 
 
-# --- the window ---------------------------------------------------------------------------------
-
-
-def test_g6_a_channel_begins_with_the_window_less_what_waits() -> None:
-    inbox, stream = fresh(window=4000)
-    assert stream.connect(Route(), 0) == 4000
-    stream.opened("topic", "msgpack", 0, 0, 1)
-    batch(stream, 0)
-    batch(stream, 1)
-    entry = inbox.take()
-    assert entry is not None
-    stream.disconnected()
-    assert stream.connect(Route(), 0) == 3000
-    stream.disconnected()
-    stream.opened("topic", "msgpack", 2, 2, 1)
-    batch(stream, 2, size=2500)
-    stream.disconnected()
-    assert stream.connect(Route(), 0) == 500
-    stream.disconnected()
-    stream.opened("topic", "msgpack", 3, 3, 1)
-    batch(stream, 3, size=600)
-    stream.disconnected()
-    assert stream.connect(Route(), 0) == 0
-
-
-def test_g6_more_than_the_window_is_refused() -> None:
-    _, stream = opened(window=2500)
-    batch(stream, 0)
-    batch(stream, 1)
-    with pytest.raises(ProtocolError, match="3,000 bytes on a channel that may carry 2,500") as it:
-        batch(stream, 2)
-    assert it.value.code == "limit"
-
-
-def test_one_batch_may_pass_the_limit_when_all_before_it_is_acknowledged() -> None:
-    inbox, stream = opened(window=1500)
-    batch(stream, 0, size=9000)
-    with pytest.raises(ProtocolError):
-        batch(stream, 1)
-    entries(inbox)
-    assert stream.grant() == (1, 10_500)
-    batch(stream, 1, size=5000)
-    entries(inbox)
-    with pytest.raises(ProtocolError):  # consumed, but the publisher cannot know
-        batch(stream, 2)
-
-
-def test_none_may_pass_a_limit_that_was_reached() -> None:
-    inbox, stream = opened(window=1000)
-    batch(stream, 0, size=1000)
-    entries(inbox)
-    stream.acked = 1  # as if all were acknowledged and the limit as before
-    with pytest.raises(ProtocolError):
-        batch(stream, 1)
-
-
-def test_what_was_on_its_way_when_the_limit_became_less_is_taken() -> None:
-    inbox, stream = opened(window=4000)
-    batch(stream, 0)
-    fresh(inbox=inbox)
-    assert stream.grant() == (0, 2000)
-    batch(stream, 1)
-    batch(stream, 2)
-    batch(stream, 3)
-    with pytest.raises(ProtocolError, match="5,000 bytes on a channel that may carry 4,000"):
-        batch(stream, 4)
-
-
-def test_a_new_channel_begins_with_the_limit_of_its_own() -> None:
-    inbox, stream = opened(window=4000)
-    fresh(inbox=inbox)
-    stream.disconnected()
-    assert stream.connect(Route(), 0) == 2000
-    stream.opened("topic", "msgpack", 0, 0, 1)
-    batch(stream, 0)
-    with pytest.raises(ProtocolError):
-        batch(stream, 1, size=1001)
-
-
-def test_a_repeated_batch_counts_for_nothing() -> None:
-    inbox, stream = opened(window=3000)
-    batch(stream, 0)
-    batch(stream, 0)
-    entries(inbox)
-    assert stream.grant() == (1, 5000)  # both were sent on this channel
-    batch(stream, 1, size=3000)
-
-
-# --- acknowledging ------------------------------------------------------------------------------
-
-
-def test_an_ack_is_due_soon_or_now_and_once() -> None:
-    inbox, stream = opened(window=8192)
-    assert stream.ack_every == 2048
-    stages: list[int] = []
-    inbox.on_consumed = lambda stream, stage: stages.append(stage)
-    for seq in range(5):
-        batch(stream, seq)
-    entries(inbox)
-    assert stages == [1, 2]
-    assert stream.grant() == (5, 8192 + 5000)
-    assert stream.grant() is None
-    batch(stream, 5)
-    entries(inbox)
-    assert stages == [1, 2, 1]
-
-
-@pytest.mark.parametrize(
-    ("window", "asked", "every"), [(8192, 100, 100), (8192, 10**9, 2048), (1, 0, 1)]
-)
-def test_acks_are_as_frequent_as_both_sides_need(window: int, asked: int, every: int) -> None:
-    _, stream = fresh(window=window)
-    stream.connect(Route(), 0)
-    stream.opened("topic", "msgpack", 0, 0, asked)
-    assert stream.ack_every == every
-
-
-def test_an_ack_says_what_was_consumed_and_not_what_came() -> None:
-    inbox, stream = opened(3)
-    batch(stream, 3, 2)
-    batch(stream, 5, 2)
-    assert stream.grant() is None
-    inbox.take()
-    assert stream.grant() == (5, WINDOW + 1000)
-
-
-def test_an_ack_covers_the_gap_behind_which_something_was_consumed() -> None:
-    inbox, stream = opened()
-    batch(stream, 4)
-    inbox.take()
-    assert stream.grant() == (5, WINDOW + 1000)
-
-
 def test_g3_what_is_not_sent_is_a_gap_at_once_and_is_acknowledged() -> None:
     inbox, stream = opened()
     batch(stream, 0)
@@ -329,20 +210,22 @@ def test_g3_what_is_not_sent_is_a_gap_at_once_and_is_acknowledged() -> None:
     inbox.take()
     [gap] = entries(inbox)
     assert (gap.first, gap.end, gap.gaps) == (3, 3, ((2, "too large"),))
-    assert stream.grant() == (3, WINDOW + 1000 + BATCH_COST)
+    assert stream.credit.grant() == (3, WINDOW + 1000 + BATCH_COST)
 
 
 def test_g3_a_gap_may_stand_behind_another_and_over_what_came() -> None:
     inbox, stream = opened()
+    stream.gap(0, 2, "overflow")
     stream.gap(2, 5, "too large")
     stream.gap(4, 6, "too large")
     stream.gap(3, 6, "too large")  # all of it came before
     assert [entry.gaps for entry in entries(inbox)] == [
-        ((2, "overflow"), (3, "too large")),
+        ((2, "overflow"),),
+        ((3, "too large"),),
         ((1, "too large"),),
     ]
     assert (stream.expected, stream.lost) == (6, 6)
-    assert stream.received_bytes == stream.consumed_bytes == 2 * BATCH_COST
+    assert stream.credit.received == stream.credit.consumed == 3 * BATCH_COST
 
 
 def test_g6_gaps_take_their_part_of_the_window() -> None:
@@ -367,61 +250,6 @@ def test_a_gap_that_may_not_come_now_breaks_the_protocol() -> None:
     stream.place(100, 50, 50)
     with pytest.raises(ProtocolError, match="a GAP in the middle of a batch"):
         stream.gap(0, 1, "too large")
-
-
-def test_an_ack_never_goes_back() -> None:
-    """After a resume the publisher takes for consumed what only waits here."""
-    inbox, stream = opened()
-    batch(stream, 0)
-    batch(stream, 1)
-    stream.disconnected()
-    stream.connect(Route(), 0)
-    stream.opened("topic", "msgpack", 2, 2, 1)
-    inbox.take()
-    assert stream.grant() == (2, WINDOW - 1000)
-    inbox.take()
-    assert stream.grant() == (2, WINDOW)
-    batch(stream, 2)
-    inbox.take()
-    assert stream.grant() == (3, WINDOW + 1000)
-
-
-def test_without_a_way_back_there_is_no_ack() -> None:
-    inbox, stream = opened()
-    batch(stream, 0)
-    stream.disconnected()
-    inbox.take()
-    assert stream.grant() is None
-
-
-@pytest.mark.parametrize("when", ["disconnected", "connecting"])
-@pytest.mark.parametrize("asked", [True, False], ids=["asked in vain", "not asked yet"])
-def test_what_was_consumed_without_a_way_back_is_acknowledged_with_the_answer(
-    when: str, asked: bool
-) -> None:
-    """Else the window of the new channel might never open: nothing more comes to be consumed."""
-    inbox, stream = opened(window=2000)
-    calls: list[int] = []
-    inbox.on_consumed = lambda stream, stage: calls.append(stage)
-    batch(stream, 0)
-    batch(stream, 1)
-    stream.disconnected()
-    if when == "disconnected":
-        entries(inbox)
-    assert stream.connect(Route(), 0) == (2000 if when == "disconnected" else 0)
-    if when == "connecting":
-        entries(inbox)
-    if asked:
-        assert stream.grant() is None
-    calls.clear()
-    stream.opened("topic", "msgpack", 2, 2, 1)
-    assert calls == ([] if when == "disconnected" else [2])
-    if when == "connecting":
-        assert stream.grant() == (2, 2000)
-    calls.clear()
-    batch(stream, 2)
-    entries(inbox)
-    assert calls == [2], "an ACK that was lost with the link must not silence the next ones"
 
 
 # --- large buffers ------------------------------------------------------------------------------
@@ -557,7 +385,7 @@ def test_g6_a_buffer_beyond_the_window_is_refused_before_memory_is_taken() -> No
     with pytest.raises(ProtocolError, match="6,256 bytes on a channel that may carry 3,000"):
         stream.place(5000, 0, 1)
     entries(inbox)
-    stream.grant()
+    stream.credit.grant()
     piece(stream, b"x" * 5000, 5000, 0)
     stream.data(1, 1, 0.0, b"")
     with pytest.raises(ProtocolError):
@@ -603,20 +431,24 @@ def test_a_message_that_was_under_way_when_the_link_broke_is_forgotten(how: str)
 def test_whatever_comes_delivered_and_lost_is_what_was_due(
     steps: list[tuple[int, int, int, bool]],
 ) -> None:
-    """Batches that go back, follow or leap, with consumption and reconnection in between."""
+    """Batches that go back, follow or leap (which a GAP says), with consumption and reconnection
+    in between."""
     inbox, stream = opened(10, window=10**9)
     position, delivered, received = 10, 0, 0
     for offset, count, take, reconnect in steps:
         assert stream.expected is not None
         before = stream.expected
         first = max(0, before + offset)
+        if first > before:
+            stream.gap(before, first, "overflow")
+            received += BATCH_COST
         stream.batch(first, count, 0.0, b"", ())
         assert stream.expected == max(before, first + count)
         received += BATCH_COST * (first + count > before)
         if reconnect:
             stream.disconnected()
-            assert stream.connect(Route(), 0) == 10**9 - stream.received_bytes + (
-                stream.consumed_bytes
+            assert stream.connect(Route(), 0) == 10**9 - stream.credit.received + (
+                stream.credit.consumed
             )
             stream.opened("topic", "msgpack", stream.expected, stream.expected, 1)
         for entry in [e for e in (inbox.take() for _ in range(take)) if e is not None]:
@@ -630,7 +462,7 @@ def test_whatever_comes_delivered_and_lost_is_what_was_due(
     assert stream.expected is not None
     assert delivered + inbox.lost == stream.expected - 10
     assert position == stream.expected
-    assert stream.received_bytes == stream.consumed_bytes == received
+    assert stream.credit.received == stream.credit.consumed == received
 
 
 # --- the end without a word ---------------------------------------------------------------------
@@ -714,7 +546,7 @@ def test_g3_a_stream_that_comes_back_goes_on_with_its_counts() -> None:
         (4, 5, ()),
     ]
     assert (stream.lost, inbox.lost, stream.expected) == (3, 3, 5)
-    assert stream.received_bytes == stream.consumed_bytes == inbox.consumed_bytes == 2_000
+    assert stream.credit.received == stream.credit.consumed == inbox.window.consumed == 2_000
 
 
 def test_g3_one_that_is_given_up_again_is_told_again_only_when_it_was_there_between() -> None:
@@ -751,8 +583,8 @@ def test_what_waits_of_a_stream_that_comes_back_takes_its_part_of_the_window() -
     assert other.connect(Route(), 0) == 1_000
     assert stream.connect(Route(), 1) <= 1
     entries(inbox)
-    assert stream.grant() is None  # it is not open
-    assert inbox.promised - inbox.consumed_bytes <= 4_000
+    assert stream.credit.grant() is None  # it is not open
+    assert inbox.window.promised - inbox.window.consumed <= 4_000
 
 
 def test_g3_one_that_was_unreachable_once_stays_so_until_it_is_reached() -> None:

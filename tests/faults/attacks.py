@@ -23,6 +23,7 @@ from pubsub.wire.messages import (
     Ack,
     Auth,
     Control,
+    Gap,
     Goodbye,
     Hello,
     Ping,
@@ -516,6 +517,17 @@ ON_SUBSCRIBER = [
         "SUBSCRIBED from 5 and 3",
         lambda c: Subscribed(c, "t", "msgpack", 5, 3, 1),
         answer=False,
+    ),
+    _sending(
+        "skips_in_silence",
+        "a DATA from 5 where 1 is due",
+        lambda c: batch(c, 0, b"\x01"),
+        lambda c: batch(c, 5, b"\x01"),
+    ),
+    _sending(
+        "a_gap_behind_what_is_due",
+        "a GAP from 3 to 4 where 0 is due",
+        lambda c: Gap(c, 3, 4, "overflow"),
     ),
     _sending("a_buffer_of_2_63", "a batch of more than", lambda c: piece(c, 2**63, 0, b"x")),
     _sending(

@@ -359,7 +359,7 @@ def publisher(raw: bytes) -> None:
         if what == 1:
             return encode(Pong(choices.number(serving._token + 1)))
         assert cursor is not None
-        consumed = cursor.acked + choices.number(cursor.flown - cursor.acked + 1)
+        consumed = cursor.acked + choices.number(cursor.sent_until - cursor.acked + 1)
         return encode(Ack(channel.number, consumed, cursor.sent + choices.one_of(0, 500, 9000)))
 
     try:
@@ -396,7 +396,7 @@ def publisher(raw: bytes) -> None:
     except ProtocolError:
         serving.closed()
     else:
-        serving.lost(now)
+        serving.broken(now)
     for publication in publications.values():
         publication.expire(now + 100)
         assert not list(publication.cursors())
@@ -414,14 +414,14 @@ def _acknowledge_too_much(choices: Choices, serving: Serving) -> None:
     channel = choices.one_of(*channels)
     cursor = channel.cursor
     assert cursor is not None
-    before = cursor.acked, cursor.limit, cursor.flown
-    above = cursor.flown + 1 + choices.one_of(0, 1, choices.number(2**62))
+    before = cursor.acked, cursor.limit, cursor.sent_until
+    above = cursor.sent_until + 1 + choices.one_of(0, 1, choices.number(2**62))
     try:
         serving.receive(Ack(channel.number, above, 2**40))
     except ProtocolError:
-        assert (cursor.acked, cursor.limit, cursor.flown) == before
+        assert (cursor.acked, cursor.limit, cursor.sent_until) == before
     else:
-        raise AssertionError(f"an ACK of {above} where {cursor.flown} was sent")
+        raise AssertionError(f"an ACK of {above} where {cursor.sent_until} was sent")
 
 
 def subscriber(raw: bytes) -> None:
@@ -432,7 +432,7 @@ def subscriber(raw: bytes) -> None:
     latest = bool(choices.number(2))
     inbox = Inbox(1, "t", latest=latest, window=window)
     receiving = Receiving(lambda: None, lambda stream: None)
-    inbox.on_consumed = lambda stream, stage: receiving.ack(stream)
+    inbox.window.on_consumed = lambda credit, stage: credit.acknowledge()
     streams = [Stream(inbox, StreamKey("p", n), "t", f"p#{n}", max_message) for n in range(2)]
     for stream in streams:
         inbox.add(stream)
@@ -485,7 +485,7 @@ def subscriber(raw: bytes) -> None:
         receiving.receive(event)
         for stream in streams:
             if stream.expected is not None and stream not in start:
-                start[stream] = stream.consumed
+                start[stream] = stream.credit.consumed_until
 
     try:
         while choices:
@@ -507,7 +507,7 @@ def subscriber(raw: bytes) -> None:
             assert len(inbox.streams) <= 2
     except ProtocolError as error:
         _sayable(error)
-    for stream in receiving.lost():
+    for stream in receiving.broken():
         assert not stream.open
     while take():
         pass

@@ -258,7 +258,7 @@ async def test_g6_a_pub_holds_no_more_than_its_buffer(coordinator: str) -> None:
             if i % 100 == 0:
                 await asyncio.sleep(0)
                 assert pub._publication.log.size <= 1_000_000
-        assert sub._inbox.window == 1_000
+        assert sub._inbox.window.size == 1_000
 
 
 async def test_g6_pubs_that_come_and_go_fill_no_more_than_the_window(coordinator: str) -> None:
@@ -271,7 +271,7 @@ async def test_g6_pubs_that_come_and_go_fill_no_more_than_the_window(coordinator
             pub._seal()
             peer.runtime.turn.run()
             await pub.close(linger=0)
-        waiting = sub._inbox.received_bytes
+        waiting = sub._inbox.window.received
         assert 1_000_000 <= waiting <= 1_101_000
         got = lost = 0
         async for event in sub.messages():
@@ -297,7 +297,7 @@ async def test_g6_pubs_that_wait_for_room_as_they_end_get_it(coordinator: str) -
                 pub.put([number, b"x" * 30_000])
 
         jobs = [asyncio.create_task(job(number)) for number in range(count)]
-        await eventually(lambda: sub._inbox.received_bytes >= 100_000)
+        await eventually(lambda: sub._inbox.window.received >= 100_000)
         got = [(await sub.get(timeout=10))[0] for _ in range(count)]
         assert sorted(got) == list(range(count))
         assert sub.lost == 0

@@ -39,7 +39,8 @@ TAKING = {
         str(HERE / f"faces/{name}.py")
         for name in ("face", "message", "sub", "asyncsub", "blockingsub")
     ),
-    *(str(HERE / name) for name in ("codec/codec.py", "core/inbox.py", "core/stream.py")),
+    *(str(HERE / f"core/{name}.py") for name in ("inbox", "stream", "window")),
+    str(HERE / "codec/codec.py"),
 }
 assert all(map(os.path.exists, TAKING))
 ON_ITS_WAY = ("get", "get_many", "_event", "messages", "_each_event")

@@ -679,7 +679,7 @@ def test_g6_memory_is_bounded_by_buffer_and_windows_however_many_do_not_take() -
         assert log.size > 15_000
         for sub in subs:
             (stream,) = sub._inbox.streams.values()
-            assert 2_000 < stream.received_bytes - stream.consumed_bytes <= 3_000 + 400
+            assert 2_000 < stream.credit.received - stream.credit.consumed <= 3_000 + 400
 
     stage.play(story())
 

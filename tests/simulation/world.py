@@ -324,7 +324,7 @@ class World:
             window = sub.sub.window
             total = 0
             for stream in sub.sub._inbox.streams.values():
-                waits = stream.received_bytes - stream.consumed_bytes
+                waits = stream.credit.received - stream.credit.consumed
                 total += waits
                 if waits > window + largest:
                     self.fail("G6", f"{sub} holds {waits} bytes of one stream")
