@@ -12,16 +12,21 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pubsub.config import Settings, Way
 from pubsub.errors import ProtocolError, PubSubError
-from pubsub.links.link import Core, Link, dial
+from pubsub.links.link import Core, Link, State
+from pubsub.links.patience import Patience
 from pubsub.links.resolving import host_of, resolve
 from pubsub.support.logs import logger
 from pubsub.wire.handshake import Dialler, Other
 from pubsub.wire.liveness import Backoff
 
-__all__ = ["KeptLink", "explain"]
+if TYPE_CHECKING:
+    from ssl import SSLContext  # not every Python has it
+
+__all__ = ["KeptLink", "dial", "explain"]
 
 log = logger("pubsub")
 
@@ -227,6 +232,57 @@ class KeptLink:
             self._task.cancel()
         if self.link is not None:
             self.link.goodbye()
+
+
+async def dial(link: Link, way: Way, timeout: float, *, ssl: SSLContext | None = None) -> None:
+    """Connect, over TLS where there is a context for it; where this raises, the link is to be
+    aborted.
+
+    Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the same
+    turn as the result. Where the connection is there already, uvloop closes what is cancelled, and
+    never tells the link: so it is not cancelled here, and told where others do it (`asyncio.run`
+    ends all tasks)."""
+    loop = link.loop
+    task = loop.create_task(_connect(link, way, ssl))
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if task.cancelled() and link.state is not State.CONNECTING:
+            link.connection_lost(None)
+
+    task.add_done_callback(ended)
+    expired = loop.create_future()
+    patience = Patience(loop, timeout, lambda: expired.set_result(None))
+    try:
+        await asyncio.wait({task, expired}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise asyncio.TimeoutError
+        task.result()
+    finally:
+        patience.cancel()
+        if not task.done():
+            if link.state is State.CONNECTING:  # else the caller aborts it: the task ends by itself
+                link.disown()
+                task.cancel()
+        elif not task.cancelled():
+            task.exception()
+
+
+async def _connect(link: Link, way: Way, ssl: SSLContext | None) -> None:
+    loop, host, port = link.loop, way.host, way.port
+    options: dict[str, Any] = {"ssl": ssl, "server_hostname": host} if ssl else {}
+    if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
+        await loop.create_connection(lambda: link, host, port, **options)
+        return
+    # plain asyncio would ask its executor for an address with a zone
+    *_, name = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0]
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, name)
+        await loop.create_connection(lambda: link, sock=sock, **options)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _look_at(future: asyncio.Future[None]) -> None:

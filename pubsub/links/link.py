@@ -14,9 +14,9 @@ import socket
 from collections.abc import Sequence
 from enum import Enum
 from logging import INFO, WARNING
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
-from pubsub.config import Address, Settings, Way
+from pubsub.config import Address, Settings
 from pubsub.errors import ProtocolError
 from pubsub.links import descriptors
 from pubsub.links.patience import Patience
@@ -27,10 +27,7 @@ from pubsub.wire.handshake import Acceptor, Dialler, Other
 from pubsub.wire.liveness import HEARTBEAT_TOKEN, Heartbeat, Pulse
 from pubsub.wire.messages import Control, Goodbye, Hello, Ping, Pong, encode
 
-if TYPE_CHECKING:
-    from ssl import SSLContext  # not every Python has it
-
-__all__ = ["TRANSITIONS", "Core", "Endpoint", "Gate", "Link", "Lost", "State", "dial"]
+__all__ = ["TRANSITIONS", "Core", "Endpoint", "Gate", "Link", "Lost", "State"]
 
 log = logger("pubsub.link")
 log.logger.addFilter(RateLimit())  # whoever can connect can make it speak
@@ -85,57 +82,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 class Lost(ConnectionError):
     """A connection that broke: reset, end of file without GOODBYE, or no sign of life."""
-
-
-async def dial(link: Link, way: Way, timeout: float, *, ssl: SSLContext | None = None) -> None:
-    """Connect, over TLS where there is a context for it; where this raises, the link is to be
-    aborted.
-
-    Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the same
-    turn as the result. Where the connection is there already, uvloop closes what is cancelled, and
-    never tells the link: so it is not cancelled here, and told where others do it (`asyncio.run`
-    ends all tasks)."""
-    loop = link.loop
-    task = loop.create_task(_connect(link, way, ssl))
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if task.cancelled() and link.state is not CONNECTING:
-            link.connection_lost(None)
-
-    task.add_done_callback(ended)
-    expired = loop.create_future()
-    patience = Patience(loop, timeout, lambda: expired.set_result(None))
-    try:
-        await asyncio.wait({task, expired}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise asyncio.TimeoutError
-        task.result()
-    finally:
-        patience.cancel()
-        if not task.done():
-            if link.state is CONNECTING:  # else the caller aborts it: the task ends by itself
-                link.disown()
-                task.cancel()
-        elif not task.cancelled():
-            task.exception()
-
-
-async def _connect(link: Link, way: Way, ssl: SSLContext | None) -> None:
-    loop, host, port = link.loop, way.host, way.port
-    options: dict[str, Any] = {"ssl": ssl, "server_hostname": host} if ssl else {}
-    if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
-        await loop.create_connection(lambda: link, host, port, **options)
-        return
-    # plain asyncio would ask its executor for an address with a zone
-    *_, name = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0]
-    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        await loop.sock_connect(sock, name)
-        await loop.create_connection(lambda: link, sock=sock, **options)
-    except BaseException:
-        sock.close()
-        raise
 
 
 class Core(Protocol):

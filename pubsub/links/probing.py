@@ -20,7 +20,8 @@ from enum import Enum
 
 from pubsub.config import Address, Settings, Way
 from pubsub.errors import AuthError, ProtocolError
-from pubsub.links.link import Link, dial
+from pubsub.links.keeping import dial
+from pubsub.links.link import Link
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import host_of
 from pubsub.wire.frames import Event

@@ -15,8 +15,7 @@ import pytest
 
 from pubsub import Closed, Peer, Pub, Sub, WrongContext
 from pubsub.coordinator import server
-from pubsub.links.keeping import explain
-from pubsub.links.link import dial
+from pubsub.links.keeping import dial, explain
 from tests.integration.support import (
     LONG,
     break_links,

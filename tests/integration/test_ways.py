@@ -23,7 +23,7 @@ from pubsub.config import Way
 from pubsub.coordinator import server
 from pubsub.coordinator.server import Coordinator
 from pubsub.links import resolving
-from pubsub.links.link import dial
+from pubsub.links.keeping import dial
 from pubsub.runtime import runtime
 from pubsub.runtime.publisher_link import Remote
 from pubsub.wire.messages import Register

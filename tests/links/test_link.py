@@ -14,7 +14,8 @@ import pytest
 
 from pubsub.config import Settings, Way
 from pubsub.errors import ProtocolError
-from pubsub.links.link import READ_TURN, TRANSITIONS, Link, Lost, State, dial
+from pubsub.links.keeping import dial
+from pubsub.links.link import READ_TURN, TRANSITIONS, Link, Lost, State
 from pubsub.links.listening import listen
 from pubsub.wire.frames import FrameReader
 from pubsub.wire.handshake import Acceptor, Dialler, Identity, Refused
