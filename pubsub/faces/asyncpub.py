@@ -37,7 +37,7 @@ FIRST_GRANT = 64
 """Bytes that a batch may have at first, where other Pubs put in the same turn too."""
 
 
-class _Turn:
+class _LetRun:
     """What `put` returns in an event loop when it has filled a batch: awaiting it lets the loop
     run once, so that a long row of awaited puts holds up nobody."""
 
@@ -50,7 +50,7 @@ class _Turn:
         return "<put: done>"
 
 
-_TURN = _Turn()
+_LET_RUN = _LetRun()
 
 
 class _Put(asyncio.Future[None]):
@@ -179,7 +179,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
     def _later(self, now: bool) -> Awaitable[None]:
         """What `put` returns; `now`: it is time to let the loop run."""
         done: Awaitable[None] = self._done
-        return _TURN if now else done
+        return _LET_RUN if now else done
 
     def _fits(self, size: int) -> bool:
         """Whether there is room for so much more."""

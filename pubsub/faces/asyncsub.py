@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSub"]
 
-TAKES = 0.01
+TAKE_SLICE_SECONDS = 0.01
 """Seconds for which batches that wait already are handed out before the loop runs. Who takes does
 not wait for anything then, and however full the Sub is, nothing else would run: no timer, no
 heartbeat, and no acknowledgement, which publishers wait for."""
@@ -67,7 +67,7 @@ class AsyncSub(InLoop, Sub, blocking=False):
                 timer.cancel()
 
     def _check(self) -> None:
-        if self._dead is not None or self._held is not None or self._failure is not None:
+        if self._dead is not None or self._held is not None or self._ready.error is not None:
             super()._check()
         if running_loop() is not self._runtime.loop:
             self._check_place()
@@ -79,7 +79,7 @@ class AsyncSub(InLoop, Sub, blocking=False):
         next one in its place.)"""
         now = time.monotonic()
         began = self._began
-        if began and now - began < TAKES:
+        if began and now - began < TAKE_SLICE_SECONDS:
             return False
         self._began = now
         return began > 0
@@ -197,11 +197,6 @@ class AsyncSub(InLoop, Sub, blocking=False):
         self._discard()
         if not self._runtime.exiting:  # else who waits stays where it is, as in a daemon thread
             self._wake()
-
-    def _failed(self, error: Exception | None) -> None:
-        """See `Sink`."""
-        self._failure = error
-        self._wake()
 
     def __iter__(self) -> NoReturn:
         raise WrongContext("in an event loop iterate a Sub by `async for`, not `for`")

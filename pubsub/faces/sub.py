@@ -99,7 +99,6 @@ class Sub(Face, blocking=None):
     ) -> None:
         refuse_inside("Sub")
         self._dead: Exception | None = None
-        self._failure: Exception | None = None
         self._held: Exception | None = None
         self.topic = check_pattern(topic)
         warn_of_foreign_wildcards(self.topic)
@@ -229,10 +228,6 @@ class Sub(Face, blocking=None):
         raise NotImplementedError
 
     def _abandon(self, error: Exception) -> None:
-        """See `Sink`."""
-        raise NotImplementedError
-
-    def _failed(self, error: Exception | None) -> None:
         """See `Sink`."""
         raise NotImplementedError
 
@@ -502,8 +497,8 @@ class Sub(Face, blocking=None):
             raise held
         if self._dead is not None:
             raise self._dead
-        if self._failure is not None and not self._inbox.streams:
-            raise self._failure
+        if self._ready.error is not None and not self._inbox.streams:
+            raise self._ready.error
 
     def __repr__(self) -> str:
         if self._dead is not None:
@@ -525,10 +520,6 @@ class WeakSink:
     def abandon(self, error: Exception) -> None:
         if sub := self._sub():
             sub._abandon(error)
-
-    def failed(self, error: Exception | None) -> None:
-        if sub := self._sub():
-            sub._failed(error)
 
 
 def take_more(sub: Sub, found: list[Any], most: int) -> None:

@@ -88,9 +88,6 @@ class Sink(Protocol):
     def abandon(self, error: Exception) -> None:
         """Refuse every further call, with this error."""
 
-    def failed(self, error: Exception | None) -> None:
-        """It could not be made ready."""
-
 
 class _Pub:
     """What the runtime knows of a Pub."""
@@ -494,12 +491,11 @@ class Runtime:
             pub.ready.retry()
         for sub in self._subs.values():
             sub.ready.retry()
-            sub.sink.failed(None)
 
     def disconnected(self, session: Session) -> None:
         """See `Directed`."""
         self._answers.pop(session, None)
-        if not self._contact and all(s.hopeless for s in self.sessions):
+        if not self._contact and all(s.not_a_coordinator for s in self.sessions):
             self._give_up_contact()
         for sub in list(self._subs.values()):
             self._check_sub(sub)
@@ -624,7 +620,7 @@ class Runtime:
 
     def _await_contact(self, entity: _Pub | _Sub) -> None:
         """Fail what is not ready when no coordinator was ever reached in time."""
-        if all(session.hopeless for session in self.sessions):
+        if all(session.not_a_coordinator for session in self.sessions):
             self.loop.call_soon(self._give_up_on, entity)
         else:
             self._have_patience(entity)
@@ -648,7 +644,7 @@ class Runtime:
         if mute and ready.waited < self.mute_waits:  # it will answer, or go
             ready.waited += 1
             self._have_patience(entity)
-            if self._go_on_without_the_mute(entity):
+            if self._skip_silent_coordinators(entity):
                 return
             for session in mute:
                 session.complain_of_silence()
@@ -656,7 +652,7 @@ class Runtime:
         error = self._unreachable()
         ready.set(error)
         if isinstance(entity, _Sub):
-            entity.sink.failed(error)
+            entity.inbox.on_entry()  # whoever waits for a message waits in vain
 
     def _unreachable(self) -> Exception:
         """Why nothing can be ready: no coordinator, or trouble of our own."""
@@ -675,7 +671,7 @@ class Runtime:
             way_out=way_out,
         )
 
-    def _go_on_without_the_mute(self, entity: _Pub | _Sub) -> bool:
+    def _skip_silent_coordinators(self, entity: _Pub | _Sub) -> bool:
         """Where one coordinator has answered, one that is connected and does not is waited for no
         longer."""
         if not any(entity.id in answered for answered in self._answers.values()):
@@ -704,8 +700,6 @@ class Runtime:
 
     def _check_sub(self, sub: _Sub) -> None:
         if not sub.ready.done and not sub.unsettled and self._answered_by_all(sub.inbox.sub_id):
-            if sub.ready.error is not None:  # it has answered after all
-                sub.sink.failed(None)
             sub.ready.set()
 
     def _check_pub(self, pub: _Pub) -> None:
