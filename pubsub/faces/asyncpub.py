@@ -349,7 +349,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._check()
         self._check_place()
         timeout = seconds("timeout", timeout)
-        await flush(self, self._runtime, self._publication, timeout)
+        await flush(self, timeout)
 
     async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()

@@ -250,7 +250,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
         self._check()
         timeout = seconds("timeout", timeout)
         self.peer._refuse_in_loop("flush()")
-        self.peer._wait(flush(self, self._runtime, self._publication, timeout))
+        self.peer._wait(flush(self, timeout))
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()

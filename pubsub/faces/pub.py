@@ -535,17 +535,10 @@ async def wait_attached(
             timer.cancel()
 
 
-async def flush(
-    pub: Pub,
-    runtime: Runtime,
-    publication: Publication,
-    timeout: float | None,
-    *,
-    observers: bool = False,
-) -> None:
+async def flush(pub: Pub, timeout: float | None, *, observers: bool = False) -> None:
     """See `Pub.flush`."""
     pub._seal()
-    received = runtime.received
+    publication, received = pub._publication, pub._runtime.received
     if not publication.ended and await received(publication, timeout, observers=observers):
         return
     if publication.ended:

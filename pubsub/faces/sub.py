@@ -445,22 +445,6 @@ class Sub(Face, blocking=None):
         fates = Counter(stream.gone for stream in list(self._inbox.gone.values()))
         return what_is_unknown(fates["vanished"], fates["unreachable"])
 
-    def _untaken(self) -> Iterator[tuple[str, int, int, float]]:
-        """What has come and was not handed out: of each batch or gap its topic, how many messages
-        are left of it, how many were lost before them, and when it was put."""
-        run = self._run
-        if run is not None:
-            missed = sum(gap.missed for gap in self._gaps)
-            yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
-        run = self._runs
-        while run is not None:
-            missed = sum(count for count, _ in run.gaps)
-            yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
-            run = run.following
-        for entry in self._inbox.waiting():
-            missed = sum(count for count, _ in entry.gaps)
-            yield entry.stream.topic, entry.end - entry.first, missed, entry.sent_at
-
     def _stop(self, error: Exception) -> None:
         """Hand out nothing any more. What could have been handed out counts as lost; what waits
         behind it is for `_discard`."""
@@ -535,6 +519,23 @@ def take_more(sub: Sub, found: list[Any], most: int) -> None:
         except PubSubError as error:
             sub._held = error  # what was found comes first
             return
+
+
+def untaken(sub: Sub) -> Iterator[tuple[str, int, int, float]]:
+    """What has come and was not handed out: of each batch or gap its topic, how many messages are
+    left of it, how many were lost before them, and when it was put."""
+    run = sub._run
+    if run is not None:
+        missed = sum(gap.missed for gap in sub._gaps)
+        yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
+    run = sub._runs
+    while run is not None:
+        missed = sum(count for count, _ in run.gaps)
+        yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
+        run = run.following
+    for entry in sub._inbox.waiting():
+        missed = sum(count for count, _ in entry.gaps)
+        yield entry.stream.topic, entry.end - entry.first, missed, entry.sent_at
 
 
 def timeout_text(sub: Sub, timeout: float | None) -> str:

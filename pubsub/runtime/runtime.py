@@ -38,6 +38,7 @@ from pubsub.links.probing import Prober
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.publisher_link import Remote
 from pubsub.runtime.readiness import Ready
+from pubsub.runtime.snapshot import CoordinatorRow, LinkRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served
 from pubsub.runtime.turn import Source, Turn
 from pubsub.support.apart import apart
@@ -835,6 +836,22 @@ class Runtime:
                     "(join_timeout): %s lacks %s",
                     *(topic, self.settings.join_timeout, who.name, _messages(who.lacks)),
                 )
+
+    def snapshot(self) -> Snapshot:
+        """How everything stands, in the order of its making. May be called from any thread."""
+        pubs = [*self._ended.values(), *(pub.publication for pub in list(self._pubs.values()))]
+        subs = [sub.inbox for sub in list(self._subs.values())]
+        links = [LinkRow("publisher", r.peer_id, r.up) for r in list(self._remotes.values())]
+        links += [LinkRow("subscriber", served.peer_id, True) for served in list(self._served)]
+        return Snapshot(
+            tuple(PubRow.of(publication) for publication in pubs),
+            tuple(SubRow.of(inbox, self.in_trouble) for inbox in subs),
+            tuple(links),
+            tuple(
+                CoordinatorRow(str(session), session.up, "" if session.up else session.trouble)
+                for session in list(self.sessions)
+            ),
+        )
 
     # --- the embedded coordinator -------------------------------------------------------
 
