@@ -30,6 +30,7 @@ from pubsub.faces.face import Face
 from pubsub.faces.foreign import warn_of_foreign_wildcards
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
+from pubsub.runtime.lingering import received
 from pubsub.runtime.runtime import Runtime
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
@@ -376,7 +377,7 @@ class Pub(Face, blocking=None):
         its place is still held; None: as long as it is attached).
         """
         found = {}
-        now = self._runtime.now()
+        now = self._runtime.clock.now()
         for state, cursor in self._publication.cursors():
             found[cursor.name] = {
                 "state": state,
@@ -460,7 +461,7 @@ class Notice:
 
 
 def _holding(pub: Pub) -> list[Holder]:
-    return pub._publication.holding(pub._runtime.now())
+    return pub._publication.holding(pub._runtime.clock.now())
 
 
 class WeakSource:
@@ -538,8 +539,8 @@ async def wait_attached(
 async def flush(pub: Pub, timeout: float | None, *, observers: bool = False) -> None:
     """See `Pub.flush`."""
     pub._seal()
-    publication, received = pub._publication, pub._runtime.received
-    if not publication.ended and await received(publication, timeout, observers=observers):
+    publication, loop = pub._publication, pub._runtime.loop
+    if not publication.ended and await received(loop, publication, timeout, observers=observers):
         return
     if publication.ended:
         raise Closed(f"Pub({pub.topic!r}) was closed before its flush was done")

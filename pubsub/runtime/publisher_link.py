@@ -16,6 +16,7 @@ from pubsub.core.stream import Stream
 from pubsub.links.keeping import KeptLink, Trouble
 from pubsub.links.link import Link
 from pubsub.links.patience import Patience
+from pubsub.runtime.readiness import Readiness
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
 from pubsub.wire.handshake import Dialler, Identity, Other, Refused
@@ -39,12 +40,10 @@ class SubscribingPeer(Protocol):
     loop: asyncio.AbstractEventLoop
     settings: Settings
     turn: Turn
+    readiness: Readiness
 
     def identity(self, local_host: str) -> Identity:
         """Who we are to whom we dial from that address of ours."""
-
-    def settled(self, stream: Stream) -> None:
-        """A subscription was answered, or cannot be made now."""
 
     def ways(self, peer_id: str) -> Sequence[Way]:
         """Where the coordinators say that a peer is."""
@@ -148,7 +147,7 @@ class Remote(KeptLink):
         receiving.subscribe(stream)
         owner = self._owner
         self._streams[stream] = Patience(
-            owner.loop, owner.settings.join_timeout, lambda: owner.settled(stream)
+            owner.loop, owner.settings.join_timeout, lambda: owner.readiness.settled(stream)
         )
 
     def _settled(self, stream: Stream) -> None:
@@ -157,7 +156,7 @@ class Remote(KeptLink):
         if patience is not None:
             patience.cancel()
             self._streams[stream] = None
-        self._owner.settled(stream)
+        self._owner.readiness.settled(stream)
 
     def remove(self, stream: Stream) -> None:
         """A stream is over."""
@@ -224,7 +223,7 @@ class Remote(KeptLink):
             if gone or (not listed and (over or stream.expected is None)):
                 owner.give_up(stream)
             else:
-                owner.settled(stream)
+                owner.readiness.settled(stream)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
         self._met = self.address.address

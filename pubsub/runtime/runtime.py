@@ -29,15 +29,17 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Leaver, Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
-from pubsub.errors import Closed, CoordinatorUnavailable, WrongContext
+from pubsub.errors import Closed, WrongContext
 from pubsub.links.doors import Doors
 from pubsub.links.link import Link
 from pubsub.links.listening import REQUEST_SCRATCH
-from pubsub.links.patience import HELD_UP, Patience
 from pubsub.links.probing import Prober
+from pubsub.runtime import lingering
+from pubsub.runtime.clock import Clock
 from pubsub.runtime.coordinator_link import Session
+from pubsub.runtime.lingering import messages
 from pubsub.runtime.publisher_link import Remote
-from pubsub.runtime.readiness import Ready
+from pubsub.runtime.readiness import Readiness, Ready
 from pubsub.runtime.snapshot import CoordinatorRow, LinkRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served
 from pubsub.runtime.turn import Source, Turn
@@ -64,23 +66,11 @@ for _log in (log, absent_log):
 
 P = ParamSpec("P")
 
-LOOK_AGAIN = 0.25
-"""Seconds after which a close looks again for whom it waits in vain …"""
-SAY_AFTER = 1.0
-"""… and after which it says for whom it waits."""
-NAMED = 5
-"""Pubs that a message for people names at most."""
-MUTE_WAITS = 5
-"""How often `connect_timeout` is waited again for what accepts the connection and does not answer:
-it may be busy."""
 REMEMBERED = 4096
 """Closed Pubs whose counts are remembered."""
 TROUBLE = 2.0
 """Seconds after which a publisher that is not reached is in trouble. One that ended just when it
 was to be reached is not: it is soon listed no more."""
-LONELY = 5.0
-"""Seconds for which a Sub may know of no publisher before the embedded coordinator is said to be a
-likely reason."""
 
 
 class Sink(Protocol):
@@ -93,24 +83,19 @@ class Sink(Protocol):
 class _Pub:
     """What the runtime knows of a Pub."""
 
-    def __init__(self, publication: Publication, source: Source, ready: Ready) -> None:
-        self.id = publication.stream_id
+    def __init__(self, publication: Publication, source: Source) -> None:
         self.publication = publication
         self.source = source
-        self.ready = ready
         self.out_of_reach = False  # for a subscriber, and that was said
 
 
 class _Sub:
     """What the runtime knows of a Sub."""
 
-    def __init__(self, inbox: Inbox, sink: Sink, ready: Ready) -> None:
-        self.id = inbox.sub_id
+    def __init__(self, inbox: Inbox, sink: Sink) -> None:
         self.inbox = inbox
         self.sink = sink
-        self.ready = ready
         self.acknowledged = False
-        self.unsettled: set[Stream] = set()
 
 
 class Runtime:
@@ -162,24 +147,24 @@ class Runtime:
         self._prober = Prober(loop, self.peer_id, settings, self._request_scratch)
         self._directory = Directory()
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
-        self._answers: dict[Session, set[int]] = {}
         self._embedded: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.mute_waits = MUTE_WAITS
         self._given = given
-        self._contact = False  # some coordinator was reached once
-        self._expiry: asyncio.TimerHandle | None = None
         self._absent: list[tuple[str, Leaver]] = []  # who was expected and did not come: to be said
-        self._look_at = 0.0
-        self._held_up = 0.0
-        self._settle_timer: Patience | None = None
-        self._lonely_timer: asyncio.TimerHandle | None = None
-        self._may_be_alone = not configured  # which is to be said once
         embed = None if configured else self._embed
         self.sessions = [
             Session(loop, address, self, settings, self._scratch, self._random, embed)
             for address in coordinators
         ]
+        self.clock = Clock(loop, self._expire)
+        self.readiness = Readiness(
+            loop,
+            settings,
+            self.sessions,
+            self.clock,
+            given=given,
+            alone=None if configured else lambda: self._embedded is not None,
+        )
 
     @apart
     def start(self) -> None:
@@ -206,19 +191,17 @@ class Runtime:
             history=history,
             join_timeout=self.settings.join_timeout,
             resume_timeout=self.settings.resume_timeout,
-            now=self.now(),
+            now=self.clock.now(),
             holding=self._holding,
         )
         publication.on_absent = lambda who: self._absent.append((topic, who))
-        pub = _Pub(publication, source, Ready(self.loop))
-        self._pubs[publication.stream_id] = pub
+        self._pubs[publication.stream_id] = _Pub(publication, source)
         for sub in self._subs.values():
             if _wants(sub.inbox.pattern, topic):
                 self._join_locally(publication, sub)
-        self._arm_expiry(self.now() + self.settings.join_timeout)
+        self.clock.arm(self.clock.now() + self.settings.join_timeout)
         self._announce(Register(publication.stream_id, "pub", topic, False, False))
-        self._await_contact(pub)
-        return publication, pub.ready
+        return publication, self.readiness.add(publication.stream_id, publication)
 
     async def close_pub(self, stream_id: int, linger: float | None = None) -> None:
         """Close a stream: wait up to `linger` seconds until every subscriber has received what
@@ -227,80 +210,14 @@ class Runtime:
         if pub is not None:
             if linger is None:
                 linger = self.settings.linger
-            await self._linger([pub], linger, self.loop.time() + linger)
+            await lingering.linger(self, [pub], linger, self.loop.time() + linger)
             pub.source.abandon(Closed(f"Pub({pub.publication.topic!r}) is closed"))
             self.end_pub(stream_id)
 
-    async def _linger(
-        self, pubs: Sequence[_Pub], linger: float, by: float, *, last: bool = False
-    ) -> None:
-        """Wait until `by`, which is `linger` seconds after the beginning, until what waits for room
-        has been put and every subscriber has received all of it. One line says for whom it waits,
-        when that takes long (while a Peer is being closed, only its own close, the `last`, does),
-        and one who lacks what at the end."""
-        began = self.loop.time()
-        said = linger <= SAY_AFTER
-        timer: asyncio.Handle | Patience
-
-        def look() -> None:
-            nonlocal said, timer
-            timer = Patience(self.loop, LOOK_AGAIN, look)
-            now = self.loop.time()
-            named = not all(session.tried and not session.up for session in self.sessions)
-            for pub in pubs:
-                pub.publication.hurry(now, named=named)
-            if now - began >= SAY_AFTER and not said and (last or not self.closing):
-                said = True
-                log.warning(
-                    "closing waits up to %.0f s more (linger=%g)%s: %s",
-                    by - now,
-                    linger,
-                    ", and Ctrl-C ends it" if self.exiting or self.shut_down else "",
-                    self.unreceived(pubs),
-                )
-
-        tasks = [self.loop.create_task(self._delivered(pub, by)) for pub in pubs]
-        timer = self.loop.call_soon(look)
-        try:
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            timer.cancel()
-        for error in results:
-            if isinstance(error, Exception):  # one Pub's trouble is no other's
-                log.error("internal error while a Pub was ended", exc_info=error)
-        left = self.unreceived(pub for pub in pubs if not pub.publication.ended)
-        if left and linger > 0:
-            took = self.loop.time() - began
-            log.warning("closed after %.1f s (linger=%g): %s", took, linger, left)
-
-    async def _delivered(self, pub: _Pub, by: float) -> None:
-        """Wait until then for one Pub."""
-        pub.source.seal()
-        queued = pub.source.queued()
-        if queued is not None and by > self.loop.time():
-            await asyncio.wait({queued}, timeout=by - self.loop.time())
-        left = max(0, by - self.loop.time())
-        await self.received(pub.publication, left, observers=True, hurries=True)
-
-    def unreceived(self, pubs: Iterable[_Pub] | None = None) -> str:
-        """How many messages of which Pubs are not known to have been received, and by whom; empty:
-        there are none. May be called from any thread."""
-        found = []
-        for pub in list(self._pubs.values()) if pubs is None else pubs:
-            publication = pub.publication
-            put = max(publication.log.next_seq, pub.source.count())
-            count = publication.unreceived(put)
-            if count:
-                whom = publication.behind(put) or "subscribers that no coordinator has named yet"
-                found.append((count, f"{_messages(count)} of Pub({publication.topic!r})", whom))
-        more = sum(count for count, _, _ in found[NAMED:])
-        named = "; ".join(
-            f"{what} {'is' if count == 1 else 'are'} not known to have been received by {whom}"
-            for count, what, whom in found[:NAMED]
-        )
-        if more:
-            named += f"; nor {_messages(more)} of {len(found) - NAMED} more Pubs"
-        return named
+    def unreceived(self) -> str:
+        """Which messages are not known to have been received by whom; empty: there are none. May
+        be called from any thread."""
+        return lingering.unreceived(list(self._pubs.values()))
 
     def drop_pub(self, stream_id: int) -> None:
         """A Pub was dropped without being closed: close it in the background. Thread-safe."""
@@ -330,10 +247,10 @@ class Runtime:
             self._say_interrupted([pub])
             self.end_pub(stream_id)
 
-    def _say_interrupted(self, pubs: Iterable[_Pub] | None = None) -> None:
-        left = self.unreceived(pubs)
-        if left:
-            log.warning("closing was interrupted: %s", left)
+    def _say_interrupted(self, pubs: Iterable[_Pub]) -> None:
+        lacking = lingering.unreceived(pubs)
+        if lacking:
+            log.warning("closing was interrupted: %s", lacking)
 
     def end_pub(self, stream_id: int) -> None:
         pub = self._pubs.pop(stream_id, None)
@@ -342,41 +259,9 @@ class Runtime:
         pub.source.seal()
         pub.publication.end("closed", "the Pub was closed")
         self._ended[stream_id] = pub.publication
-        for answered in self._answers.values():
-            answered.discard(stream_id)
         if len(self._ended) > REMEMBERED:
             del self._ended[next(iter(self._ended))]
-        for session in self.sessions:
-            session.send(Unregister(stream_id))
-        if not pub.ready.done and not self.exiting:
-            pub.ready.set(Closed(f"Pub({pub.publication.topic!r}) is closed"))
-
-    async def received(
-        self,
-        publication: Publication,
-        timeout: float | None,
-        *,
-        observers: bool = False,
-        hurries: bool = False,
-    ) -> bool:
-        """Wait until all that is in the log has been received; False when time ran out."""
-        arrived: asyncio.Future[None] = self.loop.create_future()
-
-        def done() -> None:
-            if not arrived.done():
-                arrived.set_result(None)
-
-        waiter = publication.when_received(done, observers=observers, hurries=hurries)
-        if waiter is None:
-            return True
-        timer = None if timeout is None else self.loop.call_later(timeout, done)
-        try:
-            await arrived
-        finally:
-            publication.forget_waiter(waiter)
-            if timer is not None:
-                timer.cancel()
-        return not waiter.pending
+        self._close_registration(stream_id, f"Pub({pub.publication.topic!r})")
 
     def find(self, stream_id: int) -> Publication | None:
         """The stream of that id, with all that was put by now in its log; None: there is none."""
@@ -393,35 +278,13 @@ class Runtime:
         """Open an inbox: local Pubs are joined at once, others when the coordinators name them."""
         self._check_open()
         inbox = make(self._new_id())
-        sub = self._subs[inbox.sub_id] = _Sub(inbox, sink, Ready(self.loop))
+        sub = self._subs[inbox.sub_id] = _Sub(inbox, sink)
         for pub in self._pubs.values():
             if _wants(inbox.pattern, pub.publication.topic):
                 pub.source.seal()
                 self._join_locally(pub.publication, sub)
         self._announce(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
-        self._await_contact(sub)
-        if self._may_be_alone and self._lonely_timer is None:
-            self._lonely_timer = self.loop.call_later(LONELY, self._look_for_lonely, inbox.sub_id)
-        return inbox, sub.ready
-
-    def _look_for_lonely(self, oldest: int) -> None:
-        """Say of a Sub that still knows of no publisher that they may be registered elsewhere.
-
-        `oldest`: the Subs from there on came since the timer was set, the first of them with it.
-        """
-        self._lonely_timer = None
-        young = [sub for sub in self._subs.values() if sub.inbox.lonely and sub.id > oldest]
-        sub = self._subs.get(oldest)
-        if sub is not None and sub.inbox.lonely and self._embedded is not None:
-            self._may_be_alone = False
-            log.warning(
-                "nothing publishes on %r and this process is its own coordinator (nothing listened "
-                "on %s): set PUBSUB_COORDINATOR to where the others' runs",
-                sub.inbox.pattern,
-                self.sessions[0].address,
-            )
-        elif young:
-            self._lonely_timer = self.loop.call_later(LONELY, self._look_for_lonely, young[0].id)
+        return inbox, self.readiness.add(inbox.sub_id, inbox)
 
     def close_sub(self, sub_id: int) -> None:
         """Close an inbox: whatever waits in it is given up."""
@@ -436,12 +299,7 @@ class Runtime:
             if remote is not None:
                 remote.remove(stream)
         self._directory.drop(sub_id)
-        for answered in self._answers.values():
-            answered.discard(sub_id)
-        for session in self.sessions:
-            session.send(Unregister(sub_id))
-        if not sub.ready.done and not self.exiting:
-            sub.ready.set(Closed(f"Sub({sub.inbox.pattern!r}) is closed"))
+        self._close_registration(sub_id, f"Sub({sub.inbox.pattern!r})")
 
     def _join_locally(self, publication: Publication, sub: _Sub) -> None:
         key = StreamKey(self.peer_id, publication.stream_id)
@@ -485,27 +343,16 @@ class Runtime:
 
     def connected(self, session: Session, settle: float) -> None:
         """See `Directed`."""
-        self._contact = True
-        self._answers[session] = set()
+        self.readiness.connected(session)
         self._directory.restart(session)
-        for pub in self._pubs.values():
-            pub.ready.retry()
-        for sub in self._subs.values():
-            sub.ready.retry()
 
     def disconnected(self, session: Session) -> None:
         """See `Directed`."""
-        self._answers.pop(session, None)
-        if not self._contact and all(s.not_a_coordinator for s in self.sessions):
-            self._give_up_contact()
-        for sub in list(self._subs.values()):
-            self._check_sub(sub)
-        for pub in list(self._pubs.values()):
-            self._check_pub(pub)
+        self.readiness.disconnected(session)
 
     def replaced(self, session: Session, by: Session | None) -> None:
         """See `Directed`."""
-        self._answers.pop(session, None)
+        self.readiness.replaced(session)
         self._directory.hand_over(session, by)
 
     def matched(self, session: Session, match: Match) -> None:
@@ -526,9 +373,8 @@ class Runtime:
             ):
                 self.give_up(stream)  # it never was there, and now it need not be
         if match.complete:
-            self._answers.get(session, set()).add(match.sub_id)
             sub.acknowledged = True
-            self._check_sub(sub)
+            self.readiness.answered(session, match.sub_id)
 
     def expected(self, session: Session, expect: Expect) -> None:
         """See `Directed`."""
@@ -538,7 +384,7 @@ class Runtime:
         publication = pub.publication
         if expect.added:
             pub.source.seal()
-        now = self.now()
+        now = self.clock.now()
         for row in expect.added:
             if row.elsewhere:
                 self._is_out_of_reach(pub, row.elsewhere)
@@ -552,10 +398,9 @@ class Runtime:
         for pair in expect.removed:
             publication.unexpect(SubKey(*pair))
         if expect.added:
-            self._arm_expiry(now + self.settings.join_timeout)
+            self.clock.arm(now + self.settings.join_timeout)
         if expect.complete:
-            self._answers.get(session, set()).add(expect.stream_id)
-            self._check_pub(pub)
+            self.readiness.answered(session, expect.stream_id)
 
     def _is_out_of_reach(self, pub: _Pub, coordinator: str) -> None:
         """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
@@ -576,6 +421,11 @@ class Runtime:
             "machine only, because it listens on %s: %s",
             *(pub.publication.topic, " and ".join(hosts), way_out),
         )
+
+    def _close_registration(self, number: int, what: str) -> None:
+        for session in self.sessions:
+            session.send(Unregister(number))
+        self.readiness.remove(number, None if self.exiting else Closed(f"{what} is closed"))
 
     def _announce(self, register: Register) -> None:
         for session in self.sessions:
@@ -613,129 +463,8 @@ class Runtime:
                 return
             inbox.add(stream)
         stream.publisher = publisher
-        if not sub.ready.done:
-            sub.unsettled.add(stream)
+        self.readiness.wait_for(stream)
         remote.add(stream)
-
-    # --- readiness ----------------------------------------------------------------------
-
-    def _await_contact(self, entity: _Pub | _Sub) -> None:
-        """Fail what is not ready when no coordinator was ever reached in time."""
-        if all(session.not_a_coordinator for session in self.sessions):
-            self.loop.call_soon(self._give_up_on, entity)
-        else:
-            self._have_patience(entity)
-
-    def _have_patience(self, entity: _Pub | _Sub) -> None:
-        entity.ready.timer = Patience(
-            self.loop, self.settings.connect_timeout, lambda: self._give_up_on(entity)
-        )
-
-    def _give_up_contact(self) -> None:
-        for pub in self._pubs.values():
-            self._give_up_on(pub)
-        for sub in self._subs.values():
-            self._give_up_on(sub)
-
-    def _give_up_on(self, entity: _Pub | _Sub) -> None:
-        ready = entity.ready
-        if ready.done or ready.error is not None or self.closing:
-            return
-        mute = [session for session in self.sessions if session.mute]
-        if mute and ready.waited < self.mute_waits:  # it will answer, or go
-            ready.waited += 1
-            self._have_patience(entity)
-            if self._skip_silent_coordinators(entity):
-                return
-            for session in mute:
-                session.complain_of_silence()
-            return
-        error = self._unreachable()
-        ready.set(error)
-        if isinstance(entity, _Sub):
-            entity.inbox.on_entry()  # whoever waits for a message waits in vain
-
-    def _unreachable(self) -> Exception:
-        """Why nothing can be ready: no coordinator, or trouble of our own."""
-        for session in self.sessions:
-            if session.own and session.failure is not None:
-                return session.failure
-        addresses = tuple(str(session.address) for session in self.sessions)
-        why = "; ".join(f"{session}: {session.trouble}" for session in self.sessions)
-        where = "give the address where" if self._given else "set PUBSUB_COORDINATOR to where"
-        way_out = f"start one with `pubsubd coordinator`, or {where} it runs"
-        if any(session.mute for session in self.sessions):
-            way_out = f"have it go on, or end it; or {where} another one runs"
-        return CoordinatorUnavailable(
-            f"no coordinator could be reached ({why})",
-            addresses=tuple(dict.fromkeys(addresses)),
-            way_out=way_out,
-        )
-
-    def _skip_silent_coordinators(self, entity: _Pub | _Sub) -> bool:
-        """Where one coordinator has answered, one that is connected and does not is waited for no
-        longer."""
-        if not any(entity.id in answered for answered in self._answers.values()):
-            return False
-        for session, answered in self._answers.items():
-            if entity.id not in answered:
-                answered.add(entity.id)
-                log.warning(
-                    "the coordinator at %s has not answered for %g s; going on without it",
-                    session,
-                    self.settings.connect_timeout,
-                )
-        if isinstance(entity, _Sub):
-            self._check_sub(entity)
-        else:
-            self._check_pub(entity)
-        return True
-
-    def _answered_by_all(self, entity: int) -> bool:
-        """Whether each coordinator that is up has said all it knows, and at least one is."""
-        return (
-            bool(self._answers)
-            and all(session.tried for session in self.sessions)
-            and all(entity in answered for answered in self._answers.values())
-        )
-
-    def _check_sub(self, sub: _Sub) -> None:
-        if not sub.ready.done and not sub.unsettled and self._answered_by_all(sub.inbox.sub_id):
-            sub.ready.set()
-
-    def _check_pub(self, pub: _Pub) -> None:
-        publication = pub.publication
-        if not self._answered_by_all(publication.stream_id):
-            return
-        if not pub.ready.done:
-            pub.ready.set()
-        publication.answered(self.now())
-        self._settle(publication)
-        if not publication.settled:
-            self._arm_expiry(self.now() + self.settings.join_timeout)
-
-    def _settle(self, publication: Publication) -> None:
-        """Stop keeping a Pub's first messages once no older Sub can turn up."""
-        if publication.settled or any(session.awaited for session in self.sessions):
-            return  # where a coordinator is down, the join timeout ends it
-        wait = max(s.settled_at for s in self.sessions if s.up) - self.loop.time()
-        if wait <= 0:
-            publication.settle()
-        elif self._settle_timer is None:
-            self._settle_timer = Patience(self.loop, wait, self._settle_all)
-
-    def _settle_all(self) -> None:
-        self._settle_timer = None
-        for pub in list(self._pubs.values()):
-            if self._answered_by_all(pub.publication.stream_id):
-                self._settle(pub.publication)
-
-    def settled(self, stream: Stream) -> None:
-        """A publisher has answered a subscription, or cannot be reached."""
-        sub = self._subs.get(stream.inbox.sub_id)
-        if sub is not None and stream in sub.unsettled:
-            sub.unsettled.discard(stream)
-            self._check_sub(sub)
 
     # --- links --------------------------------------------------------------------------
 
@@ -753,7 +482,7 @@ class Runtime:
         stream.vanish(self.in_trouble(stream))
         if remote is not None:
             remote.give_up(stream)
-        self.settled(stream)
+        self.readiness.settled(stream)
 
     def in_trouble(self, stream: Stream) -> bool:
         """Whether its publisher has not been connected for longer than that takes, or cannot be."""
@@ -777,7 +506,7 @@ class Runtime:
         """See `PublishingPeer`."""
         self._served.pop(served, None)
         if broken and not self._ended_all:  # else there is nothing left whose time could run out
-            self._arm_expiry(self.now() + self.settings.resume_timeout)
+            self.clock.arm(self.clock.now() + self.settings.resume_timeout)
             self._suspect(served)
 
     def _suspect(self, served: Served) -> None:
@@ -798,44 +527,18 @@ class Runtime:
         for publication in list(self._holding):
             publication.leave(peer_id)
 
-    def now(self) -> float:
-        """The time for what subscribers must do: the loop's, without what it was held up. It stands
-        still where the loop is late."""
-        time = self.loop.time()
-        if self._expiry is not None:
-            time = min(time, self._look_at + HELD_UP)
-        return time - self._held_up
-
-    def _arm_expiry(self, at: float) -> None:
-        """Look then, and often before: only so it can be told that the loop was held up."""
-        look_at = self.loop.time() + min(at - self.now(), HELD_UP)
-        if self._expiry is not None and self._look_at <= look_at:
-            return
-        timer = self.loop.call_at(look_at, self._expire)
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._look_at, self._expiry = look_at, timer
-
-    def _expire(self) -> None:
-        self._expiry = None
-        late = self.loop.time() - self._look_at
-        if late > HELD_UP:  # what has come meanwhile is to be read first
-            self._held_up += late - HELD_UP
-            self._arm_expiry(self.now() + HELD_UP)
-            return
-        now = self.now()
+    def _expire(self, now: float) -> float | None:
+        """Places are held no longer than that."""
         dues = [publication.expire(now) for publication in list(self._holding)]
-        due = min((at for at in dues if at is not None), default=None)
-        if due is not None:
-            self._arm_expiry(due)
         absent, self._absent = self._absent, []
         for topic, who in absent:  # one that comes later begins with what is put then
             if not who.observer:
                 absent_log.warning(
                     "Pub(%r): a subscriber that was expected has not come within %g s "
                     "(join_timeout): %s lacks %s",
-                    *(topic, self.settings.join_timeout, who.name, _messages(who.lacks)),
+                    *(topic, self.settings.join_timeout, who.name, messages(who.lacks)),
                 )
+        return min((at for at in dues if at is not None), default=None)
 
     def snapshot(self) -> Snapshot:
         """How everything stands, in the order of its making. May be called from any thread."""
@@ -909,6 +612,7 @@ class Runtime:
         cancelling one of them cancels no other's."""
         if not self.closing:
             self.closing = True
+            self.readiness.close()
             self._close_linger = self.settings.linger if linger is None else linger
             self._close_by = self.loop.time() + self._close_linger
         if self._close_task is None or self._close_task.cancelled():  # by the end of `asyncio.run`
@@ -920,7 +624,7 @@ class Runtime:
             for session in self.sessions:
                 session.start()  # asyncio.run has cancelled every task by now
             pubs = list(self._pubs.values())
-            await self._linger(pubs, self._close_linger, self._close_by, last=True)
+            await lingering.linger(self, pubs, self._close_linger, self._close_by, last=True)
         links = self.end()
         await self._gone([*links, *await self.doors.close(links)])
         if self._embedded is not None:
@@ -936,14 +640,14 @@ class Runtime:
     def bury(self) -> None:
         """Its loop was closed: where that came before its end, and somebody lacks something, say
         so."""
-        left = "" if self._ended_all else self.unreceived()
-        if left and self.closing:
-            self._say_interrupted()
-        elif left:
+        lacking = "" if self._ended_all else self.unreceived()
+        if lacking and self.closing:
+            self._say_interrupted(self._pubs.values())
+        elif lacking:
             log.warning(
                 "an event loop was closed before all was sent (`await pub.close()` before that, or "
                 "asyncio.run, sends it): %s",
-                left,
+                lacking,
             )
         self._ended_all = True
         for task in asyncio.all_tasks(self.loop):
@@ -980,14 +684,13 @@ class Runtime:
                 _alone(served.link.goodbye)
         for remote in list(self._remotes.values()):
             _alone(remote.close)
-        for timer in (self._expiry, self._settle_timer, self._lonely_timer):
-            if timer is not None:
-                timer.cancel()
+        self.clock.stop()
+        self.readiness.stop()
         return links
 
     def cut(self) -> None:
         """End everything and wait for nothing: all is closed in the next turn."""
-        self._say_interrupted()
+        self._say_interrupted(self._pubs.values())
         for link in self.end():
             link.abort()
         self.doors.cut()
@@ -1026,7 +729,3 @@ def _in_zone(way: Way) -> Way:
 
 def _wants(pattern: str, topic: str) -> bool:
     return matches(pattern, topic) if is_pattern(pattern) else pattern == topic
-
-
-def _messages(count: int) -> str:
-    return f"{count:,} message{'s' if count > 1 else ''}"

@@ -11,6 +11,7 @@ from pubsub.core.publication import Publication
 from pubsub.core.serving import Serving
 from pubsub.links.link import Link
 from pubsub.links.probing import home
+from pubsub.runtime.clock import Clock
 from pubsub.runtime.turn import Turn
 from pubsub.wire.handshake import Other
 from pubsub.wire.messages import MAX_REQUEST_PAYLOAD
@@ -24,9 +25,7 @@ class PublishingPeer(Protocol):
     loop: asyncio.AbstractEventLoop
     settings: Settings
     turn: Turn
-
-    def now(self) -> float:
-        """The time for what subscribers must do."""
+    clock: Clock
 
     def find(self, stream_id: int) -> Publication | None:
         """A stream of ours, with all that was put so far."""
@@ -86,7 +85,7 @@ class Served:
         broken = error is not None and not link.cut
         if self._serving is not None:
             if broken:
-                self._serving.broken(self._owner.now())
+                self._serving.broken(self._owner.clock.now())
             else:
                 self._serving.closed()
         self._owner.left(self, broken=broken)

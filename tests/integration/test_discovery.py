@@ -467,15 +467,15 @@ async def test_the_time_for_others_stands_still_where_the_loop_is_blocked() -> N
         pub = peer.pub("t", overflow="block")
         times = []
         for _ in range(4):
-            times.append(peer.runtime.now())
+            times.append(peer.runtime.clock.now())
             time.sleep(0.6)  # noqa: ASYNC251  # as a user's code does
-        times.append(peer.runtime.now())
+        times.append(peer.runtime.clock.now())
         await pub
-        times.append(peer.runtime.now())
+        times.append(peer.runtime.clock.now())
         assert times == sorted(times)
         assert times[-1] - times[0] < 1.2
         await asyncio.sleep(0.6)
-        assert peer.runtime.now() - times[-1] >= 0.5
+        assert peer.runtime.clock.now() - times[-1] >= 0.5
 
 
 async def test_a_coordinator_whose_close_is_cancelled_has_ended_its_connections() -> None:
@@ -549,7 +549,7 @@ async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the real coordinator's address was forgotten, nothing is wrong, and nothing comes."""
-    monkeypatch.setattr("pubsub.runtime.runtime.LONELY", 0.2)
+    monkeypatch.setattr("pubsub.runtime.readiness.LONELY", 0.2)
     port = free_port()
     monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
 
@@ -561,7 +561,7 @@ async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(
         await eventually(said)
         for _ in range(3):
             await peer.sub("more")
-        assert peer.runtime._lonely_timer is None
+        assert peer.runtime.readiness._lonely_timer is None
         await lonely.close()
     assert said() == [
         "nothing publishes on 'lonely' and this process is its own coordinator (nothing listened "
@@ -572,12 +572,12 @@ async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(
 async def test_a_sub_that_waits_for_publishers_of_another_coordinator_says_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pubsub.runtime.runtime.LONELY", 0.05)
+    monkeypatch.setattr("pubsub.runtime.readiness.LONELY", 0.05)
     port = free_port()
     monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
     async with coordinator_in_loop(port) as address, Peer(address) as given, Peer() as other:
         await given.sub("t")
-        assert given.runtime._lonely_timer is None
+        assert given.runtime.readiness._lonely_timer is None
         await other.sub("t")
-        await eventually(lambda: other.runtime._lonely_timer is None)
+        await eventually(lambda: other.runtime.readiness._lonely_timer is None)
     assert "its own coordinator" not in caplog.text

@@ -24,7 +24,7 @@ from pubsub.coordinator import server
 from pubsub.coordinator.server import Coordinator
 from pubsub.links import resolving
 from pubsub.links.link import dial
-from pubsub.runtime import runtime
+from pubsub.runtime import readiness
 from pubsub.runtime.publisher_link import Remote
 from pubsub.wire.messages import Register
 from tests.conftest import LOOP
@@ -627,7 +627,7 @@ async def test_g8_who_waits_for_a_busy_coordinator_says_for_whom_and_waits_on(
     warnings: Warnings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGSTOP is what C code that holds the interpreter lock looks like from outside."""
-    monkeypatch.setattr(runtime, "MUTE_WAITS", 100)
+    monkeypatch.setattr(readiness, "MUTE_WAITS", 100)
     port = free_port()
     busy = python(BUSY, str(port))
     assert busy.stdout is not None
