@@ -19,14 +19,12 @@ from typing import Any, ParamSpec, Protocol
 from pubsub.config import (
     Address,
     Settings,
-    Way,
     is_loopback,
     is_wildcard,
 )
 from pubsub.core.cursor import SubKey
-from pubsub.core.directory import Directory
 from pubsub.core.inbox import Inbox
-from pubsub.core.publication import Leaver, Publication
+from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import Closed, WrongContext
@@ -35,13 +33,11 @@ from pubsub.links.link import Link
 from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.probing import Prober
 from pubsub.runtime import lingering
-from pubsub.runtime.clock import Clock
 from pubsub.runtime.coordinator_link import Session
-from pubsub.runtime.lingering import messages
-from pubsub.runtime.publisher_link import Remote
+from pubsub.runtime.publisher_link import Publishers, Remote
 from pubsub.runtime.readiness import Readiness, Ready
-from pubsub.runtime.snapshot import CoordinatorRow, LinkRow, PubRow, Snapshot, SubRow
-from pubsub.runtime.subscriber_link import Served
+from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
+from pubsub.runtime.subscriber_link import Served, Subscribers
 from pubsub.runtime.turn import Source, Turn
 from pubsub.support.apart import apart
 from pubsub.support.logs import logger
@@ -52,7 +48,6 @@ from pubsub.wire.frames import SCRATCH_SIZE
 from pubsub.wire.messages import (
     Expect,
     Match,
-    MatchedPub,
     Register,
     Unregister,
 )
@@ -60,17 +55,12 @@ from pubsub.wire.messages import (
 __all__ = ["Runtime", "Sink"]
 
 log = logger("pubsub")
-absent_log = logger("pubsub.absent")
-for _log in (log, absent_log):
-    _log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
+log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
 
 P = ParamSpec("P")
 
 REMEMBERED = 4096
 """Closed Pubs whose counts are remembered."""
-TROUBLE = 2.0
-"""Seconds after which a publisher that is not reached is in trouble. One that ended just when it
-was to be reached is not: it is soon listed no more."""
 
 
 class Sink(Protocol):
@@ -134,29 +124,35 @@ class Runtime:
         self._scratch = bytearray(SCRATCH_SIZE)
         self._request_scratch = bytearray(REQUEST_SCRATCH)
         self.doors = Doors(
-            loop, settings, self._request_scratch, self.peer_id, lambda other: Served(self)
+            loop,
+            settings,
+            self._request_scratch,
+            self.peer_id,
+            lambda other: Served(self.subscribers),
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
         self._pubs: dict[int, _Pub] = {}
         self._subs: dict[int, _Sub] = {}
         self._ended: dict[int, Publication] = {}
-        self._holding: dict[Publication, None] = {}  # those with a place for somebody who is away
         self._next_id = 1
-        self._remotes: dict[str, Remote] = {}
-        self._served: dict[Served, None] = {}
-        self._prober = Prober(loop, self.peer_id, settings, self._request_scratch)
-        self._directory = Directory()
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
+        self.subscribers = Subscribers(
+            loop,
+            settings,
+            self.turn,
+            Prober(loop, self.peer_id, settings, self._request_scratch),
+            self.find,
+            lambda peer_id: self.publishers.met(peer_id),
+        )
+        self.clock = self.subscribers.clock
         self._embedded: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._given = given
-        self._absent: list[tuple[str, Leaver]] = []  # who was expected and did not come: to be said
         embed = None if configured else self._embed
         self.sessions = [
             Session(loop, address, self, settings, self._scratch, self._random, embed)
             for address in coordinators
         ]
-        self.clock = Clock(loop, self._expire)
         self.readiness = Readiness(
             loop,
             settings,
@@ -164,6 +160,15 @@ class Runtime:
             self.clock,
             given=given,
             alone=None if configured else lambda: self._embedded is not None,
+        )
+        self.publishers: Publishers = Publishers(
+            loop,
+            settings,
+            self.turn,
+            self.readiness,
+            self.identity,
+            self._scratch,
+            self._random,
         )
 
     @apart
@@ -192,9 +197,9 @@ class Runtime:
             join_timeout=self.settings.join_timeout,
             resume_timeout=self.settings.resume_timeout,
             now=self.clock.now(),
-            holding=self._holding,
+            holding=self.subscribers.holding,
         )
-        publication.on_absent = lambda who: self._absent.append((topic, who))
+        publication.on_absent = lambda who: self.subscribers.absent.append((topic, who))
         self._pubs[publication.stream_id] = _Pub(publication, source)
         for sub in self._subs.values():
             if _wants(sub.inbox.pattern, topic):
@@ -294,11 +299,9 @@ class Runtime:
         for stream in sub.inbox.close():
             if stream.route is not None:
                 stream.route.unsubscribe(stream)
-            remote = self._remotes.get(stream.key.peer_id)
             stream.finish()
-            if remote is not None:
-                remote.remove(stream)
-        self._directory.drop(sub_id)
+            self.publishers.remove(stream)
+        self.publishers.directory.drop(sub_id)
         self._close_registration(sub_id, f"Sub({sub.inbox.pattern!r})")
 
     def _join_locally(self, publication: Publication, sub: _Sub) -> None:
@@ -344,7 +347,7 @@ class Runtime:
     def connected(self, session: Session, settle: float) -> None:
         """See `Directed`."""
         self.readiness.connected(session)
-        self._directory.restart(session)
+        self.publishers.directory.restart(session)
 
     def disconnected(self, session: Session) -> None:
         """See `Directed`."""
@@ -353,25 +356,14 @@ class Runtime:
     def replaced(self, session: Session, by: Session | None) -> None:
         """See `Directed`."""
         self.readiness.replaced(session)
-        self._directory.hand_over(session, by)
+        self.publishers.directory.hand_over(session, by)
 
     def matched(self, session: Session, match: Match) -> None:
         """See `Directed`."""
         sub = self._subs.get(match.sub_id)
         if sub is None:
             return
-        gone = self._directory.match(session, match)
-        for row in match.added:
-            self._want(session, sub, row)
-        for key in gone:
-            stream = sub.inbox.streams.get(key)
-            if (
-                stream is not None
-                and stream.route is None
-                and stream.expected is None
-                and not stream.before  # its process, if that lives, says how much it has put
-            ):
-                self.give_up(stream)  # it never was there, and now it need not be
+        self.publishers.matched(session, match, sub.inbox, self.peer_id)
         if match.complete:
             sub.acknowledged = True
             self.readiness.answered(session, match.sub_id)
@@ -431,125 +423,16 @@ class Runtime:
         for session in self.sessions:
             session.send(register)
 
-    def _want(self, session: Session, sub: _Sub, row: MatchedPub) -> None:
-        """A publisher matches: have its stream, unless we do."""
-        inbox, key = sub.inbox, StreamKey(row.peer_id, row.stream_id)
-        if row.peer_id == self.peer_id or inbox.over(key):
-            return
-        way = Way(row.host, row.port, session)
-        remote = self._remotes.get(row.peer_id)
-        if remote is None:
-            remote = self._remotes[row.peer_id] = Remote(
-                self, row.peer_id, way, self._scratch, self._random
-            )
-        who = str(way) if row.host else row.who or f"peer {row.peer_id}"
-        if remote.nowhere:
-            remote.is_out_of_reach(who, row.topic, session.reached)
-        if key in inbox.streams:
-            return
-        publisher = f"{who}#{row.stream_id}"
-        full = remote.streams >= self.settings.max_channels
-        if full:
-            remote.refuse()
-            if key in inbox.gone:
-                return
-        stream = inbox.returned(key)
-        if stream is None:
-            stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
-            stream.before = row.before
-            stream.since = self.loop.time()
-            if full:
-                stream.vanish(trouble=True)
-                return
-            inbox.add(stream)
-        stream.publisher = publisher
-        self.readiness.wait_for(stream)
-        remote.add(stream)
-
     # --- links --------------------------------------------------------------------------
-
-    def ways(self, peer_id: str) -> list[Way]:
-        """Where the coordinators say that a peer is."""
-        return [_in_zone(way) for way in self._directory.ways(peer_id)]
-
-    def listed(self, stream: Stream) -> bool:
-        """Whether any coordinator still knows of this stream."""
-        return self._directory.listed(stream.inbox.sub_id, stream.key)
-
-    def give_up(self, stream: Stream) -> None:
-        """A publisher is gone for good, as far as we can tell."""
-        remote = self._remotes.get(stream.key.peer_id)
-        stream.vanish(self.in_trouble(stream))
-        if remote is not None:
-            remote.give_up(stream)
-        self.readiness.settled(stream)
-
-    def in_trouble(self, stream: Stream) -> bool:
-        """Whether its publisher has not been connected for longer than that takes, or cannot be."""
-        remote = self._remotes.get(stream.key.peer_id)
-        if remote is not None and remote.nowhere:
-            return True
-        return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
-
-    def forget(self, remote: Remote) -> None:
-        """Nothing is wanted of that peer any more."""
-        if self._remotes.get(remote.peer_id) is remote:
-            del self._remotes[remote.peer_id]
-
-    def joined(self, served: Served) -> bool:
-        """See `PublishingPeer`."""
-        self._served[served] = None
-        self._prober.clear(served.peer_id)
-        return not self._ended_all
-
-    def left(self, served: Served, *, broken: bool) -> None:
-        """See `PublishingPeer`."""
-        self._served.pop(served, None)
-        if broken and not self._ended_all:  # else there is nothing left whose time could run out
-            self.clock.arm(self.clock.now() + self.settings.resume_timeout)
-            self._suspect(served)
-
-    def _suspect(self, served: Served) -> None:
-        """Ask whether a subscriber still lives whose place is held, where it is known to live."""
-        peer_id, home = served.peer_id, served.home
-        remote = self._remotes.get(peer_id)
-        if home is None and remote is not None:
-            home = remote.met
-        if home is not None and self._is_away(peer_id):
-            self._prober.suspect(peer_id, home, self.settings.resume_timeout, self._is_gone)
-
-    def _is_away(self, peer_id: str) -> bool:
-        return any(publication.is_away(peer_id) for publication in self._holding)
-
-    def _is_gone(self, peer_id: str) -> None:
-        """A process that subscribed has ended without a goodbye: nobody waits for it."""
-        log.info("peer %s is gone without a goodbye: no place is held for it any more", peer_id)
-        for publication in list(self._holding):
-            publication.leave(peer_id)
-
-    def _expire(self, now: float) -> float | None:
-        """Places are held no longer than that."""
-        dues = [publication.expire(now) for publication in list(self._holding)]
-        absent, self._absent = self._absent, []
-        for topic, who in absent:  # one that comes later begins with what is put then
-            if not who.observer:
-                absent_log.warning(
-                    "Pub(%r): a subscriber that was expected has not come within %g s "
-                    "(join_timeout): %s lacks %s",
-                    *(topic, self.settings.join_timeout, who.name, messages(who.lacks)),
-                )
-        return min((at for at in dues if at is not None), default=None)
 
     def snapshot(self) -> Snapshot:
         """How everything stands, in the order of its making. May be called from any thread."""
         pubs = [*self._ended.values(), *(pub.publication for pub in list(self._pubs.values()))]
         subs = [sub.inbox for sub in list(self._subs.values())]
-        links = [LinkRow("publisher", r.peer_id, r.up) for r in list(self._remotes.values())]
-        links += [LinkRow("subscriber", served.peer_id, True) for served in list(self._served)]
         return Snapshot(
             tuple(PubRow.of(publication) for publication in pubs),
-            tuple(SubRow.of(inbox, self.in_trouble) for inbox in subs),
-            tuple(links),
+            tuple(SubRow.of(inbox, self.publishers.in_trouble) for inbox in subs),
+            (*self.publishers.rows(), *self.subscribers.rows()),
             tuple(
                 CoordinatorRow(str(session), session.up, "" if session.up else session.trouble)
                 for session in list(self.sessions)
@@ -657,7 +540,7 @@ class Runtime:
     def end(self) -> list[Link]:
         """End everything now but the servers, whatever is still due to whom; returns the links that
         are closing."""
-        self._ended_all = True
+        self._ended_all = self.subscribers.closed = True
         closed = Closed(self.why_closed)
         if self.exiting:  # who waits for anything stays where it is
             for pub in self._pubs.values():
@@ -672,19 +555,12 @@ class Runtime:
             _alone(sub.sink.abandon, closed)
         self.turn.run()
         self.turn.close()
-        links = [served.link for served in self._served if served.link is not None]
-        links += [remote.link for remote in self._remotes.values() if remote.link is not None]
-        links += self._prober.close()
-        for session in self.sessions:
-            if session.link is not None:
-                links.append(session.link)
-            _alone(session.close)
-        for served in list(self._served):
-            if served.link is not None:
-                _alone(served.link.goodbye)
-        for remote in list(self._remotes.values()):
-            _alone(remote.close)
-        self.clock.stop()
+        peers: list[Served | Remote] = [*self.subscribers.served]
+        peers += self.publishers.remotes.values()
+        links = [end.link for end in (*peers, *self.sessions) if end.link is not None]
+        links += self.subscribers.close()
+        for end in (*self.sessions, *peers):
+            _alone(end.close)
         self.readiness.stop()
         return links
 
@@ -717,14 +593,6 @@ def _alone(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None
         step(*args, **kwargs)
     except Exception:
         log.exception("internal error while a Peer was ended")
-
-
-def _in_zone(way: Way) -> Way:
-    """An address that counts on one network only is on the one where its coordinator is."""
-    zone = way.told_by.zone if isinstance(way.told_by, Session) else ""
-    if zone and way.host.lower().startswith("fe80:") and "%" not in way.host:
-        return way._replace(host=f"{way.host}%{zone}")
-    return way
 
 
 def _wants(pattern: str, topic: str) -> bool:

@@ -233,8 +233,8 @@ class _Process:
         found = []
         for peer in self.peers.values():
             runtime = peer.runtime
-            links = [served.link for served in runtime._served]
-            links += [remote.link for remote in runtime._remotes.values()]
+            links = [served.link for served in runtime.subscribers.served]
+            links += [remote.link for remote in runtime.publishers.remotes.values()]
             found += [
                 f"{link.sockname} {link.peername}"
                 for link in links

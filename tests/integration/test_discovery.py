@@ -67,7 +67,7 @@ async def test_g7_a_restarted_coordinator_learns_everything_again() -> None:
             pub = await here.pub("t")
             pub.put(0)
             assert await sub.get(timeout=10) == 0
-            (link,) = [r.link for r in there.runtime._remotes.values()]
+            (link,) = [r.link for r in there.runtime.publishers.remotes.values()]
             await _restart(coordinator)
             new_pub, new_sub = here.pub("new"), there.sub("new")
             await asyncio.gather(new_pub, new_sub)
@@ -76,7 +76,9 @@ async def test_g7_a_restarted_coordinator_learns_everything_again() -> None:
             await eventually(lambda: len(list(coordinator.coordinator.registry.topics())) == 2)
             pub.put(1)
             assert await sub.get(timeout=10) == 1
-            assert [r.link for r in there.runtime._remotes.values()] == [link]  # never torn down
+            assert [r.link for r in there.runtime.publishers.remotes.values()] == [
+                link
+            ]  # never torn down
 
 
 async def test_g4_a_sub_that_returns_after_a_restart_gets_a_new_pubs_first_message() -> None:
@@ -141,7 +143,7 @@ async def test_peers_that_vanish_leave_the_maps() -> None:
                 session._closed = True
             await eventually(
                 lambda: (
-                    not watcher.runtime._directory.listed(
+                    not watcher.runtime.publishers.directory.listed(
                         sub._inbox.sub_id, next(iter(sub._inbox.streams))
                     )
                 )
@@ -538,11 +540,11 @@ async def test_a_link_outlives_its_last_sub_for_a_moment() -> None:
             async with there.sub("t") as sub:
                 pub.put(i)
                 assert await sub.get(timeout=LONG) == i
-                (remote,) = there.runtime._remotes.values()
+                (remote,) = there.runtime.publishers.remotes.values()
                 links.add(remote.link)
         assert len(links) == 1
-        await eventually(lambda: not there.runtime._remotes)
-        await eventually(lambda: not here.runtime._served)
+        await eventually(lambda: not there.runtime.publishers.remotes)
+        await eventually(lambda: not here.runtime.subscribers.served)
 
 
 async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(

@@ -235,10 +235,10 @@ def link_over_listing(stack: ExitStack) -> None:
             matched(self, session, match)
             sub = self._subs.get(match.sub_id)
             for stream in list(sub.inbox.streams.values()) if sub is not None else ():
-                if stream.key.peer_id != self.peer_id and not self.listed(stream):
+                if stream.key.peer_id != self.peer_id and not self.publishers.listed(stream):
                     if stream.route is not None:
                         stream.route.unsubscribe(stream)
-                    self.give_up(stream)
+                    self.publishers.give_up(stream)
 
         return obedient
 
