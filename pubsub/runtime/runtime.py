@@ -12,7 +12,8 @@ import asyncio
 import errno
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import count
 from threading import get_ident
 from typing import Any, ParamSpec, Protocol
 
@@ -27,7 +28,7 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
-from pubsub.errors import Closed, WrongContext
+from pubsub.errors import Closed
 from pubsub.links.doors import Doors
 from pubsub.links.link import Link
 from pubsub.links.listening import REQUEST_SCRATCH
@@ -41,16 +42,11 @@ from pubsub.runtime.subscriber_link import Served, Subscribers
 from pubsub.runtime.turn import Source, Turn
 from pubsub.support.apart import apart
 from pubsub.support.logs import logger
+from pubsub.support.place import check_place
 from pubsub.support.ratelimit import RateLimit
-from pubsub.support.reentry import running_loop
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.messages import (
-    Expect,
-    Match,
-    Register,
-    Unregister,
-)
+from pubsub.wire.messages import Expect, Match, Register, Unregister
 
 __all__ = ["Runtime", "Sink"]
 
@@ -134,7 +130,7 @@ class Runtime:
         self._pubs: dict[int, _Pub] = {}
         self._subs: dict[int, _Sub] = {}
         self._ended: dict[int, Publication] = {}
-        self._next_id = 1
+        self._numbers = count(1)  # of Pubs and Subs
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
         self.subscribers = Subscribers(
             loop,
@@ -188,7 +184,7 @@ class Runtime:
         """Open a stream: local Subs join at once, others when the coordinators name them."""
         self._check_open()
         publication = Publication(
-            self._new_id(),
+            next(self._numbers),
             topic,
             codec=codec,
             block=block,
@@ -282,7 +278,7 @@ class Runtime:
     def add_sub(self, sink: Sink, make: Callable[[int], Inbox]) -> tuple[Inbox, Ready]:
         """Open an inbox: local Pubs are joined at once, others when the coordinators name them."""
         self._check_open()
-        inbox = make(self._new_id())
+        inbox = make(next(self._numbers))
         sub = self._subs[inbox.sub_id] = _Sub(inbox, sink)
         for pub in self._pubs.values():
             if _wants(inbox.pattern, pub.publication.topic):
@@ -462,32 +458,8 @@ class Runtime:
         self.check_place("this Peer")
 
     def check_place(self, what: str) -> None:
-        """Raise `WrongContext` where something that belongs to this loop is used elsewhere: it
-        would not be done, or not before this loop runs again. In its thread it may be used while
-        no loop runs there, as between two runs of this one."""
-        running = running_loop()
-        if running is self.loop:
-            return
-        if self.loop.is_closed():
-            raise WrongContext(
-                f"{what} belongs to an event loop that has ended: make a new one in the loop that "
-                "runs now"
-            )
-        if get_ident() != self.thread:
-            raise WrongContext(
-                f"{what} belongs to the event loop of another thread: use it there, or make one "
-                "outside of any loop, which all threads may use"
-            )
-        if running is not None:
-            raise WrongContext(
-                f"{what} belongs to another event loop: use it there, or make a new one in the "
-                "loop that runs now"
-            )
-
-    def _new_id(self) -> int:
-        number = self._next_id
-        self._next_id += 1
-        return number
+        """Raise `WrongContext` where that, which belongs to this loop, is used elsewhere."""
+        check_place(self.loop, self.thread, what)
 
     def close(self, linger: float | None = None) -> asyncio.Future[None]:
         """Give subscribers up to `linger` seconds to receive what they are due, then end
@@ -509,7 +481,8 @@ class Runtime:
             pubs = list(self._pubs.values())
             await lingering.linger(self, pubs, self._close_linger, self._close_by, last=True)
         links = self.end()
-        await self._gone([*links, *await self.doors.close(links)])
+        for link in (*links, *await self.doors.close(links)):
+            await link.gone()  # each aborts by itself where the other end does not close
         if self._embedded is not None:
             await self._embedded.close()
 
@@ -572,11 +545,6 @@ class Runtime:
         self.doors.cut()
         if self._embedded is not None:
             self._embedded.cut()
-
-    async def _gone(self, links: Sequence[Link]) -> None:
-        """Wait until the other ends have closed; each link aborts by itself when they do not."""
-        for link in links:
-            await link.gone()
 
     def abandon_after_fork(self, error: Exception) -> None:
         """In a child after a fork: the loop and its threads are the parent's. Refuse every call."""
