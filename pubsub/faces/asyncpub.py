@@ -4,7 +4,6 @@ the batch in the log."""
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable
 from typing import Any
@@ -201,7 +200,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
             if not self._parts and not self._handover:
                 runtime.turn.pending(self)
             self._hand_over()  # it is alone in its batch: who refuses it gets the others
-            self._hand((1, body, buffers, time.time()))
+            self._hand((1, body, buffers, self._wall_clock()))
             self._keep_up()
             return not buffers or runtime.turn.grant(sum(map(len, buffers)))
         if not self._parts:
@@ -290,7 +289,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
                 parts = self._parts
                 if parts:
                     count = len(parts)
-                    publication, now = self._publication, time.time()
+                    publication, now = self._publication, self._wall_clock()
                     put = publication.log.next_seq
                     body = body_of(parts, count)
                     if self._parts is parts:  # else a signal handler's put has closed the batch

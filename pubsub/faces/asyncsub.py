@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from operator import length_hint
@@ -16,6 +15,7 @@ from pubsub.faces.elsewhere import DONE, begin, elsewhere
 from pubsub.faces.face import InLoop
 from pubsub.faces.message import Gap, Message
 from pubsub.faces.sub import NOTHING, Sub, take_more, timeout_text
+from pubsub.support.host import this_host
 from pubsub.support.reentry import running_loop
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class AsyncSub(InLoop, Sub, blocking=False):
 
     def _open(self) -> None:
         self._waiting: set[asyncio.Future[bool]] = set()
+        self._stopwatch = this_host().stopwatch
         self._in_a_row = 0  # batches that were taken since it has waited
         self._began = 0.0  # when more than one was for the first time; 0: not yet
         super()._open()
@@ -77,7 +78,7 @@ class AsyncSub(InLoop, Sub, blocking=False):
         each, whatever the answer, so that a loop that is always late stops nobody. (Not behind it:
         who takes a batch hands it out at once, lest another task, which runs meanwhile, takes the
         next one in its place.)"""
-        now = time.monotonic()
+        now = self._stopwatch()
         began = self._began
         if began and now - began < TAKE_SLICE_SECONDS:
             return False

@@ -4,7 +4,6 @@ and hands whole batches over to the loop's thread."""
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import Any
@@ -106,7 +105,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._wake()
             body = body_of([data], 1)
             self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
-            self._hand((1, body, buffers, time.time()))
+            self._hand((1, body, buffers, self._wall_clock()))
             return
         if not self._parts:
             left: float = self._batch_bytes

@@ -32,6 +32,7 @@ from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
 from pubsub.runtime.lingering import received
 from pubsub.runtime.runtime import Runtime
+from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 from pubsub.wire.frames import BATCH_COST, array_header
@@ -129,6 +130,7 @@ class Pub(Face, blocking=None):
         self.codec = codec
         self.peer = peer if peer is not None else default_peer(Peer)
         self._block = overflow == "block"
+        self._wall_clock = this_host().wall_clock
         self._max_message = self.peer.settings.max_message
         self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))
         self._encoder = Encoder(codec, self.topic, self._max_message)
@@ -297,7 +299,7 @@ class Pub(Face, blocking=None):
             parts = self._parts
             count = len(parts)
             body = body_of(parts, count)
-            append, item = self._handover.append, with_size((count, body, (), time.time()))
+            append, item = self._handover.append, with_size((count, body, (), self._wall_clock()))
             if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
                 # Nothing is called from here to the end: Python looks for signals after calls.
                 self._handed += item[0]
@@ -443,7 +445,7 @@ class Notice:
         self._timer = pub._runtime.loop.call_later(NOTICE, self._look)
 
     def _say(self, pub: Pub, holding: list[Holder]) -> None:
-        now, waited = time.time(), pub._runtime.loop.time() - self._began
+        now, waited = pub._wall_clock(), pub._runtime.loop.time() - self._began
 
         def clock(left: float) -> str:
             return time.strftime("%H:%M:%S", time.localtime(now + left))

@@ -9,7 +9,6 @@ iterator: per message there is no lock, no future and no call into the runtime.
 from __future__ import annotations
 
 import operator
-import time
 import weakref
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,6 +29,7 @@ from pubsub.faces.message import Gap, Message, Run
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
 from pubsub.runtime.runtime import Runtime
+from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 
@@ -425,11 +425,12 @@ class Sub(Face, blocking=None):
         while run is not None:
             left += operator.length_hint(run.values)
             run = run.following
+        now = this_host().wall_clock()
         return {
             stream.publisher: {
                 "topic": stream.topic,
                 "state": stream.state,
-                "since": None if stream.since is None else time.time() - self._away(stream),
+                "since": None if stream.since is None else now - self._away(stream),
                 "delivered": stream.delivered - (left if stream is decoded else 0),
                 "lost": stream.lost,
             }

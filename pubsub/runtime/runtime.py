@@ -41,6 +41,7 @@ from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served, Subscribers
 from pubsub.runtime.turn import Source, Turn
 from pubsub.support.apart import apart
+from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.place import check_place
 from pubsub.support.ratelimit import RateLimit
@@ -108,7 +109,8 @@ class Runtime:
         self.loop = loop
         self.thread = 0
         self.settings = settings
-        self.peer_id = os.urandom(8).hex()  # `secrets` would take 0.9 MiB
+        entropy = this_host().entropy
+        self.peer_id = entropy(8).hex()
         self.closing = False  # nothing new is made
         self.why_closed = "this Peer is closed"
         self.exiting = False  # the process ends: who waits for anything stays where it is
@@ -116,7 +118,7 @@ class Runtime:
         self._close_task: asyncio.Task[None] | None = None
         self._close_by = self._close_linger = 0.0
         self._ended_all = False  # lingering is over: nobody is let in
-        self._random = random.Random(os.urandom(8)).random
+        self._random = random.Random(entropy(8)).random
         self._scratch = bytearray(SCRATCH_SIZE)
         self._request_scratch = bytearray(REQUEST_SCRATCH)
         self.doors = Doors(
