@@ -272,7 +272,7 @@ def impatient(timeout: float | None) -> dict[str, float]:
 def in_time(peer: Peer, timeout: float | None) -> Peer:
     """The Peer; it waits no longer for a coordinator that is busy, either."""
     if timeout is not None:
-        peer.runtime.mute_waits = 0
+        peer.runtime.readiness.mute_waits = 0
     return peer
 
 

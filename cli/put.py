@@ -30,6 +30,7 @@ from pubsub.cli.command import (
 from pubsub.config import DEFAULT_COORDINATOR
 from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.pub import flush
+from pubsub.runtime.snapshot import PubRow, SubscriberRow
 
 __all__ = ["Sending", "from_json_lines", "from_lines", "from_text", "put"]
 
@@ -228,8 +229,7 @@ def _deliver(peer: Peer, pub: BlockingPub, audience: _Audience) -> bool:
 
     def close() -> None:
         with suppress(PubSubError):
-            runtime, publication = pub._runtime, pub._publication
-            peer._wait(flush(pub, runtime, publication, timeout=None, observers=True))
+            peer._wait(flush(pub, timeout=None, observers=True))
             pub.close()
 
     audience.look()
@@ -320,36 +320,37 @@ class _Audience:
         """See how they stand; returns what the slowest observer that is waited for has taken."""
         now = self._looked = time.monotonic()
         slowest = None
-        in_log = self._pub._publication.log.next_seq  # from there, a lag is counted
-        subscribers = self._pub.subscribers
+        subscribers = self._row().subscribers
         self._named |= bool(subscribers)
-        for who, how in subscribers.items():
-            self._came |= how["state"] != "expected"
-            taken = in_log - how["lag"]
-            before, since = self._standing.get(who, (-1, now))
-            if taken > before or not how["lag"]:
-                self._standing[who] = taken, now
-                self._left.discard(who)
-            elif now - since > self._patience and who not in self._left:
-                self._left.add(who)
-                self._say_stuck(who, how)
-            if how["observer"] and who not in self._left:
-                slowest = taken if slowest is None else min(slowest, taken)
+        for who in subscribers:
+            self._came |= who.state != "expected"
+            before, since = self._standing.get(who.name, (-1, now))
+            if who.taken > before or who.taken >= self.count:
+                self._standing[who.name] = who.taken, now
+                self._left.discard(who.name)
+            elif now - since > self._patience and who.name not in self._left:
+                self._left.add(who.name)
+                self._say_stuck(who)
+            if who.observer and who.name not in self._left:
+                slowest = who.taken if slowest is None else min(slowest, who.taken)
         return slowest
 
-    def _say_stuck(self, who: str, how: dict[str, Any]) -> None:
-        is_so = "has taken nothing" if how["state"] == "attached" else "has not been connected"
-        then = "going on without it" if how["observer"] else "waiting on (Ctrl-C gives up)"
-        say(f"{who} {is_so} for {self._patience:g} s, {how['lag']} messages behind: {then}")
+    def _row(self) -> PubRow:
+        """How the one Pub of this process stands."""
+        return self._pub.peer.runtime.snapshot().pubs[0]
+
+    def _say_stuck(self, who: SubscriberRow) -> None:
+        is_so = "has taken nothing" if who.state == "attached" else "has not been connected"
+        then = "going on without it" if who.observer else "waiting on (Ctrl-C gives up)"
+        behind = self.count - who.taken
+        say(f"{who.name} {is_so} for {self._patience:g} s, {behind} messages behind: {then}")
 
     def gave_up(self) -> bool:
         """Whether nobody is waited for any more, and who still lacks something is an observer
         that takes nothing."""
         self.look()
-        behind = {who: how for who, how in self._pub.subscribers.items() if how["lag"]}
-        return bool(behind) and all(
-            how["observer"] and who in self._left for who, how in behind.items()
-        )
+        behind = [who for who in self._row().subscribers if who.taken < self.count]
+        return bool(behind) and all(who.observer and who.name in self._left for who in behind)
 
     def report(self) -> bool:
         """Say what did not arrive, once the Pub is closed. Returns whether it went as it should:
@@ -357,11 +358,9 @@ class _Audience:
 
         An observer that leaves had enough: that is no more to be said than of ``| head``.
         """
-        topic, publication, put = self._pub.topic, self._pub._publication, self.count
-        leavers = [
-            x for x in publication.leavers if x.lost or not (x.observer and x.how == "closed")
-        ]
-        reached = publication.reached > 0
+        topic, row, put = self._pub.topic, self._row(), self.count
+        leavers = [x for x in row.leavers if x.lost or not (x.observer and x.how == "closed")]
+        reached = row.reached > 0
         if not put:
             return True
         if not (self._named or leavers or reached):

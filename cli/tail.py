@@ -15,7 +15,7 @@ from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
 from pubsub.faces.asyncsub import AsyncSub
-from pubsub.faces.sub import what_is_unknown
+from pubsub.faces.sub import untaken, what_is_unknown
 
 __all__ = ["Wanted", "tail"]
 
@@ -82,7 +82,7 @@ class _Tail:
             work.add_done_callback(self._failed)
             try:
                 await asyncio.wait([self._end])
-                self._look_who_is_gone()
+                self._look_who_is_gone(peer)
             except asyncio.CancelledError:
                 self._output.give_up()
                 raise
@@ -116,16 +116,14 @@ class _Tail:
         unknown = what_is_unknown(self._vanished, self._unreached)
         return f"{text}; {unknown}" if unknown else text
 
-    def _look_who_is_gone(self) -> None:
+    def _look_who_is_gone(self, peer: Peer) -> None:
         """Count the publishers of which nobody knows what they had for us: those that were given
         up, and, unless all that was wanted has come, those that are away or not reached now."""
         done = self._received == self._wanted.count
-        for number, sub in enumerate(self._subs):
-            for stream in (*sub._inbox.gone.values(), *sub._inbox.streams.values()):
+        for number, sub in enumerate(peer.runtime.snapshot().subs):
+            for stream in sub.streams:
                 if self._shows(number, stream.topic):
-                    fate = stream.gone
-                    if not (stream.ended or stream.open or done):
-                        fate = stream.fate(sub._runtime.in_trouble(stream))
+                    fate = stream.state if done else stream.fate
                     self._vanished += fate == "vanished"
                     self._unreached += fate == "unreachable"
 
@@ -246,7 +244,7 @@ class _Tail:
         """Time is up for the last lines: account for those that were still to be shown."""
         if not self._end.done():
             for number, sub in enumerate(self._subs):
-                for topic, messages, missed, sent_at in sub._untaken():
+                for topic, messages, missed, sent_at in untaken(sub):
                     if self._shows(number, topic):
                         self._lost += missed
                         self._left_out += messages if sent_at <= self._stopped_at else 0

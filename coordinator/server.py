@@ -16,7 +16,6 @@ does not read at all what changes is cut.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -29,6 +28,7 @@ from pubsub.links.link import Link
 from pubsub.links.listening import REQUEST_SCRATCH, accept_more, listen, stop_accepting
 from pubsub.links.probing import Prober, home
 from pubsub.support.about import about
+from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Acceptor, Identity, Other
@@ -81,7 +81,7 @@ class Coordinator:
         self.loop = loop
         self.settings = settings or Settings()
         self.registry = registry or Registry()
-        self.peer_id = os.urandom(8).hex()
+        self.peer_id = this_host().entropy(8).hex()
         self.servers: list[asyncio.Server] = []
         self.addresses: list[Address] = []
         """Where it listens: a name may stand for several."""

@@ -4,7 +4,6 @@ the batch in the log."""
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable
 from typing import Any
@@ -37,7 +36,7 @@ FIRST_GRANT = 64
 """Bytes that a batch may have at first, where other Pubs put in the same turn too."""
 
 
-class _Turn:
+class _LetRun:
     """What `put` returns in an event loop when it has filled a batch: awaiting it lets the loop
     run once, so that a long row of awaited puts holds up nobody."""
 
@@ -50,7 +49,7 @@ class _Turn:
         return "<put: done>"
 
 
-_TURN = _Turn()
+_LET_RUN = _LetRun()
 
 
 class _Put(asyncio.Future[None]):
@@ -179,7 +178,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
     def _later(self, now: bool) -> Awaitable[None]:
         """What `put` returns; `now`: it is time to let the loop run."""
         done: Awaitable[None] = self._done
-        return _TURN if now else done
+        return _LET_RUN if now else done
 
     def _fits(self, size: int) -> bool:
         """Whether there is room for so much more."""
@@ -201,7 +200,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
             if not self._parts and not self._handover:
                 runtime.turn.pending(self)
             self._hand_over()  # it is alone in its batch: who refuses it gets the others
-            self._hand((1, body, buffers, time.time()))
+            self._hand((1, body, buffers, self._wall_clock()))
             self._keep_up()
             return not buffers or runtime.turn.grant(sum(map(len, buffers)))
         if not self._parts:
@@ -290,7 +289,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
                 parts = self._parts
                 if parts:
                     count = len(parts)
-                    publication, now = self._publication, time.time()
+                    publication, now = self._publication, self._wall_clock()
                     put = publication.log.next_seq
                     body = body_of(parts, count)
                     if self._parts is parts:  # else a signal handler's put has closed the batch
@@ -349,7 +348,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._check()
         self._check_place()
         timeout = seconds("timeout", timeout)
-        await flush(self, self._runtime, self._publication, timeout)
+        await flush(self, timeout)
 
     async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()

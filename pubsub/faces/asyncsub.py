@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from operator import length_hint
@@ -16,6 +15,7 @@ from pubsub.faces.elsewhere import DONE, begin, elsewhere
 from pubsub.faces.face import InLoop
 from pubsub.faces.message import Gap, Message
 from pubsub.faces.sub import NOTHING, Sub, take_more, timeout_text
+from pubsub.support.host import this_host
 from pubsub.support.reentry import running_loop
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSub"]
 
-TAKES = 0.01
+TAKE_SLICE_SECONDS = 0.01
 """Seconds for which batches that wait already are handed out before the loop runs. Who takes does
 not wait for anything then, and however full the Sub is, nothing else would run: no timer, no
 heartbeat, and no acknowledgement, which publishers wait for."""
@@ -34,6 +34,7 @@ class AsyncSub(InLoop, Sub, blocking=False):
 
     def _open(self) -> None:
         self._waiting: set[asyncio.Future[bool]] = set()
+        self._stopwatch = this_host().stopwatch
         self._in_a_row = 0  # batches that were taken since it has waited
         self._began = 0.0  # when more than one was for the first time; 0: not yet
         super()._open()
@@ -67,7 +68,7 @@ class AsyncSub(InLoop, Sub, blocking=False):
                 timer.cancel()
 
     def _check(self) -> None:
-        if self._dead is not None or self._held is not None or self._failure is not None:
+        if self._dead is not None or self._held is not None or self._ready.error is not None:
             super()._check()
         if running_loop() is not self._runtime.loop:
             self._check_place()
@@ -77,9 +78,9 @@ class AsyncSub(InLoop, Sub, blocking=False):
         each, whatever the answer, so that a loop that is always late stops nobody. (Not behind it:
         who takes a batch hands it out at once, lest another task, which runs meanwhile, takes the
         next one in its place.)"""
-        now = time.monotonic()
+        now = self._stopwatch()
         began = self._began
-        if began and now - began < TAKES:
+        if began and now - began < TAKE_SLICE_SECONDS:
             return False
         self._began = now
         return began > 0
@@ -197,11 +198,6 @@ class AsyncSub(InLoop, Sub, blocking=False):
         self._discard()
         if not self._runtime.exiting:  # else who waits stays where it is, as in a daemon thread
             self._wake()
-
-    def _failed(self, error: Exception | None) -> None:
-        """See `Sink`."""
-        self._failure = error
-        self._wake()
 
     def __iter__(self) -> NoReturn:
         raise WrongContext("in an event loop iterate a Sub by `async for`, not `for`")

@@ -4,7 +4,6 @@ and hands whole batches over to the loop's thread."""
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import Any
@@ -106,7 +105,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._wake()
             body = body_of([data], 1)
             self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
-            self._hand((1, body, buffers, time.time()))
+            self._hand((1, body, buffers, self._wall_clock()))
             return
         if not self._parts:
             left: float = self._batch_bytes
@@ -250,7 +249,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
         self._check()
         timeout = seconds("timeout", timeout)
         self.peer._refuse_in_loop("flush()")
-        self.peer._wait(flush(self, self._runtime, self._publication, timeout))
+        self.peer._wait(flush(self, timeout))
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()

@@ -81,7 +81,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
                     return True
                 self._waiting = True
                 try:
-                    if self._inbox.empty and self._over is None and not self._fails():
+                    if self._inbox.empty and self._over is None:
                         left = None if deadline is None else deadline - time.monotonic()
                         if left is not None and left <= 0:
                             return False
@@ -113,9 +113,6 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 taking.release()
             except RuntimeError:
                 pass
-
-    def _fails(self) -> bool:
-        return self._failure is not None and not self._inbox.streams
 
     def get(self, timeout: float | None = None) -> Any:
         if timeout is not None and timeout is not self._timeout:
@@ -208,11 +205,6 @@ class BlockingSub(Blocking, Sub, blocking=True):
             self._arrived = SimpleQueue()
         self._stop(error)
         self._try_discard()
-        self._wake()
-
-    def _failed(self, error: Exception | None) -> None:
-        """See `Sink`."""
-        self._failure = error
         self._wake()
 
     def __aiter__(self) -> NoReturn:

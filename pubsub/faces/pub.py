@@ -30,7 +30,9 @@ from pubsub.faces.face import Face
 from pubsub.faces.foreign import warn_of_foreign_wildcards
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
+from pubsub.runtime.lingering import received
 from pubsub.runtime.runtime import Runtime
+from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 from pubsub.wire.frames import BATCH_COST, array_header
@@ -128,6 +130,7 @@ class Pub(Face, blocking=None):
         self.codec = codec
         self.peer = peer if peer is not None else default_peer(Peer)
         self._block = overflow == "block"
+        self._wall_clock = this_host().wall_clock
         self._max_message = self.peer.settings.max_message
         self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))
         self._encoder = Encoder(codec, self.topic, self._max_message)
@@ -296,7 +299,7 @@ class Pub(Face, blocking=None):
             parts = self._parts
             count = len(parts)
             body = body_of(parts, count)
-            append, item = self._handover.append, with_size((count, body, (), time.time()))
+            append, item = self._handover.append, with_size((count, body, (), self._wall_clock()))
             if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
                 # Nothing is called from here to the end: Python looks for signals after calls.
                 self._handed += item[0]
@@ -376,7 +379,7 @@ class Pub(Face, blocking=None):
         its place is still held; None: as long as it is attached).
         """
         found = {}
-        now = self._runtime.now()
+        now = self._runtime.clock.now()
         for state, cursor in self._publication.cursors():
             found[cursor.name] = {
                 "state": state,
@@ -442,7 +445,7 @@ class Notice:
         self._timer = pub._runtime.loop.call_later(NOTICE, self._look)
 
     def _say(self, pub: Pub, holding: list[Holder]) -> None:
-        now, waited = time.time(), pub._runtime.loop.time() - self._began
+        now, waited = pub._wall_clock(), pub._runtime.loop.time() - self._began
 
         def clock(left: float) -> str:
             return time.strftime("%H:%M:%S", time.localtime(now + left))
@@ -460,7 +463,7 @@ class Notice:
 
 
 def _holding(pub: Pub) -> list[Holder]:
-    return pub._publication.holding(pub._runtime.now())
+    return pub._publication.holding(pub._runtime.clock.now())
 
 
 class WeakSource:
@@ -535,18 +538,11 @@ async def wait_attached(
             timer.cancel()
 
 
-async def flush(
-    pub: Pub,
-    runtime: Runtime,
-    publication: Publication,
-    timeout: float | None,
-    *,
-    observers: bool = False,
-) -> None:
+async def flush(pub: Pub, timeout: float | None, *, observers: bool = False) -> None:
     """See `Pub.flush`."""
     pub._seal()
-    received = runtime.received
-    if not publication.ended and await received(publication, timeout, observers=observers):
+    publication, loop = pub._publication, pub._runtime.loop
+    if not publication.ended and await received(loop, publication, timeout, observers=observers):
         return
     if publication.ended:
         raise Closed(f"Pub({pub.topic!r}) was closed before its flush was done")

@@ -9,7 +9,6 @@ iterator: per message there is no lock, no future and no call into the runtime.
 from __future__ import annotations
 
 import operator
-import time
 import weakref
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -30,6 +29,7 @@ from pubsub.faces.message import Gap, Message, Run
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
 from pubsub.runtime.runtime import Runtime
+from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 
@@ -99,7 +99,6 @@ class Sub(Face, blocking=None):
     ) -> None:
         refuse_inside("Sub")
         self._dead: Exception | None = None
-        self._failure: Exception | None = None
         self._held: Exception | None = None
         self.topic = check_pattern(topic)
         warn_of_foreign_wildcards(self.topic)
@@ -229,10 +228,6 @@ class Sub(Face, blocking=None):
         raise NotImplementedError
 
     def _abandon(self, error: Exception) -> None:
-        """See `Sink`."""
-        raise NotImplementedError
-
-    def _failed(self, error: Exception | None) -> None:
         """See `Sink`."""
         raise NotImplementedError
 
@@ -430,11 +425,12 @@ class Sub(Face, blocking=None):
         while run is not None:
             left += operator.length_hint(run.values)
             run = run.following
+        now = this_host().wall_clock()
         return {
             stream.publisher: {
                 "topic": stream.topic,
                 "state": stream.state,
-                "since": None if stream.since is None else time.time() - self._away(stream),
+                "since": None if stream.since is None else now - self._away(stream),
                 "delivered": stream.delivered - (left if stream is decoded else 0),
                 "lost": stream.lost,
             }
@@ -449,22 +445,6 @@ class Sub(Face, blocking=None):
         """Of which publishers nobody knows what they had for this Sub; empty: of none."""
         fates = Counter(stream.gone for stream in list(self._inbox.gone.values()))
         return what_is_unknown(fates["vanished"], fates["unreachable"])
-
-    def _untaken(self) -> Iterator[tuple[str, int, int, float]]:
-        """What has come and was not handed out: of each batch or gap its topic, how many messages
-        are left of it, how many were lost before them, and when it was put."""
-        run = self._run
-        if run is not None:
-            missed = sum(gap.missed for gap in self._gaps)
-            yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
-        run = self._runs
-        while run is not None:
-            missed = sum(count for count, _ in run.gaps)
-            yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
-            run = run.following
-        for entry in self._inbox.waiting():
-            missed = sum(count for count, _ in entry.gaps)
-            yield entry.stream.topic, entry.end - entry.first, missed, entry.sent_at
 
     def _stop(self, error: Exception) -> None:
         """Hand out nothing any more. What could have been handed out counts as lost; what waits
@@ -502,8 +482,8 @@ class Sub(Face, blocking=None):
             raise held
         if self._dead is not None:
             raise self._dead
-        if self._failure is not None and not self._inbox.streams:
-            raise self._failure
+        if self._ready.error is not None and not self._inbox.streams:
+            raise self._ready.error
 
     def __repr__(self) -> str:
         if self._dead is not None:
@@ -526,10 +506,6 @@ class WeakSink:
         if sub := self._sub():
             sub._abandon(error)
 
-    def failed(self, error: Exception | None) -> None:
-        if sub := self._sub():
-            sub._failed(error)
-
 
 def take_more(sub: Sub, found: list[Any], most: int) -> None:
     """Add messages that are there already to `found`, up to `most` in all."""
@@ -544,6 +520,23 @@ def take_more(sub: Sub, found: list[Any], most: int) -> None:
         except PubSubError as error:
             sub._held = error  # what was found comes first
             return
+
+
+def untaken(sub: Sub) -> Iterator[tuple[str, int, int, float]]:
+    """What has come and was not handed out: of each batch or gap its topic, how many messages are
+    left of it, how many were lost before them, and when it was put."""
+    run = sub._run
+    if run is not None:
+        missed = sum(gap.missed for gap in sub._gaps)
+        yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
+    run = sub._runs
+    while run is not None:
+        missed = sum(count for count, _ in run.gaps)
+        yield run.stream.topic, operator.length_hint(run.values), missed, run.sent_at
+        run = run.following
+    for entry in sub._inbox.waiting():
+        missed = sum(count for count, _ in entry.gaps)
+        yield entry.stream.topic, entry.end - entry.first, missed, entry.sent_at
 
 
 def timeout_text(sub: Sub, timeout: float | None) -> str:

@@ -88,7 +88,7 @@ class Session(KeptLink):
         tried: at least one attempt has ended, well or not, or another session of the same name is
             up and had a head start.
         failure: why the last attempt failed; None while up.
-        hopeless: what listens there is no coordinator, or this process cannot listen; trying on is
+        not_a_coordinator: what listens there is none, or this process cannot listen; trying on is
             only for the case that this changes.
         own: the failure is this process's own: it cannot listen, say.
         twin: a session that is up and has reached the same coordinator.
@@ -114,7 +114,7 @@ class Session(KeptLink):
         self.address = address
         self.tried = False
         self.failure: Exception | None = None
-        self.hopeless = False
+        self.not_a_coordinator = False
         self.own = False
         self.twin: Session | None = None
         self.identity = ""
@@ -229,7 +229,7 @@ class Session(KeptLink):
     def _begin(self, link: Link, other: Other) -> Session:
         self.tried = True
         self.failure = None
-        self.hopeless = False
+        self.not_a_coordinator = False
         self.identity = other.peer_id
         self.place = self._way
         self.settled_at = self._opened_at + other.settle
@@ -251,7 +251,7 @@ class Session(KeptLink):
         self.twin = twin
         self.tried = True
         self.failure = ConnectionError(f"it is the same coordinator as the one at {twin}")
-        self.hopeless = False
+        self.not_a_coordinator = False
         self._directed.replaced(self, twin)
         if self._task is not None:
             self._task.cancel()
@@ -294,7 +294,7 @@ class Session(KeptLink):
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         self.tried = True
         self.failure = error = troubles[-1][1]
-        self.hopeless = (
+        self.not_a_coordinator = (
             (self.own and getattr(error, "errno", None) not in EXHAUSTED)
             or isinstance(error, AuthError)
             or (isinstance(error, (ProtocolError, Refused)) and error.code not in _PASSING)
@@ -359,7 +359,7 @@ class Session(KeptLink):
     def mute(self) -> bool:
         """Whether something has accepted the connection, and does not answer (or has not been asked
         yet)."""
-        if self.hopeless:
+        if self.not_a_coordinator:
             return False
         if self.link is not None and self.link.state is not State.CONNECTING:
             return True

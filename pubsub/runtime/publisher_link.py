@@ -1,30 +1,36 @@
-"""A remote: a publishing peer that Subs of ours want streams of, and the one link to it.
+"""Publishers: the peers that Subs of ours want streams of, and the one link to each.
 
-It dials for as long as a stream is wanted, opens a channel for each, and brings them back, from
-where they stand, when the link breaks.
+A `Remote` dials for as long as a stream is wanted, opens a channel for each, and brings them back,
+from where they stand, when the link breaks.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from pubsub.config import Address, Settings, Way, is_loopback
+from pubsub.core.directory import Directory
+from pubsub.core.inbox import Inbox
 from pubsub.core.receiving import Receiving
-from pubsub.core.stream import Stream
+from pubsub.core.stream import Stream, StreamKey
 from pubsub.links.keeping import KeptLink, Trouble
 from pubsub.links.link import Link
 from pubsub.links.patience import Patience
+from pubsub.runtime.coordinator_link import Session
+from pubsub.runtime.readiness import Readiness
+from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
 from pubsub.wire.handshake import Dialler, Identity, Other, Refused
+from pubsub.wire.messages import Match, MatchedPub
 
-__all__ = ["Remote", "SubscribingPeer"]
+__all__ = ["Publishers", "Remote"]
 
 log = logger("pubsub")
-
-
+TROUBLE = 2.0
+"""Seconds after which a publisher that is not reached is in trouble. One that ended just when it
+was to be reached is not: it is soon listed no more."""
 GONE = 2.0
 """Seconds for which a publisher that no coordinator lists may refuse connections where it was met
 before it is taken to be gone. (Where nothing answers, that takes `resume_timeout`.)"""
@@ -33,30 +39,142 @@ IDLE_LINK_SECONDS = 1.0
 after the other need not dial, and shake hands, for each."""
 
 
-class SubscribingPeer(Protocol):
-    """The runtime as the side that wants streams: what a remote asks of it."""
+class Publishers:
+    """All peers that publish what Subs of ours want, and what the coordinators say of them.
 
-    loop: asyncio.AbstractEventLoop
-    settings: Settings
-    turn: Turn
+    Parameters:
+        loop, settings, turn, readiness: of the runtime.
+        identity: who we are to whom we dial from that address of ours.
+        scratch: what links read into.
+        random: for the time between attempts.
 
-    def identity(self, local_host: str) -> Identity:
-        """Who we are to whom we dial from that address of ours."""
+    Attributes:
+        remotes: by the id of the peer.
+        directory: which publishers the coordinators list, and where.
+    """
 
-    def settled(self, stream: Stream) -> None:
-        """A subscription was answered, or cannot be made now."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        turn: Turn,
+        readiness: Readiness,
+        identity: Callable[[str], Identity],
+        scratch: bytearray,
+        random: Callable[[], float],
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.turn = turn
+        self.readiness = readiness
+        self.identity = identity
+        self.remotes: dict[str, Remote] = {}
+        self.directory = Directory()
+        self._scratch = scratch
+        self._random = random
 
-    def ways(self, peer_id: str) -> Sequence[Way]:
+    def rows(self) -> list[LinkRow]:
+        """The links."""
+        return [LinkRow("publisher", r.peer_id, r.up) for r in list(self.remotes.values())]
+
+    def matched(self, session: Session, match: Match, inbox: Inbox, own_id: str) -> None:
+        """A coordinator says which publishers there are, and are no more, for a Sub of ours. (Those
+        of our own peer, which has that id, it gets without a link.)"""
+        gone = self.directory.match(session, match)
+        for row in match.added:
+            if row.peer_id != own_id:
+                self._want(session, inbox, row)
+        for key in gone:
+            stream = inbox.streams.get(key)
+            if (
+                stream is not None
+                and stream.route is None
+                and stream.expected is None
+                and not stream.before  # its process, if that lives, says how much it has put
+            ):
+                self.give_up(stream)  # it never was there, and now it need not be
+
+    def _want(self, session: Session, inbox: Inbox, row: MatchedPub) -> None:
+        """A publisher matches: have its stream, unless we do."""
+        key = StreamKey(row.peer_id, row.stream_id)
+        if inbox.over(key):
+            return
+        way = Way(row.host, row.port, session)
+        remote = self.remotes.get(row.peer_id)
+        if remote is None:
+            remote = self.remotes[row.peer_id] = Remote(
+                self, row.peer_id, way, self._scratch, self._random
+            )
+        who = str(way) if row.host else row.who or f"peer {row.peer_id}"
+        if remote.nowhere:
+            remote.is_out_of_reach(who, row.topic, session.reached)
+        if key in inbox.streams:
+            return
+        publisher = f"{who}#{row.stream_id}"
+        full = remote.streams >= self.settings.max_channels
+        if full:
+            remote.refuse()
+            if key in inbox.gone:
+                return
+        stream = inbox.returned(key)
+        if stream is None:
+            stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
+            stream.before = row.before
+            stream.since = self.loop.time()
+            if full:
+                stream.vanish(trouble=True)
+                return
+            inbox.add(stream)
+        stream.publisher = publisher
+        self.readiness.wait_for(stream)
+        remote.add(stream)
+
+    def ways(self, peer_id: str) -> list[Way]:
         """Where the coordinators say that a peer is."""
+        return [_in_zone(way) for way in self.directory.ways(peer_id)]
+
+    def met(self, peer_id: str) -> Address | None:
+        """Where that peer was reached last, if we have to do with it."""
+        remote = self.remotes.get(peer_id)
+        return None if remote is None else remote.met
 
     def listed(self, stream: Stream) -> bool:
-        """Whether any coordinator knows of the stream."""
+        """Whether any coordinator still knows of this stream."""
+        return self.directory.listed(stream.inbox.sub_id, stream.key)
+
+    def in_trouble(self, stream: Stream) -> bool:
+        """Whether its publisher has not been connected for longer than that takes, or cannot be."""
+        remote = self.remotes.get(stream.key.peer_id)
+        if remote is not None and remote.nowhere:
+            return True
+        return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
 
     def give_up(self, stream: Stream) -> None:
-        """The stream's publisher is gone."""
+        """A publisher is gone for good, as far as we can tell."""
+        remote = self.remotes.get(stream.key.peer_id)
+        stream.vanish(self.in_trouble(stream))
+        if remote is not None:
+            remote.give_up(stream)
+        self.readiness.settled(stream)
+
+    def remove(self, stream: Stream) -> None:
+        """A Sub wants it no more."""
+        remote = self.remotes.get(stream.key.peer_id)
+        if remote is not None:
+            remote.remove(stream)
 
     def forget(self, remote: Remote) -> None:
         """Nothing is wanted of that peer any more."""
+        if self.remotes.get(remote.peer_id) is remote:
+            del self.remotes[remote.peer_id]
+
+
+def _in_zone(way: Way) -> Way:
+    """An address that counts on one network only is on the one where its coordinator is."""
+    zone = way.told_by.zone if isinstance(way.told_by, Session) else ""
+    if zone and way.host.lower().startswith("fe80:") and "%" not in way.host:
+        return way._replace(host=f"{way.host}%{zone}")
+    return way
 
 
 class Remote(KeptLink):
@@ -73,7 +191,7 @@ class Remote(KeptLink):
 
     def __init__(
         self,
-        owner: SubscribingPeer,
+        owner: Publishers,
         peer_id: str,
         way: Way,
         scratch: bytearray,
@@ -148,7 +266,7 @@ class Remote(KeptLink):
         receiving.subscribe(stream)
         owner = self._owner
         self._streams[stream] = Patience(
-            owner.loop, owner.settings.join_timeout, lambda: owner.settled(stream)
+            owner.loop, owner.settings.join_timeout, lambda: owner.readiness.settled(stream)
         )
 
     def _settled(self, stream: Stream) -> None:
@@ -157,7 +275,7 @@ class Remote(KeptLink):
         if patience is not None:
             patience.cancel()
             self._streams[stream] = None
-        self._owner.settled(stream)
+        self._owner.readiness.settled(stream)
 
     def remove(self, stream: Stream) -> None:
         """A stream is over."""
@@ -224,7 +342,7 @@ class Remote(KeptLink):
             if gone or (not listed and (over or stream.expected is None)):
                 owner.give_up(stream)
             else:
-                owner.settled(stream)
+                owner.readiness.settled(stream)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
         self._met = self.address.address

@@ -10,76 +10,53 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import count
 from threading import get_ident
 from typing import Any, ParamSpec, Protocol
 
 from pubsub.config import (
     Address,
     Settings,
-    Way,
     is_loopback,
     is_wildcard,
 )
 from pubsub.core.cursor import SubKey
-from pubsub.core.directory import Directory
 from pubsub.core.inbox import Inbox
-from pubsub.core.publication import Leaver, Publication
+from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
-from pubsub.errors import Closed, CoordinatorUnavailable, WrongContext
+from pubsub.errors import Closed
 from pubsub.links.doors import Doors
 from pubsub.links.link import Link
 from pubsub.links.listening import REQUEST_SCRATCH
-from pubsub.links.patience import HELD_UP, Patience
 from pubsub.links.probing import Prober
+from pubsub.runtime import lingering
 from pubsub.runtime.coordinator_link import Session
-from pubsub.runtime.publisher_link import Remote
-from pubsub.runtime.readiness import Ready
-from pubsub.runtime.subscriber_link import Served
+from pubsub.runtime.publisher_link import Publishers, Remote
+from pubsub.runtime.readiness import Readiness, Ready
+from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
+from pubsub.runtime.subscriber_link import Served, Subscribers
 from pubsub.runtime.turn import Source, Turn
 from pubsub.support.apart import apart
+from pubsub.support.host import this_host
 from pubsub.support.logs import logger
+from pubsub.support.place import check_place
 from pubsub.support.ratelimit import RateLimit
-from pubsub.support.reentry import running_loop
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.messages import (
-    Expect,
-    Match,
-    MatchedPub,
-    Register,
-    Unregister,
-)
+from pubsub.wire.messages import Expect, Match, Register, Unregister
 
 __all__ = ["Runtime", "Sink"]
 
 log = logger("pubsub")
-absent_log = logger("pubsub.absent")
-for _log in (log, absent_log):
-    _log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
+log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
 
 P = ParamSpec("P")
 
-LOOK_AGAIN = 0.25
-"""Seconds after which a close looks again for whom it waits in vain …"""
-SAY_AFTER = 1.0
-"""… and after which it says for whom it waits."""
-NAMED = 5
-"""Pubs that a message for people names at most."""
-MUTE_WAITS = 5
-"""How often `connect_timeout` is waited again for what accepts the connection and does not answer:
-it may be busy."""
 REMEMBERED = 4096
 """Closed Pubs whose counts are remembered."""
-TROUBLE = 2.0
-"""Seconds after which a publisher that is not reached is in trouble. One that ended just when it
-was to be reached is not: it is soon listed no more."""
-LONELY = 5.0
-"""Seconds for which a Sub may know of no publisher before the embedded coordinator is said to be a
-likely reason."""
 
 
 class Sink(Protocol):
@@ -88,31 +65,23 @@ class Sink(Protocol):
     def abandon(self, error: Exception) -> None:
         """Refuse every further call, with this error."""
 
-    def failed(self, error: Exception | None) -> None:
-        """It could not be made ready."""
-
 
 class _Pub:
     """What the runtime knows of a Pub."""
 
-    def __init__(self, publication: Publication, source: Source, ready: Ready) -> None:
-        self.id = publication.stream_id
+    def __init__(self, publication: Publication, source: Source) -> None:
         self.publication = publication
         self.source = source
-        self.ready = ready
         self.out_of_reach = False  # for a subscriber, and that was said
 
 
 class _Sub:
     """What the runtime knows of a Sub."""
 
-    def __init__(self, inbox: Inbox, sink: Sink, ready: Ready) -> None:
-        self.id = inbox.sub_id
+    def __init__(self, inbox: Inbox, sink: Sink) -> None:
         self.inbox = inbox
         self.sink = sink
-        self.ready = ready
         self.acknowledged = False
-        self.unsettled: set[Stream] = set()
 
 
 class Runtime:
@@ -139,7 +108,8 @@ class Runtime:
         self.loop = loop
         self.thread = 0
         self.settings = settings
-        self.peer_id = os.urandom(8).hex()  # `secrets` would take 0.9 MiB
+        entropy = this_host().entropy
+        self.peer_id = entropy(8).hex()
         self.closing = False  # nothing new is made
         self.why_closed = "this Peer is closed"
         self.exiting = False  # the process ends: who waits for anything stays where it is
@@ -147,41 +117,56 @@ class Runtime:
         self._close_task: asyncio.Task[None] | None = None
         self._close_by = self._close_linger = 0.0
         self._ended_all = False  # lingering is over: nobody is let in
-        self._random = random.Random(os.urandom(8)).random
+        self._random = random.Random(entropy(8)).random
         self._scratch = bytearray(SCRATCH_SIZE)
         self._request_scratch = bytearray(REQUEST_SCRATCH)
         self.doors = Doors(
-            loop, settings, self._request_scratch, self.peer_id, lambda other: Served(self)
+            loop,
+            settings,
+            self._request_scratch,
+            self.peer_id,
+            lambda other: Served(self.subscribers),
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
         self._pubs: dict[int, _Pub] = {}
         self._subs: dict[int, _Sub] = {}
         self._ended: dict[int, Publication] = {}
-        self._holding: dict[Publication, None] = {}  # those with a place for somebody who is away
-        self._next_id = 1
-        self._remotes: dict[str, Remote] = {}
-        self._served: dict[Served, None] = {}
-        self._prober = Prober(loop, self.peer_id, settings, self._request_scratch)
-        self._directory = Directory()
+        self._numbers = count(1)  # of Pubs and Subs
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
-        self._answers: dict[Session, set[int]] = {}
+        self.subscribers = Subscribers(
+            loop,
+            settings,
+            self.turn,
+            Prober(loop, self.peer_id, settings, self._request_scratch),
+            self.find,
+            lambda peer_id: self.publishers.met(peer_id),
+        )
+        self.clock = self.subscribers.clock
         self._embedded: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.mute_waits = MUTE_WAITS
         self._given = given
-        self._contact = False  # some coordinator was reached once
-        self._expiry: asyncio.TimerHandle | None = None
-        self._absent: list[tuple[str, Leaver]] = []  # who was expected and did not come: to be said
-        self._look_at = 0.0
-        self._held_up = 0.0
-        self._settle_timer: Patience | None = None
-        self._lonely_timer: asyncio.TimerHandle | None = None
-        self._may_be_alone = not configured  # which is to be said once
         embed = None if configured else self._embed
         self.sessions = [
             Session(loop, address, self, settings, self._scratch, self._random, embed)
             for address in coordinators
         ]
+        self.readiness = Readiness(
+            loop,
+            settings,
+            self.sessions,
+            self.clock,
+            given=given,
+            alone=None if configured else lambda: self._embedded is not None,
+        )
+        self.publishers: Publishers = Publishers(
+            loop,
+            settings,
+            self.turn,
+            self.readiness,
+            self.identity,
+            self._scratch,
+            self._random,
+        )
 
     @apart
     def start(self) -> None:
@@ -200,7 +185,7 @@ class Runtime:
         """Open a stream: local Subs join at once, others when the coordinators name them."""
         self._check_open()
         publication = Publication(
-            self._new_id(),
+            next(self._numbers),
             topic,
             codec=codec,
             block=block,
@@ -208,19 +193,17 @@ class Runtime:
             history=history,
             join_timeout=self.settings.join_timeout,
             resume_timeout=self.settings.resume_timeout,
-            now=self.now(),
-            holding=self._holding,
+            now=self.clock.now(),
+            holding=self.subscribers.holding,
         )
-        publication.on_absent = lambda who: self._absent.append((topic, who))
-        pub = _Pub(publication, source, Ready(self.loop))
-        self._pubs[publication.stream_id] = pub
+        publication.on_absent = lambda who: self.subscribers.absent.append((topic, who))
+        self._pubs[publication.stream_id] = _Pub(publication, source)
         for sub in self._subs.values():
             if _wants(sub.inbox.pattern, topic):
                 self._join_locally(publication, sub)
-        self._arm_expiry(self.now() + self.settings.join_timeout)
+        self.clock.arm(self.clock.now() + self.settings.join_timeout)
         self._announce(Register(publication.stream_id, "pub", topic, False, False))
-        self._await_contact(pub)
-        return publication, pub.ready
+        return publication, self.readiness.add(publication.stream_id, publication)
 
     async def close_pub(self, stream_id: int, linger: float | None = None) -> None:
         """Close a stream: wait up to `linger` seconds until every subscriber has received what
@@ -229,80 +212,14 @@ class Runtime:
         if pub is not None:
             if linger is None:
                 linger = self.settings.linger
-            await self._linger([pub], linger, self.loop.time() + linger)
+            await lingering.linger(self, [pub], linger, self.loop.time() + linger)
             pub.source.abandon(Closed(f"Pub({pub.publication.topic!r}) is closed"))
             self.end_pub(stream_id)
 
-    async def _linger(
-        self, pubs: Sequence[_Pub], linger: float, by: float, *, last: bool = False
-    ) -> None:
-        """Wait until `by`, which is `linger` seconds after the beginning, until what waits for room
-        has been put and every subscriber has received all of it. One line says for whom it waits,
-        when that takes long (while a Peer is being closed, only its own close, the `last`, does),
-        and one who lacks what at the end."""
-        began = self.loop.time()
-        said = linger <= SAY_AFTER
-        timer: asyncio.Handle | Patience
-
-        def look() -> None:
-            nonlocal said, timer
-            timer = Patience(self.loop, LOOK_AGAIN, look)
-            now = self.loop.time()
-            named = not all(session.tried and not session.up for session in self.sessions)
-            for pub in pubs:
-                pub.publication.hurry(now, named=named)
-            if now - began >= SAY_AFTER and not said and (last or not self.closing):
-                said = True
-                log.warning(
-                    "closing waits up to %.0f s more (linger=%g)%s: %s",
-                    by - now,
-                    linger,
-                    ", and Ctrl-C ends it" if self.exiting or self.shut_down else "",
-                    self.unreceived(pubs),
-                )
-
-        tasks = [self.loop.create_task(self._delivered(pub, by)) for pub in pubs]
-        timer = self.loop.call_soon(look)
-        try:
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        finally:
-            timer.cancel()
-        for error in results:
-            if isinstance(error, Exception):  # one Pub's trouble is no other's
-                log.error("internal error while a Pub was ended", exc_info=error)
-        left = self.unreceived(pub for pub in pubs if not pub.publication.ended)
-        if left and linger > 0:
-            took = self.loop.time() - began
-            log.warning("closed after %.1f s (linger=%g): %s", took, linger, left)
-
-    async def _delivered(self, pub: _Pub, by: float) -> None:
-        """Wait until then for one Pub."""
-        pub.source.seal()
-        queued = pub.source.queued()
-        if queued is not None and by > self.loop.time():
-            await asyncio.wait({queued}, timeout=by - self.loop.time())
-        left = max(0, by - self.loop.time())
-        await self.received(pub.publication, left, observers=True, hurries=True)
-
-    def unreceived(self, pubs: Iterable[_Pub] | None = None) -> str:
-        """How many messages of which Pubs are not known to have been received, and by whom; empty:
-        there are none. May be called from any thread."""
-        found = []
-        for pub in list(self._pubs.values()) if pubs is None else pubs:
-            publication = pub.publication
-            put = max(publication.log.next_seq, pub.source.count())
-            count = publication.unreceived(put)
-            if count:
-                whom = publication.behind(put) or "subscribers that no coordinator has named yet"
-                found.append((count, f"{_messages(count)} of Pub({publication.topic!r})", whom))
-        more = sum(count for count, _, _ in found[NAMED:])
-        named = "; ".join(
-            f"{what} {'is' if count == 1 else 'are'} not known to have been received by {whom}"
-            for count, what, whom in found[:NAMED]
-        )
-        if more:
-            named += f"; nor {_messages(more)} of {len(found) - NAMED} more Pubs"
-        return named
+    def unreceived(self) -> str:
+        """Which messages are not known to have been received by whom; empty: there are none. May
+        be called from any thread."""
+        return lingering.unreceived(list(self._pubs.values()))
 
     def drop_pub(self, stream_id: int) -> None:
         """A Pub was dropped without being closed: close it in the background. Thread-safe."""
@@ -332,10 +249,10 @@ class Runtime:
             self._say_interrupted([pub])
             self.end_pub(stream_id)
 
-    def _say_interrupted(self, pubs: Iterable[_Pub] | None = None) -> None:
-        left = self.unreceived(pubs)
-        if left:
-            log.warning("closing was interrupted: %s", left)
+    def _say_interrupted(self, pubs: Iterable[_Pub]) -> None:
+        lacking = lingering.unreceived(pubs)
+        if lacking:
+            log.warning("closing was interrupted: %s", lacking)
 
     def end_pub(self, stream_id: int) -> None:
         pub = self._pubs.pop(stream_id, None)
@@ -344,41 +261,9 @@ class Runtime:
         pub.source.seal()
         pub.publication.end("closed", "the Pub was closed")
         self._ended[stream_id] = pub.publication
-        for answered in self._answers.values():
-            answered.discard(stream_id)
         if len(self._ended) > REMEMBERED:
             del self._ended[next(iter(self._ended))]
-        for session in self.sessions:
-            session.send(Unregister(stream_id))
-        if not pub.ready.done and not self.exiting:
-            pub.ready.set(Closed(f"Pub({pub.publication.topic!r}) is closed"))
-
-    async def received(
-        self,
-        publication: Publication,
-        timeout: float | None,
-        *,
-        observers: bool = False,
-        hurries: bool = False,
-    ) -> bool:
-        """Wait until all that is in the log has been received; False when time ran out."""
-        arrived: asyncio.Future[None] = self.loop.create_future()
-
-        def done() -> None:
-            if not arrived.done():
-                arrived.set_result(None)
-
-        waiter = publication.when_received(done, observers=observers, hurries=hurries)
-        if waiter is None:
-            return True
-        timer = None if timeout is None else self.loop.call_later(timeout, done)
-        try:
-            await arrived
-        finally:
-            publication.forget_waiter(waiter)
-            if timer is not None:
-                timer.cancel()
-        return not waiter.pending
+        self._close_registration(stream_id, f"Pub({pub.publication.topic!r})")
 
     def find(self, stream_id: int) -> Publication | None:
         """The stream of that id, with all that was put by now in its log; None: there is none."""
@@ -394,36 +279,14 @@ class Runtime:
     def add_sub(self, sink: Sink, make: Callable[[int], Inbox]) -> tuple[Inbox, Ready]:
         """Open an inbox: local Pubs are joined at once, others when the coordinators name them."""
         self._check_open()
-        inbox = make(self._new_id())
-        sub = self._subs[inbox.sub_id] = _Sub(inbox, sink, Ready(self.loop))
+        inbox = make(next(self._numbers))
+        sub = self._subs[inbox.sub_id] = _Sub(inbox, sink)
         for pub in self._pubs.values():
             if _wants(inbox.pattern, pub.publication.topic):
                 pub.source.seal()
                 self._join_locally(pub.publication, sub)
         self._announce(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
-        self._await_contact(sub)
-        if self._may_be_alone and self._lonely_timer is None:
-            self._lonely_timer = self.loop.call_later(LONELY, self._look_for_lonely, inbox.sub_id)
-        return inbox, sub.ready
-
-    def _look_for_lonely(self, oldest: int) -> None:
-        """Say of a Sub that still knows of no publisher that they may be registered elsewhere.
-
-        `oldest`: the Subs from there on came since the timer was set, the first of them with it.
-        """
-        self._lonely_timer = None
-        young = [sub for sub in self._subs.values() if sub.inbox.lonely and sub.id > oldest]
-        sub = self._subs.get(oldest)
-        if sub is not None and sub.inbox.lonely and self._embedded is not None:
-            self._may_be_alone = False
-            log.warning(
-                "nothing publishes on %r and this process is its own coordinator (nothing listened "
-                "on %s): set PUBSUB_COORDINATOR to where the others' runs",
-                sub.inbox.pattern,
-                self.sessions[0].address,
-            )
-        elif young:
-            self._lonely_timer = self.loop.call_later(LONELY, self._look_for_lonely, young[0].id)
+        return inbox, self.readiness.add(inbox.sub_id, inbox)
 
     def close_sub(self, sub_id: int) -> None:
         """Close an inbox: whatever waits in it is given up."""
@@ -433,17 +296,10 @@ class Runtime:
         for stream in sub.inbox.close():
             if stream.route is not None:
                 stream.route.unsubscribe(stream)
-            remote = self._remotes.get(stream.key.peer_id)
             stream.finish()
-            if remote is not None:
-                remote.remove(stream)
-        self._directory.drop(sub_id)
-        for answered in self._answers.values():
-            answered.discard(sub_id)
-        for session in self.sessions:
-            session.send(Unregister(sub_id))
-        if not sub.ready.done and not self.exiting:
-            sub.ready.set(Closed(f"Sub({sub.inbox.pattern!r}) is closed"))
+            self.publishers.remove(stream)
+        self.publishers.directory.drop(sub_id)
+        self._close_registration(sub_id, f"Sub({sub.inbox.pattern!r})")
 
     def _join_locally(self, publication: Publication, sub: _Sub) -> None:
         key = StreamKey(self.peer_id, publication.stream_id)
@@ -487,51 +343,27 @@ class Runtime:
 
     def connected(self, session: Session, settle: float) -> None:
         """See `Directed`."""
-        self._contact = True
-        self._answers[session] = set()
-        self._directory.restart(session)
-        for pub in self._pubs.values():
-            pub.ready.retry()
-        for sub in self._subs.values():
-            sub.ready.retry()
-            sub.sink.failed(None)
+        self.readiness.connected(session)
+        self.publishers.directory.restart(session)
 
     def disconnected(self, session: Session) -> None:
         """See `Directed`."""
-        self._answers.pop(session, None)
-        if not self._contact and all(s.hopeless for s in self.sessions):
-            self._give_up_contact()
-        for sub in list(self._subs.values()):
-            self._check_sub(sub)
-        for pub in list(self._pubs.values()):
-            self._check_pub(pub)
+        self.readiness.disconnected(session)
 
     def replaced(self, session: Session, by: Session | None) -> None:
         """See `Directed`."""
-        self._answers.pop(session, None)
-        self._directory.hand_over(session, by)
+        self.readiness.replaced(session)
+        self.publishers.directory.hand_over(session, by)
 
     def matched(self, session: Session, match: Match) -> None:
         """See `Directed`."""
         sub = self._subs.get(match.sub_id)
         if sub is None:
             return
-        gone = self._directory.match(session, match)
-        for row in match.added:
-            self._want(session, sub, row)
-        for key in gone:
-            stream = sub.inbox.streams.get(key)
-            if (
-                stream is not None
-                and stream.route is None
-                and stream.expected is None
-                and not stream.before  # its process, if that lives, says how much it has put
-            ):
-                self.give_up(stream)  # it never was there, and now it need not be
+        self.publishers.matched(session, match, sub.inbox, self.peer_id)
         if match.complete:
-            self._answers.get(session, set()).add(match.sub_id)
             sub.acknowledged = True
-            self._check_sub(sub)
+            self.readiness.answered(session, match.sub_id)
 
     def expected(self, session: Session, expect: Expect) -> None:
         """See `Directed`."""
@@ -541,7 +373,7 @@ class Runtime:
         publication = pub.publication
         if expect.added:
             pub.source.seal()
-        now = self.now()
+        now = self.clock.now()
         for row in expect.added:
             if row.elsewhere:
                 self._is_out_of_reach(pub, row.elsewhere)
@@ -555,10 +387,9 @@ class Runtime:
         for pair in expect.removed:
             publication.unexpect(SubKey(*pair))
         if expect.added:
-            self._arm_expiry(now + self.settings.join_timeout)
+            self.clock.arm(now + self.settings.join_timeout)
         if expect.complete:
-            self._answers.get(session, set()).add(expect.stream_id)
-            self._check_pub(pub)
+            self.readiness.answered(session, expect.stream_id)
 
     def _is_out_of_reach(self, pub: _Pub, coordinator: str) -> None:
         """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
@@ -580,267 +411,30 @@ class Runtime:
             *(pub.publication.topic, " and ".join(hosts), way_out),
         )
 
+    def _close_registration(self, number: int, what: str) -> None:
+        for session in self.sessions:
+            session.send(Unregister(number))
+        self.readiness.remove(number, None if self.exiting else Closed(f"{what} is closed"))
+
     def _announce(self, register: Register) -> None:
         for session in self.sessions:
             session.send(register)
 
-    def _want(self, session: Session, sub: _Sub, row: MatchedPub) -> None:
-        """A publisher matches: have its stream, unless we do."""
-        inbox, key = sub.inbox, StreamKey(row.peer_id, row.stream_id)
-        if row.peer_id == self.peer_id or inbox.over(key):
-            return
-        way = Way(row.host, row.port, session)
-        remote = self._remotes.get(row.peer_id)
-        if remote is None:
-            remote = self._remotes[row.peer_id] = Remote(
-                self, row.peer_id, way, self._scratch, self._random
-            )
-        who = str(way) if row.host else row.who or f"peer {row.peer_id}"
-        if remote.nowhere:
-            remote.is_out_of_reach(who, row.topic, session.reached)
-        if key in inbox.streams:
-            return
-        publisher = f"{who}#{row.stream_id}"
-        full = remote.streams >= self.settings.max_channels
-        if full:
-            remote.refuse()
-            if key in inbox.gone:
-                return
-        stream = inbox.returned(key)
-        if stream is None:
-            stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
-            stream.before = row.before
-            stream.since = self.loop.time()
-            if full:
-                stream.vanish(trouble=True)
-                return
-            inbox.add(stream)
-        stream.publisher = publisher
-        if not sub.ready.done:
-            sub.unsettled.add(stream)
-        remote.add(stream)
-
-    # --- readiness ----------------------------------------------------------------------
-
-    def _await_contact(self, entity: _Pub | _Sub) -> None:
-        """Fail what is not ready when no coordinator was ever reached in time."""
-        if all(session.hopeless for session in self.sessions):
-            self.loop.call_soon(self._give_up_on, entity)
-        else:
-            self._have_patience(entity)
-
-    def _have_patience(self, entity: _Pub | _Sub) -> None:
-        entity.ready.timer = Patience(
-            self.loop, self.settings.connect_timeout, lambda: self._give_up_on(entity)
-        )
-
-    def _give_up_contact(self) -> None:
-        for pub in self._pubs.values():
-            self._give_up_on(pub)
-        for sub in self._subs.values():
-            self._give_up_on(sub)
-
-    def _give_up_on(self, entity: _Pub | _Sub) -> None:
-        ready = entity.ready
-        if ready.done or ready.error is not None or self.closing:
-            return
-        mute = [session for session in self.sessions if session.mute]
-        if mute and ready.waited < self.mute_waits:  # it will answer, or go
-            ready.waited += 1
-            self._have_patience(entity)
-            if self._go_on_without_the_mute(entity):
-                return
-            for session in mute:
-                session.complain_of_silence()
-            return
-        error = self._unreachable()
-        ready.set(error)
-        if isinstance(entity, _Sub):
-            entity.sink.failed(error)
-
-    def _unreachable(self) -> Exception:
-        """Why nothing can be ready: no coordinator, or trouble of our own."""
-        for session in self.sessions:
-            if session.own and session.failure is not None:
-                return session.failure
-        addresses = tuple(str(session.address) for session in self.sessions)
-        why = "; ".join(f"{session}: {session.trouble}" for session in self.sessions)
-        where = "give the address where" if self._given else "set PUBSUB_COORDINATOR to where"
-        way_out = f"start one with `pubsubd coordinator`, or {where} it runs"
-        if any(session.mute for session in self.sessions):
-            way_out = f"have it go on, or end it; or {where} another one runs"
-        return CoordinatorUnavailable(
-            f"no coordinator could be reached ({why})",
-            addresses=tuple(dict.fromkeys(addresses)),
-            way_out=way_out,
-        )
-
-    def _go_on_without_the_mute(self, entity: _Pub | _Sub) -> bool:
-        """Where one coordinator has answered, one that is connected and does not is waited for no
-        longer."""
-        if not any(entity.id in answered for answered in self._answers.values()):
-            return False
-        for session, answered in self._answers.items():
-            if entity.id not in answered:
-                answered.add(entity.id)
-                log.warning(
-                    "the coordinator at %s has not answered for %g s; going on without it",
-                    session,
-                    self.settings.connect_timeout,
-                )
-        if isinstance(entity, _Sub):
-            self._check_sub(entity)
-        else:
-            self._check_pub(entity)
-        return True
-
-    def _answered_by_all(self, entity: int) -> bool:
-        """Whether each coordinator that is up has said all it knows, and at least one is."""
-        return (
-            bool(self._answers)
-            and all(session.tried for session in self.sessions)
-            and all(entity in answered for answered in self._answers.values())
-        )
-
-    def _check_sub(self, sub: _Sub) -> None:
-        if not sub.ready.done and not sub.unsettled and self._answered_by_all(sub.inbox.sub_id):
-            if sub.ready.error is not None:  # it has answered after all
-                sub.sink.failed(None)
-            sub.ready.set()
-
-    def _check_pub(self, pub: _Pub) -> None:
-        publication = pub.publication
-        if not self._answered_by_all(publication.stream_id):
-            return
-        if not pub.ready.done:
-            pub.ready.set()
-        publication.answered(self.now())
-        self._settle(publication)
-        if not publication.settled:
-            self._arm_expiry(self.now() + self.settings.join_timeout)
-
-    def _settle(self, publication: Publication) -> None:
-        """Stop keeping a Pub's first messages once no older Sub can turn up."""
-        if publication.settled or any(session.awaited for session in self.sessions):
-            return  # where a coordinator is down, the join timeout ends it
-        wait = max(s.settled_at for s in self.sessions if s.up) - self.loop.time()
-        if wait <= 0:
-            publication.settle()
-        elif self._settle_timer is None:
-            self._settle_timer = Patience(self.loop, wait, self._settle_all)
-
-    def _settle_all(self) -> None:
-        self._settle_timer = None
-        for pub in list(self._pubs.values()):
-            if self._answered_by_all(pub.publication.stream_id):
-                self._settle(pub.publication)
-
-    def settled(self, stream: Stream) -> None:
-        """A publisher has answered a subscription, or cannot be reached."""
-        sub = self._subs.get(stream.inbox.sub_id)
-        if sub is not None and stream in sub.unsettled:
-            sub.unsettled.discard(stream)
-            self._check_sub(sub)
-
     # --- links --------------------------------------------------------------------------
 
-    def ways(self, peer_id: str) -> list[Way]:
-        """Where the coordinators say that a peer is."""
-        return [_in_zone(way) for way in self._directory.ways(peer_id)]
-
-    def listed(self, stream: Stream) -> bool:
-        """Whether any coordinator still knows of this stream."""
-        return self._directory.listed(stream.inbox.sub_id, stream.key)
-
-    def give_up(self, stream: Stream) -> None:
-        """A publisher is gone for good, as far as we can tell."""
-        remote = self._remotes.get(stream.key.peer_id)
-        stream.vanish(self.in_trouble(stream))
-        if remote is not None:
-            remote.give_up(stream)
-        self.settled(stream)
-
-    def in_trouble(self, stream: Stream) -> bool:
-        """Whether its publisher has not been connected for longer than that takes, or cannot be."""
-        remote = self._remotes.get(stream.key.peer_id)
-        if remote is not None and remote.nowhere:
-            return True
-        return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
-
-    def forget(self, remote: Remote) -> None:
-        """Nothing is wanted of that peer any more."""
-        if self._remotes.get(remote.peer_id) is remote:
-            del self._remotes[remote.peer_id]
-
-    def joined(self, served: Served) -> bool:
-        """See `PublishingPeer`."""
-        self._served[served] = None
-        self._prober.clear(served.peer_id)
-        return not self._ended_all
-
-    def left(self, served: Served, *, broken: bool) -> None:
-        """See `PublishingPeer`."""
-        self._served.pop(served, None)
-        if broken and not self._ended_all:  # else there is nothing left whose time could run out
-            self._arm_expiry(self.now() + self.settings.resume_timeout)
-            self._suspect(served)
-
-    def _suspect(self, served: Served) -> None:
-        """Ask whether a subscriber still lives whose place is held, where it is known to live."""
-        peer_id, home = served.peer_id, served.home
-        remote = self._remotes.get(peer_id)
-        if home is None and remote is not None:
-            home = remote.met
-        if home is not None and self._is_away(peer_id):
-            self._prober.suspect(peer_id, home, self.settings.resume_timeout, self._is_gone)
-
-    def _is_away(self, peer_id: str) -> bool:
-        return any(publication.is_away(peer_id) for publication in self._holding)
-
-    def _is_gone(self, peer_id: str) -> None:
-        """A process that subscribed has ended without a goodbye: nobody waits for it."""
-        log.info("peer %s is gone without a goodbye: no place is held for it any more", peer_id)
-        for publication in list(self._holding):
-            publication.leave(peer_id)
-
-    def now(self) -> float:
-        """The time for what subscribers must do: the loop's, without what it was held up. It stands
-        still where the loop is late."""
-        time = self.loop.time()
-        if self._expiry is not None:
-            time = min(time, self._look_at + HELD_UP)
-        return time - self._held_up
-
-    def _arm_expiry(self, at: float) -> None:
-        """Look then, and often before: only so it can be told that the loop was held up."""
-        look_at = self.loop.time() + min(at - self.now(), HELD_UP)
-        if self._expiry is not None and self._look_at <= look_at:
-            return
-        timer = self.loop.call_at(look_at, self._expire)
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._look_at, self._expiry = look_at, timer
-
-    def _expire(self) -> None:
-        self._expiry = None
-        late = self.loop.time() - self._look_at
-        if late > HELD_UP:  # what has come meanwhile is to be read first
-            self._held_up += late - HELD_UP
-            self._arm_expiry(self.now() + HELD_UP)
-            return
-        now = self.now()
-        dues = [publication.expire(now) for publication in list(self._holding)]
-        due = min((at for at in dues if at is not None), default=None)
-        if due is not None:
-            self._arm_expiry(due)
-        absent, self._absent = self._absent, []
-        for topic, who in absent:  # one that comes later begins with what is put then
-            if not who.observer:
-                absent_log.warning(
-                    "Pub(%r): a subscriber that was expected has not come within %g s "
-                    "(join_timeout): %s lacks %s",
-                    *(topic, self.settings.join_timeout, who.name, _messages(who.lacks)),
-                )
+    def snapshot(self) -> Snapshot:
+        """How everything stands, in the order of its making. May be called from any thread."""
+        pubs = [*self._ended.values(), *(pub.publication for pub in list(self._pubs.values()))]
+        subs = [sub.inbox for sub in list(self._subs.values())]
+        return Snapshot(
+            tuple(PubRow.of(publication) for publication in pubs),
+            tuple(SubRow.of(inbox, self.publishers.in_trouble) for inbox in subs),
+            (*self.publishers.rows(), *self.subscribers.rows()),
+            tuple(
+                CoordinatorRow(str(session), session.up, "" if session.up else session.trouble)
+                for session in list(self.sessions)
+            ),
+        )
 
     # --- the embedded coordinator -------------------------------------------------------
 
@@ -865,32 +459,8 @@ class Runtime:
         self.check_place("this Peer")
 
     def check_place(self, what: str) -> None:
-        """Raise `WrongContext` where something that belongs to this loop is used elsewhere: it
-        would not be done, or not before this loop runs again. In its thread it may be used while
-        no loop runs there, as between two runs of this one."""
-        running = running_loop()
-        if running is self.loop:
-            return
-        if self.loop.is_closed():
-            raise WrongContext(
-                f"{what} belongs to an event loop that has ended: make a new one in the loop that "
-                "runs now"
-            )
-        if get_ident() != self.thread:
-            raise WrongContext(
-                f"{what} belongs to the event loop of another thread: use it there, or make one "
-                "outside of any loop, which all threads may use"
-            )
-        if running is not None:
-            raise WrongContext(
-                f"{what} belongs to another event loop: use it there, or make a new one in the "
-                "loop that runs now"
-            )
-
-    def _new_id(self) -> int:
-        number = self._next_id
-        self._next_id += 1
-        return number
+        """Raise `WrongContext` where that, which belongs to this loop, is used elsewhere."""
+        check_place(self.loop, self.thread, what)
 
     def close(self, linger: float | None = None) -> asyncio.Future[None]:
         """Give subscribers up to `linger` seconds to receive what they are due, then end
@@ -898,6 +468,7 @@ class Runtime:
         cancelling one of them cancels no other's."""
         if not self.closing:
             self.closing = True
+            self.readiness.close()
             self._close_linger = self.settings.linger if linger is None else linger
             self._close_by = self.loop.time() + self._close_linger
         if self._close_task is None or self._close_task.cancelled():  # by the end of `asyncio.run`
@@ -909,9 +480,10 @@ class Runtime:
             for session in self.sessions:
                 session.start()  # asyncio.run has cancelled every task by now
             pubs = list(self._pubs.values())
-            await self._linger(pubs, self._close_linger, self._close_by, last=True)
+            await lingering.linger(self, pubs, self._close_linger, self._close_by, last=True)
         links = self.end()
-        await self._gone([*links, *await self.doors.close(links)])
+        for link in (*links, *await self.doors.close(links)):
+            await link.gone()  # each aborts by itself where the other end does not close
         if self._embedded is not None:
             await self._embedded.close()
 
@@ -925,14 +497,14 @@ class Runtime:
     def bury(self) -> None:
         """Its loop was closed: where that came before its end, and somebody lacks something, say
         so."""
-        left = "" if self._ended_all else self.unreceived()
-        if left and self.closing:
-            self._say_interrupted()
-        elif left:
+        lacking = "" if self._ended_all else self.unreceived()
+        if lacking and self.closing:
+            self._say_interrupted(self._pubs.values())
+        elif lacking:
             log.warning(
                 "an event loop was closed before all was sent (`await pub.close()` before that, or "
                 "asyncio.run, sends it): %s",
-                left,
+                lacking,
             )
         self._ended_all = True
         for task in asyncio.all_tasks(self.loop):
@@ -942,7 +514,7 @@ class Runtime:
     def end(self) -> list[Link]:
         """End everything now but the servers, whatever is still due to whom; returns the links that
         are closing."""
-        self._ended_all = True
+        self._ended_all = self.subscribers.closed = True
         closed = Closed(self.why_closed)
         if self.exiting:  # who waits for anything stays where it is
             for pub in self._pubs.values():
@@ -957,36 +529,23 @@ class Runtime:
             _alone(sub.sink.abandon, closed)
         self.turn.run()
         self.turn.close()
-        links = [served.link for served in self._served if served.link is not None]
-        links += [remote.link for remote in self._remotes.values() if remote.link is not None]
-        links += self._prober.close()
-        for session in self.sessions:
-            if session.link is not None:
-                links.append(session.link)
-            _alone(session.close)
-        for served in list(self._served):
-            if served.link is not None:
-                _alone(served.link.goodbye)
-        for remote in list(self._remotes.values()):
-            _alone(remote.close)
-        for timer in (self._expiry, self._settle_timer, self._lonely_timer):
-            if timer is not None:
-                timer.cancel()
+        peers: list[Served | Remote] = [*self.subscribers.served]
+        peers += self.publishers.remotes.values()
+        links = [end.link for end in (*peers, *self.sessions) if end.link is not None]
+        links += self.subscribers.close()
+        for end in (*self.sessions, *peers):
+            _alone(end.close)
+        self.readiness.stop()
         return links
 
     def cut(self) -> None:
         """End everything and wait for nothing: all is closed in the next turn."""
-        self._say_interrupted()
+        self._say_interrupted(self._pubs.values())
         for link in self.end():
             link.abort()
         self.doors.cut()
         if self._embedded is not None:
             self._embedded.cut()
-
-    async def _gone(self, links: Sequence[Link]) -> None:
-        """Wait until the other ends have closed; each link aborts by itself when they do not."""
-        for link in links:
-            await link.gone()
 
     def abandon_after_fork(self, error: Exception) -> None:
         """In a child after a fork: the loop and its threads are the parent's. Refuse every call."""
@@ -1005,17 +564,5 @@ def _alone(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None
         log.exception("internal error while a Peer was ended")
 
 
-def _in_zone(way: Way) -> Way:
-    """An address that counts on one network only is on the one where its coordinator is."""
-    zone = way.told_by.zone if isinstance(way.told_by, Session) else ""
-    if zone and way.host.lower().startswith("fe80:") and "%" not in way.host:
-        return way._replace(host=f"{way.host}%{zone}")
-    return way
-
-
 def _wants(pattern: str, topic: str) -> bool:
     return matches(pattern, topic) if is_pattern(pattern) else pattern == topic
-
-
-def _messages(count: int) -> str:
-    return f"{count:,} message{'s' if count > 1 else ''}"

@@ -1,41 +1,117 @@
-"""Served: a peer that subscribes to Pubs of ours, over a link that it dialled (as `remote` is the
-other end)."""
+"""Subscribers: the peers that have dialled us for streams of our Pubs, and the link of each (whose
+other end is a `Remote`)."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
 
 from pubsub.config import Address, Settings
-from pubsub.core.publication import Publication
+from pubsub.core.publication import Leaver, Publication
 from pubsub.core.serving import Serving
 from pubsub.links.link import Link
-from pubsub.links.probing import home
+from pubsub.links.probing import Prober, home
+from pubsub.runtime.clock import Clock
+from pubsub.runtime.lingering import messages
+from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
+from pubsub.support.logs import logger
+from pubsub.support.ratelimit import RateLimit
 from pubsub.wire.handshake import Other
 from pubsub.wire.messages import MAX_REQUEST_PAYLOAD
 
-__all__ = ["PublishingPeer", "Served"]
+__all__ = ["Served", "Subscribers"]
+
+log = logger("pubsub")
+absent_log = logger("pubsub.absent")
+absent_log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
 
 
-class PublishingPeer(Protocol):
-    """The runtime as the side that has streams: what a served peer asks of it."""
+class Subscribers:
+    """All peers that subscribe, and how long a place is held for one that is away.
 
-    loop: asyncio.AbstractEventLoop
-    settings: Settings
-    turn: Turn
+    Parameters:
+        loop, settings, turn: of the runtime.
+        prober: asks whether those live who are away.
+        find: a stream of ours, with all that was put so far.
+        met: where a peer was reached, if it was; it may be a publisher too.
 
-    def now(self) -> float:
-        """The time for what subscribers must do."""
+    Attributes:
+        served: those that are connected.
+        holding: the publications that hold a place for somebody who is away.
+        absent: the topic of each Pub, and who was expected there and did not come: to be said.
+        clock: by which they do.
+        closed: nobody is let in any more.
+    """
 
-    def find(self, stream_id: int) -> Publication | None:
-        """A stream of ours, with all that was put so far."""
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        turn: Turn,
+        prober: Prober,
+        find: Callable[[int], Publication | None],
+        met: Callable[[str], Address | None],
+    ) -> None:
+        self.settings = settings
+        self.turn = turn
+        self.prober = prober
+        self.find = find
+        self.served: dict[Served, None] = {}
+        self.holding: dict[Publication, None] = {}
+        self.absent: list[tuple[str, Leaver]] = []
+        self.clock = Clock(loop, self._expire)
+        self.closed = False
+        self._met = met
+
+    def rows(self) -> list[LinkRow]:
+        """The links."""
+        return [LinkRow("subscriber", served.peer_id, True) for served in list(self.served)]
 
     def joined(self, served: Served) -> bool:
         """It is connected; returns whether it may stay."""
+        self.served[served] = None
+        self.prober.clear(served.peer_id)
+        return not self.closed
 
-    def left(self, served: Served, *, broken: bool) -> None:
-        """It is not any more; `broken`: and its cursors hold their places."""
+    def departed(self, served: Served, *, broken: bool) -> None:
+        """It is not connected any more; `broken`: and its cursors hold their places."""
+        self.served.pop(served, None)
+        if broken and not self.closed:  # else no time is kept that could run out
+            self.clock.arm(self.clock.now() + self.settings.resume_timeout)
+            home = served.home or self._met(served.peer_id)  # where it is known to live
+            if home is not None and self._is_away(served.peer_id):
+                self.prober.suspect(
+                    served.peer_id, home, self.settings.resume_timeout, self._is_gone
+                )
+
+    def _is_away(self, peer_id: str) -> bool:
+        return any(publication.is_away(peer_id) for publication in self.holding)
+
+    def _is_gone(self, peer_id: str) -> None:
+        """A process that subscribed has ended without a goodbye: nobody waits for it."""
+        log.info("peer %s is gone without a goodbye: no place is held for it any more", peer_id)
+        for publication in list(self.holding):
+            publication.leave(peer_id)
+
+    def _expire(self, now: float) -> float | None:
+        """No place is held for longer."""
+        dues = [publication.expire(now) for publication in list(self.holding)]
+        absent, self.absent = self.absent, []
+        for topic, who in absent:  # one that comes later begins with what is put then
+            if not who.observer:
+                absent_log.warning(
+                    "Pub(%r): a subscriber that was expected has not come within %g s "
+                    "(join_timeout): %s lacks %s",
+                    *(topic, self.settings.join_timeout, who.name, messages(who.lacks)),
+                )
+        return min((at for at in dues if at is not None), default=None)
+
+    def close(self) -> list[Link]:
+        """Hold no place any more, and ask for nobody; returns the links that asked."""
+        self.closed = True
+        self.clock.stop()
+        return self.prober.close()
 
 
 class Served:
@@ -46,7 +122,7 @@ class Served:
         home: where it lives; None: not known.
     """
 
-    def __init__(self, owner: PublishingPeer) -> None:
+    def __init__(self, owner: Subscribers) -> None:
         self.link: Link | None = None
         self.peer_id = ""
         self.home: Address | None = None
@@ -80,13 +156,18 @@ class Served:
                 self._shared = True
                 link.keep_short()
 
+    def close(self) -> None:
+        """Say GOODBYE."""
+        if self.link is not None:
+            self.link.goodbye()
+
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
         self.link = None
         broken = error is not None and not link.cut
         if self._serving is not None:
             if broken:
-                self._serving.broken(self._owner.now())
+                self._serving.broken(self._owner.clock.now())
             else:
                 self._serving.closed()
-        self._owner.left(self, broken=broken)
+        self._owner.departed(self, broken=broken)

@@ -7,11 +7,10 @@ names of programs and machines that are no UTF-8), and nothing may fail because 
 from __future__ import annotations
 
 import os
-import socket
-import sys
 from typing import Any
 
 from pubsub._version import __version__
+from pubsub.support.host import this_host
 
 __all__ = ["about", "plain"]
 
@@ -27,7 +26,7 @@ def about(name: str = "") -> dict[str, Any]:
     """
     return {
         "name": plain(name) or plain(_program()) or "python",
-        "pid": os.getpid(),
+        "pid": this_host().process_id(),
         "hostname": plain(_hostname()),
         "library": __version__,
     }
@@ -45,13 +44,13 @@ def plain(text: object, longest: int = LONGEST) -> str:
 
 def _program() -> object:
     try:
-        return os.path.basename(sys.argv[0])
+        return os.path.basename(this_host().program())  # type: ignore[call-overload]
     except Exception:  # there is no argv, or it is no list, or holds no text
         return ""
 
 
 def _hostname() -> object:
     try:
-        return socket.gethostname()
+        return this_host().name()
     except Exception:  # it cannot be asked for, or is not UTF-8
         return ""

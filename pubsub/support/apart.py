@@ -13,18 +13,17 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import ParamSpec, TypeVar
 
+from pubsub.support.host import this_host
+
 __all__ = ["apart", "nothing"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-empty = Context
-"""Makes a context. (A simulation, whose processes are known by a context variable, has its own.)"""
-
 
 def nothing() -> Context:
-    """A context with nothing in it, to begin things in."""
-    return empty()
+    """A context with nothing in it, to begin things in. (In a simulation, with the process.)"""
+    return this_host().context()
 
 
 def apart(function: Callable[P, T]) -> Callable[P, T]:

@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import chain
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pubsub import Closed, Peer
+from pubsub.support.host import on_host, this_host
 from tests.faults.proxy import behind
 from tests.faults.worker import until
 from tests.integration.support import (
@@ -268,12 +268,11 @@ def interrupt() -> None:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Once:
+def clock() -> Iterator[Once]:
     """The clock that a Pub reads while it closes a batch."""
     clock = Once(time.time)
-    for name in ("pub", "asyncpub", "blockingpub"):
-        monkeypatch.setattr(f"pubsub.faces.{name}.time", SimpleNamespace(time=clock))
-    return clock
+    with on_host(this_host()._replace(wall_clock=clock)):
+        yield clock
 
 
 def test_g3_an_interrupt_while_a_batch_is_closed_takes_nothing_with_it(

@@ -218,7 +218,7 @@ async def test_g5_resets_before_a_live_subscriber_behind_a_rejecting_firewall_lo
     ):
         sub = await there.sub("t")
         pub = await here.pub("t")
-        answers = answers_of(here.runtime._prober)
+        answers = answers_of(here.runtime.subscribers.prober)
         async with flow(pub, sub) as flowing:
             for _ in range(4):
                 await flowing.passes()
@@ -241,11 +241,11 @@ async def test_g5_nobody_is_asked_at_an_address_that_may_be_anothers(address: st
     ):
         sub = await there.sub("t")
         pub = await here.pub("t")
-        answers = answers_of(here.runtime._prober)
+        answers = answers_of(here.runtime.subscribers.prober)
         async with flow(pub, sub) as flowing:
             await flowing.passes()
             await proxy.down()
-            await eventually(lambda: not here.runtime._served)
+            await eventually(lambda: not here.runtime.subscribers.served)
             await flowing.checked(3 * AGAIN)
             proxy.up()
             await flowing.passes()

@@ -87,7 +87,7 @@ class Beside:
         assert self.link is not None
 
     def _link(self) -> object:
-        remote = self.subscriber.runtime._remotes.get(self.publisher.runtime.peer_id)
+        remote = self.subscriber.runtime.publishers.remotes.get(self.publisher.runtime.peer_id)
         return None if remote is None else remote.link
 
     async def _keep_putting(self) -> None:

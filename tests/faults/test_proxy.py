@@ -42,13 +42,13 @@ async def coordinator() -> AsyncIterator[str]:
 
 def eager(peer: Peer) -> None:
     """Have it dial again soon, however often it was cut off at once."""
-    for remote in peer.runtime._remotes.values():
+    for remote in peer.runtime.publishers.remotes.values():
         remote._backoff = Backoff(random.random, 0.01, 0.02)
 
 
 def links_to(peer: Peer) -> list[Any]:
     """The links on which a peer subscribes."""
-    return [remote.link for remote in peer.runtime._remotes.values()]
+    return [remote.link for remote in peer.runtime.publishers.remotes.values()]
 
 
 async def connected(peer: Peer) -> list[Any]:
@@ -179,7 +179,7 @@ async def test_g5_resets_in_the_middle_of_a_buffer_lose_nothing(
             assert np.array_equal(got["other"], large[:1])
             assert await sub.get(timeout=LONG) == n
         assert sub.lost == 0
-        assert here.runtime._served
+        assert here.runtime.subscribers.served
         await pub.flush(LONG)
         await eventually(lambda: pub._publication.log.size == 0)
 
@@ -254,13 +254,13 @@ async def test_g5_a_half_open_link_is_found_dead_and_resumed(
             await flowing.passes()
             loop = asyncio.get_running_loop()
             (link,) = links_to(there)
-            (served,) = here.runtime._served
+            (served,) = here.runtime.subscribers.served
             began = loop.time()
             swallow(proxy, *ways)
             await eventually(lambda: links_to(there) not in ([link], [None]))
             assert loop.time() - began < BEAT["ping_timeout"] + SLACK
             await flowing.passes()
-            await eventually(lambda: served not in here.runtime._served)
+            await eventually(lambda: served not in here.runtime.subscribers.served)
             assert loop.time() - began < 2 * (BEAT["ping_timeout"] + SLACK)
             assert len(pub.subscribers) == 1
         assert sub.lost == 0

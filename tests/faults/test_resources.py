@@ -186,7 +186,7 @@ def test_g5_only_monotonic_time_decides() -> None:
                 sub, pub = there.sub("t"), here.pub("t")
                 pub.wait_for_subscribers(1, timeout=30)
                 messages = sub.messages()
-                (link,) = [remote.link for remote in there.runtime._remotes.values()]
+                (link,) = [remote.link for remote in there.runtime.publishers.remotes.values()]
                 sent = set()
                 for i in range(1_000):
                     pub.put(i)
@@ -194,7 +194,7 @@ def test_g5_only_monotonic_time_decides() -> None:
                     assert message.seq == message.value == i
                     sent.add(message.sent_at > now())
                     if i == 800:
-                        assert [r.link for r in there.runtime._remotes.values()] == [link]
+                        assert [r.link for r in there.runtime.publishers.remotes.values()] == [link]
                         here._call(break_links, here)
                     time.sleep(0.001)
                 assert sent == {True, False}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pubsub import Gap, Peer, Pub, Sub
+from pubsub.faces.sub import untaken
 from tests.cli.processes import LONG, Running, Start
 from tests.integration.support import break_links, eventually
 
@@ -62,7 +63,7 @@ class _Taker:
     @property
     def behind(self) -> bool:
         """Whether something has come that it has not taken."""
-        return any(messages for _, messages, _, _ in self.sub._untaken())
+        return any(messages for _, messages, _, _ in untaken(self.sub))
 
     def listen(self) -> None:
         """Measure how long nothing was taken."""
@@ -232,8 +233,8 @@ class _Process:
         found = []
         for peer in self.peers.values():
             runtime = peer.runtime
-            links = [served.link for served in runtime._served]
-            links += [remote.link for remote in runtime._remotes.values()]
+            links = [served.link for served in runtime.subscribers.served]
+            links += [remote.link for remote in runtime.publishers.remotes.values()]
             found += [
                 f"{link.sockname} {link.peername}"
                 for link in links

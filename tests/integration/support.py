@@ -147,7 +147,9 @@ async def eventually(condition: Callable[[], Any], what: str = "") -> None:
 def break_links(peer: Peer) -> int:
     """Cut every link of a peer to other peers, as a reset would; returns how many."""
     runtime = peer.runtime
-    links = [s.link for s in runtime._served] + [r.link for r in runtime._remotes.values()]
+    links = [s.link for s in runtime.subscribers.served] + [
+        r.link for r in runtime.publishers.remotes.values()
+    ]
     found = [link for link in links if link is not None]
     for link in found:
         link.abort()

@@ -217,7 +217,7 @@ async def test_g3_who_cannot_be_reached_from_another_machine_is_not_dialled_and_
         await eventually(lambda: len(subs[0].publishers) == 2)
         assert {p["state"] for p in subs[0].publishers.values()} == {"connecting"}
         assert all(who.startswith("app (pid ") for who in subs[0].publishers)
-        assert [remote.link for remote in there.runtime._remotes.values()] == [None]
+        assert [remote.link for remote in there.runtime.publishers.remotes.values()] == [None]
         late = await asyncio.wait_for(_ready(there.sub("t")), LONG)  # nor is it waited for
         assert len(late.publishers) == 2
         said = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]

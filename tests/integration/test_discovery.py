@@ -67,7 +67,7 @@ async def test_g7_a_restarted_coordinator_learns_everything_again() -> None:
             pub = await here.pub("t")
             pub.put(0)
             assert await sub.get(timeout=10) == 0
-            (link,) = [r.link for r in there.runtime._remotes.values()]
+            (link,) = [r.link for r in there.runtime.publishers.remotes.values()]
             await _restart(coordinator)
             new_pub, new_sub = here.pub("new"), there.sub("new")
             await asyncio.gather(new_pub, new_sub)
@@ -76,7 +76,9 @@ async def test_g7_a_restarted_coordinator_learns_everything_again() -> None:
             await eventually(lambda: len(list(coordinator.coordinator.registry.topics())) == 2)
             pub.put(1)
             assert await sub.get(timeout=10) == 1
-            assert [r.link for r in there.runtime._remotes.values()] == [link]  # never torn down
+            assert [r.link for r in there.runtime.publishers.remotes.values()] == [
+                link
+            ]  # never torn down
 
 
 async def test_g4_a_sub_that_returns_after_a_restart_gets_a_new_pubs_first_message() -> None:
@@ -141,7 +143,7 @@ async def test_peers_that_vanish_leave_the_maps() -> None:
                 session._closed = True
             await eventually(
                 lambda: (
-                    not watcher.runtime._directory.listed(
+                    not watcher.runtime.publishers.directory.listed(
                         sub._inbox.sub_id, next(iter(sub._inbox.streams))
                     )
                 )
@@ -467,15 +469,15 @@ async def test_the_time_for_others_stands_still_where_the_loop_is_blocked() -> N
         pub = peer.pub("t", overflow="block")
         times = []
         for _ in range(4):
-            times.append(peer.runtime.now())
+            times.append(peer.runtime.clock.now())
             time.sleep(0.6)  # noqa: ASYNC251  # as a user's code does
-        times.append(peer.runtime.now())
+        times.append(peer.runtime.clock.now())
         await pub
-        times.append(peer.runtime.now())
+        times.append(peer.runtime.clock.now())
         assert times == sorted(times)
         assert times[-1] - times[0] < 1.2
         await asyncio.sleep(0.6)
-        assert peer.runtime.now() - times[-1] >= 0.5
+        assert peer.runtime.clock.now() - times[-1] >= 0.5
 
 
 async def test_a_coordinator_whose_close_is_cancelled_has_ended_its_connections() -> None:
@@ -538,18 +540,18 @@ async def test_a_link_outlives_its_last_sub_for_a_moment() -> None:
             async with there.sub("t") as sub:
                 pub.put(i)
                 assert await sub.get(timeout=LONG) == i
-                (remote,) = there.runtime._remotes.values()
+                (remote,) = there.runtime.publishers.remotes.values()
                 links.add(remote.link)
         assert len(links) == 1
-        await eventually(lambda: not there.runtime._remotes)
-        await eventually(lambda: not here.runtime._served)
+        await eventually(lambda: not there.runtime.publishers.remotes)
+        await eventually(lambda: not here.runtime.subscribers.served)
 
 
 async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the real coordinator's address was forgotten, nothing is wrong, and nothing comes."""
-    monkeypatch.setattr("pubsub.runtime.runtime.LONELY", 0.2)
+    monkeypatch.setattr("pubsub.runtime.readiness.LONELY", 0.2)
     port = free_port()
     monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
 
@@ -561,7 +563,7 @@ async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(
         await eventually(said)
         for _ in range(3):
             await peer.sub("more")
-        assert peer.runtime._lonely_timer is None
+        assert peer.runtime.readiness._lonely_timer is None
         await lonely.close()
     assert said() == [
         "nothing publishes on 'lonely' and this process is its own coordinator (nothing listened "
@@ -572,12 +574,12 @@ async def test_a_sub_that_waits_beside_its_own_coordinator_says_so_once(
 async def test_a_sub_that_waits_for_publishers_of_another_coordinator_says_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("pubsub.runtime.runtime.LONELY", 0.05)
+    monkeypatch.setattr("pubsub.runtime.readiness.LONELY", 0.05)
     port = free_port()
     monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
     async with coordinator_in_loop(port) as address, Peer(address) as given, Peer() as other:
         await given.sub("t")
-        assert given.runtime._lonely_timer is None
+        assert given.runtime.readiness._lonely_timer is None
         await other.sub("t")
-        await eventually(lambda: other.runtime._lonely_timer is None)
+        await eventually(lambda: other.runtime.readiness._lonely_timer is None)
     assert "its own coordinator" not in caplog.text

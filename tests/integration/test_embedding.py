@@ -229,7 +229,7 @@ async def test_a_link_that_breaks_in_its_callers_turn_keeps_no_context_variable_
 ) -> None:
     async with coordinator_in_loop() as at, Peer(at) as here, Peer(at) as there:
         pub, subs = await here.pub("t"), [await there.sub("t") for _ in range(2)]
-        (remote,) = there.runtime._remotes.values()
+        (remote,) = there.runtime.publishers.remotes.values()
         link = remote.link
         assert link is not None
         monkeypatch.setattr(link, "flush", lambda: 1 / 0)

@@ -169,7 +169,7 @@ async def test_g3_who_comes_as_another_takes_nothing_in_silence(coordinator: str
         thief.runtime.peer_id = thief.runtime.doors.peer_id = victim.peer_id
         stolen = thief.sub("t")
         assert stolen._inbox.sub_id == sub._inbox.sub_id
-        [remote] = victim.runtime._remotes.values()
+        [remote] = victim.runtime.publishers.remotes.values()
 
         async def displaced() -> None:
             while remote._backoff._attempts < 3:
@@ -581,7 +581,7 @@ async def test_a_pub_and_a_sub_of_one_peer_meet_without_a_socket(coordinator: st
         got = await sub.get(timeout=10)
         assert got == value
         assert got is not value
-        assert not peer.runtime._served
+        assert not peer.runtime.subscribers.served
         assert list(pub.subscribers) == [f"local#{sub._inbox.sub_id}"]
 
 
@@ -611,7 +611,7 @@ async def test_where_channels_share_a_link_the_kernel_is_given_no_more_than_it_c
     coordinator: str,
 ) -> None:
     def unsent() -> int:
-        [served] = here.runtime._served
+        [served] = here.runtime.subscribers.served
         assert served.link is not None
         with served.link.sock.dup() as same:
             found: int = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)

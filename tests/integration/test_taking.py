@@ -661,7 +661,7 @@ async def test_g3_several_tasks_take_from_one_sub(
     monkeypatch: pytest.MonkeyPatch, forms: tuple[str, str]
 ) -> None:
     """Each message goes to one of them, whenever they let each other run."""
-    monkeypatch.setattr("pubsub.faces.asyncsub.TAKES", 0.0)  # before each batch
+    monkeypatch.setattr("pubsub.faces.asyncsub.TAKE_SLICE_SECONDS", 0.0)  # before each batch
     count = 5_000
     chance = random.Random(5)
     async with coordinator_in_loop() as coordinator, Peer(coordinator) as peer:

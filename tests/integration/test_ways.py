@@ -24,7 +24,7 @@ from pubsub.coordinator import server
 from pubsub.coordinator.server import Coordinator
 from pubsub.links import resolving
 from pubsub.links.keeping import dial
-from pubsub.runtime import runtime
+from pubsub.runtime import readiness
 from pubsub.runtime.publisher_link import Remote
 from pubsub.wire.messages import Register
 from tests.conftest import LOOP
@@ -109,7 +109,7 @@ async def told_twice(
             other.registry._due.clear()
             try:
                 await other.start("127.0.0.1", port)
-                (remote,) = there.runtime._remotes.values()
+                (remote,) = there.runtime.publishers.remotes.values()
                 await eventually(lambda: len(remote._ways()) == 2)
                 yield here, there, pub, sub, other
             finally:
@@ -123,7 +123,7 @@ async def test_g5_an_address_that_one_coordinator_has_wrong_hides_none_that_work
             pub.put(i)
             assert await sub.get(timeout=LONG) == i
         assert sub.lost == 0
-        (remote,) = there.runtime._remotes.values()
+        (remote,) = there.runtime.publishers.remotes.values()
         assert str(remote.address) == here.address
 
 
@@ -138,8 +138,8 @@ async def test_the_address_that_worked_last_is_dialled_first() -> None:
     wrong = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = wrong.sockets[0].getsockname()[1]
     async with wrong, told_twice(port) as (_, there, pub, sub, _other):
-        (remote,) = there.runtime._remotes.values()
-        told = there.runtime._directory._told[remote.peer_id]
+        (remote,) = there.runtime.publishers.remotes.values()
+        told = there.runtime.publishers.directory._told[remote.peer_id]
         told.update([told.popitem(), told.popitem()])  # the wrong one is named first
         assert remote._ways()[0].port == port
         for i in range(1, 4):
@@ -152,7 +152,7 @@ async def test_the_address_that_worked_last_is_dialled_first() -> None:
 async def test_an_address_that_its_coordinator_withdraws_is_no_way_any_more() -> None:
     async with told_twice(free_port()) as (here, there, _pub, _sub, other):
         other.push(other.registry.leave(here.peer_id))
-        (remote,) = there.runtime._remotes.values()
+        (remote,) = there.runtime.publishers.remotes.values()
         await eventually(lambda: [str(way) for way in remote._ways()] == [here.address])
 
 
@@ -168,7 +168,7 @@ async def test_a_publisher_is_dialled_at_all_addresses_of_its_name(
         sub, pub = await there.sub("t"), await here.pub("t")
         pub.put(1)
         assert await sub.get(timeout=LONG) == 1
-        (remote,) = there.runtime._remotes.values()
+        (remote,) = there.runtime.publishers.remotes.values()
         assert str(remote.address) == f"{here.address} (127.0.0.1)"
 
 
@@ -180,7 +180,7 @@ async def test_a_publisher_is_missed_for_a_while_before_anybody_is_told(
     async with coordinator_in_loop() as address, Peer(address) as there, Peer(address) as here:
         sub, pub = await there.sub("t"), await here.pub("t")
         await pub.wait_for_subscribers(1, timeout=LONG)
-        (remote,) = there.runtime._remotes.values()
+        (remote,) = there.runtime.publishers.remotes.values()
         (listening,) = here.runtime.doors.servers.values()
         listening.close()
         break_links(here)
@@ -462,7 +462,7 @@ ZONE = """
             sub, pub = await there.sub("t"), await here.pub("t")
             pub.put("it came")
             print(await sub.get(timeout=20), here.address.rpartition(":")[0])
-            for remote in there.runtime._remotes.values():
+            for remote in there.runtime.publishers.remotes.values():
                 print(remote.address.host)
         await coordinator.close()
 
@@ -627,7 +627,7 @@ async def test_g8_who_waits_for_a_busy_coordinator_says_for_whom_and_waits_on(
     warnings: Warnings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGSTOP is what C code that holds the interpreter lock looks like from outside."""
-    monkeypatch.setattr(runtime, "MUTE_WAITS", 100)
+    monkeypatch.setattr(readiness, "MUTE_WAITS", 100)
     port = free_port()
     busy = python(BUSY, str(port))
     assert busy.stdout is not None

@@ -108,7 +108,7 @@ async def test_one_that_lives_says_so_and_takes_the_question_for_no_subscriber(
         assert set(found.answers) == {Answer.ALIVE}
         assert not found.gone
         prober.close()
-        await eventually(lambda: not other.runtime._served)
+        await eventually(lambda: not other.runtime.subscribers.served)
 
 
 @pytest.mark.parametrize("greeting", [b"", None, b"220 mail.example.com ESMTP\r\n"])

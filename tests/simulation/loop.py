@@ -26,7 +26,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pubsub.support import apart
+from pubsub.support.host import Host, on_host
 
 if TYPE_CHECKING:
     from tests.simulation.network import Listener, Network, Transport
@@ -96,6 +96,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     Attributes:
         network: who carries bytes; set by `Network`.
+        host: what all processes find around them.
         failure: raised at the next step, whatever the code that set it makes of its own exception.
         errors: what was given to `call_exception_handler`.
         turns: of processes, so far.
@@ -122,6 +123,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._running = False
         self._generators: dict[int, AsyncGenerator[Any, Any]] = {}
         self.outside = self.process("outside", "")
+        self.host = Host(context=lambda: self.here().empty.copy())
 
     def process(self, name: str, host: str) -> Process:
         """Start a process: nothing runs in it yet."""
@@ -158,14 +160,13 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(self._generator_began, self._generator_dropped)
         asyncio._set_running_loop(self)
-        apart.empty = lambda: self.here().empty.copy()  # type: ignore[assignment]
         self._running = True
         try:
-            while not task.done():
-                self._step()
+            with on_host(self.host):
+                while not task.done():
+                    self._step()
         finally:
             self._running = False
-            apart.empty = contextvars.Context
             asyncio._set_running_loop(None)
             sys.set_asyncgen_hooks(*hooks)
         return task.result()

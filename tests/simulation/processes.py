@@ -350,7 +350,12 @@ class PeerProcess:
         self._over("closed")
         runtime = self.peer.runtime
         await asyncio.sleep(0.1)
-        if runtime._pubs or runtime._subs or runtime._remotes or runtime._served:
+        if (
+            runtime._pubs
+            or runtime._subs
+            or runtime.publishers.remotes
+            or runtime.subscribers.served
+        ):
             self.world.fail("leak", f"{self.process} still has {vars(runtime)}")
 
     def kill(self, *, host_too: bool = False) -> None:

@@ -25,7 +25,9 @@ from pubsub.core.stream import Stream
 from pubsub.core.window import Credit
 from pubsub.faces.asyncsub import AsyncSub
 from pubsub.links.probing import Prober
+from pubsub.runtime import lingering
 from pubsub.runtime.publisher_link import Remote
+from pubsub.runtime.readiness import Readiness, Ready
 from pubsub.runtime.runtime import Runtime
 from pubsub.wire.liveness import Heartbeat, Pulse
 from pubsub.wire.messages import Match, Register
@@ -203,13 +205,13 @@ def readiness_of_publishers(stack: ExitStack) -> None:
     """A Sub is ready when the coordinators have answered, and not the publishers."""
 
     def make(check: Any) -> Any:
-        def hasty(self: Runtime, sub: Any) -> None:
-            sub.unsettled.clear()
-            check(self, sub)
+        def hasty(self: Readiness, ready: Ready) -> None:
+            ready.unsettled.clear()
+            check(self, ready)
 
         return hasty
 
-    replace(stack, Runtime, "_check_sub", make)
+    replace(stack, Readiness, "_check", make)
 
 
 def redial(stack: ExitStack) -> None:
@@ -233,10 +235,10 @@ def link_over_listing(stack: ExitStack) -> None:
             matched(self, session, match)
             sub = self._subs.get(match.sub_id)
             for stream in list(sub.inbox.streams.values()) if sub is not None else ():
-                if stream.key.peer_id != self.peer_id and not self.listed(stream):
+                if stream.key.peer_id != self.peer_id and not self.publishers.listed(stream):
                     if stream.route is not None:
                         stream.route.unsubscribe(stream)
-                    self.give_up(stream)
+                    self.publishers.give_up(stream)
 
         return obedient
 
@@ -281,7 +283,7 @@ def first_messages(stack: ExitStack) -> None:
 def restart_grace(stack: ExitStack) -> None:
     """A Pub takes what a coordinator says for all there is, even when that has just started."""
     replace(
-        stack, Runtime, "_settle", lambda settle: lambda self, publication: publication.settle()
+        stack, Readiness, "_settle", lambda settle: lambda self, publication: publication.settle()
     )
 
 
@@ -391,11 +393,10 @@ def flush_by_pong(stack: ExitStack) -> None:
 def linger(stack: ExitStack) -> None:
     """A Pub is closed without waiting for its subscribers. (A flush waits.)"""
 
-    async def at_once(self: Runtime, pub: Any, linger: float) -> bool:
+    async def at_once(loop: Any, pub: Any, by: float) -> None:
         pub.source.seal()
-        return True
 
-    replace(stack, Runtime, "_delivered", lambda delivered: at_once)
+    replace(stack, lingering, "_delivered", lambda delivered: at_once)
 
 
 def count_in_end(stack: ExitStack) -> None:

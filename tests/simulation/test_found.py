@@ -16,7 +16,7 @@ from pubsub import Gap
 from pubsub.core.cursor import Cursor
 from pubsub.faces.sub import timeout_text
 from pubsub.links.link import GOODBYE_GRACE
-from pubsub.runtime.runtime import Runtime
+from pubsub.runtime import lingering
 from pubsub.wire.messages import Match, MatchedPub
 from tests.simulation.model import Violation
 from tests.simulation.processes import CoordinatorProcess, PeerProcess
@@ -106,7 +106,7 @@ def test_g5_a_slow_link_on_which_a_large_message_is_written_is_not_taken_for_dea
         here, there = await stage.peer(), await stage.peer()
         sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
         await stage.at(here, lambda: pub.wait_for_subscribers(1))
-        (link,) = here.peer.runtime._served
+        (link,) = here.peer.runtime.subscribers.served
         pipe = link.link.transport.out  # type: ignore[union-attr]
         pipe.room = 1_000  # bytes in 10 ms: the message takes 10 s
         large = b"x" * 1_000_000
@@ -444,7 +444,7 @@ def test_nothing_is_written_behind_a_goodbye() -> None:
         here, there = await stage.peer(), await stage.peer()
         sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
         await stage.at(here, lambda: pub.wait_for_subscribers(1))
-        (served,) = here.peer.runtime._served
+        (served,) = here.peer.runtime.subscribers.served
         link = served.link
         assert link is not None
         pipe = link.transport.out
@@ -471,7 +471,7 @@ def test_g5_a_subscriber_that_was_held_up_cuts_off_nobody_for_the_pings_that_wai
         here, there = await stage.peer(), await stage.peer()
         sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
         await stage.at(here, lambda: pub.wait_for_subscribers(1))
-        (served,) = here.peer.runtime._served
+        (served,) = here.peer.runtime.subscribers.served
         served.link.transport.out.room = 10_000_000  # type: ignore[union-attr]
 
         async def flush_on_and_on() -> None:
@@ -485,7 +485,7 @@ def test_g5_a_subscriber_that_was_held_up_cuts_off_nobody_for_the_pings_that_wai
         there.process.stopped = False
         await stage.at(here, lambda: pub.flush(timeout=5.0))
         assert await stage.all_of(there, sub) == list(range(1_500))
-        assert list(here.peer.runtime._served) == [served]
+        assert list(here.peer.runtime.subscribers.served) == [served]
 
     stage.play(story())
 
@@ -499,14 +499,14 @@ def test_g7_an_hour_without_a_coordinator() -> None:
         here, there = await stage.peer(), await stage.peer()
         sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
         await stage.at(here, lambda: pub.wait_for_subscribers(1))
-        (served,) = here.peer.runtime._served
+        (served,) = here.peer.runtime.subscribers.served
         link = served.link
         stage.coordinator.kill()
         for minute in range(60):
             await stage.at(here, partial(pub.put, minute))
             await asyncio.sleep(60)
             assert await stage.at(there, lambda: sub.get(timeout=0.0)) == minute
-        assert list(here.peer.runtime._served) == [served]
+        assert list(here.peer.runtime.subscribers.served) == [served]
         assert served.link is link
         new = await stage.at(there, lambda: [there.peer.sub("new/*")])
         late = await stage.pub(here, "new/x")
@@ -537,8 +537,8 @@ def test_g5_a_half_open_link_is_found_dead_within_its_heartbeats_bound(
         here, there = await stage.peer(), await stage.peer()
         sub, pub = await stage.sub(there, "t"), await stage.pub(here, "t")
         await stage.at(here, lambda: pub.wait_for_subscribers(1))
-        (remote,) = there.peer.runtime._remotes.values()
-        (served,) = here.peer.runtime._served
+        (remote,) = there.peer.runtime.publishers.remotes.values()
+        (served,) = here.peer.runtime.subscribers.served
         link = remote.link
         await asyncio.sleep(1.7 * timeout)  # it lives, though nothing is sent
         assert remote.link is link
@@ -554,7 +554,7 @@ def test_g5_a_half_open_link_is_found_dead_within_its_heartbeats_bound(
             await asyncio.sleep(0.01)
             if remote.link is not link:
                 found.setdefault("subscriber", stage.loop.time() - began)
-            if served not in here.peer.runtime._served:
+            if served not in here.peer.runtime.subscribers.served:
                 found.setdefault("publisher", stage.loop.time() - began)
         for side, took in found.items():  # the last sign of life may be an interval old
             assert timeout - interval - tick - 0.1 <= took <= timeout + tick + 0.1, side
@@ -582,7 +582,7 @@ def test_g5_a_place_is_held_for_resume_timeout_and_that_is_30_s(seconds: int) ->
                 for end in (connection.client, connection.server):
                     end.process.call_soon(end.abort)
         await asyncio.sleep(0.1)
-        assert not here.peer.runtime._served
+        assert not here.peer.runtime.subscribers.served
         began = stage.loop.time()
         for number in range(seconds * 10):
             await stage.at(here, partial(pub.put, number))
@@ -625,10 +625,10 @@ def test_g9_a_runner_that_stops_and_runs_on_at_its_end_has_sent_everything(
         await closing
         assert (found, sub.lost) == (([] if ablation else list(range(1_000))), 0)
 
-    async def at_once(self: Runtime, pub: Any, by: float) -> None:
+    async def at_once(loop: Any, pub: Any, by: float) -> None:
         pub.source.seal()
 
-    with patch.object(Runtime, ablation, at_once) if ablation else nullcontext():
+    with patch.object(lingering, ablation, at_once) if ablation else nullcontext():
         stage.play(story())
 
 

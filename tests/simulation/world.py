@@ -22,16 +22,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
-import socket
-import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
-from unittest.mock import patch
 
 from pubsub.errors import ProtocolError
 from tests.simulation.loop import Process, SimulatedLoop, Stuck
@@ -130,6 +125,14 @@ class World:
         self.plan = Plan.draw(self.random, profile or drawn)
         self.loop = SimulatedLoop(self.random)  # type: ignore[abstract]  # what is used is there
         self.loop.on_turn = self._inspect
+        self.loop.host = self.loop.host._replace(
+            wall_clock=self.loop.time,
+            stopwatch=self.stopwatch,
+            entropy=self.random.randbytes,
+            process_id=lambda: 4711,
+            name=lambda: "host",
+            program=lambda: "program",
+        )
         self.network = Network(self.loop, self.plan.latency, self.plan.chop)
         self.model = Model(
             bounded=self.plan.profile != "chaos",
@@ -489,35 +492,26 @@ def _loggers() -> list[logging.Logger]:
 
 @contextmanager
 def sealed(world: World) -> Iterator[None]:
-    """Nothing from outside: entropy, time and names come from the world, and what was logged in
-    other worlds limits nothing that is logged in this one."""
-    random, loop = world.random, world.loop
+    """Nothing from outside: what was logged in other worlds limits nothing that is logged in this
+    one. (Entropy, time and names come from its host.)"""
     log = logging.getLogger("pubsub")
     before = log.propagate, log.level, log.handlers
     filters = {each: each.filters for each in _loggers()}
     collecting = gc.isenabled()
     gc.disable()  # what it finalizes would come at times of its own
-    with (
-        patch.object(os, "urandom", random.randbytes),
-        patch.object(os, "getpid", lambda: 4711),
-        patch.object(socket, "gethostname", lambda: "host"),
-        patch.object(sys, "argv", ["program"]),
-        patch.object(time, "time", loop.time),
-        patch.object(time, "monotonic", world.stopwatch),
-    ):
-        log.propagate, log.handlers = False, [_Log(world)]
-        log.setLevel(logging.WARNING)
-        for each in filters:
-            each.filters = []
-        try:
-            yield
-        finally:
-            for each, kept in filters.items():
-                each.filters = kept
-            log.propagate, log.handlers = before[0], before[2]
-            log.setLevel(before[1])
-            if collecting:
-                gc.enable()
+    log.propagate, log.handlers = False, [_Log(world)]
+    log.setLevel(logging.WARNING)
+    for each in filters:
+        each.filters = []
+    try:
+        yield
+    finally:
+        for each, kept in filters.items():
+            each.filters = kept
+        log.propagate, log.handlers = before[0], before[2]
+        log.setLevel(before[1])
+        if collecting:
+            gc.enable()
 
 
 def run(world: World, story: Coroutine[Any, Any, None], again: str) -> None:

@@ -1,0 +1,149 @@
+"""Lingering: waiting until subscribers have received what they are due, and saying who has not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from pubsub.core.publication import Publication
+from pubsub.links.patience import Patience
+from pubsub.runtime.coordinator_link import Session
+from pubsub.runtime.turn import Source
+from pubsub.support.logs import logger
+
+__all__ = ["linger", "messages", "received", "unreceived"]
+
+log = logger("pubsub")
+
+LOOK_AGAIN = 0.25
+"""Seconds after which a close looks again for whom it waits in vain …"""
+SAY_AFTER = 1.0
+"""… and after which it says for whom it waits."""
+NAMED = 5
+"""Pubs that a message for people names at most."""
+
+
+class Due(Protocol):
+    """A Pub, as who waits for its subscribers sees it."""
+
+    publication: Publication
+    source: Source
+
+
+class Ending(Protocol):
+    """The runtime, as who waits for its subscribers sees it."""
+
+    loop: asyncio.AbstractEventLoop
+    sessions: list[Session]
+    closing: bool
+    exiting: bool
+    shut_down: bool
+
+
+async def linger(
+    runtime: Ending, pubs: Sequence[Due], seconds: float, by: float, *, last: bool = False
+) -> None:
+    """Wait until `by`, which is `seconds` after the beginning, until what waits for room has been
+    put and every subscriber has received all of it. One line says for whom it waits, when that
+    takes long (while a Peer is being closed, only its own close, the `last`, does), and one who
+    lacks what at the end."""
+    loop, sessions = runtime.loop, runtime.sessions
+    began = loop.time()
+    said = seconds <= SAY_AFTER
+    timer: asyncio.Handle | Patience
+
+    def look() -> None:
+        nonlocal said, timer
+        timer = Patience(loop, LOOK_AGAIN, look)
+        now = loop.time()
+        named = not all(session.tried and not session.up for session in sessions)
+        for pub in pubs:
+            pub.publication.hurry(now, named=named)
+        if now - began >= SAY_AFTER and not said and (last or not runtime.closing):
+            said = True
+            log.warning(
+                "closing waits up to %.0f s more (linger=%g)%s: %s",
+                by - now,
+                seconds,
+                ", and Ctrl-C ends it" if runtime.exiting or runtime.shut_down else "",
+                unreceived(pubs),
+            )
+
+    tasks = [loop.create_task(_delivered(loop, pub, by)) for pub in pubs]
+    timer = loop.call_soon(look)
+    try:
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        timer.cancel()
+    for error in results:
+        if isinstance(error, Exception):  # one Pub's trouble is no other's
+            log.error("internal error while a Pub was ended", exc_info=error)
+    lacking = unreceived(pub for pub in pubs if not pub.publication.ended)
+    if lacking and seconds > 0:
+        took = loop.time() - began
+        log.warning("closed after %.1f s (linger=%g): %s", took, seconds, lacking)
+
+
+async def _delivered(loop: asyncio.AbstractEventLoop, pub: Due, by: float) -> None:
+    """Wait until then for one Pub."""
+    pub.source.seal()
+    queued = pub.source.queued()
+    if queued is not None and by > loop.time():
+        await asyncio.wait({queued}, timeout=by - loop.time())
+    timeout = max(0, by - loop.time())
+    await received(loop, pub.publication, timeout, observers=True, hurries=True)
+
+
+async def received(
+    loop: asyncio.AbstractEventLoop,
+    publication: Publication,
+    timeout: float | None,
+    *,
+    observers: bool = False,
+    hurries: bool = False,
+) -> bool:
+    """Wait until all that is in the log has been received; False when time ran out."""
+    arrived: asyncio.Future[None] = loop.create_future()
+
+    def done() -> None:
+        if not arrived.done():
+            arrived.set_result(None)
+
+    waiter = publication.when_received(done, observers=observers, hurries=hurries)
+    if waiter is None:
+        return True
+    timer = None if timeout is None else loop.call_later(timeout, done)
+    try:
+        await arrived
+    finally:
+        publication.forget_waiter(waiter)
+        if timer is not None:
+            timer.cancel()
+    return not waiter.pending
+
+
+def unreceived(pubs: Iterable[Due]) -> str:
+    """How many messages of which Pubs are not known to have been received, and by whom; empty:
+    there are none. May be called from any thread."""
+    found = []
+    for pub in pubs:
+        publication = pub.publication
+        put = max(publication.log.next_seq, pub.source.count())
+        count = publication.unreceived(put)
+        if count:
+            whom = publication.behind(put) or "subscribers that no coordinator has named yet"
+            found.append((count, f"{messages(count)} of Pub({publication.topic!r})", whom))
+    more = sum(count for count, _, _ in found[NAMED:])
+    named = "; ".join(
+        f"{what} {'is' if count == 1 else 'are'} not known to have been received by {whom}"
+        for count, what, whom in found[:NAMED]
+    )
+    if more:
+        named += f"; nor {messages(more)} of {len(found) - NAMED} more Pubs"
+    return named
+
+
+def messages(count: int) -> str:
+    """So many, in words."""
+    return f"{count:,} message{'s' if count > 1 else ''}"
