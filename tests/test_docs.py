@@ -24,7 +24,8 @@ import pytest
 from pubsub.cli import command as cli_command
 from pubsub.cli.pubsub import pubsub
 from pubsub.cli.pubsubd import pubsubd
-from pubsub.codec.codec import Decoder, Encoder
+from pubsub.codec.decoder import MsgpackDecoder
+from pubsub.codec.encoder import MsgpackEncoder
 from pubsub.codec.extension_types import NAMES
 from pubsub.config import Settings
 from pubsub.errors import ProtocolError
@@ -65,7 +66,14 @@ DOCUMENTED = (
         "pubsub.config",
         "pubsub.errors",
     ),
-    *("pubsub.codec.codec", "pubsub.core.topics", "pubsub.wire.messages", "pubsub.wire.frames"),
+    *(
+        "pubsub.codec.codecs",
+        "pubsub.codec.encoder",
+        "pubsub.codec.decoder",
+        "pubsub.core.topics",
+        "pubsub.wire.messages",
+        "pubsub.wire.frames",
+    ),
     *("pubsub.faces.foreign",),
 )
 EXAMPLES = ("pubsub.faces.pub", "pubsub.faces.sub", "pubsub.faces.peer")
@@ -167,7 +175,7 @@ def test_the_bytes_of_the_data_example_are_its_batch() -> None:
         event = decode(frame)
         assert isinstance(event, Data)
         assert event[:4] == (channel, first, sent_at, len(values))
-        assert Decoder("msgpack").decode(event.body, ()) == values
+        assert MsgpackDecoder().decode(event.body, ()) == values
         body = array_header(len(values)) + b"".join(map(msgpack.packb, values))
         assert data_header(channel, first, sent_at, len(body)) + body == frame
         assert frame[29:] == body
@@ -309,9 +317,9 @@ def test_the_extension_types_are_those_of_the_codec() -> None:
         code, packed = int(code_text), bytes.fromhex(hexed.strip("`"))
         assert msgpack.unpackb(packed, ext_hook=lambda code, _: code) == code
         out_of_band = (buffers[code],) if code in buffers else ()
-        (value,) = Decoder("msgpack").decode(array_header(1) + packed, out_of_band)
+        (value,) = MsgpackDecoder().decode(array_header(1) + packed, out_of_band)
         if code in values:
-            assert Encoder("msgpack", "t", 2**20).pack(values[code]) == packed
+            assert MsgpackEncoder("t", 2**20).pack(values[code]) == packed
             assert repr(eval(shown.strip("`"), scope)) == repr(values[code])
             assert repr(value) == repr(values[code])
         elif code == 12:

@@ -130,7 +130,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
         else:
-            self._encoder.look(False)
+            self._encoder.expect_large(False)
         if self._block:
             size = len(data) + sum(map(len, buffers)) + OVERHEAD
             if self._queue or not self._fits(size):

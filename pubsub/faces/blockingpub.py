@@ -96,7 +96,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
         else:
-            self._encoder.look(False)
+            self._encoder.expect_large(False)
         size = len(data) + sum(map(len, buffers)) + OVERHEAD
         if self._block:
             self._wait_for_room(size)

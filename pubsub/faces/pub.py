@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Literal, NoReturn
 
-from pubsub.codec.codec import CODECS, LARGE, Encoder
+from pubsub.codec.codecs import codec_of
+from pubsub.codec.encoder import LARGE
 from pubsub.config import BATCH_BYTES, MIB, whole
 from pubsub.core.cursor import Cursor
 from pubsub.core.publication import Publication
@@ -120,8 +121,7 @@ class Pub(Face, blocking=None):
         warn_of_foreign_wildcards(self.topic)
         if overflow not in ("drop", "block"):
             raise ValueError(f'overflow {overflow!r} is neither "drop" nor "block"')
-        if codec not in CODECS:
-            raise ValueError(f"codec {codec!r} is none of {', '.join(map(repr, CODECS))}")
+        encoder = codec_of(codec).encoder
         self.overflow = overflow
         self.buffer = whole("buffer", buffer, 1)
         self.history = whole("history", history, 0)
@@ -130,7 +130,7 @@ class Pub(Face, blocking=None):
         self._block = overflow == "block"
         self._max_message = self.peer.settings.max_message
         self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))
-        self._encoder = Encoder(codec, self.topic, self._max_message)
+        self._encoder = encoder(self.topic, self._max_message)
         self._parts: list[bytes] = []
         self._more = 0  # bytes that the batch may have beyond `_left`, once they are granted
         self._done: Any = None  # what `put` returns when there is nothing to wait for
@@ -271,7 +271,7 @@ class Pub(Face, blocking=None):
                 self._encode_failed(error, value)
             encoder.pack = pack
         encoder.let_go(max(packed, len(data)))
-        encoder.look(bool(buffers))  # who puts something large puts more of it
+        encoder.expect_large(bool(buffers))  # who puts something large puts more of it
         size = len(data) + sum(map(len, buffers))
         if size > self._max_message:
             raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)

@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import msgpack
 
-from pubsub.codec.codec import Decoder
+from pubsub.codec.codecs import decoder_of
+from pubsub.codec.decoder import Decoder, MsgpackDecoder
 from pubsub.config import Settings
 from pubsub.coordinator.registry import Registry
 from pubsub.coordinator.server import Coordinator, _Connection
@@ -442,7 +443,7 @@ def subscriber(raw: bytes) -> None:
         reader.data, reader.buffer = receiving.data, receiving.buffer
     reader.max_payload = max_message + 1024
     kinds = (Kind.SUBSCRIBED, Kind.DATA, Kind.DATA, Kind.DATA, Kind.BUFFER, Kind.BUFFER, Kind.END)
-    decoder = Decoder("msgpack")
+    decoder = MsgpackDecoder()
     lazy = not choices.number(3)  # nobody takes anything
     delivered = dict.fromkeys(streams, 0)
     start: dict[Stream, int] = {}
@@ -805,7 +806,7 @@ def values(raw: bytes) -> None:
     """Decoder: of any body and buffers come values or DecodeError."""
     choices = Choices(raw)
     codec = choices.one_of("msgpack", "msgpack", "msgpack", "raw")
-    decoder = Decoder(codec)
+    decoder = decoder_of(codec)
     buffers = tuple(arrived(bytes(choices.number(100))) for _ in range(choices.number(3)))
     parts = [msgpack.packb(anything(choices)) for _ in range(choices.number(5))]
     for _ in range(choices.number(3)):
