@@ -34,8 +34,6 @@ from pubsub.wire.frames import (
     BUFFER_PIECE,
     Data,
     Event,
-    FrameReader,
-    Piece,
     array_header,
     buffer_header,
     data_header,
@@ -43,6 +41,7 @@ from pubsub.wire.frames import (
 from pubsub.wire.messages import Kind, encode, parse
 from tests.integration.support import coordinator_in_thread
 from tests.test_layers import LAYERS, layer_of, sources
+from tests.wire.sinks import Gathering, Piece
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "docs/protocol.md"
@@ -132,18 +131,18 @@ def examples() -> dict[str, list[Example]]:
     return found
 
 
-def decode(frame: bytes, place: memoryview | None = None) -> Event:
+def decode(frame: bytes) -> Event | Piece:
     """The one event of one frame, fed byte by byte as well as at once."""
     found = []
     for size in (len(frame), 1):
-        reader = FrameReader(bytearray(4096), lambda *_: place)
+        gathering = Gathering(bytearray(4096))
         events = [
             event
             for start in range(0, len(frame), size)
-            for event in reader.feed(frame[start : start + size])
+            for event in gathering.feed(frame[start : start + size])
         ]
         assert len(events) == 1
-        assert not reader.partial
+        assert not gathering.reader.partial
         found.append(events[0])
     assert found[0] == found[1]
     return found[0]
@@ -185,9 +184,10 @@ def test_the_bytes_of_the_buffer_example_are_its_piece() -> None:
     for frame, (kind, channel, total, offset, text) in examples()["BUFFER"]:
         assert kind == Kind.BUFFER
         payload = text.encode()
-        place = memoryview(bytearray(len(payload)))
-        assert decode(frame, place) == Piece(channel)
-        assert place == payload
+        gathering = Gathering(bytearray(4096))
+        assert gathering.feed(frame) == [Piece(channel)]
+        assert gathering.pieces == [(channel, total, offset, len(payload))]
+        assert gathering.memory == [payload]
         assert buffer_header(channel, total, offset, len(payload)) + payload == frame
 
 

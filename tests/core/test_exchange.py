@@ -304,9 +304,7 @@ class Wire:
             peer.name, f"{peer.name}:1", world.find, self._serving_output, max_channels=100
         )
         self.receiving = Receiving(self._receiving_output, lambda stream: None)
-        self.from_publisher = FrameReader(world.scratch, self.receiving.place)
-        self.from_publisher.data = self.receiving.data
-        self.from_publisher.buffer = self.receiving.buffer
+        self.from_publisher = FrameReader(world.scratch, self.receiving)
         self.from_subscriber = FrameReader(world.scratch)
         self.from_publisher.max_payload = self.from_subscriber.max_payload = MAX_MESSAGE + 1024
         self.promised: dict[int, int] = {}  # channel → `due`

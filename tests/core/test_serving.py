@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
@@ -18,7 +18,6 @@ from pubsub.wire.frames import (
     Data,
     Event,
     FrameReader,
-    Piece,
     array_header,
 )
 from pubsub.wire.liveness import HEARTBEAT_TOKEN
@@ -37,6 +36,7 @@ from pubsub.wire.messages import (
     Welcome,
     encode,
 )
+from tests.wire.sinks import Gathering, Piece
 
 UNLIMITED = 10**9
 
@@ -71,9 +71,8 @@ class End_:
         self.serving = Serving(
             "subscriber", "subscriber:1", self.find, self.on_output, max_channels=max_channels
         )
-        self.reader = FrameReader(bytearray(4096), self.place)
-        self.reader.max_payload = 10**8
-        self.pieces: list[tuple[int, int, int, int]] = []
+        self.gathering = Gathering(bytearray(4096), 10**8)
+        self.pieces = self.gathering.pieces
         self.found: list[int] = []
         self.on_find: Callable[[], None] = lambda: None
 
@@ -85,18 +84,15 @@ class End_:
     def on_output(self) -> None:
         self.dirty = True
 
-    def place(self, channel: int, total: int, offset: int, size: int) -> None:
-        self.pieces.append((channel, total, offset, size))
-
     def hear(self, *messages: Control) -> None:
         for message in messages:
             [event] = FrameReader(bytearray(4096)).feed(encode(message))
             self.serving.receive(event)
 
-    def pump(self, budget: int = UNLIMITED) -> list[Event]:
+    def pump(self, budget: int = UNLIMITED) -> list[Event | Piece]:
         chunks = self.serving.pump(budget)
         self.dirty = False
-        return self.reader.feed(b"".join(chunks))
+        return self.gathering.feed(b"".join(chunks))
 
 
 def subscribe(
@@ -112,7 +108,7 @@ def subscribe(
     return Subscribe(channel, stream_id, sub_id, resume, 0, limit, observer, False, max_batch)
 
 
-def values(events: list[Event]) -> list[tuple[int, Any]]:
+def values(events: Sequence[Event | Piece]) -> list[tuple[int, Any]]:
     """The channels and values of all DATA."""
     return [
         (event.channel, value)
@@ -750,10 +746,9 @@ def test_a_channel_whose_subscription_was_refused_serves_nothing(how: str) -> No
     assert made.expire(0.0) is None
 
 
-@pytest.mark.parametrize("event", [Data(0, 0, 0.0, 1, b"\x91\x01"), Piece(0)])
-def test_a_subscriber_that_publishes_is_refused(event: Event) -> None:
+def test_a_subscriber_that_publishes_is_refused() -> None:
     with pytest.raises(ProtocolError, match="where a subscriber speaks"):
-        End_(publication()).serving.receive(event)
+        End_(publication()).serving.receive(Data(0, 0, 0.0, 1, b"\x91\x01"))
 
 
 def test_too_many_channels_is_a_limit() -> None:
