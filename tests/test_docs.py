@@ -41,6 +41,7 @@ from pubsub.wire.frames import (
 from pubsub.wire.messages import Kind, encode, parse
 from tests.integration.support import coordinator_in_thread
 from tests.test_layers import LAYERS, layer_of, sources
+from tests.wire.buffers import whole
 from tests.wire.sinks import Gathering, Piece
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -316,7 +317,7 @@ def test_the_extension_types_are_those_of_the_codec() -> None:
     for code_text, _, _, shown, hexed in table:
         code, packed = int(code_text), bytes.fromhex(hexed.strip("`"))
         assert msgpack.unpackb(packed, ext_hook=lambda code, _: code) == code
-        out_of_band = (buffers[code],) if code in buffers else ()
+        out_of_band = whole(buffers[code]) if code in buffers else ()
         (value,) = MsgpackDecoder().decode(array_header(1) + packed, out_of_band)
         if code in values:
             assert MsgpackEncoder("t", 2**20).pack(values[code]) == packed

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import msgpack
 
@@ -24,11 +24,9 @@ from pubsub.codec.extension_types import (
     NUMPY_SCALAR,
 )
 from pubsub.errors import DecodeError
-from pubsub.wire.buffers import FOR_LARGE, LargeBuffer, reuse_memory
+from pubsub.wire.buffers import FOR_LARGE, Buffer, reuse_memory
 
 __all__ = ["Decoder", "MsgpackDecoder", "PickleDecoder", "RawDecoder"]
-
-Buffer: TypeAlias = bytes | LargeBuffer
 
 _UNPACKER_SIZE: Final = 4 * 1024
 """Memory of the unpackers that a decoder keeps for tuples and sets."""
@@ -75,8 +73,8 @@ class Decoder:
 
         Parameters:
             body: one msgpack array.
-            buffers: the out-of-band buffers of its last value. What comes in a LargeBuffer is not
-                copied.
+            buffers: the out-of-band buffers of its last value. None is copied, but for an array
+                what is read-only.
 
         Raises:
             DecodeError: anything is wrong with any of them; `decode_each` tells them apart.
@@ -175,8 +173,7 @@ class Decoder:
     def _read_buffer(self, payload: bytes) -> bytes:
         if len(payload) != 4:
             raise ValueError("no index")
-        buffer = self._take(payload)
-        return buffer.take_bytes() if isinstance(buffer, LargeBuffer) else buffer
+        return self._take(payload).take_bytes()
 
     def _take(self, payload: bytes) -> Buffer:
         """The buffer of the index that a payload begins with. Once only: a hundred references
@@ -240,9 +237,7 @@ class MsgpackDecoder(Decoder):
             self._depth = depth
 
     def _read_array_out_of_band(self, payload: bytes) -> Any:
-        buffer = self._take(payload)
-        items = buffer.take_memory() if isinstance(buffer, LargeBuffer) else buffer
-        return numpy_types.build_array(payload, 4, items)
+        return numpy_types.build_array(payload, 4, self._take(payload).view())
 
 
 class PickleDecoder(Decoder):

@@ -38,7 +38,7 @@ from pubsub.codec.extension_types import (
     Unencodable,
 )
 from pubsub.errors import EncodeError, MessageTooLarge, PubSubError, WrongContext
-from pubsub.wire.buffers import FOR_LARGE, reuse_memory
+from pubsub.wire.buffers import FOR_LARGE, Buffer, WholeBuffer, reuse_memory
 
 __all__ = ["LARGE", "Encoder", "MsgpackEncoder", "PickleEncoder", "RawEncoder"]
 
@@ -82,7 +82,7 @@ class Encoder:
 
     pack: Callable[[Any], bytes]
     refuse: Callable[[Any], bytes]
-    buffers: list[bytes]
+    buffers: list[Buffer]
 
     def __init__(self, topic: str, max_message: int) -> None:
         self.buffers = []
@@ -91,7 +91,7 @@ class Encoder:
         self._max_message = max_message
         self._taken = 0  # bytes in buffers
 
-    def take(self) -> tuple[bytes, ...]:
+    def take(self) -> tuple[Buffer, ...]:
         """The buffers of the value just packed; they are the caller's now."""
         taken = tuple(self.buffers)
         self.buffers.clear()
@@ -173,7 +173,7 @@ class Encoder:
     def _put_out(self, data: bytes) -> bytes:
         """Take this out of band; returns its number as the payloads have it."""
         index = len(self.buffers)
-        self.buffers.append(data)
+        self.buffers.append(WholeBuffer(data))
         return index.to_bytes(4, "big")
 
 

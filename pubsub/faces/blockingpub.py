@@ -23,6 +23,7 @@ from pubsub.faces.pub import (
     wait_attached,
 )
 from pubsub.support.reentry import interrupts_the_core, running_loop
+from pubsub.wire.buffers import Buffer
 
 __all__ = ["BlockingPub"]
 
@@ -90,7 +91,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
             for value in values:
                 self.put(value)
 
-    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> None:
+    def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> None:
         """A put that is out of the ordinary; under the lock."""
         self._check()
         if buffers or len(data) >= self._batch_bytes:

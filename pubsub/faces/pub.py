@@ -34,6 +34,7 @@ from pubsub.faces.process import default_peer
 from pubsub.runtime.runtime import Runtime
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
+from pubsub.wire.buffers import Buffer
 from pubsub.wire.frames import BATCH_COST, array_header
 
 __all__ = ["Pub"]
@@ -53,7 +54,7 @@ PLAIN = (list, tuple)
 NOTICE = 1.0
 """Seconds after which a put that waits for room says for whom."""
 
-Batch = tuple[int, bytes, tuple[bytes, ...], float]
+Batch = tuple[int, bytes, tuple[Buffer, ...], float]
 
 
 _ONE = array_header(1)
@@ -221,7 +222,7 @@ class Pub(Face, blocking=None):
         """
         raise NotImplementedError
 
-    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> Any:
+    def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Any:
         """A put that is out of the ordinary."""
         raise NotImplementedError
 
@@ -255,8 +256,8 @@ class Pub(Face, blocking=None):
         raise explained from None
 
     def _encode_large(
-        self, data: bytes, value: Any, buffers: tuple[bytes, ...]
-    ) -> tuple[bytes, tuple[bytes, ...]]:
+        self, data: bytes, value: Any, buffers: tuple[Buffer, ...]
+    ) -> tuple[bytes, tuple[Buffer, ...]]:
         """A message whose encoding is large, or already left buffers aside: take its large bytes
         out of band, and check its size."""
         encoder = self._encoder

@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import msgpack
 
 from pubsub.errors import ProtocolError
-from pubsub.wire.buffers import LargeBuffer
+from pubsub.wire.buffers import Buffer
 from pubsub.wire.messages import MAX_PAYLOAD_BEFORE_WELCOME, Control, Kind, parse
 
 __all__ = [
@@ -84,7 +84,7 @@ def buffer_header(channel: int, total: int, offset: int, size: int) -> bytes:
     )
 
 
-def buffers_cost(buffers: Sequence[bytes | LargeBuffer]) -> int:
+def buffers_cost(buffers: Sequence[Buffer]) -> int:
     """What the large buffers of a batch count for in windows and buffers."""
     return sum(max(len(buffer), SMALLEST_BUFFER) for buffer in buffers)
 

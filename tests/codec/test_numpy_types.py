@@ -14,7 +14,7 @@ from pubsub.codec.decoder import MsgpackDecoder
 from pubsub.codec.encoder import LARGE, Encoder, MsgpackEncoder
 from pubsub.codec.extension_types import NDARRAY, NDARRAY_OUT_OF_BAND, NUMPY_SCALAR
 from pubsub.errors import DecodeError, EncodeError, MessageTooLarge
-from pubsub.wire.buffers import LargeBuffer
+from pubsub.wire.buffers import Buffer
 from tests.wire.buffers import arrived
 
 np = pytest.importorskip("numpy")
@@ -27,7 +27,7 @@ def encoder(max_message: int = 2**28) -> Encoder:
     return MsgpackEncoder("jobs", max_message)
 
 
-def packed(value: Any) -> tuple[bytes, list[bytes]]:
+def packed(value: Any) -> tuple[bytes, list[Buffer]]:
     enc = encoder()
     return b"\x91" + enc.pack(value), enc.buffers
 
@@ -172,14 +172,14 @@ def test_a_large_array_travels_out_of_band_and_is_not_copied_by_the_receiver(ord
     array = np.arange(LARGE // 8, dtype="i8").reshape(2, -1).copy(order=order)
     body = b"\x91" + enc.pack({"a": (array,), "b": array})
     assert [len(buffer) for buffer in enc.buffers] == [LARGE, LARGE]
-    assert all(type(buffer) is bytes for buffer in enc.buffers)
+    assert all(buffer.view().readonly for buffer in enc.buffers)
     array[0, 0] = 99  # what was put is what it was then
     received = list(map(arrived, enc.buffers))
     [found] = MsgpackDecoder().decode(body, received)
     array[0, 0] = 0
     assert_same(found["a"][0], array)
     assert_same(found["b"], array)
-    received[0].take_memory()[0] = 7
+    received[0].view()[0] = 7
     assert found["a"][0][0, 0] == 7
     assert found["b"][0, 0] == 0
     [shared] = MsgpackDecoder().decode(body, enc.buffers)
@@ -307,7 +307,7 @@ def head(dtype: Any, *shape: int, flags: int = 0) -> bytes:
     return bytes((flags, len(shape))) + sizes + dtype_bytes(dtype)
 
 
-def decode(code: int, payload: bytes, *buffers: bytes | LargeBuffer) -> Any:
+def decode(code: int, payload: bytes, *buffers: Buffer) -> Any:
     body = b"\x91" + msgpack.packb(msgpack.ExtType(code, payload))
     return MsgpackDecoder().decode(body, buffers)[0]
 
@@ -432,7 +432,7 @@ def test_a_shape_that_does_not_fit_is_refused(shape: tuple[int, ...], size: int)
 def test_a_head_that_ends_too_early_is_refused(payload: bytes) -> None:
     for code, before in ((NDARRAY, b""), (NDARRAY_OUT_OF_BAND, bytes(4)), (NUMPY_SCALAR, b"")):
         with pytest.raises(DecodeError):
-            decode(code, before + payload, b"")
+            decode(code, before + payload, arrived(b""))
 
 
 def test_out_of_band_items_are_given_out_once() -> None:

@@ -58,7 +58,7 @@ from pubsub.wire.messages import (
     parse,
 )
 from tests.fuzz.transport import Clock, Transport
-from tests.wire.buffers import arrived
+from tests.wire.buffers import arrived, whole
 from tests.wire.sinks import Nowhere
 
 __all__ = ["TARGETS"]
@@ -371,7 +371,7 @@ def publisher(raw: bytes) -> None:
                 largest = max(largest, BATCH_COST + 5 + size + 3 * 2000)
                 if publication.room(BATCH_COST + 5 + size) and not publication.ended:
                     body = array_header(1) + bytes(size)
-                    publication.append(1, body, large, now)
+                    publication.append(1, body, whole(*large), now)
             elif step == 1 and not deaf:
                 for _ in range(choices.number(4)):
                     serving.pump(choices.one_of(0, 1, 4096, 10**6))
