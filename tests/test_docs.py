@@ -24,7 +24,8 @@ import pytest
 from pubsub.cli import command as cli_command
 from pubsub.cli.pubsub import pubsub
 from pubsub.cli.pubsubd import pubsubd
-from pubsub.codec.codec import Decoder, Encoder
+from pubsub.codec.decoder import MsgpackDecoder
+from pubsub.codec.encoder import MsgpackEncoder
 from pubsub.codec.extension_types import NAMES
 from pubsub.config import Settings
 from pubsub.errors import ProtocolError
@@ -33,8 +34,6 @@ from pubsub.wire.frames import (
     BUFFER_PIECE,
     Data,
     Event,
-    FrameReader,
-    Piece,
     array_header,
     buffer_header,
     data_header,
@@ -42,6 +41,8 @@ from pubsub.wire.frames import (
 from pubsub.wire.messages import Kind, encode, parse
 from tests.integration.support import coordinator_in_thread
 from tests.test_layers import LAYERS, layer_of, sources
+from tests.wire.buffers import whole
+from tests.wire.sinks import Gathering, Piece
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "docs/protocol.md"
@@ -65,7 +66,14 @@ DOCUMENTED = (
         "pubsub.config",
         "pubsub.errors",
     ),
-    *("pubsub.codec.codec", "pubsub.core.topics", "pubsub.wire.messages", "pubsub.wire.frames"),
+    *(
+        "pubsub.codec.codecs",
+        "pubsub.codec.encoder",
+        "pubsub.codec.decoder",
+        "pubsub.core.topics",
+        "pubsub.wire.messages",
+        "pubsub.wire.frames",
+    ),
     *("pubsub.faces.foreign",),
 )
 EXAMPLES = ("pubsub.faces.pub", "pubsub.faces.sub", "pubsub.faces.peer")
@@ -124,18 +132,18 @@ def examples() -> dict[str, list[Example]]:
     return found
 
 
-def decode(frame: bytes, place: memoryview | None = None) -> Event:
+def decode(frame: bytes) -> Event | Piece:
     """The one event of one frame, fed byte by byte as well as at once."""
     found = []
     for size in (len(frame), 1):
-        reader = FrameReader(bytearray(4096), lambda *_: place)
+        gathering = Gathering(bytearray(4096))
         events = [
             event
             for start in range(0, len(frame), size)
-            for event in reader.feed(frame[start : start + size])
+            for event in gathering.feed(frame[start : start + size])
         ]
         assert len(events) == 1
-        assert not reader.partial
+        assert not gathering.reader.partial
         found.append(events[0])
     assert found[0] == found[1]
     return found[0]
@@ -167,7 +175,7 @@ def test_the_bytes_of_the_data_example_are_its_batch() -> None:
         event = decode(frame)
         assert isinstance(event, Data)
         assert event[:4] == (channel, first, sent_at, len(values))
-        assert Decoder("msgpack").decode(event.body, ()) == values
+        assert MsgpackDecoder().decode(event.body, ()) == values
         body = array_header(len(values)) + b"".join(map(msgpack.packb, values))
         assert data_header(channel, first, sent_at, len(body)) + body == frame
         assert frame[29:] == body
@@ -177,9 +185,10 @@ def test_the_bytes_of_the_buffer_example_are_its_piece() -> None:
     for frame, (kind, channel, total, offset, text) in examples()["BUFFER"]:
         assert kind == Kind.BUFFER
         payload = text.encode()
-        place = memoryview(bytearray(len(payload)))
-        assert decode(frame, place) == Piece(channel)
-        assert place == payload
+        gathering = Gathering(bytearray(4096))
+        assert gathering.feed(frame) == [Piece(channel)]
+        assert gathering.pieces == [(channel, total, offset, len(payload))]
+        assert gathering.memory == [payload]
         assert buffer_header(channel, total, offset, len(payload)) + payload == frame
 
 
@@ -308,10 +317,10 @@ def test_the_extension_types_are_those_of_the_codec() -> None:
     for code_text, _, _, shown, hexed in table:
         code, packed = int(code_text), bytes.fromhex(hexed.strip("`"))
         assert msgpack.unpackb(packed, ext_hook=lambda code, _: code) == code
-        out_of_band = (buffers[code],) if code in buffers else ()
-        (value,) = Decoder("msgpack").decode(array_header(1) + packed, out_of_band)
+        out_of_band = whole(buffers[code]) if code in buffers else ()
+        (value,) = MsgpackDecoder().decode(array_header(1) + packed, out_of_band)
         if code in values:
-            assert Encoder("msgpack", "t", 2**20).pack(values[code]) == packed
+            assert MsgpackEncoder("t", 2**20).pack(values[code]) == packed
             assert repr(eval(shown.strip("`"), scope)) == repr(values[code])
             assert repr(value) == repr(values[code])
         elif code == 12:

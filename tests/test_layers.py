@@ -242,8 +242,8 @@ def test_the_check_catches_a_module_without_a_layer() -> None:
         ("pubsub.core", "import socket as s", True),
         ("pubsub.coordinator.registry", "import datetime", True),
         ("pubsub.coordinator.server", "import asyncio, time", False),
-        ("pubsub.codec.codec", "import threading", True),
-        ("pubsub.codec.codec", "import datetime, uuid", False),
+        ("pubsub.codec.encoder", "import threading", True),
+        ("pubsub.codec.encoder", "import datetime, uuid", False),
         ("pubsub.links.link", "import asyncio, socket", False),
     ],
 )

@@ -24,6 +24,7 @@ __all__ = [
     "BUFFER",
     "CONTAINERS",
     "LAYOUTS",
+    "MAX_NESTING",
     "NAMES",
     "NDARRAY",
     "NDARRAY_OUT_OF_BAND",
@@ -72,6 +73,9 @@ NAMES: Final = {
 
 CONTAINERS: Final[dict[type, int]] = {tuple: TUPLE, set: SET, frozenset: FROZENSET}
 """Types that hold other values: the encoder packs what is in them."""
+
+MAX_NESTING: Final = 32
+"""How deep tuples and sets may lie in each other: each is packed, and read, on its own."""
 
 
 class Unencodable(TypeError):

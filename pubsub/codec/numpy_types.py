@@ -200,16 +200,16 @@ def read_array(payload: bytes) -> Array:
     return _build(dtype, shape, order, bytearray(memoryview(payload)[end:]))
 
 
-def build_array(payload: bytes, start: int, items: bytes | memoryview) -> Array:
+def build_array(payload: bytes, start: int, items: memoryview) -> Array:
     """The array of a head (from `start` on) with its items elsewhere.
 
-    It is writeable: built on memory that is, or on a copy of bytes.
+    It is writeable: built on memory that is, or on a copy of what is read-only.
     """
     dtype, shape, order, end = _read_head(payload, start)
     if end != len(payload):
         raise ValueError("more than a head")
     array = _build(dtype, shape, order, items)
-    return array.copy(order="K") if isinstance(items, bytes) else array
+    return array.copy(order="K") if items.readonly else array
 
 
 def _read_head(payload: bytes, start: int) -> tuple[DType, tuple[int, ...], str, int]:
@@ -237,7 +237,7 @@ def _dtype_bytes(payload: bytes, start: int) -> tuple[bytes, int]:
 
 
 def _build(
-    dtype: DType, shape: tuple[int, ...], order: str, items: bytes | bytearray | memoryview
+    dtype: DType, shape: tuple[int, ...], order: str, items: bytearray | memoryview
 ) -> Array:
     if prod(shape) * dtype.itemsize != len(items):  # exact: Python's numbers do not overflow
         raise ValueError(

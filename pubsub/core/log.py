@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 
+from pubsub.wire.buffers import Buffer
 from pubsub.wire.frames import BATCH_COST, buffers_cost
 
 __all__ = ["Batch", "Holds", "Log"]
@@ -36,7 +37,7 @@ class Batch:
         first: int,
         count: int,
         body: bytes,
-        buffers: tuple[bytes, ...],
+        buffers: tuple[Buffer, ...],
         sent_at: float,
     ) -> None:
         self.number = number
@@ -124,7 +125,7 @@ class Log:
         """The oldest batch."""
         return self._batches[0]
 
-    def append(self, count: int, body: bytes, buffers: tuple[bytes, ...], sent_at: float) -> Batch:
+    def append(self, count: int, body: bytes, buffers: tuple[Buffer, ...], sent_at: float) -> Batch:
         """Put a batch of `count` messages at the end."""
         batch = Batch(self.next_number, self.next_seq, count, body, buffers, sent_at)
         self.next_number += 1  # nothing is called between this and the last step

@@ -15,6 +15,7 @@ from pubsub.core.cursor import NO_LIMIT, Cursor, Outlet, SubKey
 from pubsub.core.log import Batch, Log
 from pubsub.core.standing import Holder, State, listed
 from pubsub.errors import ProtocolError
+from pubsub.wire.buffers import Buffer
 from pubsub.wire.frames import BATCH_COST
 
 __all__ = ["MAX_LEAVERS", "Leaver", "Publication", "Waiter"]
@@ -144,7 +145,7 @@ class Publication:
 
     # --- putting ------------------------------------------------------------------------
 
-    def append(self, count: int, body: bytes, buffers: tuple[bytes, ...], sent_at: float) -> Batch:
+    def append(self, count: int, body: bytes, buffers: tuple[Buffer, ...], sent_at: float) -> Batch:
         """Put a batch; every attached cursor is queued at its outlet.
 
         What is over `buffer` leaves at the old end; a blocking publication lets only go what no

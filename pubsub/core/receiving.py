@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pubsub.core.stream import Stream
 from pubsub.errors import ProtocolError
 from pubsub.wire import messages
-from pubsub.wire.frames import Event, Piece
+from pubsub.wire.frames import Event
 from pubsub.wire.messages import Ack, End, Subscribe, Subscribed, Unsubscribe, encode
 
 __all__ = ["Receiving"]
@@ -73,9 +73,7 @@ class Receiving:
         Raises:
             ProtocolError: it is not one that belongs here.
         """
-        if isinstance(event, Piece):
-            pass  # its bytes are in place already
-        elif isinstance(event, Subscribed):
+        if isinstance(event, Subscribed):
             stream = self._channel(event.channel)
             if stream is not None:
                 if stream.open:
@@ -101,7 +99,7 @@ class Receiving:
     def data(
         self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
     ) -> None:
-        """A batch came (see `frames.TakeData`)."""
+        """A batch came (see `frames.Sink`)."""
         stream = self._channels.get(channel)
         if stream is not None:
             stream.data(first, messages, sent_at, body)
@@ -109,13 +107,13 @@ class Receiving:
             self._channel(channel)  # was it ever opened?
 
     def buffer(self, channel: int, payload: bytes) -> None:
-        """A large buffer came in one piece (see `frames.TakeBuffer`)."""
+        """A large buffer came in one piece (see `frames.Sink`)."""
         stream = self._open_stream(channel)
         if stream is not None:
             stream.whole(payload)
 
     def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
-        """Where a piece of a large buffer belongs (see `frames.Place`)."""
+        """Where a piece of a large buffer belongs (see `frames.Sink`)."""
         stream = self._open_stream(channel)
         return None if stream is None else stream.place(total, offset, size)
 

@@ -289,7 +289,7 @@ class Serving:
         end = min(total, offset + most)
         size = end - offset
         out.append(buffer_header(channel.number, total, offset, size))
-        out.append(buffer if size == total else memoryview(buffer)[offset:end])
+        out.append(buffer.view()[offset:end])
         partial.offset = end
         cursor.pieces += 1
         if end == total:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from pubsub.core.window import Credit
 from pubsub.errors import ProtocolError
-from pubsub.wire.buffers import LargeBuffer
+from pubsub.wire.buffers import Allocator, Arriving, Buffer, LargeBuffer, WholeBuffer
 from pubsub.wire.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Entry:
         skip: int = 0,
         sent_at: float = 0.0,
         body: bytes | memoryview = b"",
-        buffers: tuple[bytes | LargeBuffer, ...] = (),
+        buffers: tuple[Buffer, ...] = (),
         gaps: tuple[tuple[int, str], ...] = (),
         size: int = 0,
         error: Exception | None = None,
@@ -114,6 +114,7 @@ class Stream:
     """
 
     __slots__ = (
+        "_allocate",
         "_assembling",
         "_buffers",
         "_pending",
@@ -138,7 +139,13 @@ class Stream:
     )
 
     def __init__(
-        self, inbox: Inbox, key: StreamKey, topic: str, publisher: str, max_batch: int
+        self,
+        inbox: Inbox,
+        key: StreamKey,
+        topic: str,
+        publisher: str,
+        max_batch: int,
+        allocate: Allocator = LargeBuffer,
     ) -> None:
         self.inbox = inbox
         self.credit = Credit(inbox.window)
@@ -146,6 +153,7 @@ class Stream:
         self.topic = topic
         self.publisher = publisher
         self.max_batch = max_batch
+        self._allocate = allocate  # memory for large buffers that come in pieces
         self.codec = "msgpack"
         self.before = False
         self.expected: int | None = None
@@ -158,8 +166,8 @@ class Stream:
         self.since: float | None = None
         self.route: Route | None = None
         self.channel = -1
-        self._assembling: LargeBuffer | None = None
-        self._buffers: list[bytes | LargeBuffer] = []
+        self._assembling: Arriving | None = None
+        self._buffers: list[Buffer] = []
         self._pending = 0  # what these count for
 
     # --- opening and closing ------------------------------------------------------------
@@ -261,7 +269,7 @@ class Stream:
             if offset:
                 raise ProtocolError(f"a BUFFER that begins at {offset}")
             self._check_buffer(total)
-            self._assembling = LargeBuffer(total, self.credit.window.share)
+            self._assembling = self._allocate(total, self.credit.window.share)
         buffer = self._assembling
         filled = len(buffer)
         if offset != filled or total != buffer.total:
@@ -282,7 +290,7 @@ class Stream:
         if self._assembling is not None:
             raise ProtocolError(f"a BUFFER at 0 of {total} where {len(self._assembling)} was due")
         self._pending = self._check_buffer(total)
-        self._buffers.append(payload)
+        self._buffers.append(WholeBuffer(payload))
 
     def _check_buffer(self, total: int) -> int:
         """What the buffers of the message count for with one more; raises if they may not."""
@@ -300,7 +308,7 @@ class Stream:
         Raises:
             ProtocolError: it is no message that may come now.
         """
-        buffers: tuple[bytes | LargeBuffer, ...] = ()
+        buffers: tuple[Buffer, ...] = ()
         if self._buffers or self._assembling is not None:
             if self._assembling is not None:
                 raise ProtocolError("a DATA in the middle of a large buffer")
@@ -314,7 +322,7 @@ class Stream:
         count: int,
         sent_at: float,
         body: bytes | memoryview,
-        buffers: tuple[bytes | LargeBuffer, ...],
+        buffers: tuple[Buffer, ...],
     ) -> None:
         """A whole batch is here.
 

@@ -23,6 +23,7 @@ from pubsub.faces.pub import (
 )
 from pubsub.support.logs import logger
 from pubsub.support.reentry import interrupts_the_core, running_loop
+from pubsub.wire.buffers import Buffer
 
 __all__ = ["AsyncPub"]
 
@@ -68,9 +69,9 @@ class _Place(_Put):
         awaited: somebody waits for it.
     """
 
-    def __init__(self, pub: AsyncPub, message: tuple[bytes, tuple[bytes, ...], int]) -> None:
+    def __init__(self, pub: AsyncPub, message: tuple[bytes, tuple[Buffer, ...], int]) -> None:
         super().__init__(loop=pub._runtime.loop)
-        self.message: tuple[bytes, tuple[bytes, ...], int] | None = message
+        self.message: tuple[bytes, tuple[Buffer, ...], int] | None = message
         self.awaited = False
         self._pub = pub
 
@@ -117,7 +118,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._parts.append(data)
         return self._done  # type: ignore[no-any-return]  # a future
 
-    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> Awaitable[None]:
+    def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Awaitable[None]:
         """A put that is out of the ordinary."""
         if self._dead is not None:
             raise self._dead
@@ -129,14 +130,14 @@ class AsyncPub(InLoop, Pub, blocking=False):
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
         else:
-            self._encoder.look(False)
+            self._encoder.expect_large(False)
         if self._block:
             size = len(data) + sum(map(len, buffers)) + OVERHEAD
             if self._queue or not self._fits(size):
                 return self._enqueue((data, buffers, size))
         return self._later(self._admit(data, buffers) or (full and not buffers))
 
-    def _enqueue(self, message: tuple[bytes, tuple[bytes, ...], int]) -> Awaitable[None]:
+    def _enqueue(self, message: tuple[bytes, tuple[Buffer, ...], int]) -> Awaitable[None]:
         """Have a put wait for room. Those who await their puts hold one each; what nobody awaits
         must have an end."""
         queue, size = self._queue, message[2]
@@ -192,7 +193,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._seal()
         return self._publication.room(size)
 
-    def _admit(self, data: bytes, buffers: tuple[bytes, ...]) -> bool:
+    def _admit(self, data: bytes, buffers: tuple[Buffer, ...]) -> bool:
         """Put what there is room for; True: it has filled the batch."""
         runtime = self._runtime
         if buffers or len(data) >= self._batch_bytes or self._dead is not None:

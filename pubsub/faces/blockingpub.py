@@ -22,6 +22,7 @@ from pubsub.faces.pub import (
     wait_attached,
 )
 from pubsub.support.reentry import interrupts_the_core, running_loop
+from pubsub.wire.buffers import Buffer
 
 __all__ = ["BlockingPub"]
 
@@ -89,13 +90,13 @@ class BlockingPub(Blocking, Pub, blocking=True):
             for value in values:
                 self.put(value)
 
-    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> None:
+    def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> None:
         """A put that is out of the ordinary; under the lock."""
         self._check()
         if buffers or len(data) >= self._batch_bytes:
             data, buffers = self._encode_large(data, value, buffers)
         else:
-            self._encoder.look(False)
+            self._encoder.expect_large(False)
         size = len(data) + sum(map(len, buffers)) + OVERHEAD
         if self._block:
             self._wait_for_room(size)

@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Literal, NoReturn
 
-from pubsub.codec.codec import CODECS, LARGE, Encoder
+from pubsub.codec.codecs import codec_of
+from pubsub.codec.encoder import LARGE
 from pubsub.config import BATCH_BYTES, MIB, whole
 from pubsub.core.cursor import Cursor
 from pubsub.core.publication import Publication
@@ -35,6 +36,7 @@ from pubsub.runtime.runtime import Runtime
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
+from pubsub.wire.buffers import Buffer
 from pubsub.wire.frames import BATCH_COST, array_header
 
 __all__ = ["Pub"]
@@ -54,7 +56,7 @@ PLAIN = (list, tuple)
 NOTICE = 1.0
 """Seconds after which a put that waits for room says for whom."""
 
-Batch = tuple[int, bytes, tuple[bytes, ...], float]
+Batch = tuple[int, bytes, tuple[Buffer, ...], float]
 
 
 _ONE = array_header(1)
@@ -122,8 +124,7 @@ class Pub(Face, blocking=None):
         warn_of_foreign_wildcards(self.topic)
         if overflow not in ("drop", "block"):
             raise ValueError(f'overflow {overflow!r} is neither "drop" nor "block"')
-        if codec not in CODECS:
-            raise ValueError(f"codec {codec!r} is none of {', '.join(map(repr, CODECS))}")
+        encoder = codec_of(codec).encoder
         self.overflow = overflow
         self.buffer = whole("buffer", buffer, 1)
         self.history = whole("history", history, 0)
@@ -133,7 +134,7 @@ class Pub(Face, blocking=None):
         self._wall_clock = this_host().wall_clock
         self._max_message = self.peer.settings.max_message
         self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))
-        self._encoder = Encoder(codec, self.topic, self._max_message)
+        self._encoder = encoder(self.topic, self._max_message)
         self._parts: list[bytes] = []
         self._more = 0  # bytes that the batch may have beyond `_left`, once they are granted
         self._done: Any = None  # what `put` returns when there is nothing to wait for
@@ -224,7 +225,7 @@ class Pub(Face, blocking=None):
         """
         raise NotImplementedError
 
-    def _slow(self, data: bytes, value: Any, buffers: tuple[bytes, ...]) -> Any:
+    def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Any:
         """A put that is out of the ordinary."""
         raise NotImplementedError
 
@@ -258,8 +259,8 @@ class Pub(Face, blocking=None):
         raise explained from None
 
     def _encode_large(
-        self, data: bytes, value: Any, buffers: tuple[bytes, ...]
-    ) -> tuple[bytes, tuple[bytes, ...]]:
+        self, data: bytes, value: Any, buffers: tuple[Buffer, ...]
+    ) -> tuple[bytes, tuple[Buffer, ...]]:
         """A message whose encoding is large, or already left buffers aside: take its large bytes
         out of band, and check its size."""
         encoder = self._encoder
@@ -274,7 +275,7 @@ class Pub(Face, blocking=None):
                 self._encode_failed(error, value)
             encoder.pack = pack
         encoder.let_go(max(packed, len(data)))
-        encoder.look(bool(buffers))  # who puts something large puts more of it
+        encoder.expect_large(bool(buffers))  # who puts something large puts more of it
         size = len(data) + sum(map(len, buffers))
         if size > self._max_message:
             raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
-from pubsub.codec.codec import Decoder
+from pubsub.codec.codecs import decoder_of
+from pubsub.codec.decoder import Decoder
 from pubsub.config import MIB, seconds, whole
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
@@ -145,7 +146,7 @@ class Sub(Face, blocking=None):
 
         def accepts(stream: Stream) -> Exception | None:
             try:
-                Decoder(stream.codec, allow_pickle=allow_pickle)
+                decoder_of(stream.codec, allow_pickle=allow_pickle)
             except DecodeError as error:
                 return DecodeError(
                     f"{stream.topic!r} from {stream.publisher}: {error}",
@@ -242,7 +243,7 @@ class Sub(Face, blocking=None):
             return Run(stream, entry.gaps, entry.end, [], 0.0), 0, None
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
-            decoder = self._decoders[stream.codec] = Decoder(
+            decoder = self._decoders[stream.codec] = decoder_of(
                 stream.codec, allow_pickle=self.allow_pickle
             )
         raised: BaseException | None = None

@@ -347,9 +347,7 @@ class Remote(KeptLink):
     def _begin(self, link: Link, other: Other) -> Receiving:
         self._met = self.address.address
         receiving = self._receiving = Receiving(self._output, self._answered)
-        link.reader.place = receiving.place
-        link.reader.data = receiving.data
-        link.reader.buffer = receiving.buffer
+        link.reader.sink = receiving
         for stream in self._streams:
             self._subscribe(receiving, stream)
         return receiving

@@ -1,15 +1,27 @@
-"""Large buffers as they arrive: written in place, and given out without a copy.
+"""Large buffers: put, or written in place as they arrive; given out without a copy.
 
-And the memory they lie in, which is to be used again: see `reuse_memory`.
+All else sees them as a `Buffer`, wherever their bytes lie. And the memory they lie in, which is to
+be used again: see `reuse_memory`.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from functools import cache
 from io import BytesIO
+from typing import Protocol, TypeAlias
 
-__all__ = ["FOR_BATCHES", "FOR_LARGE", "LargeBuffer", "reuse_memory"]
+__all__ = [
+    "FOR_BATCHES",
+    "FOR_LARGE",
+    "Allocator",
+    "Arriving",
+    "Buffer",
+    "LargeBuffer",
+    "WholeBuffer",
+    "reuse_memory",
+]
 
 FOR_BATCHES = 4 * 1024 * 1024
 FOR_LARGE = 31 * 1024 * 1024
@@ -29,6 +41,52 @@ def reuse_memory(largest: int) -> None:
     """
     with contextlib.suppress(MemoryError):  # where a process may have but little
         bytes(largest)
+
+
+class Buffer(Protocol):
+    """Bytes that travel beside their message."""
+
+    def __len__(self) -> int:
+        """Bytes that have their place by now."""
+
+    def view(self) -> memoryview:
+        """All of it; to be written to only by its one reader, unless it is read-only."""
+
+    def take_bytes(self) -> bytes:
+        """All of it, for its one reader: nothing is to be written there any more."""
+
+
+class Arriving(Buffer, Protocol):
+    """A buffer that comes in pieces."""
+
+    @property
+    def total(self) -> int:
+        """Its size, as announced."""
+
+    def room(self, size: int) -> memoryview:
+        """Where the next `size` bytes belong. To be let go before the next call."""
+
+
+Allocator: TypeAlias = Callable[[int, int], Arriving]
+"""``allocate(total, granted)``: memory for a buffer that arrives (see `LargeBuffer`)."""
+
+
+class WholeBuffer:
+    """Bytes that are all there: as they were put, or came in one piece."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def view(self) -> memoryview:
+        return memoryview(self._data)
+
+    def take_bytes(self) -> bytes:
+        return self._data
 
 
 class _Memory(BytesIO):
@@ -63,11 +121,9 @@ class LargeBuffer:
         self._file = _Memory(bytes(self._room))
 
     def __len__(self) -> int:
-        """Bytes that have their place by now."""
         return self._filled
 
     def room(self, size: int) -> memoryview:
-        """Where the next `size` bytes belong. To be let go before the next call."""
         start, end = self._filled, self._filled + size
         if end > self._room:
             self._room = max(end, min(self.total, 2 * self._room))
@@ -76,10 +132,8 @@ class LargeBuffer:
         self._filled = end
         return self._file.getbuffer()[start:end]
 
-    def take_bytes(self) -> bytes:
-        """All of it; the buffer is not to be used any more."""
-        return self._file.getvalue()
-
-    def take_memory(self) -> memoryview:
-        """All of it, to be written to; the buffer is not to be used any more."""
+    def view(self) -> memoryview:
         return self._file.getbuffer()
+
+    def take_bytes(self) -> bytes:
+        return self._file.getvalue()

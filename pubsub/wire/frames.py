@@ -6,25 +6,26 @@ strategy:
 
 - All links of one loop share one scratch buffer: what is left of an unfinished frame moves into
   a small string of its own after each read, so a quiet link costs next to nothing.
-- DATA is not decoded here. Its header has a fixed layout; the values are copied out once, and go
-  straight to `data` where that is set: per batch there is one call and no object.
+- DATA and BUFFER go to a `Sink`, with no object made of them; all other frames are events. DATA
+  is not decoded here: its header has a fixed layout, and the values are copied out once.
 - A frame larger than the scratch buffer gets memory of its own, which grows with the bytes that
   came and not by what was announced. The payload of a long BUFFER is read straight into the place
-  that `place` names. A short one is cut out of the scratch buffer like DATA, and goes to `buffer`
-  if it is all of its buffer: the copy costs less than a read of its own.
+  that the sink names. A short one is cut out of the scratch buffer like DATA: the copy costs less
+  than a read of its own.
+- A frame in other widths than the layout's is read too, by msgpack and more slowly.
 - Bad bytes never raise: the last event is the `ProtocolError`, and the reader is done.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import msgpack
 
 from pubsub.errors import ProtocolError
-from pubsub.wire.buffers import LargeBuffer
+from pubsub.wire.buffers import Buffer
 from pubsub.wire.messages import MAX_PAYLOAD_BEFORE_WELCOME, Control, Kind, parse
 
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
     "Data",
     "Event",
     "FrameReader",
-    "Piece",
+    "Sink",
     "array_header",
     "buffer_header",
     "buffers_cost",
@@ -54,49 +55,36 @@ SMALLEST_BUFFER = 1024
 """Bytes that a large buffer counts for at least: each is an object too."""
 
 _LENGTH = struct.Struct(">I")
+# The layouts, each with its marks: the first byte of a field of msgpack says its type and width.
 # length | fixarray 5, kind | uint32 channel | uint64 first | float64 sent_at
-_DATA = struct.Struct(">IBBBIBQBd")
+_DATA = struct.Struct(">IHBIBQBd")
 # the same, and the head of the array that follows it: array32
-_DATA_AND_ARRAY = struct.Struct(">IBBBIBQBdBI")
-_DATA_FIELDS = struct.Struct(">BBBIBQBd")
+_DATA_AND_ARRAY = struct.Struct(">IHBIBQBdBI")
 # length | fixarray 5, kind | uint32 channel | uint64 total | uint64 offset | bin32 size
-_BUFFER = struct.Struct(">IBBBIBQBQBI")
-_BUFFER_FIELDS = struct.Struct(">BBBIBQBQBI")
+_BUFFER = struct.Struct(">IHBIBQBQBI")
 _ARRAY = struct.Struct(">BI")
-_FIVE, _U32, _U64, _F64, _BIN32, _ARRAY32 = 0x95, 0xCE, 0xCF, 0xCB, 0xC6, 0xDD
-_BUFFER_MARKS = (_FIVE, _U32, _U64, _U64, _BIN32)
-_MAX_SEQ = 2**63  # so that what follows a batch still is a number of the wire
 _DATA_KIND, _BUFFER_KIND = int(Kind.DATA), int(Kind.BUFFER)
-_DATA_SIZE = _DATA_FIELDS.size
-_SHORTEST_DATA = _DATA_AND_ARRAY.size
-_BUFFER_SIZE = _BUFFER_FIELDS.size
+_DATA_MARK, _BUFFER_MARK = 0x9500 | _DATA_KIND, 0x9500 | _BUFFER_KIND
+_U32, _U64, _F64, _BIN32, _ARRAY32 = 0xCE, 0xCF, 0xCB, 0xC6, 0xDD
+_BUFFER_MARKS = (_U32, _U64, _U64, _BIN32)
+_HEADER_SIZE = _BUFFER.size  # and that of a DATA with the head of its array
+_DATA_REST, _BUFFER_REST = _DATA.size - _LENGTH.size, _BUFFER.size - _LENGTH.size
+_MAX_SEQ = 2**63  # so that what follows a batch still is a number of the wire
 
 
 def data_header(channel: int, first: int, sent_at: float, body_size: int) -> bytes:
     """What goes before the body of a batch: length, kind, channel, first number, time."""
-    return _DATA.pack(
-        _DATA_SIZE + body_size, _FIVE, _DATA_KIND, _U32, channel, _U64, first, _F64, sent_at
-    )
+    return _DATA.pack(_DATA_REST + body_size, _DATA_MARK, _U32, channel, _U64, first, _F64, sent_at)
 
 
 def buffer_header(channel: int, total: int, offset: int, size: int) -> bytes:
     """What goes before a piece of a large buffer."""
     return _BUFFER.pack(
-        _BUFFER_SIZE + size,
-        _FIVE,
-        _BUFFER_KIND,
-        _U32,
-        channel,
-        _U64,
-        total,
-        _U64,
-        offset,
-        _BIN32,
-        size,
+        *(_BUFFER_REST + size, _BUFFER_MARK, _U32, channel, _U64, total, _U64, offset, _BIN32, size)
     )
 
 
-def buffers_cost(buffers: Sequence[bytes | LargeBuffer]) -> int:
+def buffers_cost(buffers: Sequence[Buffer]) -> int:
     """What the large buffers of a batch count for in windows and buffers."""
     return sum(max(len(buffer), SMALLEST_BUFFER) for buffer in buffers)
 
@@ -118,45 +106,23 @@ class Data(NamedTuple):
     """One msgpack array."""
 
 
-class Piece(NamedTuple):
-    """A BUFFER frame whose bytes are in the place that was named for them."""
-
-    channel: int
+Event: TypeAlias = Data | Control | ProtocolError
 
 
-Event: TypeAlias = Data | Piece | Control | ProtocolError
-TakeData: TypeAlias = Callable[[int, int, int, float, "bytes | memoryview"], None]
-"""``data(channel, first, messages, sent_at, body)``: the fields of `Data`. May raise
-ProtocolError."""
-TakeBuffer: TypeAlias = Callable[[int, bytes], None]
-"""``buffer(channel, payload)``: all of a large buffer. May raise ProtocolError."""
-Place: TypeAlias = Callable[[int, int, int, int], "memoryview | None"]
-"""``place(channel, total, offset, size)``: where these bytes belong; None: nowhere any more.
-May raise ProtocolError."""
+class Sink(Protocol):
+    """Where DATA and BUFFER go, each when its turn comes. All of it may raise ProtocolError."""
 
+    def data(
+        self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
+    ) -> None:
+        """A batch came: the fields of `Data`."""
 
-def no_place(channel: int, total: int, offset: int, size: int) -> memoryview | None:
-    """The `place` of a connection that carries no BUFFER frames."""
-    raise ProtocolError("a BUFFER frame where none belongs")
+    def buffer(self, channel: int, payload: bytes) -> None:
+        """A large buffer came in one piece."""
 
-
-def _count_of(body: bytes | memoryview) -> int:
-    """How many values the array announces, for which there must at least be room."""
-    head = body[0] if len(body) else 0
-    if head == _ARRAY32 and len(body) >= 5:
-        count = int.from_bytes(body[1:5], "big")
-        room = len(body) - 5
-    elif head == 0xDC and len(body) >= 3:
-        count = int.from_bytes(body[1:3], "big")
-        room = len(body) - 3
-    elif 0x90 <= head <= 0x9F:
-        count = head & 0x0F
-        room = len(body) - 1
-    else:
-        raise ProtocolError("a DATA frame without an array of values")
-    if not 0 < count <= room:
-        raise ProtocolError(f"a DATA frame that announces {count} values in {room} bytes")
-    return count
+    def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
+        """Where these bytes of a large buffer belong, which are filled in before the next frame is
+        looked at; None: nowhere any more."""
 
 
 class FrameReader:
@@ -165,54 +131,34 @@ class FrameReader:
     Parameters:
         scratch: the buffer to read into; may be shared by all readers whose `get_buffer` and
             `received` are called in direct succession.
-        place: see `Place`.
 
     Attributes:
         max_payload: bytes a frame may announce; raised when the other end is known.
-        data: takes DATA frames as they come; None: they are events, as all others are.
-        buffer: takes large buffers that came whole in one frame, where `data` is set; None: they
-            go to their `place`, as all others do.
+        sink: takes DATA and BUFFER; None: no BUFFER belongs here, and DATA is an event.
     """
 
     __slots__ = (
         "_broken",
-        "_frame",
         "_got",
-        "_length",
         "_more",
-        "_piece",
-        "_place",
         "_rest",
         "_target",
         "_view",
-        "buffer",
-        "data",
+        "_whole",
         "max_payload",
+        "sink",
     )
 
-    def __init__(self, scratch: bytearray, place: Place = no_place) -> None:
+    def __init__(self, scratch: bytearray, sink: Sink | None = None) -> None:
         self.max_payload = MAX_PAYLOAD_BEFORE_WELCOME
-        self.data: TakeData | None = None
-        self.buffer: TakeBuffer | None = None
+        self.sink = sink
         self._view = memoryview(scratch)
-        self._place = place
         self._rest = b""
         self._target: memoryview | None = None  # what the next bytes go into, if not scratch
         self._got = 0
         self._more = False  # another piece is likely to be next
-        self._piece: Piece | None = None  # the target is a BUFFER's place, else a whole frame
-        self._frame: memoryview | None = None
-        self._length = 0  # of the frame, which may not have all of its memory yet
+        self._whole = 0  # the size of the frame that it is for; 0: it is a BUFFER's place
         self._broken = False
-
-    @property
-    def place(self) -> Place:
-        """Who names the place of BUFFER payloads."""
-        return self._place
-
-    @place.setter
-    def place(self, place: Place) -> None:
-        self._place = place
 
     @property
     def partial(self) -> bool:
@@ -232,93 +178,109 @@ class FrameReader:
     def received(self, size: int) -> Iterable[Event]:
         """The events that become whole by the `size` bytes just read into the buffer.
 
-        Act on each before taking the next: `place` and `data` are called when the turn of a
-        BUFFER or DATA comes, and what they answer depends on the frames before it.
+        Act on each before taking the next: the sink is called when the turn of a BUFFER or DATA
+        comes, and what it answers depends on the frames before it.
         """
         if self._broken:
             return ()
         if self._target is None:
             self._more = False
-        end = len(self._rest) + size
-        if self.data is None or self._target is not None:
-            return self._events(0, end, size)
-        try:
-            position = self._take_data(self.data, end)
-        except ProtocolError as error:
-            self.close()
-            return (error,)
-        if position == end:
-            self._rest = b""
-            return ()
-        return self._events(position, end, 0)
-
-    def _take_data(self, data: TakeData, end: int) -> int:
-        """Hand over what comes in the flow of messages, whole DATA frames of our own layout;
-        returns where something else begins."""
-        view = self._view
+            view, end = self._view, len(self._rest) + size
+        else:
+            frame = self._fill(self._target, size)
+            if frame is None:
+                return ()
+            view, end = frame, len(frame)
         position = 0
-        while end - position > _SHORTEST_DATA:
-            length, five, kind, u32, channel, u64, first, f64, sent_at, array32, messages = (
+        if self.sink is not None:
+            try:
+                position = self._flow(self.sink, view, 0, end)
+            except ProtocolError as error:
+                self.close()
+                return (error,)
+            if position == end:
+                self._rest = b""
+                return ()
+        return self._events(view, position, end)
+
+    def _flow(self, sink: Sink, view: memoryview, position: int, end: int) -> int:
+        """Hand over what comes in the flow of messages, DATA and BUFFER of our own layout; returns
+        where something else begins."""
+        own = view is not self._view  # then the sink may keep it
+        while end - position >= _HEADER_SIZE:
+            length, mark, u32, channel, u64, first, f64, sent_at, array32, messages = (
                 _DATA_AND_ARRAY.unpack_from(view, position)
             )
             stop = position + 4 + length
             if (
-                kind != _DATA_KIND
+                mark != _DATA_MARK
                 or stop > end
-                or five != _FIVE
                 or u32 != _U32
                 or u64 != _U64
                 or f64 != _F64
                 or array32 != _ARRAY32
-                or not 0 < messages <= length - _DATA_SIZE - 5
+                or not 0 < messages <= length - _DATA_REST - 5
                 or first >= _MAX_SEQ
                 or length > self.max_payload
             ):
-                if kind != _BUFFER_KIND or stop > end or length > self.max_payload:
+                if mark != _BUFFER_MARK or length > self.max_payload:
                     break
-                if not self._take_buffer(position, length):
+                begin, position = position, self._take_buffer(sink, view, position, end)
+                if position == begin:
                     break
-                position = stop
                 continue
-            body = bytes(view[position + 4 + _DATA_SIZE : stop])
-            data(channel, first, messages, sent_at, body)
+            body = view[position + 4 + _DATA_REST : stop]
+            sink.data(channel, first, messages, sent_at, body if own else bytes(body))
             position = stop
         return position
 
-    def _take_buffer(self, position: int, length: int) -> bool:
-        """Hand over a whole BUFFER frame of our own layout, if it is all of a large buffer."""
-        if self.buffer is None:
-            return False
-        _, five, _, u32, channel, t1, total, t2, offset, b32, size = _BUFFER.unpack_from(
-            self._view, position
+    def _take_buffer(self, sink: Sink, view: memoryview, position: int, end: int) -> int:
+        """Hand over a BUFFER of our own layout, or as much of a long one as is here; returns where
+        the next frame begins, or the same position if it is neither."""
+        length, _, u32, channel, t1, total, t2, offset, b32, size = _BUFFER.unpack_from(
+            view, position
         )
-        if (
-            size != total
-            or offset
-            or size != length - _BUFFER_SIZE
-            or not 0 < size <= BUFFER_PIECE
-            or (five, u32, t1, t2, b32) != _BUFFER_MARKS
-        ):
-            return False
+        if (u32, t1, t2, b32) != _BUFFER_MARKS or size != length - _BUFFER_REST:
+            return position
         start = position + _BUFFER.size
-        self.buffer(channel, bytes(self._view[start : start + size]))
-        return True
+        stop: int = start + size
+        self._more = offset + size < total
+        if stop <= end:
+            _bring(sink, channel, total, offset, view[start:stop])
+            return stop
+        if 2 * length <= len(self._view):
+            return position
+        _check_piece(total, offset, size)
+        place = sink.place(channel, total, offset, size)
+        target = memoryview(bytearray(size)) if place is None else place
+        target[: end - start] = view[start:end]
+        self._target, self._got, self._whole = target, end - start, 0
+        return end
 
-    def _events(self, position: int, end: int, size: int) -> Iterator[Event]:
-        """The rest: from `position` to `end` in the scratch buffer, or `size` more bytes of what
-        goes elsewhere."""
+    def _events(self, view: memoryview, position: int, end: int) -> Iterator[Event]:
+        """What is not in the flow, and what follows it."""
         try:
-            if self._target is not None:
-                found = self._fill(self._target, size)
-                events = iter(()) if found is None else iter((found,))
-            else:
-                events = self._parse(position, end)
-            for event in events:
-                if self.data is not None and type(event) is Data:
-                    channel, first, sent_at, messages, body = event
-                    self.data(channel, first, messages, sent_at, body)
-                else:
+            while end - position >= 4:
+                (length,) = _LENGTH.unpack_from(view, position)
+                if length > self.max_payload:
+                    raise ProtocolError(
+                        _too_long(view, position, length, self.max_payload), code="limit"
+                    )
+                if length < 2:
+                    raise ProtocolError(f"a frame of {length} bytes")
+                stop = position + 4 + length
+                if stop > end:
+                    if stop - position > len(self._view) and end - position >= _HEADER_SIZE:
+                        self._begin(view[position:end], stop - position)
+                        position = end
+                    break
+                event = self._event(view[position + 4 : stop])
+                if event is not None:
                     yield event
+                position = stop
+                if self.sink is not None:
+                    position = self._flow(self.sink, view, position, end)
+            self._rest = bytes(view[position:end])
         except ProtocolError as error:
             self.close()
             yield error
@@ -328,7 +290,7 @@ class FrameReader:
         of it that became garbage in a cycle would crash CPython 3.12.0 and 3.12.1, and have 3.13
         print that a file cannot be closed: gh-111049, gh-111331.)"""
         self._broken = True
-        self._target = self._frame = None
+        self._target = None
         self._rest = b""
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
@@ -343,124 +305,57 @@ class FrameReader:
             events += self.received(size)
         return events
 
-    def _fill(self, target: memoryview, size: int) -> Event | None:
+    def _begin(self, head: memoryview, size: int) -> None:
+        """Take a frame that will not fit the scratch buffer into memory of its own."""
+        target = memoryview(bytearray(min(size, max(BUFFER_PIECE, 2 * len(head)))))
+        target[: len(head)] = head
+        self._target, self._got, self._whole = target, len(head), size
+
+    def _fill(self, target: memoryview, size: int) -> memoryview | None:
+        """So many bytes more came there; returns the frame that is whole by them, if it is one."""
         self._got += size
         if self._got < len(target):
             return None
-        if self._frame is not None and self._got < self._length:
-            grown = memoryview(bytearray(min(self._length, 2 * self._got)))
+        if self._got < self._whole:  # it grows with what comes
+            grown = memoryview(bytearray(min(self._whole, 2 * self._got)))
             grown[: self._got] = target
-            self._target = self._frame = grown
+            self._target = grown
             return None
         self._target = None
-        piece, frame = self._piece, self._frame
-        self._piece = self._frame = None
-        return piece if frame is None else self._whole(frame, own=True)
+        return target if self._whole else None
 
-    def _parse(self, position: int, end: int) -> Iterator[Event]:
-        view = self._view
-        while end - position >= 4:
-            (length,) = _LENGTH.unpack_from(view, position)
-            if length > self.max_payload:
-                raise ProtocolError(
-                    _too_long(view, position, length, self.max_payload), code="limit"
-                )
-            if length < 2:
-                raise ProtocolError(f"a frame of {length} bytes")
-            start = position + 4
-            stop = start + length
-            if stop <= end:
-                yield self._whole(view[start:stop], own=False)
-                position = stop
-                continue
-            if self._begin_large(view[start:end], length):
-                self._rest = b""
-                return
-            break
-        self._rest = bytes(view[position:end])
-
-    def _begin_large(self, head: memoryview, length: int) -> bool:
-        """Take a frame that will not fit the scratch buffer, or a BUFFER, into its own place."""
-        if len(head) >= 2 and head[1] == _BUFFER_KIND and 2 * length > len(self._view):
-            if len(head) < _BUFFER_SIZE:
-                return False  # decided when the header is there
-            if _is_fixed_buffer(head, length):
-                target, channel = self._find_place(head)
-                here = head[_BUFFER_SIZE:]
-                target[: len(here)] = here
-                self._target, self._got = target, len(here)
-                self._piece = Piece(channel)
-                return True
-        if length + 4 <= len(self._view):
-            return False
-        frame = memoryview(bytearray(min(length, max(BUFFER_PIECE, 2 * len(head)))))
-        frame[: len(head)] = head
-        self._target, self._got, self._frame, self._length = frame, len(head), frame, length
-        return True
-
-    def _find_place(self, head: memoryview) -> tuple[memoryview, int]:
-        _, _, _, channel, _, total, _, offset, _, size = _BUFFER_FIELDS.unpack_from(head)
-        _check_piece(total, offset, size)
-        place = self._place(channel, total, offset, size)
-        self._more = offset + size < total
-        return (memoryview(bytearray(size)) if place is None else place), channel
-
-    def _whole(self, frame: memoryview, own: bool) -> Event:
-        """The event of a whole frame; `own`: its memory is not the scratch buffer's."""
+    def _event(self, frame: memoryview) -> Event | None:
+        """The event of a whole frame; None: it went to the sink, in other widths than ours."""
         kind = frame[1] if frame[0] & 0xF0 == 0x90 else -1
+        sink = self.sink
         if kind == _DATA_KIND:
-            if len(frame) >= _DATA_SIZE:
-                five, _, u32, channel, u64, first, f64, sent_at = _DATA_FIELDS.unpack_from(frame)
-                if (
-                    five == _FIVE
-                    and u32 == _U32
-                    and u64 == _U64
-                    and f64 == _F64
-                    and first < _MAX_SEQ
-                ):
-                    body = frame[_DATA_SIZE:] if own else bytes(frame[_DATA_SIZE:])
-                    return Data(channel, first, sent_at, _count_of(body), body)
-            return _foreign_data(frame)
+            found = _data_of(frame)
+            if sink is None:
+                return found
+            sink.data(found.channel, found.first, found.messages, found.sent_at, found.body)
+            return None
         if kind == _BUFFER_KIND:
-            if len(frame) >= _BUFFER_SIZE and _is_fixed_buffer(frame, len(frame)):
-                target, channel = self._find_place(frame)
-                target[:] = frame[_BUFFER_SIZE:]
-                return Piece(channel)
-            return self._foreign_buffer(frame)
+            if sink is None:
+                raise ProtocolError("a BUFFER frame where none belongs")
+            _bring(sink, *_piece_of(frame))
+            return None
         try:
             array = msgpack.unpackb(frame)
         except Exception as error:  # whatever msgpack makes of hostile bytes
             raise ProtocolError(f"a frame that is not msgpack ({type(error).__name__})") from None
         return parse(array)
 
-    def _foreign_buffer(self, frame: memoryview) -> Event:
-        """A BUFFER written with other widths than ours."""
-        try:
-            _, channel, total, offset, payload = msgpack.unpackb(frame)
-        except Exception as error:
-            raise ProtocolError(f"a malformed BUFFER ({type(error).__name__})") from None
-        if (
-            not all(type(n) is int and n >= 0 for n in (channel, total, offset))
-            or type(payload) is not bytes
-        ):
-            raise ProtocolError("a malformed BUFFER")
-        _check_piece(total, offset, len(payload))
-        place = self._place(channel, total, offset, len(payload))
+
+def _bring(sink: Sink, channel: int, total: int, offset: int, payload: bytes | memoryview) -> None:
+    """Hand over a piece of a large buffer that is here."""
+    size = len(payload)
+    _check_piece(total, offset, size)
+    if size == total:
+        sink.buffer(channel, bytes(payload))
+    else:
+        place = sink.place(channel, total, offset, size)
         if place is not None:
             place[:] = payload
-        return Piece(channel)
-
-
-def _is_fixed_buffer(head: memoryview, length: int) -> bool:
-    five, _, u32, _, t1, _, t2, _, b32, size = _BUFFER_FIELDS.unpack_from(head)
-    return bool(
-        five == _FIVE
-        and u32 == _U32
-        and t1 == _U64
-        and t2 == _U64
-        and b32 == _BIN32
-        and size == length - _BUFFER_SIZE
-    )
 
 
 def _check_piece(total: int, offset: int, size: int) -> None:
@@ -468,15 +363,28 @@ def _check_piece(total: int, offset: int, size: int) -> None:
         raise ProtocolError(f"a BUFFER of {size} bytes at {offset} of {total}")
 
 
-def _foreign_data(frame: memoryview) -> Data:
-    """A DATA frame written with other widths than ours."""
+def _piece_of(frame: memoryview) -> tuple[int, int, int, bytes]:
+    """A BUFFER in any widths: channel, total, offset, payload."""
+    try:
+        _, channel, total, offset, payload = msgpack.unpackb(frame)
+    except Exception as error:
+        raise ProtocolError(f"a malformed BUFFER ({type(error).__name__})") from None
+    if (
+        not all(type(n) is int and n >= 0 for n in (channel, total, offset))
+        or type(payload) is not bytes
+    ):
+        raise ProtocolError("a malformed BUFFER")
+    return channel, total, offset, payload
+
+
+def _data_of(frame: memoryview) -> Data:
+    """A DATA in any widths."""
     unpacker = msgpack.Unpacker(max_buffer_size=len(frame))
     unpacker.feed(frame)
     try:
         if unpacker.read_array_header() != 5:
             raise ProtocolError("a malformed DATA: not five fields")
         _, channel, first, sent_at = (unpacker.unpack() for _ in range(4))
-        offset = unpacker.tell()
     except ProtocolError:
         raise
     except Exception as error:
@@ -489,8 +397,15 @@ def _foreign_data(frame: memoryview) -> Data:
         or type(sent_at) not in (int, float)
     ):
         raise ProtocolError("a malformed DATA: channel, number or time")
-    body = bytes(frame[offset:])
-    return Data(channel, first, float(sent_at), _count_of(body), body)
+    body = bytes(frame[unpacker.tell() :])
+    try:
+        count = unpacker.read_array_header()
+    except Exception:
+        raise ProtocolError("a DATA frame without an array of values") from None
+    room = len(frame) - unpacker.tell()
+    if not 0 < count <= room:
+        raise ProtocolError(f"a DATA frame that announces {count} values in {room} bytes")
+    return Data(channel, first, float(sent_at), count, body)
 
 
 def _too_long(view: memoryview, position: int, length: int, limit: int) -> str:

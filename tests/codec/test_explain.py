@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pubsub.codec.codec import Encoder
+from pubsub.codec.codecs import codec_of
+from pubsub.codec.encoder import MsgpackEncoder
 from pubsub.errors import EncodeError
 
 PICKLE = 'or use Pub(..., codec="pickle") with Sub(..., allow_pickle=True)'
@@ -53,7 +54,7 @@ class Moment(datetime):
 
 
 def error_of(value: Any, codec: str = "msgpack") -> EncodeError:
-    enc = Encoder(codec, "jobs", 2**28)
+    enc = codec_of(codec).encoder("jobs", 2**28)
     try:
         enc.pack(value)
     except Exception as cause:
@@ -194,7 +195,7 @@ def test_a_list_that_contains_itself() -> None:
 
 def test_the_same_object_twice_is_no_cycle() -> None:
     shared = [1]
-    enc = Encoder("msgpack", "jobs", 2**28)
+    enc = MsgpackEncoder("jobs", 2**28)
     enc.pack([shared, {"a": shared}, (shared, shared)])
     assert error_of([shared, shared, Thing()]).type_name == f"{__name__}.Thing"
 

@@ -14,7 +14,8 @@ import msgpack
 import pytest
 
 from pubsub.codec import extension_types
-from pubsub.codec.codec import Decoder, Encoder
+from pubsub.codec.decoder import MsgpackDecoder
+from pubsub.codec.encoder import MsgpackEncoder, RawEncoder
 from pubsub.codec.extension_types import CONTAINERS, LAYOUTS, NAMES, READERS, Unencodable
 from pubsub.errors import DecodeError
 
@@ -22,12 +23,12 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 def pack(value: Any) -> bytes:
-    return Encoder("msgpack", "t", 2**30).pack(value)
+    return MsgpackEncoder("t", 2**30).pack(value)
 
 
 def read(code: int, payload: bytes) -> Any:
     body = b"\x91" + msgpack.packb(msgpack.ExtType(code, payload))
-    return Decoder("msgpack").decode(body, ())[0]
+    return MsgpackDecoder().decode(body, ())[0]
 
 
 GOLDEN: list[tuple[Any, int, str]] = [
@@ -86,7 +87,7 @@ def test_every_code_stands_in_all_tables_and_has_golden_bytes_here() -> None:
 
 
 def test_the_bytes_of_a_reference_to_a_buffer() -> None:
-    enc = Encoder("raw", "t", 2**30)
+    enc = RawEncoder("t", 2**30)
     assert enc.pack(bytes(70_000)) == msgpack.packb(msgpack.ExtType(12, b"\0\0\0\0"))
     assert enc.pack(bytes(70_000)) == msgpack.packb(msgpack.ExtType(12, b"\0\0\0\1"))
     assert pack(b"x") == msgpack.packb(b"x")

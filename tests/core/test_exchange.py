@@ -38,7 +38,7 @@ from pubsub.core.window import Credit
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST, Event, FrameReader, array_header, buffers_cost
 from pubsub.wire.messages import End, Ping, Pong, Subscribe, Subscribed, Unsubscribe, encode
-from tests.wire.buffers import contents
+from tests.wire.buffers import contents, whole
 
 PUBLISHER = "publisher"
 JOIN, RESUME = 5.0, 30.0
@@ -108,11 +108,11 @@ class Source:
         large = tuple(
             bytes([(self.put + i + size) % 256]) * size for i, size in enumerate(buffers, 1)
         )
-        size = BATCH_COST + len(body) + buffers_cost(large)
+        size = BATCH_COST + len(body) + buffers_cost(whole(*large))
         if not self.publication.room(size):
             assert self.block
             return False
-        self.publication.append(len(values), body, large, 12.5)
+        self.publication.append(len(values), body, whole(*large), 12.5)
         self.values += values
         self.put += len(values)
         self.buffers[self.put] = large
@@ -304,9 +304,7 @@ class Wire:
             peer.name, f"{peer.name}:1", world.find, self._serving_output, max_channels=100
         )
         self.receiving = Receiving(self._receiving_output, lambda stream: None)
-        self.from_publisher = FrameReader(world.scratch, self.receiving.place)
-        self.from_publisher.data = self.receiving.data
-        self.from_publisher.buffer = self.receiving.buffer
+        self.from_publisher = FrameReader(world.scratch, self.receiving)
         self.from_subscriber = FrameReader(world.scratch)
         self.from_publisher.max_payload = self.from_subscriber.max_payload = MAX_MESSAGE + 1024
         self.promised: dict[int, int] = {}  # channel → `due`

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pubsub.core.log import Batch, Holds, Log
 from pubsub.wire.frames import BATCH_COST, SMALLEST_BUFFER
+from tests.wire.buffers import whole
 
 
 def filled(*counts: int) -> Log:
@@ -22,7 +23,7 @@ def filled(*counts: int) -> Log:
 
 
 def test_a_batch_counts_its_bytes_and_what_holds_them() -> None:
-    batch = Batch(3, 10, 2, b"12345", (b"x" * 5000, b"y" * 50), 7.5)
+    batch = Batch(3, 10, 2, b"12345", whole(b"x" * 5000, b"y" * 50), 7.5)
     assert batch.size == BATCH_COST + 5 + 5000 + SMALLEST_BUFFER
     assert (batch.first, batch.end, batch.count) == (10, 12, 2)
     assert (batch.number, batch.sent_at) == (3, 7.5)
@@ -113,7 +114,7 @@ class Ring(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 4), size=st.integers(0, 9), buffers=st.lists(st.just(b"xy")))
     def append(self, count: int, size: int, buffers: list[bytes]) -> None:
-        self.batches.append(self.log.append(count, b"." * size, tuple(buffers), 0.0))
+        self.batches.append(self.log.append(count, b"." * size, whole(*buffers), 0.0))
 
     @rule(back=st.integers(0, 5))
     def hold(self, back: int) -> None:

@@ -17,7 +17,6 @@ from pubsub.wire.frames import (
     BUFFER_PIECE,
     Event,
     FrameReader,
-    Piece,
     array_header,
     buffer_header,
     data_header,
@@ -48,9 +47,7 @@ class End_:
         self.dirty = False
         self.settled: list[Stream] = []
         self.receiving = Receiving(self.on_output, self.settled.append)
-        self.reader = FrameReader(bytearray(4096), self.receiving.place)
-        self.reader.data = self.receiving.data
-        self.reader.buffer = self.receiving.buffer
+        self.reader = FrameReader(bytearray(4096), self.receiving)
         self.reader.max_payload = 2 * BUFFER_PIECE
 
     def on_output(self) -> None:
@@ -382,7 +379,6 @@ def test_events_that_no_frame_makes_are_refused() -> None:
     end = End_()
     with pytest.raises(ProtocolError, match="channel 0 was never opened"):
         end.receiving.data(0, 0, 1, 0.0, b"\x91\x01")
-    end.receiving.receive(Piece(0))  # its bytes are in place, or nowhere
 
 
 def test_the_largest_numbers_of_the_wire_still_can_be_acknowledged_and_resumed() -> None:

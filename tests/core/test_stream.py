@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pubsub.codec.decoder import MsgpackDecoder
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream, StreamKey
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST, BUFFER_PIECE, SMALLEST_BUFFER
-from tests.wire.buffers import contents
+from tests.wire.buffers import contents, whole
 
 WINDOW = 8192
 
@@ -68,12 +69,13 @@ def spans(inbox: Inbox) -> list[tuple[int, int, int]]:
 def test_g1_batches_become_entries_in_order() -> None:
     inbox, stream = opened(5)
     stream.batch(5, 2, 1.5, b"body", ())
-    stream.batch(7, 1, 2.5, b"more", (b"large",))
+    stream.batch(7, 1, 2.5, b"more", whole(b"large"))
     first, second = entries(inbox)
     assert (first.first, first.end, first.skip, first.body) == (5, 7, 0, b"body")
     assert (first.sent_at, first.buffers, first.gaps, first.error) == (1.5, (), (), None)
     assert first.size == BATCH_COST + 4
-    assert (second.first, second.end, second.buffers) == (7, 8, (b"large",))
+    assert (second.first, second.end) == (7, 8)
+    assert tuple(map(contents, second.buffers)) == (b"large",)
     assert second.size == BATCH_COST + 4 + SMALLEST_BUFFER
     assert stream.expected == 8
     assert stream.lost == 0
@@ -274,6 +276,45 @@ def test_large_buffers_are_put_together_in_place() -> None:
     assert second.buffers == ()
 
 
+class Elsewhere:
+    """A buffer in memory of another kind, which is read-only once it is there."""
+
+    def __init__(self, total: int, granted: int) -> None:
+        self.total = total
+        self.granted = granted
+        self._memory = bytearray(total)
+        self._filled = 0
+
+    def __len__(self) -> int:
+        return self._filled
+
+    def room(self, size: int) -> memoryview:
+        start, self._filled = self._filled, self._filled + size
+        return memoryview(self._memory)[start : self._filled]
+
+    def view(self) -> memoryview:
+        return memoryview(self._memory).toreadonly()
+
+    def take_bytes(self) -> bytes:
+        return bytes(self._memory)
+
+
+def test_large_buffers_may_be_put_together_in_memory_of_another_kind() -> None:
+    inbox = Inbox(1, "topic", window=WINDOW)
+    stream = Stream(inbox, StreamKey("publisher", 1), "topic", "publisher:1", 10**6, Elsewhere)
+    inbox.add(stream)
+    stream.connect(Route(), 0)
+    stream.opened("topic", "msgpack", 0, 0, 10**9)
+    piece(stream, b"abc", 5, 0)
+    piece(stream, b"de", 5, 3)
+    stream.data(0, 1, 1.5, b"\x91\xd6\x0c\0\0\0\0")
+    [entry] = entries(inbox)
+    [buffer] = entry.buffers
+    assert isinstance(buffer, Elsewhere)
+    assert buffer.granted == stream.credit.window.share
+    assert MsgpackDecoder().decode(entry.body, entry.buffers) == [b"abcde"]
+
+
 def test_a_buffer_in_one_piece_is_taken_as_it_is() -> None:
     inbox, stream = opened()
     payload = b"abc" * 1000
@@ -281,7 +322,7 @@ def test_a_buffer_in_one_piece_is_taken_as_it_is() -> None:
     piece(stream, b"de", 2, 0)
     stream.data(0, 1, 1.5, b"body")
     [entry] = entries(inbox)
-    assert entry.buffers[0] is payload
+    assert contents(entry.buffers[0]) is payload
     assert contents(entry.buffers[1]) == b"de"
     assert entry.size == BATCH_COST + 4 + 3000 + SMALLEST_BUFFER
 

@@ -35,6 +35,7 @@ from pubsub.wire.messages import (
     Welcome,
     encode,
 )
+from tests.wire.sinks import Nowhere
 
 __all__ = [
     "ON_ANYONE",
@@ -96,7 +97,7 @@ class Stranger:
         else:
             self.socket = address
         self.socket.settimeout(LONG)
-        self.reader = FrameReader(bytearray(256 * 1024), lambda *_: None)
+        self.reader = FrameReader(bytearray(256 * 1024), Nowhere())
         self.reader.max_payload = 2**31
         self.goodbye: Goodbye | None = None
         self._events: Iterator[Event] = iter(())

@@ -40,7 +40,7 @@ TAKING = {
         for name in ("face", "message", "sub", "asyncsub", "blockingsub")
     ),
     *(str(HERE / f"core/{name}.py") for name in ("inbox", "stream", "window")),
-    str(HERE / "codec/codec.py"),
+    *(str(HERE / f"codec/{name}.py") for name in ("codecs", "decoder", "encoder")),
 }
 assert all(map(os.path.exists, TAKING))
 ON_ITS_WAY = ("get", "get_many", "_event", "messages", "_each_event")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from pubsub.wire.buffers import LargeBuffer
+from pubsub.wire.buffers import Buffer, LargeBuffer, WholeBuffer
 
-__all__ = ["arrived", "contents"]
+__all__ = ["arrived", "contents", "whole"]
 
 
-def contents(buffer: bytes | LargeBuffer) -> bytes:
+def contents(buffer: Buffer) -> bytes:
     """The bytes of a buffer, however it came."""
-    return buffer if isinstance(buffer, bytes) else buffer.take_bytes()
+    return buffer.take_bytes()
 
 
-def arrived(data: bytes) -> LargeBuffer:
+def whole(*data: bytes) -> tuple[Buffer, ...]:
+    """Buffers as they are put."""
+    return tuple(map(WholeBuffer, data))
+
+
+def arrived(data: bytes | Buffer) -> LargeBuffer:
     """A buffer as it comes over a link: in pieces."""
+    data = data if isinstance(data, bytes) else data.take_bytes()
     buffer = LargeBuffer(len(data))
     half = len(data) // 2
     for piece in filter(None, (data[:half], data[half:])):

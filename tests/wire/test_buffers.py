@@ -29,7 +29,7 @@ def test_pieces_become_one_bytes_object_or_writable_memory(sizes: list[int]) -> 
             room.release()
             expected += piece
         if memory:
-            view = buffer.take_memory()
+            view = buffer.view()
             assert view == expected
             assert not view.readonly
         else:
@@ -57,7 +57,7 @@ def test_a_half_filled_buffer_is_collected_in_silence(
     """As when a link is lost in the middle of it, and a cycle holds all of that."""
     for memory in (False, True):
         buffer = LargeBuffer(100, 100)
-        cycle: list[object] = [buffer, buffer.take_memory() if memory else buffer.room(10)]
+        cycle: list[object] = [buffer, buffer.view() if memory else buffer.room(10)]
         cycle.append(cycle)
         del buffer, cycle
         gc.collect()

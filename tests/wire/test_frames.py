@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -19,7 +19,6 @@ from pubsub.wire.frames import (
     Data,
     Event,
     FrameReader,
-    Piece,
     array_header,
     buffer_header,
     data_header,
@@ -27,11 +26,13 @@ from pubsub.wire.frames import (
 from pubsub.wire.messages import (
     MAX_PAYLOAD_BEFORE_WELCOME,
     Ack,
+    Kind,
     Ping,
     Subscribe,
     Subscribed,
     encode,
 )
+from tests.wire.sinks import Gathering, Piece
 
 SMALLEST_SCRATCH = 41
 """One more than the headers of the longest kind."""
@@ -55,64 +56,35 @@ def own_buffer(channel: int, total: int, offset: int, payload: bytes) -> bytes:
     return buffer_header(channel, total, offset, len(payload)) + payload
 
 
-class Places:
-    """Gives every BUFFER a place, and remembers what for."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[int, int, int, int]] = []
-        self.memory: list[bytearray] = []
-
-    def __call__(self, channel: int, total: int, offset: int, size: int) -> memoryview:
-        self.asked.append((channel, total, offset, size))
-        self.memory.append(bytearray(size))
-        return memoryview(self.memory[-1])
-
-
 class Reading:
     """A reader whose events are kept in a form that can be compared.
 
-    `direct`: DATA, and buffers that are whole, are handed over as on a link, and not among the
-    events.
+    `sink`: DATA and BUFFER are handed over as on a link; else DATA is an event.
     """
 
-    def __init__(
-        self, scratch: bytearray, max_payload: int = 2**31, *, direct: bool = True
-    ) -> None:
-        self.places = Places()
-        self.reader = FrameReader(scratch, self.places)
-        if direct:
-            self.reader.data = self.take_data
-            self.reader.buffer = self.take_buffer
-        self.reader.max_payload = max_payload
-        self.events: list[object] = []
-        self.pieces = 0
+    def __init__(self, scratch: bytearray, max_payload: int = 2**31, *, sink: bool = True) -> None:
+        self.gathering = Gathering(scratch, max_payload)
+        self.reader = self.gathering.reader
+        if not sink:
+            self.reader.sink = None
+        self._events: list[Event | Piece] = []
 
     def take(self, data: bytes) -> None:
         """What a transport does with bytes that came in one read."""
-        while data:
-            room = self.reader.get_buffer()
-            assert len(room)
-            size = min(len(room), len(data))
-            room[:size] = data[:size]
-            data = data[size:]
-            for event in self.reader.received(size):
-                self.events.append(self.plain(event))
+        self._events += self.gathering.feed(data)
 
-    def take_data(
-        self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
-    ) -> None:
-        self.events.append(self.plain(Data(channel, first, sent_at, messages, body)))
+    @property
+    def events(self) -> list[object]:
+        pieces = zip(self.gathering.pieces, map(bytes, self.gathering.memory), strict=True)
+        return [self.plain(event, pieces) for event in self._events]
 
-    def take_buffer(self, channel: int, payload: bytes) -> None:
-        assert type(payload) is bytes
-        self.events.append((channel, len(payload), 0, len(payload), payload))
-
-    def plain(self, event: Event) -> object:
+    def plain(
+        self, event: Event | Piece, pieces: Iterator[tuple[tuple[int, int, int, int], bytes]]
+    ) -> object:
         if isinstance(event, Piece):
-            self.pieces += 1
-            place = self.places.asked[self.pieces - 1]
-            assert place[0] == event.channel
-            return (*place, bytes(self.places.memory[self.pieces - 1]))
+            piece, payload = next(pieces)
+            assert piece[0] == event.channel
+            return (*piece, payload)
         if isinstance(event, Data):
             try:
                 values = msgpack.unpackb(event.body)
@@ -191,9 +163,11 @@ def cut(data: bytes, sizes: Sequence[int]) -> list[bytes]:
     [(own_data(1, 2, 3.0, [b"x" * 300]), (1, 2, 3.0, [b"x" * 300]))], [1], SMALLEST_SCRATCH, True
 )
 def test_any_cut_of_the_stream_reads_alike(
-    sent: list[Expected], sizes: list[int], scratch: int, direct: bool
+    sent: list[Expected], sizes: list[int], scratch: int, sink: bool
 ) -> None:
-    reading = Reading(bytearray(scratch), direct=direct)
+    if not sink:  # then no BUFFER belongs there
+        sent = [(data, event) for data, event in sent if data[5] != Kind.BUFFER]
+    reading = Reading(bytearray(scratch), sink=sink)
     for piece in cut(b"".join(data for data, _ in sent), sizes):
         reading.take(piece)
     assert reading.events == [event for _, event in sent]
@@ -242,7 +216,8 @@ def test_a_stream_cut_short_gives_its_whole_frames_and_no_error(
             whole.append(event)
     reading = Reading(bytearray(128))
     reading.take(stream[:end])
-    assert reading.events == whole
+    assert reading.events[: len(whole)] == whole
+    assert len(reading.events) <= len(whole) + reading.reader.partial  # a place for what comes
     assert reading.reader.partial == (end not in ends)
 
 
@@ -276,96 +251,99 @@ def test_a_frame_larger_than_the_scratch_buffer_is_read_into_memory_of_its_own()
 
 
 def test_the_payload_of_a_buffer_is_read_straight_into_its_place() -> None:
-    places = Places()
-    reader = FrameReader(bytearray(100), places)
-    reader.max_payload = 10_000
+    sink = Gathering(bytearray(100), 10_000)
     frame = own_buffer(3, 9000, 4000, b"y" * 3000)
-    assert reader.feed(frame[:50]) == []
-    room = reader.get_buffer()
-    assert room.obj is places.memory[0]
+    assert sink.feed(frame[:50]) == [Piece(3)]
+    room = sink.reader.get_buffer()
+    assert room.obj is sink.memory[0]
     assert len(room) == len(frame) - 50
-    assert reader.feed(frame[50:]) == [Piece(3)]
-    assert places.memory == [b"y" * 3000]
-    assert places.asked == [(3, 9000, 4000, 3000)]
+    assert sink.feed(frame[50:]) == []
+    assert not sink.reader.partial
+    assert sink.memory == [b"y" * 3000]
+    assert sink.pieces == [(3, 9000, 4000, 3000)]
 
 
 def test_a_whole_buffer_that_comes_in_one_read_is_handed_over_as_bytes() -> None:
-    places = Places()
-    reader = FrameReader(bytearray(1000), places)
-    taken: list[object] = []
-    reader.data = lambda channel, first, messages, sent_at, body: taken.append(first)
-    reader.buffer = lambda channel, payload: taken.append((channel, payload))
+    sink = Gathering(bytearray(1000))
     frames = [own_buffer(2, 300, 0, b"x" * 300), own_data(2, 7, 0.0, [b"behind"])]
-    assert reader.feed(b"".join(frames)) == []
-    assert taken == [(2, b"x" * 300), 7]
-    assert places.asked == []
+    piece, data = sink.feed(b"".join(frames))
+    assert piece == Piece(2)
+    assert isinstance(data, Data)
+    assert data.first == 7
+    assert type(sink.memory[0]) is bytes
     part = own_buffer(2, 400, 0, b"x" * 300)
     last = own_buffer(2, 400, 300, b"x" * 100)
-    assert reader.feed(part + last) == [Piece(2), Piece(2)]
-    assert places.asked == [(2, 400, 0, 300), (2, 400, 300, 100)]
+    assert sink.feed(part + last) == [Piece(2), Piece(2)]
+    assert sink.pieces == [(2, 300, 0, 300), (2, 400, 0, 300), (2, 400, 300, 100)]
+    assert list(map(type, sink.memory)) == [bytes, bytearray, bytearray]
 
 
 def test_a_short_buffer_that_is_cut_off_waits_for_its_rest_and_a_long_one_does_not() -> None:
-    places = Places()
-    scratch = bytearray(1000)
-    reader = FrameReader(scratch, places)
-    taken: list[object] = []
-    reader.data = lambda channel, first, messages, sent_at, body: taken.append(first)
-    reader.buffer = lambda channel, payload: taken.append(payload)
+    sink = Gathering(bytearray(1000))
     short, long = own_buffer(2, 400, 0, b"s" * 400), own_buffer(2, 600, 0, b"l" * 600)
-    reader.feed(short[:390])
-    assert len(reader.get_buffer()) == 1000 - 390, "no room for more than the rest of it"
-    assert reader.feed(short[390:] + long[:390]) == []
-    assert taken == [b"s" * 400]
-    assert reader.get_buffer().obj is places.memory[0]
-    assert reader.feed(long[390:]) == [Piece(2)]
-    assert places.memory == [b"l" * 600]
+    assert sink.feed(short[:390]) == []
+    assert len(sink.reader.get_buffer()) == 1000 - 390, "no room for more than the rest of it"
+    assert sink.feed(short[390:] + long[:390]) == [Piece(2), Piece(2)]
+    assert sink.memory[0] == b"s" * 400
+    assert sink.reader.get_buffer().obj is sink.memory[1]
+    assert sink.feed(long[390:]) == []
+    assert sink.memory[1] == b"l" * 600
 
 
 @pytest.mark.parametrize("size", [6_000, 10_000])
 def test_behind_a_piece_little_is_read_so_that_the_next_goes_to_its_place(size: int) -> None:
-    places = Places()
-    reader = FrameReader(bytearray(size), places)
-    reader.max_payload = 2**20
+    sink = Gathering(bytearray(size), 2**20)
+    reader = sink.reader
     first, last = own_buffer(1, 16_000, 0, b"f" * 8000), own_buffer(1, 16_000, 8000, b"l" * 8000)
-    assert reader.feed(first) == [Piece(1)]
+    assert sink.feed(first) == [Piece(1)]
     assert len(reader.get_buffer()) == BETWEEN_PIECES
-    assert reader.feed(last[:BETWEEN_PIECES]) == []
+    assert sink.feed(last[:BETWEEN_PIECES]) == [Piece(1)]
     assert len(reader.get_buffer()) == len(last) - BETWEEN_PIECES
-    assert reader.feed(last[BETWEEN_PIECES:]) == [Piece(1)]
+    assert sink.feed(last[BETWEEN_PIECES:]) == []
     assert len(reader.get_buffer()) == size
-    assert places.memory == [b"f" * 8000, b"l" * 8000]
-    assert reader.feed(first) == [Piece(1)]
-    assert reader.feed(encode(Ping(1))) == [Ping(1)]
+    assert sink.memory == [b"f" * 8000, b"l" * 8000]
+    assert sink.feed(first) == [Piece(1)]
+    assert sink.feed(encode(Ping(1))) == [Ping(1)]
     assert len(reader.get_buffer()) == size, "something else came"
 
 
-def test_the_place_of_a_buffer_is_asked_for_when_the_frames_before_it_were_acted_on() -> None:
+def test_the_sink_is_asked_when_the_frames_before_were_acted_on() -> None:
     """SUBSCRIBED, a batch and the BUFFER behind them mostly come in one read."""
-    places = Places()
-    reader = FrameReader(bytearray(1000), places)
-    data = encode(Ping(1)) + own_buffer(1, 2, 0, b"ab") + own_buffer(1, 900, 0, b"c" * 900)
-    room = reader.get_buffer()
+    sink = Gathering(bytearray(1000))
+    data = encode(Ping(1)) + own_buffer(1, 3, 0, b"ab") + own_buffer(1, 900, 0, b"c" * 900)
+    room = sink.reader.get_buffer()
     room[:100] = data[:100]
-    events = iter(reader.received(100))
+    events = iter(sink.reader.received(100))
     assert next(events) == Ping(1)
-    assert places.asked == []
-    assert next(events) == Piece(1)
-    assert places.asked == [(1, 2, 0, 2)]
+    assert sink.pieces == []
     assert next(events, None) is None
-    assert places.asked == [(1, 2, 0, 2), (1, 900, 0, 900)]
+    assert sink.pieces == [(1, 3, 0, 2), (1, 900, 0, 900)]
 
 
-def test_a_buffer_for_which_there_is_no_place_any_more_is_thrown_away() -> None:
-    reader = FrameReader(bytearray(100))
-    reader.place = lambda channel, total, offset, size: None
+def test_a_sink_may_be_given_in_answer_to_an_event() -> None:
+    """As where WELCOME and the first batch come in one read."""
+    sink = Gathering(bytearray(1000))
+    reader, sink.reader.sink = sink.reader, None
+    data = encode(Ping(1)) + own_buffer(1, 2, 0, b"ab") + own_data(1, 0, 0.0, [1])
+    reader.get_buffer()[: len(data)] = data
+    for event in reader.received(len(data)):
+        assert event == Ping(1)
+        reader.sink = sink
+    assert list(map(type, sink.events)) == [Piece, Data]
+
+
+def test_a_buffer_for_which_there_is_no_place_any_more_is_thrown_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sink = Gathering(bytearray(100))
+    monkeypatch.setattr(sink, "place", lambda channel, total, offset, size: None)
     for frame in (
-        own_buffer(5, 10, 0, b"0123456789"),
-        own_buffer(5, 1000, 0, b"x" * 1000),
-        foreign(8, 5, 10, 0, b"0123456789"),
+        own_buffer(5, 20, 0, b"0123456789"),
+        own_buffer(5, 2000, 0, b"x" * 1000),
+        foreign(8, 5, 20, 0, b"0123456789"),
     ):
-        assert reader.feed(frame) == [Piece(5)]
-    assert reader.feed(encode(Ping(1))) == [Ping(1)]
+        assert sink.feed(frame) == []
+    assert sink.feed(encode(Ping(1))) == [Ping(1)]
 
 
 def test_headers_are_the_documented_msgpack() -> None:
@@ -392,7 +370,7 @@ def refusal(data: bytes, *, max_payload: int = 10_000_000, scratch: int = 4096) 
     """The error in which `data` ends, whether it comes at once or byte by byte."""
     found = []
     for size in (len(data), 1 if len(data) < 10_000 else 997):
-        reading = Reading(bytearray(scratch), max_payload, direct=size == len(data))
+        reading = Reading(bytearray(scratch), max_payload)
         for piece in cut(data, [size]):
             reading.take(piece)
         *before, error = reading.events
@@ -606,18 +584,32 @@ def test_a_connection_without_buffers_refuses_them(frame: bytes) -> None:
     assert "where none belongs" in str(error)
 
 
-def test_a_place_may_refuse() -> None:
-    def place(channel: int, total: int, offset: int, size: int) -> memoryview:
+@pytest.mark.parametrize("method", ["data", "buffer", "place"])
+def test_a_sink_may_refuse(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*fields: object) -> None:
         raise ProtocolError("too much", code="limit")
 
-    for frame in (own_buffer(1, 1, 0, b"x"), own_buffer(1, 200, 0, b"x" * 200)):
-        reader = FrameReader(bytearray(64), place)
-        assert reader.place is place
-        [ping, error] = reader.feed(encode(Ping(1)) + frame)
+    frames = {
+        "data": [
+            own_data(1, 0, 0.0, [1]),
+            own_data(1, 0, 0.0, [b"x" * 200]),
+            foreign(7, 1, 0, 0.0, [1]),
+        ],
+        "buffer": [own_buffer(1, 1, 0, b"x"), foreign(8, 1, 1, 0, b"x")],
+        "place": [
+            own_buffer(1, 2, 0, b"x"),
+            own_buffer(1, 200, 0, b"x" * 200),
+            foreign(8, 1, 2, 0, b"x"),
+        ],
+    }
+    for frame in frames[method]:
+        sink = Gathering(bytearray(64))
+        monkeypatch.setattr(sink, method, refuse)
+        [ping, error] = sink.feed(encode(Ping(1)) + frame)
         assert ping == Ping(1)
         assert isinstance(error, ProtocolError)
         assert error.code == "limit"
-        assert not reader.partial
+        assert not sink.reader.partial
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pubsub.errors import AuthError, ProtocolError, PubSubError
-from pubsub.wire.frames import Data, Event, Piece
+from pubsub.wire.frames import Data, Event
 from pubsub.wire.handshake import EVERYTHING, Acceptor, Dialler, Identity, Other, Refused
 from pubsub.wire.messages import PROTOCOL_VERSION, Auth, Goodbye, Hello, Ping, Welcome
 
@@ -88,7 +88,6 @@ WELCOME = Welcome(PROTOCOL_VERSION, "peer", "two", 0.0, {})
         (replace(WELCOME, peer_id="three"), "identity", "it is another peer than the one asked"),
         (Ping(1), "protocol", "a PING where WELCOME belongs"),
         (HELLO, "protocol", "a HELLO where WELCOME belongs"),
-        (Piece(0), "protocol", "a PIECE where WELCOME belongs"),
     ],
 )
 def test_whoever_answers_must_be_who_was_asked_for(event: Event, code: str, what: str) -> None:
