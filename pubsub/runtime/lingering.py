@@ -12,7 +12,7 @@ from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.turn import Source
 from pubsub.support.logs import logger
 
-__all__ = ["linger", "messages", "received", "unreceived"]
+__all__ = ["linger", "messages", "received", "say_interrupted", "unreceived"]
 
 log = logger("pubsub")
 
@@ -142,6 +142,13 @@ def unreceived(pubs: Iterable[Due]) -> str:
     if more:
         named += f"; nor {messages(more)} of {len(found) - NAMED} more Pubs"
     return named
+
+
+def say_interrupted(pubs: Iterable[Due]) -> None:
+    """Say what a close that was interrupted has not sent."""
+    lacking = unreceived(pubs)
+    if lacking:
+        log.warning("closing was interrupted: %s", lacking)
 
 
 def messages(count: int) -> str:

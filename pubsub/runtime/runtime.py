@@ -1,9 +1,9 @@
 """One process's runtime, bound to one event loop: it brings the cores and the connections together.
 
-It owns the listening sockets, the links in both directions, the sessions with the coordinators,
-and the publications and inboxes of all Pubs and Subs of the peer. Everything in it runs in its
-loop's thread. What is to be written is collected during a turn of the loop and written at its
-end (see `turn`): one batch per Pub, one write per link.
+It owns the publications and inboxes of all Pubs and Subs of the peer, the sessions with the
+coordinators, and who keeps the rest: `Doors`, `Publishers`, `Subscribers`, `Readiness`. Everything
+in it runs in its loop's thread. What is to be written is collected during a turn of the loop and
+written at its end (see `turn`): one batch per Pub, one write per link.
 """
 
 from __future__ import annotations
@@ -16,12 +16,7 @@ from itertools import count
 from threading import get_ident
 from typing import Any, ParamSpec, Protocol
 
-from pubsub.config import (
-    Address,
-    Settings,
-    is_loopback,
-    is_wildcard,
-)
+from pubsub.config import Address, Settings, is_loopback, is_wildcard
 from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
@@ -202,7 +197,7 @@ class Runtime:
             if _wants(sub.inbox.pattern, topic):
                 self._join_locally(publication, sub)
         self.clock.arm(self.clock.now() + self.settings.join_timeout)
-        self._announce(Register(publication.stream_id, "pub", topic, False, False))
+        self._tell(Register(publication.stream_id, "pub", topic, False, False))
         return publication, self.readiness.add(publication.stream_id, publication)
 
     async def close_pub(self, stream_id: int, linger: float | None = None) -> None:
@@ -246,13 +241,8 @@ class Runtime:
         """End a stream at once, because its close was interrupted."""
         pub = self._pubs.get(stream_id)
         if pub is not None:
-            self._say_interrupted([pub])
+            lingering.say_interrupted([pub])
             self.end_pub(stream_id)
-
-    def _say_interrupted(self, pubs: Iterable[_Pub]) -> None:
-        lacking = lingering.unreceived(pubs)
-        if lacking:
-            log.warning("closing was interrupted: %s", lacking)
 
     def end_pub(self, stream_id: int) -> None:
         pub = self._pubs.pop(stream_id, None)
@@ -285,7 +275,7 @@ class Runtime:
             if _wants(inbox.pattern, pub.publication.topic):
                 pub.source.seal()
                 self._join_locally(pub.publication, sub)
-        self._announce(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
+        self._tell(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
         return inbox, self.readiness.add(inbox.sub_id, inbox)
 
     def close_sub(self, sub_id: int) -> None:
@@ -412,15 +402,12 @@ class Runtime:
         )
 
     def _close_registration(self, number: int, what: str) -> None:
-        for session in self.sessions:
-            session.send(Unregister(number))
+        self._tell(Unregister(number))
         self.readiness.remove(number, None if self.exiting else Closed(f"{what} is closed"))
 
-    def _announce(self, register: Register) -> None:
+    def _tell(self, message: Register | Unregister) -> None:
         for session in self.sessions:
-            session.send(register)
-
-    # --- links --------------------------------------------------------------------------
+            session.send(message)
 
     def snapshot(self) -> Snapshot:
         """How everything stands, in the order of its making. May be called from any thread."""
@@ -499,7 +486,7 @@ class Runtime:
         so."""
         lacking = "" if self._ended_all else self.unreceived()
         if lacking and self.closing:
-            self._say_interrupted(self._pubs.values())
+            lingering.say_interrupted(self._pubs.values())
         elif lacking:
             log.warning(
                 "an event loop was closed before all was sent (`await pub.close()` before that, or "
@@ -540,7 +527,7 @@ class Runtime:
 
     def cut(self) -> None:
         """End everything and wait for nothing: all is closed in the next turn."""
-        self._say_interrupted(self._pubs.values())
+        lingering.say_interrupted(self._pubs.values())
         for link in self.end():
             link.abort()
         self.doors.cut()
