@@ -68,6 +68,7 @@ class Cursor:
         largest: size of the largest batch that the subscriber takes.
         limit, sent: bytes that may be, and have been, sent on the present channel.
         pieces: of large buffers, that have been sent.
+        admitted: the batch for which there was room when what is skipped before it was said.
         sent_until: everything below it was sent, or said to be skipped; in flight is
             ``acked <= seq < sent_until``. What lies between it and `next` is still to be said.
         asked: on the present channel, everything below it was asked for, whether it has arrived.
@@ -77,6 +78,7 @@ class Cursor:
     __slots__ = (
         "acked",
         "address",
+        "admitted",
         "asked",
         "channel",
         "confirm",
@@ -128,6 +130,7 @@ class Cursor:
         log = self.log
         self.next = self.sent_until = self.acked = self.received = max(seq, log.start)
         self.send = log.locate(self.next)
+        self.admitted = -1
 
     def place(self, seq: int) -> None:
         """Move to `seq`, forward or back; `next` is the first number that will really be sent.
@@ -164,36 +167,43 @@ class Cursor:
     def take(self) -> Batch | Skip | None:
         """What to send now; None when there is nothing or the window is closed.
 
-        What has left the log before it was sent is skipped, and so is a batch above `largest`.
+        What has left the log before it was sent is skipped, and so is a batch above `largest`. A
+        `Skip` counts for `BATCH_COST` bytes. What has left is said with the batch behind it, when
+        there is room for both: so it is said once, and the batch has not left before its turn.
         """
         log = self.log
         number = self.send
+        skipped = 0
         if number < log.first_number:
             due, self.next = self.next, log.start
-            self.miss(due)  # it is lost, whenever the window lets us say so
-            return self._skip(self.next, log.first_number, "overflow")
+            self.miss(due)
+            number = log.first_number
+            skipped = BATCH_COST
         if number == log.next_number:
             return None
         batch = log.batch(number)
         size = batch.size
-        if size > self.largest:
-            return self._skip(batch.end, number + 1, "too large")
-        if self.sent + size > self.limit and (
-            self.acked < self.sent_until or self.sent >= self.limit
+        refused = size > self.largest
+        if refused:
+            size = BATCH_COST
+        if (
+            self.sent + skipped + size > self.limit
+            and (self.acked < self.sent_until or self.sent >= self.limit)
+            and number != self.admitted
         ):
             return None  # one batch may pass the limit, when nothing else is in the window
+        if skipped:
+            self.admitted = -1 if refused else number
+            return self._skip(self.next, number, "overflow")
+        if refused:
+            return self._skip(batch.end, number + 1, "too large")
         self.sent += size
         self.send = number + 1
         self.next = self.sent_until = batch.end
         return batch
 
-    def _skip(self, end: int, send: int, reason: Literal["overflow", "too large"]) -> Skip | None:
-        """Go on at `end`, in batch `send`. A GAP counts for a batch of `BATCH_COST` bytes; one that
-        has to wait for the window speaks of all that is lost until then."""
-        if self.sent + BATCH_COST > self.limit and (
-            self.acked < self.sent_until or self.sent >= self.limit
-        ):
-            return None
+    def _skip(self, end: int, send: int, reason: Literal["overflow", "too large"]) -> Skip:
+        """Go on at `end`, in batch `send`."""
         skip = Skip(self.sent_until, end, reason)
         due, self.next = self.next, end
         self.miss(due)

@@ -351,8 +351,7 @@ class Stream:
         self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, (), size))
 
     def gap(self, first: int, end: int, reason: str) -> None:
-        """GAP came, in the place of what is skipped. It takes its part of the window like a batch,
-        so that it is acknowledged, and so that a flood of them is bounded.
+        """GAP came, in the place of what is skipped.
 
         Raises:
             ProtocolError: it may not come now.
@@ -364,12 +363,9 @@ class Stream:
             raise ProtocolError("a GAP in the middle of a batch")
         if not first < end or first > expected:
             raise ProtocolError(f"a GAP from {first} to {end} where {expected} is due")
-        self.credit.check(BATCH_COST, expected)
-        if end <= expected:
-            self.credit.repeated(BATCH_COST)
-            return
-        self.credit.receive(BATCH_COST)
-        self._miss(end, reason, BATCH_COST)
+        self.credit.skip(expected, end)
+        if end > expected:
+            self._miss(end, reason, BATCH_COST)
 
     @property
     def state(self) -> Literal["attached", "connecting", "reconnecting"] | Fate:

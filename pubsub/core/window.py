@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pubsub.errors import ProtocolError
+from pubsub.wire.frames import BATCH_COST
 
 __all__ = ["Credit", "Window"]
 
@@ -122,6 +123,7 @@ class Credit:
         "_allowed",
         "_announced_limit",
         "_base",
+        "_behind_gap",
         "ack_every",
         "ack_stage",
         "acked",
@@ -143,6 +145,7 @@ class Credit:
         self._base = 0  # of `received`, where the present channel's count began
         self._announced_limit = 0  # that the publisher knows, or will with the next ACK
         self._allowed = 0  # the highest limit of this channel: what was sent before a lower one
+        self._behind_gap = -1  # where a batch begins that may pass the limit, as its GAP might
 
     # --- the channel --------------------------------------------------------------------
 
@@ -151,6 +154,7 @@ class Credit:
         self._base = self.received
         self._set_limit(self.consumed + self.window.room_for(self))
         self._announced_limit = self._allowed = self.limit
+        self._behind_gap = -1
         return max(0, self.limit - self._base)
 
     def open(self, first: int, ack_every: int, tell: Callable[[], None]) -> None:
@@ -185,13 +189,15 @@ class Credit:
 
     def check(self, size: int, expected: int | None) -> None:
         """One batch may pass the limit when all before it (what is below `expected`) is
-        acknowledged and less has come.
+        acknowledged and less has come, or was so before the GAP in front of it.
 
         Raises:
             ProtocolError: a batch of `size` bytes may not come now.
         """
-        if self.received + size > self._allowed and (
-            self.acked_until != expected or self.received >= self._allowed
+        if (
+            self.received + size > self._allowed
+            and (self.acked_until != expected or self.received >= self._allowed)
+            and self._behind_gap != expected
         ):
             raise ProtocolError(
                 f"{self.received + size - self._base:,} bytes on a channel that may carry "
@@ -207,6 +213,22 @@ class Credit:
         window.received += size
         if now > self.limit:  # the one batch that may pass it
             window.promised += now - max(before, self.limit)
+
+    def skip(self, expected: int, end: int) -> None:
+        """GAP came, where `expected` was due. It takes its part of the window like a batch, so that
+        it is acknowledged, and so that a flood of them is bounded.
+
+        Raises:
+            ProtocolError: it may not come now.
+        """
+        self._behind_gap = -1
+        self.check(BATCH_COST, expected)
+        if end <= expected:
+            self.repeated(BATCH_COST)
+            return
+        if self.acked_until == expected and self.received < self._allowed:
+            self._behind_gap = end
+        self.receive(BATCH_COST)
 
     def repeated(self, size: int) -> None:
         """So many bytes of this channel are of what came before: they count for nothing."""

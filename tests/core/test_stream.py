@@ -239,6 +239,27 @@ def test_g6_gaps_take_their_part_of_the_window() -> None:
     assert it.value.code == "limit"
 
 
+def test_a_batch_may_pass_the_limit_behind_a_gap_that_might() -> None:
+    _, stream = opened(window=1)
+    stream.gap(0, 2, "overflow")
+    with pytest.raises(ProtocolError, match="512 bytes on a channel that may carry 1 for now"):
+        stream.gap(2, 3, "overflow")
+    _, stream = opened(window=1)
+    stream.gap(0, 2, "overflow")
+    stream.place(5000, 0, 5000)
+    stream.data(2, 1, 0.0, b"body")
+    with pytest.raises(ProtocolError):
+        batch(stream, 3)
+
+
+def test_g6_a_batch_may_not_pass_the_limit_behind_a_gap_that_fits_beside_others() -> None:
+    _, stream = opened(window=1500)
+    batch(stream, 0)
+    stream.gap(1, 2, "overflow")
+    with pytest.raises(ProtocolError):
+        batch(stream, 2)
+
+
 def test_a_gap_that_may_not_come_now_breaks_the_protocol() -> None:
     _, stream = fresh()
     with pytest.raises(ProtocolError, match="a GAP before SUBSCRIBED"):
