@@ -14,8 +14,8 @@ from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, impa
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
+from pubsub.faces.account import untaken, what_is_unknown
 from pubsub.faces.asyncsub import AsyncSub
-from pubsub.faces.sub import untaken, what_is_unknown
 
 __all__ = ["Wanted", "tail"]
 

@@ -41,7 +41,7 @@ def codec_of(name: str) -> Codec:
     Raises:
         ValueError: there is none of this name.
     """
-    if name not in CODECS:
+    if not isinstance(name, str) or name not in CODECS:
         raise ValueError(f"codec {name!r} is none of {', '.join(map(repr, CODECS))}")
     return CODECS[name]
 

@@ -92,7 +92,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
     """A Pub inside an event loop."""
 
     def _open(self) -> None:
-        self._grant = 0  # bytes that `_left` last grew by
+        self._grant = 0  # bytes that `_room` last grew by
         self._queue: OrderedDict[_Place, None] = OrderedDict()  # puts that wait for room
         self._queued_bytes = 0
         self._emptied: asyncio.Future[None] | None = None  # what waits for the queue to be empty
@@ -111,10 +111,10 @@ class AsyncPub(InLoop, Pub, blocking=False):
             encoder.pack = pack
             self._encode_failed(error, value)
         encoder.pack = pack
-        left = self._left - len(data)
-        if left <= 0 or buffers:
+        room = self._room - len(data)
+        if room <= 0 or buffers:
             return self._slow(data, value, buffers)
-        self._left = left
+        self._room = room
         self._parts.append(data)
         return self._done  # type: ignore[no-any-return]  # a future
 
@@ -123,7 +123,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         if self._dead is not None:
             raise self._dead
         full = bool(self._parts)  # or out of what it was granted
-        if full and not buffers and len(data) < self._left + self._more:
+        if full and not buffers and len(data) < self._room + self._more:
             return self._later(self._append(data))
         if running_loop() is not self._runtime.loop:
             self._check_place()
@@ -212,7 +212,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
                 self._more = min(self._more, max(1, room))
             self._grant = self._more if alone else FIRST_GRANT // 2
         time_to_run = self._append(data)
-        if self._left <= 0:
+        if self._room <= 0:
             self._close_full()
             return True
         return time_to_run
@@ -234,15 +234,15 @@ class AsyncPub(InLoop, Pub, blocking=False):
         """Add to the batch, which is granted more of its room as it grows: twice as much each
         time, so that a turn knows by half what all Pubs together put in it. True: it is time to
         let the loop run."""
-        left = self._left - len(data)
+        room = self._room - len(data)
         time_to_run = False
-        if left <= 0 and self._more:
-            size = min(self._more, max(2 * self._grant, 1 - int(left)))
+        if room <= 0 and self._more:
+            size = min(self._more, max(2 * self._grant, 1 - int(room)))
             time_to_run = self._runtime.turn.grant(size)
             self._grant = size
             self._more -= size
-            left += size
-        self._left = left
+            room += size
+        self._room = room
         self._parts.append(data)  # last: where something raises, the message is not put
         return time_to_run
 
@@ -294,7 +294,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
                     put = publication.log.next_seq
                     body = body_of(parts, count)
                     if self._parts is parts:  # else a signal handler's put has closed the batch
-                        self._left = self._more = 0
+                        self._room = self._more = 0
                         self._parts = parts[count:]
                         try:
                             publication.append(count, body, (), now)

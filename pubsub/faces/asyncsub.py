@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pubsub.config import seconds, whole
 from pubsub.core.window import Credit
 from pubsub.errors import Closed, WrongContext
+from pubsub.faces.account import timeout_text
 from pubsub.faces.elsewhere import DONE, begin, elsewhere
 from pubsub.faces.face import InLoop
 from pubsub.faces.message import Gap, Message
-from pubsub.faces.sub import NOTHING, Sub, take_more, timeout_text
+from pubsub.faces.sub import NOTHING, Sub, take_more
 from pubsub.support.host import this_host
 from pubsub.support.reentry import running_loop
 

@@ -68,11 +68,11 @@ class BlockingPub(Blocking, Pub, blocking=True):
                 encoder.pack = pack
                 self._encode_failed(error, value)
             encoder.pack = pack
-            left = self._left - len(data)
-            if left <= 0 or buffers:
+            room = self._room - len(data)
+            if room <= 0 or buffers:
                 self._slow(data, value, buffers)
             else:
-                self._left = left
+                self._room = room
                 self._parts.append(data)
         finally:
             try:
@@ -109,16 +109,16 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._hand((1, body, buffers, self._wall_clock()))
             return
         if not self._parts:
-            left: float = self._batch_bytes
+            room: float = self._batch_bytes
             if self._block:
-                left = min(left, max(1, self.buffer - self._held() - OVERHEAD))
-            self._wake()  # before `_left` lets the next put do without: it may be interrupted
+                room = min(room, max(1, self.buffer - self._held() - OVERHEAD))
+            self._wake()  # before `_room` lets the next put do without: it may be interrupted
             if not self._parts:  # a signal handler's put may have begun the batch
-                self._left = left
-        left = self._left - len(data)
-        self._left = left
+                self._room = room
+        room = self._room - len(data)
+        self._room = room
         self._parts.append(data)
-        if self._left <= 0:
+        if self._room <= 0:
             self._close_full()
 
     def _putting(self) -> bool:
@@ -271,7 +271,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
                 if self._parts:
                     self._hand_over()
                 self._dead = Closed(f"Pub({self.topic!r}) is closed")
-                self._left = NEVER
+                self._room = NEVER
                 self._roomy.notify_all()
             self._finalizer.detach()
             try:

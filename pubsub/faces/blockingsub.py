@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 from pubsub.config import seconds, whole
 from pubsub.core.window import Credit
 from pubsub.errors import Closed, WrongContext
+from pubsub.faces.account import timeout_text
 from pubsub.faces.face import Blocking
 from pubsub.faces.message import Gap, Message
 from pubsub.faces.process import stay_at_exit
-from pubsub.faces.sub import NOTHING, Sub, take_more, timeout_text
+from pubsub.faces.sub import NOTHING, Sub, take_more
 from pubsub.support.reentry import running_loop
 
 __all__ = ["BlockingSub"]

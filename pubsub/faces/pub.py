@@ -6,7 +6,7 @@ how closed batches get into the log.
 
 The fast path of `put` is one C call (encode), one subtraction and one append. Everything that
 can be out of the ordinary (first message of a batch, batch full, large message, buffer full,
-closed, forked) shows in ``left <= 0``, or in large buffers beside the message: see `_slow`.
+closed, forked) shows in ``room <= 0``, or in large buffers beside the message: see `_slow`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Pub(Face, blocking=None):
     ) -> None:
         refuse_inside("Pub")
         self._dead: Exception | None = None
-        self._left: float = 0
+        self._room: float = 0
         self.topic = check_topic(topic)
         warn_of_foreign_wildcards(self.topic)
         if overflow not in ("drop", "block"):
@@ -136,7 +136,7 @@ class Pub(Face, blocking=None):
         self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))
         self._encoder = encoder(self.topic, self._max_message)
         self._parts: list[bytes] = []
-        self._more = 0  # bytes that the batch may have beyond `_left`, once they are granted
+        self._more = 0  # bytes that the batch may have beyond `_room`, once they are granted
         self._done: Any = None  # what `put` returns when there is nothing to wait for
         self._handover: deque[tuple[int, Batch]] = deque()  # closed batches, with the size of each
         self._handed = 0  # bytes ever handed over
@@ -242,9 +242,9 @@ class Pub(Face, blocking=None):
                 encoder.pack = pack
                 self._encode_failed(error, value)
             encoder.pack = pack
-            left = self._left - len(data)
-            if left > 0 and not buffers:
-                self._left = left
+            room = self._room - len(data)
+            if room > 0 and not buffers:
+                self._room = room
                 self._parts.append(data)
             else:
                 later = self._slow(data, value, buffers)
@@ -304,7 +304,7 @@ class Pub(Face, blocking=None):
             if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
                 # Nothing is called from here to the end: Python looks for signals after calls.
                 self._handed += item[0]
-                self._left = self._more = 0
+                self._room = self._more = 0
                 self._parts = parts[count:]
                 append(item)
 
@@ -362,7 +362,7 @@ class Pub(Face, blocking=None):
     def _abandon(self, error: Exception) -> None:
         """See `Source`."""
         self._dead = error
-        self._left = NEVER
+        self._room = NEVER
         self._parts = []
 
     # --- for people ---------------------------------------------------------------------

@@ -4,7 +4,8 @@ A frame is a 4-byte big-endian length and one msgpack array ``[kind, field, …]
 gives each kind a class whose fields are the array's, in that order. `parse` turns an array from
 the wire into one of them and refuses, by :class:`~pubsub.errors.ProtocolError`, whatever is not
 exactly as documented; fields behind the known ones are ignored, so that a later version may add
-some. DATA and BUFFER carry the bulk and are laid out in :mod:`pubsub.wire.frames`.
+some. DATA and BUFFER carry the bulk and are laid out in :mod:`pubsub.wire.frames`. (It is long
+because it is a table: nobody who looks up a message should have to look in two places.)
 """
 
 from __future__ import annotations

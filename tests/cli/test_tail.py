@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from pubsub import Peer
+from pubsub.faces.account import what_is_unknown
 from pubsub.faces.blockingpub import BlockingPub
-from pubsub.faces.sub import what_is_unknown
 from tests.cli.processes import LONG, Start, daemon, execute
 from tests.integration.support import free_port
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pubsub import Gap, Peer, Pub, Sub
-from pubsub.faces.sub import untaken
+from pubsub.faces.account import untaken
 from tests.cli.processes import LONG, Running, Start
 from tests.integration.support import break_links, eventually
 

@@ -14,7 +14,7 @@ import pytest
 
 from pubsub import Gap
 from pubsub.core.cursor import Cursor
-from pubsub.faces.sub import timeout_text
+from pubsub.faces.account import timeout_text
 from pubsub.links.link import GOODBYE_GRACE
 from pubsub.runtime import lingering
 from pubsub.wire.messages import Match, MatchedPub
