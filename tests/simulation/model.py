@@ -289,7 +289,7 @@ class Model:
         view = sub.view(pub)
         if gap.reason in ("vanished", "unreachable") and not gap.missed:
             view.told[gap.reason] += 1
-            vanished = gap.reason == "vanished" and pub.state != "dead"
+            vanished = gap.reason == "vanished" and pub.peer.process.alive  # END may go with it
             if self.calm or (self.bounded and vanished):
                 raise Violation("G3", f"{sub} was told of {gap}, of {pub}")
             return

@@ -27,4 +27,6 @@ SEEDS: tuple[tuple[int, str], ...] = (
     (1392, "calm"),
     # the model forgot what a stream had lost before it was given up and came back
     (148, "chaos"),
+    # the model took a process that died, with its last END, for one that lives
+    (529, "deaths"),
 )
