@@ -122,6 +122,36 @@ def upward_imports(modules: Mapping[str, str]) -> list[str]:
     return broken
 
 
+class _AtOnce(ast.NodeTransformer):
+    """Leaves out what only type checkers import, and what is imported by a call (a Peer makes Pubs
+    and Subs, which stand above it)."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return ast.Pass()
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        is_typing = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        return ast.Pass() if is_typing else node
+
+
+def circles(modules: Mapping[str, str]) -> list[str]:
+    """The modules that import themselves through others, while they are imported."""
+    imports = {}
+    for module, source in modules.items():
+        tree = _AtOnce().visit(ast.parse(source))
+        found = imports_of(module, ast.unparse(tree), modules)
+        imports[module] = {target for target, _ in found if target in modules} - {module}
+    reached = {module: set(targets) for module, targets in imports.items()}
+    while True:
+        more = {
+            module: targets.union(*(reached[target] for target in targets))
+            for module, targets in reached.items()
+        }
+        if more == reached:
+            return [module for module, targets in reached.items() if module in targets]
+        reached = more
+
+
 def impure_imports(modules: Mapping[str, str]) -> list[str]:
     """Clocks, sockets, threads and randomness in modules that must have none, a line each."""
     return [
@@ -141,6 +171,10 @@ def test_every_module_has_a_layer() -> None:
 
 def test_each_module_imports_only_its_own_layer_and_those_below() -> None:
     assert upward_imports(sources()) == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert circles(sources()) == []
 
 
 def test_core_registry_and_codec_do_no_io_and_read_no_clock() -> None:
@@ -224,6 +258,18 @@ def test_the_check_lets_pass_what_is_right(module: str, source: str) -> None:
     modules = {**KNOWN, module: source}
     assert upward_imports(modules) == []
     assert impure_imports(modules) == []
+
+
+def test_the_check_catches_a_circle() -> None:
+    modules = {
+        **KNOWN,
+        "pubsub.core.log": "from pubsub.core import cursor",
+        "pubsub.core.cursor": "import pubsub.core.log",
+    }
+    assert circles(modules) == ["pubsub.core.log", "pubsub.core.cursor"]
+    assert (
+        circles({**modules, "pubsub.core.log": "if TYPE_CHECKING:\n    import pubsub.core"}) == []
+    )
 
 
 def test_the_check_catches_a_module_without_a_layer() -> None:
