@@ -48,7 +48,7 @@ class Window:
 
     def remove(self, credit: Credit) -> None:
         """A stream has ended. What waits of it takes its part of the window until it is taken."""
-        del self._live[credit]
+        self._live.pop(credit, None)  # its beginning may have been interrupted
         self._starved.pop(credit, None)
         self._leaving[credit] = None
         credit.ack_every = 0  # whatever is taken of it is told at once

@@ -183,6 +183,9 @@ class Remote(KeptLink):
     Parameters:
         peer_id: of the peer.
         way: where it is; without a host: nowhere that this machine could dial.
+
+    Attributes:
+        met: where it was reached last.
     """
 
     MISSED = "cannot reach the publisher at {trouble}; trying on"
@@ -206,17 +209,12 @@ class Remote(KeptLink):
         self._receiving: Receiving | None = None
         self._unused: asyncio.TimerHandle | None = None
         self._refused = False
-        self._met: Address | None = None  # where it was reached last
+        self.met: Address | None = None
 
     @property
     def address(self) -> Way:
         """Where it is: the place that was dialled last."""
         return self._way or self._told
-
-    @property
-    def met(self) -> Address | None:
-        """Where it was reached last."""
-        return self._met
 
     def is_out_of_reach(self, who: str, topic: str, coordinator: Address) -> None:
         """Say that it is nowhere, and what to do."""
@@ -331,7 +329,7 @@ class Remote(KeptLink):
         )
         # nothing listens any more where it was met, and no coordinator knows of it
         refused = all(isinstance(e, ConnectionRefusedError) for _, e in troubles) and any(
-            way.address == self._met for way, _ in troubles
+            way.address == self.met for way, _ in troubles
         )
         assert self._broken_at is not None
         over = owner.loop.time() - self._broken_at >= (
@@ -345,7 +343,7 @@ class Remote(KeptLink):
                 owner.readiness.settled(stream)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
-        self._met = self.address.address
+        self.met = self.address.address
         receiving = self._receiving = Receiving(self._output, self._answered)
         link.reader.sink = receiving
         for stream in self._streams:

@@ -152,8 +152,8 @@ class Readiness:
 
     def wait_for(self, stream: Stream) -> None:
         """Its Sub, unless it is ready, waits for that publisher too."""
-        ready = self._all[stream.inbox.sub_id]
-        if not ready.done:
+        ready = self._all.get(stream.inbox.sub_id)
+        if ready is not None and not ready.done:
             ready.unsettled.add(stream)
 
     def settled(self, stream: Stream) -> None:
@@ -175,7 +175,9 @@ class Readiness:
     def answered(self, session: Session, number: int) -> None:
         """It has said all that it knows for that Pub or Sub."""
         self._answers.get(session, set()).add(number)
-        self._check(self._all[number])
+        ready = self._all.get(number)
+        if ready is not None:  # else its making, and the undoing, were interrupted
+            self._check(ready)
 
     def disconnected(self, session: Session) -> None:
         """It is not up, and not waited for."""

@@ -111,7 +111,6 @@ class Runtime:
         self.shut_down = False  # by its loop, as `asyncio.run` does last
         self._close_task: asyncio.Task[None] | None = None
         self._close_by = self._close_linger = 0.0
-        self._ended_all = False  # lingering is over: nobody is let in
         self._random = random.Random(entropy(8)).random
         self._scratch = bytearray(SCRATCH_SIZE)
         self._request_scratch = bytearray(REQUEST_SCRATCH)
@@ -484,7 +483,7 @@ class Runtime:
     def bury(self) -> None:
         """Its loop was closed: where that came before its end, and somebody lacks something, say
         so."""
-        lacking = "" if self._ended_all else self.unreceived()
+        lacking = "" if self.subscribers.closed else self.unreceived()
         if lacking and self.closing:
             lingering.say_interrupted(self._pubs.values())
         elif lacking:
@@ -493,7 +492,7 @@ class Runtime:
                 "asyncio.run, sends it): %s",
                 lacking,
             )
-        self._ended_all = True
+        self.subscribers.closed = True
         for task in asyncio.all_tasks(self.loop):
             if task.get_name().startswith("pubsub "):  # that it never ended is no news
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -501,7 +500,7 @@ class Runtime:
     def end(self) -> list[Link]:
         """End everything now but the servers, whatever is still due to whom; returns the links that
         are closing."""
-        self._ended_all = self.subscribers.closed = True
+        self.subscribers.closed = True
         closed = Closed(self.why_closed)
         if self.exiting:  # who waits for anything stays where it is
             for pub in self._pubs.values():

@@ -41,7 +41,7 @@ class Subscribers:
         holding: the publications that hold a place for somebody who is away.
         absent: the topic of each Pub, and who was expected there and did not come: to be said.
         clock: by which they do.
-        closed: nobody is let in any more.
+        closed: lingering is over: nobody is let in any more.
     """
 
     def __init__(
@@ -109,7 +109,6 @@ class Subscribers:
 
     def close(self) -> list[Link]:
         """Hold no place any more, and ask for nobody; returns the links that asked."""
-        self.closed = True
         self.clock.stop()
         return self.prober.close()
 

@@ -140,6 +140,24 @@ def test_g6_streams_that_come_one_after_the_other_share_what_is_left() -> None:
         )
 
 
+def test_a_stream_whose_beginning_was_interrupted_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inbox = Inbox(1, "*", window=1000)
+    stream = Stream(inbox, StreamKey("publisher", 1), "topic", "publisher:1", 10**6)
+
+    def interrupted(credit: Credit) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(inbox.window, "add", interrupted)
+        inbox.add(stream)
+    stream.finish()
+    assert not inbox.streams
+    begun(inbox, 2)
+    assert inbox.window.share == 1000
+
+
 def test_g6_idle_streams_keep_nothing_from_a_new_one() -> None:
     """Also those that are still connecting, and those whose link broke."""
     inbox = Inbox(1, "*", window=8000)

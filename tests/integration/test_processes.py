@@ -69,7 +69,7 @@ CANCELLED = """
         first.cancel()
         await second
         assert not first.done() or first.cancelled()
-        assert peer.runtime._ended_all
+        assert peer.runtime.subscribers.closed
     asyncio.run(main())
 """
 IN_A_THREAD = """
@@ -80,7 +80,7 @@ IN_A_THREAD = """
     for i in range(1000): pub.put(i)
     threading.Thread(target=peer.close, daemon=True).start()
     peer.close()
-    assert peer.runtime._ended_all
+    assert peer.runtime.subscribers.closed
 """
 TAKE = """
     from pubsub import Sub

@@ -281,6 +281,32 @@ async def test_an_interrupted_constructor_in_an_event_loop_leaves_nothing(
     assert not caplog.records
 
 
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("kind", ["pub", "sub"])
+async def test_what_is_left_half_made_stops_no_other(
+    coordinator: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Where the undoing is interrupted, too, as by a second Ctrl-C."""
+    async with Peer(coordinator) as here, Peer(coordinator) as there:
+        await there.pub("t")
+        tell = here.runtime._tell
+
+        def tell_and_interrupt(message: Any) -> None:
+            tell(message)
+            raise Interrupt
+
+        await here.pub("other")
+        with monkeypatch.context() as patch:
+            patch.setattr(here.runtime, "_tell", tell_and_interrupt)
+            patch.setattr(here.runtime, "undo", lambda made_for: _interrupt())
+            with pytest.raises(Interrupt):
+                here.pub("t") if kind == "pub" else here.sub("t")
+        pub, sub = await here.pub("u"), await there.sub("u")
+        await pub.put(1)
+        assert await sub.get(LONG) == 1
+    assert not caplog.records
+
+
 # --- the end ----------------------------------------------------------------------------
 
 

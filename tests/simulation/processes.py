@@ -363,7 +363,7 @@ class PeerProcess:
         self.world.say(f"{self.process} dies{', with its host' if host_too else ''}")
         self.leaving = True
         runtime = self.peer.runtime  # nothing of it runs again, not even at the loop's end
-        runtime.closing = runtime._ended_all = True
+        runtime.closing = runtime.subscribers.closed = True
         self.world.network.kill(self.process, host_too=host_too)
         self.world.loop.bury(self.process)
         self._over("dead")
