@@ -153,6 +153,8 @@ class Running:
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:  # on a busy machine, its threads may run on for a moment
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def interrupt(self) -> None:
         """What Ctrl-C does."""

@@ -401,7 +401,9 @@ def test_a_tail_whose_reader_pauses_loses_nothing(
         coordinator=coordinator,
         read=False,
     )
-    put = start("pubsub", "put", topic, "-", "--wait", "1", coordinator=coordinator)
+    put = start(  # it is patient: this machine may be slow
+        *("pubsub", "put", topic, "-", "--wait", "1", "--timeout", "60"), coordinator=coordinator
+    )
     sent = 0
     for _ in range(15):  # as far ahead as `put` goes (16 MiB): the rest has to wait
         put.send("".join(f"{sent + n} {line}\n" for n in range(1_000)))
