@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Collection
+from functools import partial
 
 from pubsub.config import (
     Address,
@@ -125,7 +126,7 @@ class Doors:
         self._loop = loop
         self._settings = settings
         self.peer_id = peer_id
-        self._listening: dict[str, asyncio.Future[Address]] = {}
+        self._listening: dict[str, asyncio.Task[Address]] = {}
 
     def _me(self, host: str = "", port: int = 0) -> Identity:
         return Identity("peer", self.peer_id, host, port, about(self._settings.name))
@@ -163,17 +164,10 @@ class Doors:
         if known is not None:
             return known
         listening = self._listening.get(host)
-        if listening is None:
-            listening = self._listening[host] = self._loop.create_future()
-            try:
-                listening.set_result(await self._listen(host))
-            except BaseException as error:
-                del self._listening[host]
-                listening.set_exception(
-                    error if isinstance(error, Exception) else asyncio.CancelledError()
-                )
-                listening.exception()
-                raise
+        if listening is None:  # in a task of its own: whoever asks first may be cancelled
+            listening = self._loop.create_task(self._listen(host), name="pubsub listen")
+            self._listening[host] = listening
+            listening.add_done_callback(partial(self._listened, host))
         at = await asyncio.shield(listening)
         if is_loopback(at.host):  # a name may be known elsewhere as another address
             advertised = at.host
@@ -181,6 +175,11 @@ class Doors:
         if self._settings.advertise:
             address = parse_advertise(self._settings.advertise, at.port)
         return self.identities.setdefault(advertised, self._me(*address))
+
+    def _listened(self, host: str, listening: asyncio.Task[Address]) -> None:
+        """Where that failed, whoever asks next tries again."""
+        if listening.cancelled() or listening.exception() is not None:
+            del self._listening[host]
 
     async def _listen(self, host: str) -> Address:
         """Listen; returns where."""
@@ -198,15 +197,21 @@ class Doors:
 
     async def close(self, links: Collection[Link]) -> list[Link]:
         """Let nobody in any more; returns the connections beside those links, which are closed."""
+        self._listen_no_more()
         await stop_accepting(self._loop, self.servers.values())
         return self.doorman.abort_all_but(links)
 
     def cut(self) -> None:
         """The same for all, at once. (Plain asyncio may leave the socket of a connection open that
         comes in now, until it is collected.)"""
+        self._listen_no_more()
         for server in self.servers.values():
             server.close()
         self.doorman.abort_all_but(())
+
+    def _listen_no_more(self) -> None:
+        for listening in self._listening.values():
+            listening.cancel()
 
 
 def _cannot_listen(error: Exception, host: str, port: int) -> OSError:

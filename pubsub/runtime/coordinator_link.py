@@ -255,6 +255,7 @@ class Session(KeptLink):
         self._directed.replaced(self, twin)
         if self._task is not None:
             self._task.cancel()
+            self._task = None  # or the twin, lost before that is done, would have nobody dial
         if self.link is not None:
             self.link.goodbye()
 

@@ -254,6 +254,30 @@ async def test_one_coordinator_under_two_names_has_one_session(
             assert await sub.get(timeout=LONG) == "on it goes"
 
 
+async def test_a_session_that_is_thrown_out_while_it_dials_dials_when_the_twin_is_lost_at_once(
+    names: dict[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dialling is still being cancelled then."""
+    names["head"] = ("127.0.0.1",)
+
+    async def silence(*args: Any, **kwargs: Any) -> None:
+        await asyncio.Event().wait()
+
+    async with coordinator_in_loop() as address, Peer(address) as here:
+        await ready(here.pub("t"))
+        (twin,) = here.runtime.sessions
+        monkeypatch.setattr("pubsub.links.keeping.dial", silence)
+        session = twin._make(Way("127.0.0.1", 1))
+        session.start()
+        await eventually(lambda: session.link is not None)
+        session.rest(twin)
+        session.twin = None
+        monkeypatch.undo()
+        session._dial()
+        await eventually(lambda: isinstance(session.failure, ConnectionRefusedError))
+        session.close()
+
+
 async def test_a_session_that_its_twin_has_thrown_out_dials_when_the_twin_is_lost(
     names: dict[str, tuple[str, ...]],
 ) -> None:

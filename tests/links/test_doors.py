@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from collections.abc import AsyncIterator
+from unittest.mock import Mock
 
 import pytest
 
 from pubsub.config import Settings
-from pubsub.links.doors import Doorman
+from pubsub.links.doors import Doorman, Doors
 from pubsub.links.link import Link
 from pubsub.wire.handshake import Acceptor, Identity, Other
 from pubsub.wire.messages import PROTOCOL_VERSION, Goodbye, Hello, encode
@@ -77,3 +80,42 @@ async def test_of_too_many_that_say_nothing_the_oldest_goes(doorman: Doorman, se
     assert len(doorman) == 0
     assert not any(seat.ends for seat in seats.of.values()), "nobody was told of what is nobody's"
     lose(talker)
+
+
+@pytest.fixture
+async def doors(seats: Seats) -> AsyncIterator[Doors]:
+    doors = Doors(asyncio.get_running_loop(), Settings(), bytearray(1_000), "me", seats)
+    yield doors
+    await doors.close(())
+
+
+async def test_who_asks_second_where_we_listen_is_told_though_the_first_is_cancelled(
+    doors: Doors,
+) -> None:
+    """Two coordinators are dialled, and one of them is given up at that moment."""
+    first, second = (asyncio.ensure_future(doors.identify("127.0.0.1")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await second).port > 0
+    assert first.cancelled()
+    assert len(doors.servers) == 1
+
+
+async def test_who_asks_after_a_failure_where_we_listen_tries_again(
+    doors: Doors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pubsub.links.doors.listen", Mock(side_effect=OSError(errno.EADDRINUSE, "")))
+        asked = [doors.identify("127.0.0.1") for _ in range(2)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert all("cannot listen on 127.0.0.1:0: it is in use" in str(e) for e in found)
+    assert (await doors.identify("127.0.0.1")).port > 0
+
+
+async def test_nothing_listens_any_more_that_was_about_to_when_doors_close(doors: Doors) -> None:
+    asked = asyncio.ensure_future(doors.identify("127.0.0.1"))
+    await asyncio.sleep(0)
+    await doors.close(())
+    [found] = await asyncio.gather(asked, return_exceptions=True)
+    assert isinstance(found, asyncio.CancelledError)
+    assert not any(server.sockets for server in doors.servers.values())
