@@ -411,6 +411,7 @@ class Publication:
             cursor.release()
         self._cursors.clear()
         self._away.clear()
+        self._late.clear()
         self._holding.pop(self, None)
         while len(self.log):
             self.log.drop_first()

@@ -35,7 +35,7 @@ def untaken(sub: Sub) -> Iterator[tuple[str, int, int, float]]:
 def timeout_text(sub: Sub, timeout: float | None) -> str:
     """What is so, where nothing came: who is connected, and who is not, for how long. (Whoever asks
     again and again whether something waits pays for no walk over all publishers.)"""
-    if timeout is not None and timeout <= 0:
+    if timeout == 0:
         return f"nothing waits on {sub.topic!r}"
     streams = [*list(sub._inbox.streams.values()), *list(sub._inbox.gone.values())]
     found: dict[str, list[float]] = {}

@@ -98,7 +98,7 @@ class Subscribers:
         """No place is held for longer."""
         dues = [publication.expire(now) for publication in list(self.holding)]
         absent, self.absent = self.absent, []
-        for topic, who in absent:  # one that comes later begins with what is put then
+        for topic, who in absent:  # should it come after all, it counts that as lost
             if not who.observer:
                 absent_log.warning(
                     "Pub(%r): a subscriber that was expected has not come within %g s "

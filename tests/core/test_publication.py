@@ -231,12 +231,17 @@ def test_g6_of_those_that_come_late_so_many_are_remembered(
     assert attach(made, ANNE)[1:] == (1, 1)
 
 
-def test_one_that_comes_late_and_is_gone_is_forgotten() -> None:
+@pytest.mark.parametrize("how", ["it is gone", "the Pub is closed"])
+def test_one_that_comes_late_is_forgotten(how: str) -> None:
     made = publication()
     made.expect(ANNE, before=False, observer=False, now=0.0)
     put(made, 1)
     made.expire(JOIN)
-    made.unexpect(ANNE)
+    assert made._late
+    if how == "it is gone":
+        made.unexpect(ANNE)
+    else:
+        made.end("closed", "")
     assert not made._late
 
 
