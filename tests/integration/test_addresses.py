@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -287,3 +288,12 @@ async def test_a_publisher_is_told_the_address_that_fits_and_no_loopback_of_anot
 def test_all_addresses_are_no_address_to_advertise(advertise: str) -> None:
     with pytest.raises(ValueError, match="stands for all addresses of a machine"):
         Settings(advertise=advertise)
+
+
+async def test_an_address_that_is_not_there_is_told_where_the_loop_names_no_number() -> None:
+    """As plain asyncio does not, on Python 3.13."""
+    loop = AsyncMock()
+    loop.create_server.side_effect = OSError("could not bind on any address out of …")
+    with pytest.raises(OSError) as raised:
+        await listening._listen_at(loop, asyncio.Protocol, "192.0.2.1", 0, 1, None)
+    assert raised.value.errno == errno.EADDRNOTAVAIL
