@@ -51,15 +51,19 @@ class LoopThread:
 
     def __init__(self) -> None:
         refuse_green()
-        self.loop: asyncio.AbstractEventLoop
         self._begun = False  # or failed to begin
-        self._failure: BaseException | None = None
+        self._failure: RuntimeError | None = None
         self._stopped = False
         self._door = threading.RLock()  # nothing is given to the loop after it was told to stop
-        self._thread: threading.Thread
+        # Made by who calls: it may have greenlets (eventlet's sockets do), and those of a thread
+        # that ends soon can take the process with them.
+        self.loop = _new_loop()
+        self.loop.call_soon(self._enter)
+        # No function of ours lies below all that runs there: see `interrupts_the_core`.
+        self._thread = threading.Thread(target=self.loop.run_forever, name="pubsub", daemon=True)
 
     def start(self) -> asyncio.AbstractEventLoop:
-        """Make the loop, and run it; returns it."""
+        """Run the loop; returns it."""
         begun = _thread.allocate_lock()
         begun.acquire()
         try:
@@ -74,26 +78,17 @@ class LoopThread:
                 time.sleep(0.001)
             raise
         if self._failure is not None:
-            if isinstance(self._failure, RuntimeError) and not threading.main_thread().is_alive():
+            if not threading.main_thread().is_alive():
                 raise WrongContext(ENDING) from self._failure  # Python 3.12 starts none then
             raise self._failure
         return self.loop
 
     def _begin(self, begun: _thread.LockType) -> None:
-        """Make the loop, and have it run. Not in the main thread: a signal handler that raises
-        within the making of a loop or the start of a thread leaves either half made, and whoever
-        waits for it would wait for ever."""
+        """Start the thread. Not in the main thread: a signal handler that raises within that leaves
+        it half started, and whoever waits for it would wait for ever."""
         try:
-            self.loop = loop = _new_loop()
-            loop.call_soon(self._enter)
-            # No function of ours lies below all that runs there: see `interrupts_the_core`.
-            self._thread = threading.Thread(target=loop.run_forever, name="pubsub", daemon=True)
-            try:
-                self._thread.start()
-            except BaseException:
-                loop.close()
-                raise
-        except BaseException as error:
+            self._thread.start()
+        except RuntimeError as error:
             self._failure = error
         finally:
             self._begun = True
@@ -144,14 +139,16 @@ class LoopThread:
 
     def stop(self) -> None:
         with self._door:
-            if self._stopped or not self._begun or self._failure is not None:
+            if self._stopped:
                 return
             self._stopped = True
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self.loop).result()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        if threading.current_thread() is not self._thread:
+        if self._begun and self._failure is None:
+            asyncio.run_coroutine_threadsafe(_cancel_all(), self.loop).result()
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            if threading.current_thread() is self._thread:
+                return
             self._thread.join()
-            self.loop.close()
+        self.loop.close()
 
 
 def refuse_green(needed: Any = None) -> None:
