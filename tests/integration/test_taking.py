@@ -596,6 +596,9 @@ def test_an_interrupted_constructor_leaves_nothing_in_the_peer(
     assert peer._call(known) == before
 
 
+@pytest.mark.filterwarnings(  # a loop that was made and reached nobody: collecting it closes it
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_an_interrupted_constructor_of_a_peer_leaves_no_thread(
     peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
