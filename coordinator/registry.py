@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 from pubsub.config import Address, is_loopback
 from pubsub.core.topics import PatternIndex, TopicIndex, check_pattern, check_topic, is_pattern
 from pubsub.errors import ProtocolError, TopicError
-from pubsub.wire.messages import Expect, ExpectedSub, Match, MatchedPub, Register
+from pubsub.wire.messages import Expect, ExpectedSub, Match, MatchedPub, Register, WayRow
 
 __all__ = ["GRACE", "MAX_REGISTRATIONS", "ROWS_PER_FRAME", "SWEEP", "Push", "Registry"]
 
@@ -53,9 +53,10 @@ Push: TypeAlias = tuple[str, Match | Expect]
 
 class _Peer:
     __slots__ = (
-        "address",
         "connected",
+        "host_id",
         "hostname",
+        "listens",
         "local",
         "machine",
         "met_at",
@@ -68,13 +69,18 @@ class _Peer:
         "segments",
         "session",
         "stale",
+        "ways",
+        "who",
     )
 
-    def __init__(self, peer_id: str) -> None:
+    def __init__(self, peer_id: str, who: tuple[str, bytes]) -> None:
         self.peer_id = peer_id
-        self.address = Address("", 0)
+        self.who = who
+        self.ways: tuple[WayRow, ...] = ()
+        self.listens = False
+        self.host_id = ""
         self.local = False
-        """Whether only its own machine can dial that address."""
+        """Whether only its own machine can dial it."""
         self.machine = ""
         """Where it is: the address from which it came; empty: on the coordinator's machine."""
         self.met_at = Address("", 0)
@@ -83,7 +89,7 @@ class _Peer:
         self.session = 0
         """Counts its connections."""
         self.moved = 0
-        """The session in which its address, or its machine, last changed."""
+        """The session in which its ways, or its machine, last changed."""
         self.registrations: dict[int, _Registration] = {}
         self.pubs = 0
         """How many of the registrations are Pubs."""
@@ -174,38 +180,45 @@ class Registry:
 
     # --- connections --------------------------------------------------------------------
 
+    def knows(self, peer_id: str, who: tuple[str, bytes]) -> bool:
+        """Whether that is the one that came under this identity before, or nobody did."""
+        peer = self._peers.get(peer_id)
+        return peer is None or peer.who == who
+
     def connect(
         self,
         peer_id: str,
-        host: str,
-        port: int,
+        ways: tuple[WayRow, ...],
         info: dict[str, Any],
         now: float,
         *,
+        who: tuple[str, bytes] = ("", b""),
+        listens: bool = True,
+        host_id: str = "",
         source: str = "",
         met_at: Address = _NOWHERE,
     ) -> list[Push]:
         """A peer has connected: a new one, one that was away, or one whose old connection this
         one replaces. What it had registered is kept until it should have come again.
 
-        `host` and `port` are where it says that it listens, `source` is the address from which its
-        connection comes, and `met_at` the one of the coordinator that it dialled.
+        `ways` say where it can be dialled, `who` what only it can show, `source` is the address
+        from which its connection comes, and `met_at` the one of the coordinator that it dialled.
         """
         peer = self._peers.get(peer_id)
         if peer is None:
             # One that is not all gone is only away, lest the same be told as new and then as gone.
             going = self._going.pop(peer_id, None)
-            peer = self._peers[peer_id] = _Peer(peer_id) if going is None else going[0]
+            peer = self._peers[peer_id] = _Peer(peer_id, who) if going is None else going[0]
         peer.connected = True
         peer.session += 1
         peer.stale = len(peer.registrations)
         peer.describe(info)
-        address = Address(host, port)
+        peer.who, peer.listens, peer.host_id = who, listens, host_id
         # whoever dials an address of its own machine does so from that same address, or loopback
         machine = "" if is_loopback(source) or source == met_at.host else source
-        if (peer.address, peer.machine) != (address, machine):
-            peer.address, peer.machine = address, machine
-            peer.local = is_loopback(host)
+        if (peer.ways, peer.machine) != (ways, machine):
+            peer.ways, peer.machine = ways, machine
+            peer.local = bool(ways) and all(is_loopback(way.host) for way in ways)
             peer.moved = peer.session
         peer.met_at = met_at
         self._set_due(peer, now)
@@ -469,7 +482,7 @@ class Registry:
         for peer in sorted(self._peers.values(), key=attrgetter("name", "peer_id")):
             yield {
                 "peer_id": peer.peer_id,
-                "address": str(peer.address) if peer.address.host else "",
+                "address": str(Address(*peer.ways[0][1:])) if peer.ways else "",
                 "name": peer.name,
                 "pid": peer.pid,
                 "hostname": peer.hostname,
@@ -488,10 +501,13 @@ def _row(of: _Registration, to: _Registration) -> MatchedPub | ExpectedSub:
     peer = of.peer
     if of.is_pub:
         apart = peer.local and peer.machine != to.peer.machine
-        host, port = _NOWHERE if apart else peer.address
-        before = _is_before(to, of)
-        who = peer.in_words() if apart else ""
-        return MatchedPub(peer.peer_id, host, port, of.id, of.topic, before, who)
+        ways = peer.ways
+        if peer.machine != to.peer.machine:
+            ways = tuple(way for way in ways if not is_loopback(way.host))
+        return MatchedPub(
+            *(peer.peer_id, ways, peer.listens, peer.host_id, of.id, of.topic, _is_before(to, of)),
+            peer.in_words() if apart else "",
+        )
     apart = to.peer.local and peer.machine != to.peer.machine
     elsewhere = ""
     if apart:  # one of both has dialled an address that means the same to all

@@ -31,7 +31,8 @@ from pubsub.support.about import about
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.wire.frames import Event
-from pubsub.wire.handshake import Acceptor, Identity, Other
+from pubsub.trust.guard import IMPOSTOR, Guard
+from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other
 from pubsub.wire.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
 
 __all__ = ["SETTLE", "Coordinator"]
@@ -68,6 +69,7 @@ class Coordinator:
             vanished stays listed.
         registry: what it knows; a fresh one where none is given.
         settle: see `SETTLE`.
+        guard: how its connections are secured; None: all are open.
     """
 
     def __init__(
@@ -77,11 +79,13 @@ class Coordinator:
         settings: Settings | None = None,
         registry: Registry | None = None,
         settle: float = SETTLE,
+        guard: Guard | None = None,
     ) -> None:
         self.loop = loop
         self.settings = settings or Settings()
         self.registry = registry or Registry()
-        self.peer_id = this_host().entropy(8).hex()
+        self.guard = guard = guard or Guard()
+        self.peer_id = guard.peer_id or this_host().entropy(8).hex()
         self.servers: list[asyncio.Server] = []
         self.addresses: list[Address] = []
         """Where it listens: a name may stand for several."""
@@ -89,9 +93,11 @@ class Coordinator:
         self._links: dict[Link, None] = {}
         self._scratch = bytearray(REQUEST_SCRATCH)
         self._doorman = Doorman(
-            loop, self.settings, self._scratch, self._greet, lambda other: _Connection(self)
+            *(loop, self.settings, self._scratch, self._greet),
+            *(lambda other: _Connection(self), guard),
         )
-        self._prober = Prober(loop, self.peer_id, self.settings, self._scratch)
+        self._prober = Prober(loop, self.peer_id, self.settings, self._scratch, guard)
+        self._host_id = guard.host_id()
         self._settle = settle
         self._started = loop.time()
         self._expiry: asyncio.TimerHandle | None = None
@@ -142,16 +148,22 @@ class Coordinator:
         if self._expiry is not None:
             self._expiry.cancel()
 
-    def _greet(self) -> Acceptor:
+    def _greet(self, authenticator: Authenticator) -> Acceptor:
         self._rush = True
         settle = max(0.0, self._started + self._settle - self.loop.time())
-        me = Identity("coordinator", self.peer_id, info=about())
-        return Acceptor(me, ("peer", "client"), settle)
+        me = Identity("coordinator", self.peer_id, info=about(), host_id=self._host_id)
+        return Acceptor(me, ("peer", "client"), settle, authenticator)
 
     # --- what connections ask for -------------------------------------------------------
 
     def joined(self, connection: _Connection, link: Link, other: Other) -> None:
-        """The handshake is done."""
+        """The handshake is done.
+
+        Raises:
+            ProtocolError: it is not the one that has come under its identity before.
+        """
+        if other.role == "peer" and not self.registry.knows(other.peer_id, other.who):
+            raise ProtocolError(IMPOSTOR, code="auth")
         self._links[link] = None
         if self._closing:
             link.goodbye(reason="the coordinator is being stopped")
@@ -165,7 +177,10 @@ class Coordinator:
             here, there = link.sockname, link.peername
             self.push(
                 self.registry.connect(
-                    *(other.peer_id, other.host, other.port, other.info, self.loop.time()),
+                    *(other.peer_id, other.ways, other.info, self.loop.time()),
+                    who=other.who,
+                    listens=other.listens,
+                    host_id=other.host_id,
                     source=unmapped(there[0]) if there else "",
                     met_at=Address(unmapped(here[0]), here[1]) if here else Address("", 0),
                 )
@@ -301,10 +316,14 @@ class _Connection:
 
     def opened(self, link: Link, other: Other) -> _Connection:
         """See `Endpoint`."""
-        self.link = link
         self.peer_id = other.peer_id if other.role == "peer" else ""
         link.reader.max_payload = MAX_REQUEST_PAYLOAD
-        self.coordinator.joined(self, link, other)
+        self.link = link
+        try:
+            self.coordinator.joined(self, link, other)
+        except ProtocolError:
+            self.link = None  # it never was one of ours
+            raise
         return self
 
     def receive(self, event: Event) -> None:

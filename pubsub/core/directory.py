@@ -15,8 +15,6 @@ from pubsub.wire.messages import Match
 
 __all__ = ["Directory"]
 
-NOWHERE = Way("", 0)
-
 
 class _Listing:
     """One coordinator's rows for one Sub."""
@@ -35,10 +33,10 @@ class _Listing:
 class _Told:
     """What one coordinator says of one peer."""
 
-    __slots__ = ("rows", "way")
+    __slots__ = ("rows", "ways")
 
-    def __init__(self, way: Way) -> None:
-        self.way = way
+    def __init__(self, ways: tuple[Way, ...]) -> None:
+        self.ways = ways
         self.rows = 0
         """How often it is listed, over all Subs."""
 
@@ -63,7 +61,9 @@ class Directory:
             key = StreamKey(row.peer_id, row.stream_id)
             if key not in listing:
                 self._tell(source, key)
-            self._told[row.peer_id][source].way = Way(row.host, row.port, source)
+            self._told[row.peer_id][source].ways = tuple(
+                Way(way.host, way.port, source) for way in row.ways if way.kind == "tcp"
+            )
             listing.stale.pop(key, None)
             listing.rows[key] = None
         gone = {StreamKey(*pair): None for pair in match.removed}
@@ -76,8 +76,8 @@ class Directory:
             self._untell(source, key)
         return [key for key in taken if not self.listed(match.sub_id, key)]
 
-    def _tell(self, source: object, key: StreamKey, way: Way = NOWHERE) -> None:
-        self._told.setdefault(key.peer_id, {}).setdefault(source, _Told(way)).rows += 1
+    def _tell(self, source: object, key: StreamKey, ways: tuple[Way, ...] = ()) -> None:
+        self._told.setdefault(key.peer_id, {}).setdefault(source, _Told(ways)).rows += 1
 
     def _untell(self, source: object, key: StreamKey) -> None:
         by_source = self._told[key.peer_id]
@@ -98,7 +98,7 @@ class Directory:
 
     def ways(self, peer_id: str) -> list[Way]:
         """Where a peer is, as each coordinator that lists anything of it has told it last."""
-        return [told.way for told in self._told.get(peer_id, {}).values() if told.way.host]
+        return [way for told in self._told.get(peer_id, {}).values() for way in told.ways]
 
     def drop(self, sub_id: int) -> None:
         """The Sub is closed."""
@@ -113,10 +113,10 @@ class Directory:
         connected and is the same coordinator, has said it again; without one, no longer."""
         for sub_id, listing in self._listings.pop(source, {}).items():
             for key in (*listing.rows, *listing.stale):
-                way = self._told[key.peer_id][source].way
+                ways = self._told[key.peer_id][source].ways
                 self._untell(source, key)
                 if to is not None:
                     theirs = self._listings.setdefault(to, {}).setdefault(sub_id, _Listing())
                     if key not in theirs:
-                        self._tell(to, key, way._replace(told_by=to))
+                        self._tell(to, key, tuple(way._replace(told_by=to) for way in ways))
                         theirs.stale[key] = None

@@ -20,6 +20,7 @@ from pubsub.links import descriptors
 from pubsub.runtime.runtime import Runtime
 from pubsub.runtime.thread import LoopThread, refuse_green
 from pubsub.support.reentry import calls_of, running_loop
+from pubsub.trust.credentials import credentials_from
 
 __all__ = ["Peer"]
 
@@ -73,6 +74,7 @@ class Peer:
                 known = ", ".join(Settings.__dataclass_fields__)
                 raise TypeError(f"Peer has no setting {unknown[0]!r}; it has {known}") from None
             raise error from None
+        guard = credentials_from(self.settings, os.environ).guard()
         self.coordinators = coordinators
         self._dead: Exception | None = None
         self._ending = threading.RLock()
@@ -88,7 +90,9 @@ class Peer:
                 self._thread = LoopThread()
                 loop = self._thread.start()
             self.runtime = Runtime(
-                loop, coordinators, configured, self.settings, given=coordinator is not None
+                *(loop, coordinators, configured, self.settings),
+                given=coordinator is not None,
+                guard=guard,
             )
             if self._thread is not None:
                 self._thread.call(self.runtime.start)

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import Any
 
 from pubsub.config import (
     Address,
@@ -16,17 +17,63 @@ from pubsub.config import (
     parse_advertise,
     unmapped,
 )
-from pubsub.errors import ProtocolError
+from pubsub.errors import AuthError, ProtocolError
 from pubsub.links.keeping import OURS
-from pubsub.links.link import Core, Endpoint, Link
+from pubsub.links.link import Core, Endpoint, Link, State, ends_of
 from pubsub.links.listening import listen, stop_accepting
+from pubsub.links.tls import TlsLayer
 from pubsub.support.about import about
-from pubsub.wire.handshake import Acceptor, Identity, Other
+from pubsub.support.host import this_host
+from pubsub.support.logs import logger
+from pubsub.trust.guard import Guard
+from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other, place_of, tcp
 
 __all__ = ["Doorman", "Doors"]
 
+log = logger("pubsub.link")
+
 BACKLOG = 1024
 """Connections that may wait to be accepted at one of a peer's addresses."""
+
+
+TLS_HANDSHAKE = 0x16
+"""The first byte of whoever speaks TLS. A frame begins with its length, which is small."""
+
+
+class Entry(asyncio.BufferedProtocol):
+    """Takes the first bytes of an accepted connection: they say what it speaks, and so which channel
+    it has from there on."""
+
+    def __init__(self, doorman: Doorman, link: Link) -> None:
+        self._doorman = doorman
+        self._link = link
+        self._transport: Any = None
+        self.get_buffer = link.reader.get_buffer  # type: ignore[method-assign]
+        self.eof_received = link.eof_received  # type: ignore[method-assign]
+        self.pause_writing = link.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = link.resume_writing  # type: ignore[method-assign]
+        self.connection_lost = link.connection_lost  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._link.connection_made(transport)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        link = self._link
+        if link.state is State.LEAVING:
+            link.buffer_updated(nbytes)
+            return
+        first = link.reader.get_buffer()
+        try:
+            if first[0] == TLS_HANDSHAKE:
+                self._doorman.take_tls(link, self._transport, bytes(first[:nbytes]))
+                return
+            self._doorman.take(link)
+        except AuthError as error:
+            link.fail(ProtocolError(str(error), code="auth"))
+            return
+        self._transport.set_protocol(link)
+        link.buffer_updated(nbytes)
 
 
 class Doorman:
@@ -38,6 +85,7 @@ class Doorman:
 
     Parameters:
         greet: makes our side of a handshake.
+        guard: says which channels are taken, and what is asked.
         seat: makes the endpoint that serves whoever it turned out to be.
     """
 
@@ -46,9 +94,11 @@ class Doorman:
         loop: asyncio.AbstractEventLoop,
         settings: Settings,
         scratch: bytearray,
-        greet: Callable[[], Acceptor],
+        greet: Callable[[Authenticator], Acceptor],
         seat: Callable[[Other], Endpoint],
+        guard: Guard,
     ) -> None:
+        self.guard = guard
         self.limit = settings.max_unauthenticated
         self._loop = loop
         self._settings = settings
@@ -62,9 +112,32 @@ class Doorman:
         """How many have not said who they are."""
         return len(self._waiting)
 
-    def accept(self) -> Link:
+    def accept(self) -> Entry:
         """What a server calls for each connection."""
-        return Link(self._loop, self._greet(), self, self._settings, self._scratch, self)
+        link = Link(self._loop, None, self, self._settings, self._scratch, self)
+        return Entry(self, link)
+
+    def take(self, link: Link) -> None:
+        """It speaks plain."""
+        link.begin(self._greet(self.guard.takes(ends_of(link, dialled=False), None)))
+
+    def take_tls(self, link: Link, transport: asyncio.Transport, first: bytes) -> None:
+        """It speaks TLS, and these are its first bytes.
+
+        Raises:
+            AuthError: nobody here does.
+        """
+        context = self.guard.takes_tls()
+        if context is None:
+            raise AuthError(
+                "it speaks TLS where plain belongs: here no key or certificate is set (or "
+                "--insecure is)"
+            )
+        layer = TlsLayer(self._loop, context, link, server_side=True, scratch=self._scratch)
+        link.begin(
+            self._greet(self.guard.takes(ends_of(link, dialled=False), lambda: layer.peer_der))
+        )
+        layer.take_over(transport, first)
 
     def enter(self, link: Link) -> None:
         """See `Gate`."""
@@ -87,6 +160,8 @@ class Doorman:
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
         self._waiting.pop(link, None)
+        if isinstance(error, AuthError):
+            log.warning("%s: %s; it is not let in", link, error)
 
     def abort_all_but(self, links: Collection[Link]) -> list[Link]:
         """At the end: close those that nobody has in his books, because they were cut off a moment
@@ -117,25 +192,34 @@ class Doors:
         scratch: bytearray,
         peer_id: str,
         seat: Callable[[Other], Endpoint],
+        guard: Guard,
     ) -> None:
         self.doorman = Doorman(
-            loop, settings, scratch, lambda: Acceptor(self._me(), ("peer",)), seat
+            *(loop, settings, scratch),
+            lambda authenticator: Acceptor(self.me(), ("peer",), authenticator=authenticator),
+            *(seat, guard),
         )
         self.servers: dict[str, asyncio.Server] = {}
         self.identities: dict[str, Identity] = {}
         self._loop = loop
         self._settings = settings
         self.peer_id = peer_id
+        self._host_id = guard.host_id()
+        self._secret = this_host().entropy(16)
         self._listening: dict[str, asyncio.Task[Address]] = {}
 
-    def _me(self, host: str = "", port: int = 0) -> Identity:
-        return Identity("peer", self.peer_id, host, port, about(self._settings.name))
+    def me(self, host: str = "", port: int = 0) -> Identity:
+        """Who this process is, and that it listens there."""
+        return Identity(
+            *("peer", self.peer_id, tcp(host, port), about(self._settings.name)),
+            *(self._host_id, self._secret),
+        )
 
     @property
     def address(self) -> str:
         """``host:port`` that others are told; empty before a coordinator was reached."""
         for identity in self.identities.values():
-            return str(Address(identity.host, identity.port))
+            return str(Address(*place_of(identity.ways)))
         return ""
 
     def identity(self, local_host: str) -> Identity:
@@ -144,9 +228,9 @@ class Doors:
         local_host = unmapped(local_host).partition("%")[0]
         here = [self.identities.get(local_host), *self.identities.values()]
         for identity in here:
-            if identity and (is_loopback(local_host) or not is_loopback(identity.host)):
+            if identity and (is_loopback(local_host) or not is_loopback(place_of(identity.ways)[0])):
                 return identity
-        return self._me()
+        return self.me()
 
     async def identify(self, local_host: str) -> Identity:
         """Listen where the other peers of a coordinator can reach us that we reach from that
@@ -174,7 +258,7 @@ class Doors:
         address = Address(advertised, at.port)
         if self._settings.advertise:
             address = parse_advertise(self._settings.advertise, at.port)
-        return self.identities.setdefault(advertised, self._me(*address))
+        return self.identities.setdefault(advertised, self.me(*address))
 
     def _listened(self, host: str, listening: asyncio.Task[Address]) -> None:
         """Where that failed, whoever asks next tries again."""

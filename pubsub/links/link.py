@@ -27,7 +27,7 @@ from pubsub.wire.handshake import Acceptor, Dialler, Other
 from pubsub.wire.liveness import HEARTBEAT_TOKEN, Heartbeat, Pulse
 from pubsub.wire.messages import Control, Goodbye, Hello, Ping, Pong, encode
 
-__all__ = ["TRANSITIONS", "Core", "Endpoint", "Gate", "Link", "Lost", "State"]
+__all__ = ["TRANSITIONS", "Core", "Endpoint", "Gate", "Link", "Lost", "State", "ends_of"]
 
 log = logger("pubsub.link")
 log.logger.addFilter(RateLimit())  # whoever can connect can make it speak
@@ -144,6 +144,7 @@ class Link(asyncio.BufferedProtocol):
     ) -> None:
         self.loop = loop
         self.endpoint = endpoint
+        self.scratch = scratch
         self.reader = FrameReader(scratch)
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
         self.state = CONNECTING
@@ -504,3 +505,9 @@ class Link(asyncio.BufferedProtocol):
             return f"{self.other.role} at {Address(self.other.host, self.other.port)}"
         name = self.peername
         return str(Address(name[0], name[1])) if name else "a connection"
+
+
+def ends_of(link: Link, *, dialled: bool) -> tuple[Any, Any]:
+    """The addresses of its connection: of who dialled, and of who was dialled."""
+    here, there = link.sockname, link.peername
+    return (here, there) if dialled else (there, here)

@@ -15,14 +15,16 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.receiving import Receiving
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.links.keeping import KeptLink, Trouble
-from pubsub.links.link import Link
+from pubsub.errors import ProtocolError
+from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.readiness import Readiness
 from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
-from pubsub.wire.handshake import Dialler, Identity, Other, Refused
+from pubsub.trust.guard import IMPOSTOR, Guard
+from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused, place_of
 from pubsub.wire.messages import Match, MatchedPub
 
 __all__ = ["Publishers", "Remote"]
@@ -47,6 +49,7 @@ class Publishers:
         identity: who we are to whom we dial from that address of ours.
         scratch: what links read into.
         random: for the time between attempts.
+        guard: how links are secured.
 
     Attributes:
         remotes: by the id of the peer.
@@ -62,8 +65,10 @@ class Publishers:
         identity: Callable[[str], Identity],
         scratch: bytearray,
         random: Callable[[], float],
+        guard: Guard,
     ) -> None:
         self.loop = loop
+        self.guard = guard
         self.settings = settings
         self.turn = turn
         self.readiness = readiness
@@ -99,13 +104,13 @@ class Publishers:
         key = StreamKey(row.peer_id, row.stream_id)
         if inbox.over(key):
             return
-        way = Way(row.host, row.port, session)
+        way = Way(*place_of(row.ways), session)
         remote = self.remotes.get(row.peer_id)
         if remote is None:
             remote = self.remotes[row.peer_id] = Remote(
                 self, row.peer_id, way, self._scratch, self._random
             )
-        who = str(way) if row.host else row.who or f"peer {row.peer_id}"
+        who = str(way) if way.host else row.who or f"peer {row.peer_id}"
         if remote.nowhere:
             remote.is_out_of_reach(who, row.topic, session.reached)
         if key in inbox.streams:
@@ -200,7 +205,7 @@ class Remote(KeptLink):
         scratch: bytearray,
         random: Callable[[], float],
     ) -> None:
-        super().__init__(owner.loop, owner.settings, scratch, random)
+        super().__init__(owner.loop, owner.settings, scratch, random, owner.guard)
         self.peer_id = peer_id
         self._told = way
         self._last_ways: Sequence[Way] = (way,) if way.host else ()
@@ -209,6 +214,7 @@ class Remote(KeptLink):
         self._receiving: Receiving | None = None
         self._unused: asyncio.TimerHandle | None = None
         self._refused = False
+        self._who: tuple[str, bytes] | None = None  # what it showed when it was met first
         self.met: Address | None = None
 
     @property
@@ -315,8 +321,8 @@ class Remote(KeptLink):
         self._last_ways = self._owner.ways(self.peer_id) or self._last_ways
         return self._last_ways
 
-    async def _introduce(self, local_host: str) -> Dialler:
-        return Dialler(self._owner.identity(local_host), "peer", self.peer_id)
+    async def _introduce(self, local_host: str, authenticator: Authenticator) -> Dialler:
+        return Dialler(self._owner.identity(local_host), "peer", self.peer_id, authenticator)
 
     def _wanted(self) -> bool:
         return bool(self._streams) and not self._closed
@@ -341,6 +347,13 @@ class Remote(KeptLink):
                 owner.give_up(stream)
             else:
                 owner.readiness.settled(stream)
+
+    def opened(self, link: Link, other: Other) -> Core:
+        """See `Endpoint`."""
+        if self._who is not None and self._who != other.who:
+            raise ProtocolError(IMPOSTOR, code="auth")
+        self._who = other.who
+        return super().opened(link, other)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
         self.met = self.address.address

@@ -15,11 +15,12 @@ from pubsub.config import Settings
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream
-from pubsub.errors import CoordinatorUnavailable
+from pubsub.errors import AuthError, CoordinatorUnavailable
 from pubsub.links.patience import Patience
 from pubsub.runtime.clock import Clock
 from pubsub.runtime.coordinator_link import Session
 from pubsub.support.logs import logger
+from pubsub.trust.guard import is_auth
 
 __all__ = ["Readiness", "Ready"]
 
@@ -79,6 +80,7 @@ class Ready:
 
         Raises:
             CoordinatorUnavailable: no coordinator could be reached in time.
+            AuthError: none has let this process in, or shown that it belongs to it.
             OSError: this process cannot listen where it should.
         """
         while not self.done:
@@ -219,6 +221,10 @@ class Readiness:
         for session in sessions:
             if session.own and session.failure is not None:
                 return session.failure
+        if all(s.failure is not None and is_auth(s.failure) for s in sessions):
+            return AuthError(
+                "; ".join(f"the coordinator at {session}: {session.failure}" for session in sessions)
+            )
         addresses = tuple(str(session.address) for session in sessions)
         why = "; ".join(f"{session}: {session.trouble}" for session in sessions)
         where = "give the address where" if self._given else "set PUBSUB_COORDINATOR to where"

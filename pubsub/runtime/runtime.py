@@ -39,8 +39,10 @@ from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.place import check_place
 from pubsub.support.ratelimit import RateLimit
+from pubsub.trust.guard import Guard
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
+from pubsub.wire.handshake import place_of
 from pubsub.wire.messages import Expect, Match, Register, Unregister
 
 __all__ = ["Runtime", "Sink"]
@@ -89,6 +91,7 @@ class Runtime:
             coordinator itself.
         settings: times, sizes, addresses.
         given: True: the program names the addresses, and the environment does not change that.
+        guard: how its connections are secured; None: all are open.
     """
 
     def __init__(
@@ -99,12 +102,14 @@ class Runtime:
         settings: Settings,
         *,
         given: bool = False,
+        guard: Guard | None = None,
     ) -> None:
         self.loop = loop
+        self.guard = guard = guard or Guard()
         self.thread = 0
         self.settings = settings
         entropy = this_host().entropy
-        self.peer_id = entropy(8).hex()
+        self.peer_id = guard.peer_id or entropy(8).hex()
         self.closing = False  # nothing new is made
         self.why_closed = "this Peer is closed"
         self.exiting = False  # the process ends: who waits for anything stays where it is
@@ -120,6 +125,7 @@ class Runtime:
             self._request_scratch,
             self.peer_id,
             lambda other: Served(self.subscribers),
+            guard,
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
         self._pubs: dict[int, _Pub] = {}
@@ -131,7 +137,7 @@ class Runtime:
             loop,
             settings,
             self.turn,
-            Prober(loop, self.peer_id, settings, self._request_scratch),
+            Prober(loop, self.peer_id, settings, self._request_scratch, guard),
             self.find,
             lambda peer_id: self.publishers.met(peer_id),
         )
@@ -141,7 +147,7 @@ class Runtime:
         self._given = given
         embed = None if configured else self._embed
         self.sessions = [
-            Session(loop, address, self, settings, self._scratch, self._random, embed)
+            Session(loop, address, self, settings, self._scratch, self._random, guard, embed)
             for address in coordinators
         ]
         self.readiness = Readiness(
@@ -160,6 +166,7 @@ class Runtime:
             self.identity,
             self._scratch,
             self._random,
+            guard,
         )
 
     @apart
@@ -382,7 +389,7 @@ class Runtime:
 
     def _is_out_of_reach(self, pub: _Pub, coordinator: str) -> None:
         """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
-        hosts = [identity.host for identity in self.doors.identities.values()]
+        hosts = [place_of(each.ways)[0] for each in self.doors.identities.values()]
         if pub.out_of_reach or not all(map(is_loopback, hosts)):
             return
         pub.out_of_reach = True
@@ -428,7 +435,7 @@ class Runtime:
         """Start a coordinator in this process; True also where another one was faster."""
         from pubsub.coordinator.server import Coordinator  # only where it is needed
 
-        coordinator = Coordinator(self.loop, settings=self.settings)
+        coordinator = Coordinator(self.loop, settings=self.settings, guard=self.guard.twin())
         try:
             await coordinator.start(address.host, address.port)
         except OSError as error:

@@ -1,0 +1,1 @@
+"""Trust: who one is, and how that is shown."""

@@ -1,0 +1,341 @@
+"""The guard: what a process's credentials mean for each of its connections.
+
+Which channel it has is decided here alone: plain and open, plain with a mutual proof, or TLS. The
+side that dials chooses; the side that is dialled sees by the first byte what was chosen, and says
+whether it takes that. Nobody who has credentials speaks to anybody without, and nothing is tried
+again in a weaker form.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable
+from ssl import SSLContext
+from typing import TYPE_CHECKING
+
+from pubsub.config import is_loopback
+from pubsub.core.rights import EVERYTHING
+from pubsub.errors import AuthError, ProtocolError
+from pubsub.support.host import this_host
+from pubsub.trust.keys import Key
+from pubsub.trust.proof import NONCE, Ends, Proof
+from pubsub.wire.handshake import Authenticator, Identity, Standing
+from pubsub.wire.messages import Auth, Hello
+
+if TYPE_CHECKING:
+    from pubsub.trust.certificates import Contexts, Pair
+
+__all__ = ["IMPOSTOR", "Der", "Group", "Guard", "Holder", "Private", "is_auth"]
+
+IMPOSTOR = "it is not the process that came as this peer before"
+"""Of one that claims an identity that another has: whoever came first keeps it."""
+Der = Callable[[], bytes]
+"""The certificate of the other end of a TLS connection, once that is up."""
+
+
+class Guard:
+    """Of a process that has no credentials: every connection is plain, and open to everybody."""
+
+    peer_id = ""
+    """What the credentials say who this process is; empty: whatever it likes."""
+    open = True
+
+    def context(self, host: str) -> SSLContext | None:
+        """To dial that address, a number: by TLS, with this; None: plain.
+
+        Raises:
+            AuthError: it is not to be dialled with these credentials.
+        """
+        return None
+
+    def takes_tls(self) -> SSLContext | None:
+        """For who was dialled by TLS; None: that is not taken.
+
+        Raises:
+            AuthError: it would be, but something is missing here.
+        """
+        return None
+
+    def dials(self, ends: Ends, der: Der | None) -> Authenticator:
+        """What to ask whoever was dialled: over TLS, where there is a `der`."""
+        return _Open()
+
+    def takes(self, ends: Ends, der: Der | None) -> Authenticator:
+        """What to ask whoever has dialled."""
+        return _Open()
+
+    def host_id(self) -> str:
+        """See `Hello.host_id`."""
+        return hmac.digest(self._host_key(), _machine(), "sha256")[:16].hex()
+
+    def _host_key(self) -> bytes:
+        return b"pubsubd host"
+
+    def counts(self, standing: Standing) -> bool:
+        """Whether a connection that stands on that may go on."""
+        return True
+
+    def twin(self) -> Guard:
+        """For another part of the same process that has an identity of its own."""
+        return self
+
+
+class _Open:
+    """See `Authenticator`: nobody asks for anything. One that has credentials is told so: it would
+    not speak to this side."""
+
+    def nonce(self) -> bytes:
+        return b""
+
+    def challenge(self, hello: Hello, me: Identity) -> Auth | None:
+        if hello.nonce:
+            raise ProtocolError(
+                "here everything is open (--insecure, PUBSUB_INSECURE), and who has credentials "
+                "speaks to nobody without: give both sides the same",
+                code="auth",
+            )
+        return None
+
+    def respond(self, hello: Hello, question: Auth, me: Identity) -> Auth:
+        raise ProtocolError(
+            "it asks for credentials, and here everything is open: set PUBSUB_KEY_FILE to its key, "
+            "and not PUBSUB_INSECURE",
+            code="auth",
+        )
+
+    def check(self, hello: Hello, answer: Auth, me: Identity) -> None:
+        raise ProtocolError("an AUTH that nobody asked for", code="auth")
+
+    def vouch(self, role: str, peer_id: str) -> Standing:
+        return Standing(EVERYTHING)
+
+
+class _Refusing(_Open):
+    """See `Authenticator`: what came is a HELLO, and no HELLO counts on this channel."""
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def challenge(self, hello: Hello, me: Identity) -> Auth | None:
+        raise ProtocolError(self._why, code="auth")
+
+
+class Private(Guard):
+    """Of a process that nothing was configured for: those of the same user on the same machine, by
+    a secret that only they can read."""
+
+    open = False
+
+    def __init__(self, secret: Key) -> None:
+        self._keys: tuple[Key, ...] = (secret,)
+        self._whose = "the secret of this user"
+
+    def context(self, host: str) -> SSLContext | None:
+        """See `Guard`."""
+        if not is_loopback(host):
+            raise AuthError(_NOTHING.format(host=host))
+        return None
+
+    def dials(self, ends: Ends, der: Der | None) -> Authenticator:
+        """See `Guard`."""
+        return self._proof(ends)
+
+    def takes(self, ends: Ends, der: Der | None) -> Authenticator:
+        """See `Guard`."""
+        if not _on_loopback(ends):
+            return _Refusing(
+                "it comes from another machine, and here no key is set: make one by `pubsubd key "
+                "new FILE`, copy it to each machine, and set PUBSUB_KEY_FILE to it"
+            )
+        return self._proof(ends)
+
+    def _proof(self, ends: Ends) -> Proof:
+        return Proof(self._keys, ends, this_host().entropy(NONCE), self._whose)
+
+    def _host_key(self) -> bytes:
+        return self._keys[0].derive("host identity")
+
+    def counts(self, standing: Standing) -> bool:
+        """See `Guard`."""
+        return standing.stands_on <= {key.id for key in self._keys}
+
+
+_NOTHING = (
+    "{host} is on another machine, and no key is set: make one by `pubsubd key new FILE`, copy it "
+    "to each machine, and set PUBSUB_KEY_FILE to it there (or PUBSUB_INSECURE=1, where everyone "
+    "on the network may read and publish)"
+)
+
+
+class Group(Private):
+    """Of a process that has a key of a group: all who have it trust each other. The proof on
+    loopback, TLS elsewhere.
+
+    Parameters:
+        keys: the first is used, all are trusted.
+        source: where they come from, for people.
+        encrypt: True: TLS on loopback, too; False: the proof alone, everywhere.
+    """
+
+    def __init__(
+        self, keys: tuple[Key, ...], source: str, encrypt: bool | None, pair: Pair | None
+    ) -> None:
+        super().__init__(keys[0])
+        self._keys = keys
+        self._source = source
+        self._whose = f"the key of {source}"
+        self._encrypt = encrypt
+        self._pair = pair
+        self._contexts: Contexts | None = None
+        self.peer_id = pair.identity if pair is not None else ""
+
+    def _secured(self) -> Contexts:
+        if self._contexts is None:
+            from pubsub.trust.certificates import group_contexts
+
+            if self._pair is None:
+                raise AuthError(MISSING)
+            self._contexts = group_contexts(self._keys, self._pair)
+        return self._contexts
+
+    def context(self, host: str) -> SSLContext | None:
+        """See `Guard`."""
+        if self._encrypt is False or (is_loopback(host) and not self._encrypt):
+            return None
+        return self._secured().client
+
+    def takes_tls(self) -> SSLContext | None:
+        """See `Guard`."""
+        return self._secured().server
+
+    def dials(self, ends: Ends, der: Der | None) -> Authenticator:
+        """See `Guard`."""
+        return self._proof(ends) if der is None else self._shown(der)
+
+    def takes(self, ends: Ends, der: Der | None) -> Authenticator:
+        """See `Guard`."""
+        if der is not None:
+            return self._shown(der)
+        if self._encrypt is False or (_on_loopback(ends) and not self._encrypt):
+            return self._proof(ends)
+        return _Refusing(PLAIN)
+
+    def _shown(self, der: Der) -> Authenticator:
+        assert self._pair is not None
+        return _Shown(der, self._keys[0].id, named=False)
+
+    def twin(self) -> Group:
+        """See `Guard`."""
+        pair = None if self._pair is None else type(self._pair).new()
+        return Group(self._keys, self._source, self._encrypt, pair)
+
+    def renew(self, keys: tuple[Key, ...]) -> None:
+        """The file has other keys now: new connections go by them."""
+        self._keys = keys
+        self._contexts = None
+
+
+PLAIN = (
+    "it speaks plain where TLS belongs: set PUBSUB_KEY_FILE there to the same key (or a "
+    "certificate, where those are used)"
+)
+MISSING = (
+    "connections to other machines are TLS, and `cryptography`, which makes their certificates, is "
+    "not installed: pip install 'pubsubd[tls]'"
+)
+
+
+class Holder(Guard):
+    """Of a process that has an issued certificate: TLS everywhere, and rights.
+
+    Parameters:
+        contexts: of the certificate.
+    """
+
+    open = False
+
+    def __init__(self, contexts: Contexts) -> None:
+        self._contexts = contexts
+
+    @property
+    def contexts(self) -> Contexts:
+        """Of the certificate."""
+        return self._contexts
+
+    def context(self, host: str) -> SSLContext | None:
+        """See `Guard`."""
+        return self._contexts.client
+
+    def takes_tls(self) -> SSLContext | None:
+        """See `Guard`."""
+        return self._contexts.server
+
+    def dials(self, ends: Ends, der: Der | None) -> Authenticator:
+        """See `Guard`."""
+        assert der is not None
+        return _Shown(der, "", named=True)
+
+    def takes(self, ends: Ends, der: Der | None) -> Authenticator:
+        """See `Guard`."""
+        return _Refusing(PLAIN) if der is None else _Shown(der, "", named=True)
+
+    def renew(self, contexts: Contexts) -> None:
+        """The file has another certificate now."""
+        self._contexts = contexts
+
+
+class _Shown(_Open):
+    """See `Authenticator`: TLS has shown the certificate of the other end.
+
+    Parameters:
+        own: the key that this side's certificate is made of; empty: it is an issued one.
+        named: the certificate has a name that lasts; else the `peer_id` is made of it.
+    """
+
+    def __init__(self, der: Der, own: str, *, named: bool) -> None:
+        self._der = der
+        self._own = own
+        self._named = named
+
+    def challenge(self, hello: Hello, me: Identity) -> Auth | None:
+        return None
+
+    def vouch(self, role: str, peer_id: str) -> Standing:
+        from pubsub.trust.certificates import card_of
+
+        card = card_of(self._der())
+        if role == "coordinator" and not card.rights.coordinator:
+            raise ProtocolError(
+                f"the certificate of {card.name!r} does not make it a coordinator "
+                "(pubsubd cert issue … --coordinator)",
+                code="auth",
+            )
+        # a question of a peer (see `probing`) comes under an identity that begins with its own
+        if not self._named and peer_id.partition("-")[0] != card.identity:
+            raise ProtocolError("its certificate is that of another peer", code="auth")
+        keys = frozenset(filter(None, (card.key_id, self._own)))
+        return Standing(card.rights, card.name, True, keys, card.not_after)
+
+
+def is_auth(error: Exception) -> bool:
+    """Whether a connection failed because one side has not shown what the other asks for."""
+    return isinstance(error, AuthError) or getattr(error, "code", "") == "auth"
+
+
+def _on_loopback(ends: Ends) -> bool:
+    return all(end and is_loopback(end[0]) for end in ends)
+
+
+def _machine() -> bytes:
+    """What the processes of one kernel and one network have in common."""
+    found = []
+    for read in (
+        lambda: open("/proc/sys/kernel/random/boot_id").read(),
+        lambda: os.readlink("/proc/self/ns/net"),
+    ):
+        try:
+            found.append(read())
+        except OSError:  # another system than Linux
+            found.append(str(this_host().name()))
+    return "\n".join(found).encode()
