@@ -30,8 +30,8 @@ from pubsub.links.probing import Prober, home
 from pubsub.support.about import about
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
-from pubsub.wire.frames import Event
 from pubsub.trust.guard import IMPOSTOR, Guard
+from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other
 from pubsub.wire.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
 

@@ -259,7 +259,8 @@ class Settings:
     key_file: str | None = None
     """File with the key of a group (`pubsubd key new`); all who have it trust each other."""
     cert: str | None = None
-    """File with an issued certificate (`pubsubd cert issue`): who this process is, and its rights."""
+    """File with an issued certificate (`pubsubd cert issue`): who this process is, with what
+    rights."""
     insecure: bool | None = None
     """True: no credentials; everybody who can connect may read and publish. False: not even where
     ``PUBSUB_INSECURE`` is set."""

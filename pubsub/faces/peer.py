@@ -74,7 +74,7 @@ class Peer:
                 known = ", ".join(Settings.__dataclass_fields__)
                 raise TypeError(f"Peer has no setting {unknown[0]!r}; it has {known}") from None
             raise error from None
-        guard = credentials_from(self.settings, os.environ).guard()
+        credentials = credentials_from(self.settings, os.environ)
         self.coordinators = coordinators
         self._dead: Exception | None = None
         self._ending = threading.RLock()
@@ -85,6 +85,7 @@ class Peer:
         if loop is None:
             refuse_at_exit()
         descriptors.fill_standard()
+        guard = credentials.guard()
         try:
             if loop is None:
                 self._thread = LoopThread()

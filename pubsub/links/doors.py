@@ -41,8 +41,8 @@ TLS_HANDSHAKE = 0x16
 
 
 class Entry(asyncio.BufferedProtocol):
-    """Takes the first bytes of an accepted connection: they say what it speaks, and so which channel
-    it has from there on."""
+    """Takes the first bytes of an accepted connection: they say what it speaks, and so which
+    channel it has from there on."""
 
     def __init__(self, doorman: Doorman, link: Link) -> None:
         self._doorman = doorman
@@ -219,7 +219,7 @@ class Doors:
     def address(self) -> str:
         """``host:port`` that others are told; empty before a coordinator was reached."""
         for identity in self.identities.values():
-            return str(Address(*place_of(identity.ways)))
+            return str(Address(*identity.place))
         return ""
 
     def identity(self, local_host: str) -> Identity:
@@ -228,7 +228,9 @@ class Doors:
         local_host = unmapped(local_host).partition("%")[0]
         here = [self.identities.get(local_host), *self.identities.values()]
         for identity in here:
-            if identity and (is_loopback(local_host) or not is_loopback(place_of(identity.ways)[0])):
+            if identity and (
+                is_loopback(local_host) or not is_loopback(identity.place[0])
+            ):
                 return identity
         return self.me()
 

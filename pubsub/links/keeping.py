@@ -12,7 +12,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from pubsub.config import Settings, Way
 from pubsub.errors import ProtocolError, PubSubError

@@ -41,7 +41,8 @@ async def listen(
     port: int,
     backlog: int,
 ) -> list[asyncio.Server]:
-    """Listen at every address that a host has, under one port; as many as `backlog` connections may wait in the kernel.
+    """Listen at every address that a host has, under one port; as many as `backlog` connections
+    may wait in the kernel.
 
     ``::`` and ``""`` are all addresses of this machine, of IPv4 and IPv6 alike.
 

@@ -14,8 +14,8 @@ from pubsub.core.directory import Directory
 from pubsub.core.inbox import Inbox
 from pubsub.core.receiving import Receiving
 from pubsub.core.stream import Stream, StreamKey
-from pubsub.links.keeping import KeptLink, Trouble
 from pubsub.errors import ProtocolError
+from pubsub.links.keeping import KeptLink, Trouble
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
 from pubsub.runtime.coordinator_link import Session

@@ -223,7 +223,9 @@ class Readiness:
                 return session.failure
         if all(s.failure is not None and is_auth(s.failure) for s in sessions):
             return AuthError(
-                "; ".join(f"the coordinator at {session}: {session.failure}" for session in sessions)
+                "; ".join(
+                    f"the coordinator at {session}: {session.failure}" for session in sessions
+                )
             )
         addresses = tuple(str(session.address) for session in sessions)
         why = "; ".join(f"{session}: {session.trouble}" for session in sessions)

@@ -42,7 +42,6 @@ from pubsub.support.ratelimit import RateLimit
 from pubsub.trust.guard import Guard
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.handshake import place_of
 from pubsub.wire.messages import Expect, Match, Register, Unregister
 
 __all__ = ["Runtime", "Sink"]
@@ -389,7 +388,7 @@ class Runtime:
 
     def _is_out_of_reach(self, pub: _Pub, coordinator: str) -> None:
         """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
-        hosts = [place_of(each.ways)[0] for each in self.doors.identities.values()]
+        hosts = [each.place[0] for each in self.doors.identities.values()]
         if pub.out_of_reach or not all(map(is_loopback, hosts)):
             return
         pub.out_of_reach = True

@@ -88,7 +88,9 @@ class Proof:
 
     def _prove(self, label: str, hello: Hello, asked: Auth) -> bytes:
         key = self._keys[0]
-        return _digest(key, label, hello, asked, self._ends) + _digest(key, label, hello, asked, None)
+        return _digest(key, label, hello, asked, self._ends) + _digest(
+            key, label, hello, asked, None
+        )
 
     def _verify(self, label: str, hello: Hello, asked: Auth, proof: bytes) -> None:
         here, anywhere = proof[:SIZE], proof[SIZE:]

@@ -67,6 +67,11 @@ class Identity:
     secret: bytes = field(default=b"", repr=False)
     """Random, of this process: what its claims are made of."""
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """The host and port at which it is dialled; ``("", 0)``: nowhere."""
+        return place_of(self.ways)
+
     def claim(self, whom: str) -> bytes:
         """What nobody else can say to whom it means: who has heard it once knows the process by it
         again, and cannot pose as it to anybody else."""
