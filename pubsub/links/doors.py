@@ -26,7 +26,7 @@ from pubsub.support.about import about
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.trust.guard import Guard
-from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other, place_of, tcp
+from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other, tcp
 
 __all__ = ["Doorman", "Doors"]
 
@@ -228,9 +228,7 @@ class Doors:
         local_host = unmapped(local_host).partition("%")[0]
         here = [self.identities.get(local_host), *self.identities.values()]
         for identity in here:
-            if identity and (
-                is_loopback(local_host) or not is_loopback(identity.place[0])
-            ):
+            if identity and (is_loopback(local_host) or not is_loopback(identity.place[0])):
                 return identity
         return self.me()
 
