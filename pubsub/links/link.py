@@ -144,7 +144,7 @@ class Link(asyncio.BufferedProtocol):
     ) -> None:
         self.loop = loop
         self.endpoint = endpoint
-        self.scratch = scratch
+
         self.reader = FrameReader(scratch)
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
         self.state = CONNECTING

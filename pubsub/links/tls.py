@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import threading
 import struct
 import time
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from typing import Any, cast
 from pubsub.errors import AuthError
 from pubsub.links.link import GOODBYE_GRACE, WRITE_HIGH_WATER, Link, Lost
 from pubsub.support.logs import logger
+from pubsub.wire.frames import SCRATCH_SIZE
 from pubsub.wire.frames import FrameReader
 from pubsub.wire.messages import MAX_PAYLOAD_BEFORE_WELCOME, Goodbye
 
@@ -518,9 +520,9 @@ class TlsLayer(asyncio.BufferedProtocol):
 
     def _refuse(self, error: ssl.SSLError) -> None:
         """OpenSSL will not go on."""
-        heard = "ALERT_" in (error.reason or "")
+        _, heard, alert = (error.reason or "").partition("ALERT_")
         # In TLS 1.3 who dials is done before the other end has looked at its certificate.
-        late = heard and not self._server_side and not self._heard
+        late = alert in _HEARD and not self._server_side and not self._heard
         if self.up and not late:
             self._fail(Lost(f"it broke TLS ({_words(error)})"), linger=not heard)
             return
@@ -609,3 +611,15 @@ class TlsLayer(asyncio.BufferedProtocol):
 
 _NOTHING = ssl.MemoryBIO()
 _NOWHERE = memoryview(bytearray(1))
+
+
+_own = threading.local()
+
+
+def cipher_scratch() -> bytearray:
+    """What all layers of one thread read into: what is encrypted, before it is anything else."""
+    try:
+        found: bytearray = _own.scratch
+    except AttributeError:
+        found = _own.scratch = bytearray(SCRATCH_SIZE)
+    return found
