@@ -8,15 +8,16 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import get_completion_class
 
 from pubsub._version import __version__
-from pubsub.config import Settings, coordinators_from
+from pubsub.config import FOREVER, Settings, coordinators_from
 from pubsub.errors import CoordinatorUnavailable, PubSubError
 from pubsub.links.descriptors import fill_standard
 
@@ -34,13 +35,12 @@ __all__ = [
     "after_ctrl_c",
     "coordinator_option",
     "end_signals",
-    "impatient",
-    "in_time",
     "log_lines",
-    "new_loop",
+    "make_peer",
     "program",
     "run",
     "say",
+    "show_help",
     "way_out",
 ]
 
@@ -60,19 +60,15 @@ class Failure(click.ClickException):
 
 def say(text: str, *, by: str = "pubsub") -> None:
     """A line for people, on standard error."""
-    try:
+    with suppress(OSError):  # nobody can be told
         click.echo(f"{by}: {_one_line(text)}", err=True)
-    except OSError:
-        pass  # nobody can be told
 
 
 def after_ctrl_c() -> None:
     """End the line on which the terminal shows ``^C``."""
-    try:
+    with suppress(OSError):
         if sys.stderr is not None and sys.stderr.isatty():
             click.echo(err=True)
-    except OSError:
-        pass
 
 
 def _one_line(text: str) -> str:
@@ -82,19 +78,9 @@ def _one_line(text: str) -> str:
 class Program(click.Group):
     """A group of commands whose errors are one line on standard error and an exit code."""
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run it; unless embedded elsewhere, end the process with the exit code."""
-
-        def run() -> Any:
-            return super(Program, self).main(args, prog_name, complete_var, False, **extra)
-
+        run = partial(super().main, *args, standalone_mode=False, **extra)
         if not standalone_mode:
             return run()
         fill_standard()
@@ -161,17 +147,19 @@ def _let_go_of_stdout() -> None:
             os.close(null)
 
 
-def program(name: str, summary: str, description: str, *, epilog: str) -> Callable[[F], Program]:
-    """A `Program` with ``--version`` and the command ``completion``.
+@click.pass_context
+def show_help(ctx: click.Context) -> None:
+    """What a program does that is given no command."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
-    Parameters:
-        name: of the command.
-        summary: what it is, in a sentence.
-        description: more of it, a paragraph.
-        epilog: its exit codes.
-    """
 
-    def make(function: F) -> Program:
+def program(
+    name: str, summary: str, description: str, *, epilog: str
+) -> Callable[[Callable[..., Any]], Program]:
+    """A `Program` with ``--version`` and the command ``completion``; its exit codes at the end."""
+
+    def make(function: Callable[..., Any]) -> Program:
         group = click.group(
             name,
             cls=Program,
@@ -256,23 +244,24 @@ def coordinator_option(more: str = "") -> Callable[[F], F]:
     )
 
 
-def impatient(timeout: float | None) -> dict[str, float]:
-    """The settings of a Peer that waits no longer than `--timeout` says, where that is less than
-    it would: for a coordinator, and for a subscriber or publisher that does not come. On a busy
-    machine a connection may take a second that is there, so it has at least one."""
-    if timeout is None:
-        return {}
+def make_peer(
+    name: str, coordinator: str | None, timeout: float | None, connect_timeout: float | None = None
+) -> Peer:
+    """A Peer that waits no longer than `--timeout` says, where that is less than it would: for a
+    coordinator, and for a subscriber or publisher that does not come. On a busy machine a
+    connection may take a second that is there, so it has at least one."""
+    from pubsub import Peer
+
     usual = Settings()
-    return {
-        name: min(getattr(usual, name), max(timeout, 1.0))
-        for name in ("connect_timeout", "join_timeout")
-    }
-
-
-def in_time(peer: Peer, timeout: float | None) -> Peer:
-    """The Peer; it waits no longer for a coordinator that is busy, either."""
+    most = FOREVER if timeout is None else max(timeout, 1.0)
+    peer = Peer(
+        coordinator,
+        name=name[:80],
+        connect_timeout=connect_timeout or min(usual.connect_timeout, most),
+        join_timeout=min(usual.join_timeout, most),
+    )
     if timeout is not None:
-        peer.runtime.readiness.mute_waits = 0
+        peer.runtime.readiness.mute_waits = 0  # nor for a coordinator that is busy
     return peer
 
 
@@ -297,10 +286,9 @@ def log_lines(level: int = logging.WARNING) -> None:
     logger.addHandler(_Lines())
     logger.setLevel(level)
     logger.propagate = False
-    # what it has to tell by INFO, the command itself says
-    quiet = level if level <= logging.DEBUG else max(level, logging.WARNING)
-    logging.getLogger("pubsub.coordinator").setLevel(quiet)
-    for said in ("pubsub.foreign", "pubsub.absent"):  # it says that for itself too
+    # what these have to tell, the command itself says
+    logging.getLogger("pubsub.coordinator").setLevel(max(level, logging.WARNING))
+    for said in ("pubsub.foreign", "pubsub.absent"):
         logging.getLogger(said).setLevel(logging.ERROR)
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
 
@@ -355,12 +343,10 @@ def end_signals(told: Callable[[int], None]) -> Iterator[None]:
         while taken:
             loop.remove_signal_handler(taken.pop())
 
-    try:
+    with suppress(NotImplementedError, RuntimeError):  # Windows: Ctrl-C raises KeyboardInterrupt
         for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
             loop.add_signal_handler(number, first, code)
             taken.append(number)
-    except (NotImplementedError, RuntimeError):
-        pass  # Windows: Ctrl-C raises KeyboardInterrupt
     try:
         yield
     finally:

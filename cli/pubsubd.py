@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from pubsub.cli.command import FAILED, OK, Failure, end_signals, program, run, say
+from pubsub.cli.command import OK, Failure, end_signals, program, run, say, show_help
 from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
 from pubsub.links.listening import NAME_TIMEOUT
 from pubsub.links.resolving import resolve_blocking
@@ -29,17 +29,13 @@ wrongly.
 """
 
 
-@program(
+pubsubd = program(
     "pubsubd",
     "The daemon of pubsubd, the brokerless publish-subscribe runtime.",
     "It runs once for a group of machines, or not at all: on a single one the first process "
     "starts a coordinator in itself.",
     epilog=EPILOG,
-)
-@click.pass_context
-def pubsubd(ctx: click.Context) -> None:
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+)(show_help)
 
 
 @pubsubd.command(epilog=EPILOG)
@@ -138,11 +134,9 @@ async def _serve(address: Address, exposed: bool) -> int:
             await server.start(*address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                say(_in_use(address), by="pubsubd")
-            else:
-                why = os.strerror(error.errno) if error.errno else str(error)
-                say(f"cannot listen on {address}: {why}", by="pubsubd")
-            return FAILED
+                raise Failure(_in_use(address)) from None
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise Failure(f"cannot listen on {address}: {why}") from None
         note = ", open to everyone who can reach it (--insecure)" if exposed else ""
         say(f"coordinator on {' and '.join(map(str, server.addresses))}{note}", by="pubsubd")
         if exposed:

@@ -23,8 +23,7 @@ from pubsub.cli.command import (
     TERMINATED,
     TIMED_OUT,
     after_ctrl_c,
-    impatient,
-    in_time,
+    make_peer,
     say,
 )
 from pubsub.config import DEFAULT_COORDINATOR
@@ -131,6 +130,7 @@ def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
         pub = BlockingPub(sending.topic, peer=peer, overflow="block")
         patience = PATIENCE if sending.timeout is None else sending.timeout
         audience = _Audience(pub, patience, waited=sending.wait > 0)
+        code = OK
         try:
             if sending.wait and not _wait(pub, sending):
                 return TIMED_OUT
@@ -144,23 +144,17 @@ def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
         except (PubSubError, OSError, ValueError):
             _deliver(peer, pub, audience)  # what came before the trouble
             raise
-        else:
-            code = OK
         everything = _deliver(peer, pub, audience)
-    if code == OK and not everything:
-        return FAILED
-    return code
+    return code if everything else code or FAILED
 
 
 def _peer(sending: Sending) -> Peer:
-    name = f"pubsub put {sending.topic}"[:80]
+    name = f"pubsub put {sending.topic}"
     if sending.coordinator is None and not sending.wait:
         # Where nobody listens at the default address nobody can be subscribed: a coordinator of
         # our own, for the blink of an eye, would serve no one.
-        limits = {**impatient(sending.timeout), "connect_timeout": 1.0}
-        return in_time(Peer(str(DEFAULT_COORDINATOR), name=name, **limits), sending.timeout)
-    peer = Peer(sending.coordinator, name=name, **impatient(sending.timeout))
-    return in_time(peer, sending.timeout)
+        return make_peer(name, str(DEFAULT_COORDINATOR), sending.timeout, connect_timeout=1.0)
+    return make_peer(name, sending.coordinator, sending.timeout)
 
 
 @contextmanager

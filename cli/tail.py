@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from pubsub import DecodeError, Gap, Peer
-from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, impatient, in_time, say
+from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, make_peer, say
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
@@ -54,7 +55,6 @@ class _Tail:
         self._output = Output(descriptor, self._output_ended)
         self._line = Formatter(wanted.form, times=wanted.times, topics=wanted.topics).line
         self._patterns = tuple(dict.fromkeys(wanted.patterns))
-        self._first: dict[str, int] = {}
         self._subs: list[AsyncSub] = []
         self._events = 0
         self._received = 0
@@ -72,12 +72,8 @@ class _Tail:
 
     async def run(self) -> int:
         with end_signals(self._stop):
-            peer = Peer(
-                self._wanted.coordinator,
-                name=f"pubsub tail {' '.join(self._patterns)}"[:80],
-                **impatient(self._wanted.timeout),
-            )
-            in_time(peer, self._wanted.timeout)
+            name = f"pubsub tail {' '.join(self._patterns)}"
+            peer = make_peer(name, self._wanted.coordinator, self._wanted.timeout)
             work = self._loop.create_task(self._work(peer))
             work.add_done_callback(self._failed)
             try:
@@ -180,7 +176,9 @@ class _Tail:
             except DecodeError as error:
                 if self._shows(number, error.topic):
                     self._refused += 1
-                    say(_in_the_shell(error))
+                    # with the option of this command in place of the argument of Sub
+                    here = "use --allow-pickle"
+                    say(str(error).replace("use Sub(..., allow_pickle=True)", here))
 
     async def _room(self) -> None:
         self._held_back += 1
@@ -192,17 +190,7 @@ class _Tail:
 
     def _shows(self, number: int, topic: str) -> bool:
         """Whether it is for this Sub to show a topic: the first whose pattern matches does."""
-        return len(self._patterns) == 1 or self._first_match(topic) == number
-
-    def _first_match(self, topic: str) -> int:
-        """Which pattern shows a topic, so that it is shown once."""
-        first = self._first.get(topic)
-        if first is None:
-            if len(self._first) > 10_000:
-                self._first.clear()
-            first = next(n for n, p in enumerate(self._patterns) if matches(p, topic))
-            self._first[topic] = first
-        return first
+        return len(self._patterns) == 1 or _first_match(self._patterns, topic) == number
 
     def _show_gap(self, gap: Gap) -> None:
         if gap.reason in _GONE:
@@ -271,12 +259,12 @@ class _Tail:
         self._finish(OK)
 
 
+@lru_cache(10_000)
+def _first_match(patterns: tuple[str, ...], topic: str) -> int:
+    return next(n for n, pattern in enumerate(patterns) if matches(pattern, topic))
+
+
 _GONE = {
     "vanished": "vanished: what it had not sent is not known",
     "unreachable": "was never reached: what it put is not known",
 }
-
-
-def _in_the_shell(error: DecodeError) -> str:
-    """Why a stream is refused, with the option of this command in place of the argument of Sub."""
-    return str(error).replace("use Sub(..., allow_pickle=True)", "use --allow-pickle")
