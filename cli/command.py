@@ -196,9 +196,6 @@ def _completion(name: str) -> click.Command:
     return completion
 
 
-# --- the coordinator ------------------------------------------------------------------------
-
-
 _SOURCE = f"{__name__}.coordinator"
 """Under this, click's context says where the address of the coordinator comes from."""
 
@@ -229,11 +226,7 @@ def way_out() -> str:
 
 
 def coordinator_option(more: str = "") -> Callable[[F], F]:
-    """``--coordinator``, checked.
-
-    Parameters:
-        more: what the command does where none listens at the default address.
-    """
+    """``--coordinator``, checked, and what `more` the command does where none listens."""
     return click.option(
         "--coordinator",
         metavar="HOST:PORT[,…]",
@@ -265,9 +258,6 @@ def make_peer(
     return peer
 
 
-# --- what the library logs ------------------------------------------------------------------
-
-
 class _Lines(logging.Handler):
     """What the library logs, a line each."""
 
@@ -291,9 +281,6 @@ def log_lines(level: int = logging.WARNING) -> None:
     for said in ("pubsub.foreign", "pubsub.absent"):
         logging.getLogger(said).setLevel(logging.ERROR)
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
-
-
-# --- the event loop -------------------------------------------------------------------------
 
 
 def new_loop() -> asyncio.AbstractEventLoop:

@@ -123,7 +123,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int):
         return value if value.bit_length() < _LARGEST_INT else hex(value)
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else _not_finite(value)
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
         return {_key(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -151,10 +153,6 @@ def _plain_numpy(value: Any) -> Any:
     if hasattr(plain, "dtype"):  # what Python has no type for, such as a long double
         return str(value)
     return _plain(plain)
-
-
-def _not_finite(value: float) -> str:
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _key(key: Any) -> str:

@@ -41,9 +41,6 @@ pubsub = program(
 )(show_help)
 
 
-# --- arguments ------------------------------------------------------------------------------
-
-
 class _Topic(ParamType):
     """A topic, or a pattern where one may be."""
 
@@ -133,9 +130,6 @@ class _Positive(click.FloatRange):
 
 
 POSITIVE = _Positive()
-
-
-# --- commands -------------------------------------------------------------------------------
 
 
 @pubsub.command(epilog=EPILOG)
@@ -289,9 +283,7 @@ def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | No
     return show(what, addresses, as_json=as_json)
 
 
-def main() -> None:
-    """Entry point."""
-    pubsub()
+main = pubsub
 
 
 if __name__ == "__main__":

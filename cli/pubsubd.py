@@ -192,9 +192,7 @@ def _in_use(address: Address) -> str:
     return text
 
 
-def main() -> None:
-    """Entry point."""
-    pubsubd()
+main = pubsubd
 
 
 if __name__ == "__main__":

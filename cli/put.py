@@ -26,7 +26,7 @@ from pubsub.cli.command import (
     make_peer,
     say,
 )
-from pubsub.config import DEFAULT_COORDINATOR
+from pubsub.config import DEFAULT_COORDINATOR, FOREVER
 from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.pub import flush
 from pubsub.runtime.snapshot import PubRow, SubscriberRow
@@ -43,7 +43,6 @@ LOOK_SECONDS = 0.1
 """… and seconds."""
 SAY_AFTER = 1.0
 """Seconds after which it is said for whom it waits at the end."""
-FOR_EVER = 1e6
 
 
 @dataclass(frozen=True)
@@ -178,10 +177,9 @@ def _wait(pub: BlockingPub, sending: Sending) -> bool:
     if sys.stderr.isatty() and len(pub.subscribers) < sending.wait:
         whom = "a subscriber" if sending.wait == 1 else f"{sending.wait} subscribers"
         say(f"waiting for {whom} on {sending.topic!r} …")
-    began = time.monotonic()
+    until = time.monotonic() + (FOREVER if sending.timeout is None else sending.timeout)
     while True:
-        waited = time.monotonic() - began
-        left = FOR_EVER if sending.timeout is None else max(0.0, sending.timeout - waited)
+        left = max(0.0, until - time.monotonic())
         try:  # in short steps, because a signal that comes as one begins is noticed at its end
             pub.wait_for_subscribers(sending.wait, timeout=min(left, 0.5))
             return True

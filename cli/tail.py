@@ -64,7 +64,6 @@ class _Tail:
         self._reader_gone = False
         self._failure: Failure | None = None  # of the output
         self._held_back = 0  # Subs with more to show than the output takes
-        self._caught_up = asyncio.Event()
         self._stopped_at = 0.0  # wall-clock time of a signal
         self._stopped_by: int | None = None  # the exit code that it means
         self._left_out = 0  # messages that had come, and time was up
@@ -170,7 +169,9 @@ class _Tail:
                         self._finish(OK)
                         return
                     if full:
-                        await self._room()
+                        self._held_back += 1
+                        await self._output.room()
+                        self._held_back -= 1
                         if self._end.done():
                             return
             except DecodeError as error:
@@ -179,14 +180,6 @@ class _Tail:
                     # with the option of this command in place of the argument of Sub
                     here = "use --allow-pickle"
                     say(str(error).replace("use Sub(..., allow_pickle=True)", here))
-
-    async def _room(self) -> None:
-        self._held_back += 1
-        self._caught_up.clear()
-        await self._output.room()
-        self._held_back -= 1
-        if not self._held_back:
-            self._caught_up.set()
 
     def _shows(self, number: int, topic: str) -> bool:
         """Whether it is for this Sub to show a topic: the first whose pattern matches does."""
@@ -220,10 +213,9 @@ class _Tail:
         """Wait until no Sub has more to show. One that has and is not held back shows something in
         every turn of the loop."""
         shown = -1
-        while self._held_back or shown != self._events:
+        while not self._end.done() and (self._held_back or shown != self._events):
             shown = self._events
-            if self._held_back:
-                await self._caught_up.wait()
+            await self._output.room()
             await asyncio.sleep(0)
             await asyncio.sleep(0)  # it may have been woken only now
         self._finish(code)
