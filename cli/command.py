@@ -46,16 +46,12 @@ __all__ = [
 
 OK, FAILED, TIMED_OUT, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Failure(click.ClickException):
-    """The command failed: its text is all that is to be said of it."""
-
-    exit_code = FAILED
+Failure = click.ClickException
+"""The command failed: its text is all that is to be said of it."""
 
 
 def say(text: str, *, by: str = "pubsub") -> None:
@@ -163,7 +159,7 @@ def program(
         group = click.group(
             name,
             cls=Program,
-            context_settings=SETTINGS,
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
             invoke_without_command=True,
             help=f"{summary}\n\n{description}",
             epilog=epilog,
@@ -196,13 +192,9 @@ def _completion(name: str) -> click.Command:
     return completion
 
 
-_SOURCE = f"{__name__}.coordinator"
-"""Under this, click's context says where the address of the coordinator comes from."""
-
-
 def _check_coordinator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     source = ctx.get_parameter_source(param.name or "")
-    ctx.meta[_SOURCE] = source
+    ctx.meta[__name__] = source  # for `way_out`
     try:
         if source is click.core.ParameterSource.ENVIRONMENT:
             coordinators_from(None, {"PUBSUB_COORDINATOR": value or ""})
@@ -215,7 +207,7 @@ def _check_coordinator(ctx: click.Context, param: click.Parameter, value: str | 
 
 def way_out() -> str:
     """What to do where no coordinator is reached: it depends on who said where it would be."""
-    source = click.get_current_context().meta.get(_SOURCE)
+    source = click.get_current_context().meta.get(__name__)
     if source is click.core.ParameterSource.COMMANDLINE:
         where = "give --coordinator the address where"
     elif source is click.core.ParameterSource.ENVIRONMENT:
@@ -271,9 +263,8 @@ class _Lines(logging.Handler):
 def log_lines(level: int = logging.WARNING) -> None:
     """Show what the library has to say, from this level on, on standard error."""
     logger = logging.getLogger("pubsub")
-    for handler in [h for h in logger.handlers if isinstance(h, _Lines)]:
-        logger.removeHandler(handler)
-    logger.addHandler(_Lines())
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
     logger.setLevel(level)
     logger.propagate = False
     # what these have to tell, the command itself says

@@ -69,15 +69,10 @@ FORMATS: dict[str, Callable[[Any], bytes]] = {"json": as_json, "repr": as_repr, 
 
 
 class Formatter:
-    """Messages as lines.
+    """Messages as lines of a form: ``json``, ``repr`` or ``raw``.
 
-    Parameters:
-        form: ``json``, ``repr`` or ``raw``.
-        times: with the time at which each was sent.
-        topics: with the topic of each.
-
-    With `times` or `topics`, JSON lines are objects of ``time``, ``topic`` and ``value``; in the
-    other formats these stand before the value, each behind it a tab.
+    With `times` (at which each was sent) or `topics`, JSON lines are objects of ``time``, ``topic``
+    and ``value``; in the other forms these stand before the value, each behind it a tab.
     """
 
     def __init__(self, form: str, *, times: bool = False, topics: bool = False) -> None:

@@ -26,14 +26,11 @@ nobody knows how much of it was taken, so it is small beside what may wait."""
 
 
 class Output:
-    """Writes lines to a file descriptor, all that are there at once.
+    """Writes lines to a file descriptor, all that are there at once. To be made in a running event
+    loop, and used only there.
 
-    Parameters:
-        descriptor: to write to.
-        ended: called in the loop's thread, once, when nothing more can be written: with the
-            error, which is a BrokenPipeError where the reader has gone.
-
-    To be made in a running event loop, and used only there.
+    `ended` is called once, when nothing more can be written: with the error, which is a
+    BrokenPipeError where the reader has gone.
     """
 
     def __init__(self, descriptor: int, ended: Callable[[OSError], None]) -> None:

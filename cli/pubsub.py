@@ -95,12 +95,8 @@ class _Put(click.Command):
     """`put`, where a negative number may be the value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if (
-            len(args) > 1
-            and "--" not in args
-            and re.fullmatch(r"-\.?\d.*", args[-1])
-            and not args[-2].startswith("-")
-        ):
+        negative = len(args) > 1 and re.fullmatch(r"-\.?\d.*", args[-1])
+        if negative and "--" not in args and not args[-2].startswith("-"):
             args = [*args[:-1], "--", args[-1]]
         try:
             return super().parse_args(ctx, args)

@@ -51,16 +51,11 @@ class Sending:
 
     topic: str
     coordinator: str | None = None
-    rate: float | None = None
-    """Messages per second, at most."""
-    wait: int = 0
-    """Subscribers to wait for before the first message."""
+    rate: float | None = None  # messages per second, at most
+    wait: int = 0  # subscribers to wait for before the first message
     timeout: float | None = None
     """Seconds to wait for these (None: for ever), and for one that takes nothing (None:
     `PATIENCE`)."""
-
-
-# --- what is put ----------------------------------------------------------------------------
 
 
 def from_text(text: str) -> Any:
@@ -114,9 +109,6 @@ def _parse(text: str) -> Any:
 
 def _no_json(name: str) -> NoReturn:
     raise ValueError(f"JSON has no {name}")
-
-
-# --- putting --------------------------------------------------------------------------------
 
 
 class _Terminated(BaseException):

@@ -30,10 +30,8 @@ class Wanted:
 
     patterns: Sequence[str]
     coordinator: str | None = None
-    count: int | None = None
-    """End after so many messages."""
-    timeout: float | None = None
-    """End after so many seconds without a message."""
+    count: int | None = None  # end after so many messages
+    timeout: float | None = None  # end after so many seconds without a message
     history: int | Literal["all"] = 0
     form: str = "json"
     times: bool = False

@@ -55,24 +55,16 @@ _NOWHERE = Address("", 0)
 class _Peer:
     peer_id: str
     address: Address = _NOWHERE
-    local: bool = False
-    """Whether only its own machine can dial that address."""
-    machine: str = ""
-    """Where it is: the address from which it came; empty: on the coordinator's machine."""
-    met_at: Address = _NOWHERE
-    """Where it reached the coordinator."""
+    local: bool = False  # only its own machine can dial that address
+    machine: str = ""  # the address from which it came; empty: on the coordinator's machine
+    met_at: Address = _NOWHERE  # where it reached the coordinator
     connected: bool = False
-    session: int = 0
-    """Counts its connections."""
-    moved: int = 0
-    """The session in which its address, or its machine, last changed."""
+    session: int = 0  # counts its connections
+    moved: int = 0  # the session in which its address, or its machine, last changed
     registrations: dict[int, _Registration] = field(default_factory=dict)
-    pubs: int = 0
-    """How many of the registrations are Pubs."""
-    segments: int = 0
-    """Segments of their topics and patterns."""
-    stale: int = 0
-    """How many of them were not registered in this session."""
+    pubs: int = 0  # how many of the registrations are Pubs
+    segments: int = 0  # of their topics and patterns
+    stale: int = 0  # how many of them were not registered in this session
     name: str = ""
     hostname: str = ""
     pid: int = 0
@@ -389,10 +381,8 @@ class Registry:
     def _answer(self, to: _Registration, matching: list[_Registration]) -> list[Push]:
         """All its matches for one registration."""
         *first, last = _parts([_row(other, to) for other in matching]) or [()]
-        return [
-            *(self._push(to, False, part, ()) for part in first),
-            self._push(to, True, last, ()),
-        ]
+        pushes = [self._push(to, False, part, ()) for part in first]
+        return [*pushes, self._push(to, True, last, ())]
 
     def _announce(self, new: _Registration, matching: list[_Registration]) -> list[Push]:
         """One registration for all its matches."""

@@ -138,8 +138,7 @@ async def resolve(loop: asyncio.AbstractEventLoop, host: str, timeout: float) ->
     Raises:
         OSError: it means none, or its name server did not answer within `timeout` seconds.
     """
-    address = numeric(host)
-    if address:
+    if address := numeric(host):
         return (address,)
     future = _asked(host)
     waiter = loop.create_future()
@@ -163,8 +162,7 @@ async def resolve(loop: asyncio.AbstractEventLoop, host: str, timeout: float) ->
 
 def resolve_blocking(host: str, timeout: float) -> tuple[str, ...]:
     """The same, where no event loop runs."""
-    address = numeric(host)
-    if address:
+    if address := numeric(host):
         return (address,)
     future = _asked(host)
     with contextlib.suppress(Exception):
