@@ -20,6 +20,7 @@ from pubsub._version import __version__
 from pubsub.config import FOREVER, Settings, coordinators_from
 from pubsub.errors import CoordinatorUnavailable, PubSubError
 from pubsub.links.descriptors import fill_standard
+from pubsub.runtime.thread import new_loop
 
 if TYPE_CHECKING:
     from pubsub import Peer
@@ -272,18 +273,6 @@ def log_lines(level: int = logging.WARNING) -> None:
     for said in ("pubsub.foreign", "pubsub.absent"):
         logging.getLogger(said).setLevel(logging.ERROR)
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """A loop of uvloop, where that is installed."""
-    if sys.platform != "win32":
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
