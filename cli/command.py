@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,7 +49,6 @@ OK, FAILED, TIMED_OUT, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-
 
 Failure = click.ClickException
 """The command failed: its text is all that is to be said of it."""
@@ -173,14 +172,13 @@ def program(
 
 
 def _completion(name: str) -> click.Command:
-    variable = f"_{name.upper()}_COMPLETE"
-
     @click.command("completion")
     @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
     @click.pass_context
     def completion(ctx: click.Context, shell: str) -> None:
         found = get_completion_class(shell)
         assert found is not None
+        variable = f"_{name.upper()}_COMPLETE"
         click.echo(found(ctx.find_root().command, {}, name, variable).source())
 
     completion.help = f"""Print the script that completes the words of this command in a shell.
@@ -298,23 +296,16 @@ def end_signals(told: Callable[[int], None]) -> Iterator[None]:
     """Within: Ctrl-C and SIGTERM call `told` with the exit code that they mean; a second one ends
     the process as it would have without this."""
     loop = asyncio.get_running_loop()
-    taken: list[int] = []
+    with ExitStack() as taken:
 
-    def first(code: int) -> None:
-        release()
-        if code == INTERRUPTED:
-            after_ctrl_c()
-        told(code)
+        def first(code: int) -> None:
+            taken.close()
+            if code == INTERRUPTED:
+                after_ctrl_c()
+            told(code)
 
-    def release() -> None:
-        while taken:
-            loop.remove_signal_handler(taken.pop())
-
-    with suppress(NotImplementedError, RuntimeError):  # Windows: Ctrl-C raises KeyboardInterrupt
-        for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
-            loop.add_signal_handler(number, first, code)
-            taken.append(number)
-    try:
+        with suppress(NotImplementedError, RuntimeError):  # Windows: Ctrl-C raises as ever
+            for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
+                loop.add_signal_handler(number, first, code)
+                taken.callback(loop.remove_signal_handler, number)
         yield
-    finally:
-        release()

@@ -113,9 +113,6 @@ class _Put(click.Command):
 class _Positive(click.FloatRange):
     """A number above 0; one without end is as much as there can be."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
-
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
@@ -125,7 +122,7 @@ class _Positive(click.FloatRange):
         return min(number, FOREVER)
 
 
-POSITIVE = _Positive()
+POSITIVE = _Positive(min=0, min_open=True)
 
 
 @pubsub.command(epilog=EPILOG)

@@ -121,15 +121,9 @@ def _is_loopback(address: Address) -> bool:
 async def _serve(address: Address, exposed: bool) -> int:
     from pubsub.coordinator.server import Coordinator  # `pubsubd --help` needs none of it
 
-    loop = asyncio.get_running_loop()
-    told: asyncio.Future[int] = loop.create_future()
-
-    def stop(code: int) -> None:
-        if not told.done():
-            told.set_result(code)
-
-    server = Coordinator(loop)
-    with end_signals(stop):
+    told = asyncio.Event()
+    server = Coordinator(asyncio.get_running_loop())
+    with end_signals(lambda code: told.set()):
         try:
             await server.start(*address)
         except OSError as error:
@@ -141,7 +135,7 @@ async def _serve(address: Address, exposed: bool) -> int:
         say(f"coordinator on {' and '.join(map(str, server.addresses))}{note}", by="pubsubd")
         if exposed:
             say(_how_to_reach(server.addresses), by="pubsubd")
-        await told
+        await told.wait()
         await server.close()
     return OK
 

@@ -175,9 +175,7 @@ class _Tail:
             except DecodeError as error:
                 if self._shows(number, error.topic):
                     self._refused += 1
-                    # with the option of this command in place of the argument of Sub
-                    here = "use --allow-pickle"
-                    say(str(error).replace("use Sub(..., allow_pickle=True)", here))
+                    say(str(error).replace("use Sub(..., allow_pickle=True)", "use --allow-pickle"))
 
     def _shows(self, number: int, topic: str) -> bool:
         """Whether it is for this Sub to show a topic: the first whose pattern matches does."""

@@ -81,10 +81,9 @@ def _asked(host: str) -> Future[tuple[str, ...]]:
         return asked
     future: Future[tuple[str, ...]] = Future()
     future.set_running_or_notify_cancel()
-    if len(_asking) >= AT_ONCE:
-        for other, (process, _) in list(_asking.items()):
-            if process != here:
-                _asking.pop(other, None)
+    for other, (process, _) in list(_asking.items()):
+        if process != here:
+            _asking.pop(other, None)
     if len(_asking) >= AT_ONCE:
         future.set_exception(_unanswered("too many names are being asked for"))
         return future
