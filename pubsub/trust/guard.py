@@ -41,6 +41,10 @@ class Guard:
     peer_id = ""
     """What the credentials say who this process is; empty: whatever it likes."""
     open = True
+    local = False
+    """Whether it is let in from this machine alone."""
+    grouped = True
+    """Whether a key, and not a certificate, is what others are to have."""
     renews = False
     """Whether what it stands on may change."""
     until = float("inf")
@@ -141,6 +145,7 @@ class Private(Guard):
     a secret that only they can read."""
 
     open = False
+    local = True
 
     def __init__(self, secret: Key) -> None:
         self._keys: tuple[Key, ...] = (secret,)
@@ -194,6 +199,7 @@ class Group(Private):
         encrypt: True: TLS on loopback, too; False: the proof alone, everywhere.
     """
 
+    local = False
     renews = True
 
     def __init__(
@@ -283,6 +289,7 @@ class Holder(Guard):
     """
 
     open = False
+    grouped = False
     renews = True
 
     def __init__(self, read: Callable[[], Contexts]) -> None:
