@@ -1,0 +1,538 @@
+"""X.509, and nothing else of it than is needed here: who may say who somebody is, and what it says.
+
+An `Authority` (a CA) issues certificates. Rights stand in a certificate as URIs among its
+alternative names (`pubsub.core.rights`), hosts beside them, so that any other PKI can issue such
+certificates as well. All keys made here are P-256, which every system takes.
+
+This is the only module that imports `cryptography`, so whoever needs it imports this module where
+it does: where the package is missing, that import raises an `AuthError` that says what to install.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple, NoReturn
+
+from pubsub.core.rights import EVERYTHING, NONE, Rights
+from pubsub.errors import AuthError
+from pubsub.trust.certificates import Card
+from pubsub.trust.keys import Key
+
+try:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+        load_pem_private_key,
+    )
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+except ImportError as error:
+    raise AuthError(
+        "TLS and certificates need the package `cryptography`, which cannot be imported here "
+        f"({error}): pip install 'pubsubd[tls]'"
+    ) from error
+
+__all__ = [
+    "CLOCK_DIFFERENCE",
+    "FIRST_DAY",
+    "LAST_DAY",
+    "Authority",
+    "Bundle",
+    "Revoked",
+    "card_of_certificate",
+    "certificate_of",
+    "certificates_in",
+    "der_of",
+    "group_leaf",
+    "hosts_of",
+    "identity_of_certificate",
+    "identity_of_key",
+    "issuer_of",
+    "new_key",
+    "pem_of",
+    "pem_of_key",
+    "read_bundle",
+    "read_revoked",
+    "rights_of",
+    "says_host",
+    "when",
+]
+
+FIRST_DAY = datetime(1970, 1, 1, tzinfo=timezone.utc)
+"""From then on, what needs no clock is valid: also where a machine begins at 1970."""
+LAST_DAY = datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
+"""What RFC 5280 (4.1.2.5) has for "without an end"."""
+CLOCK_DIFFERENCE = timedelta(minutes=5)
+"""By how much the clock of a machine may be behind the one where a certificate was issued."""
+
+_GROUP = "pubsubd group"
+"""The organization that the CA of a group's key names; it is the issuer of all of its
+certificates."""
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_BOTH_SIDES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+_PRIVATE = re.compile(
+    rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----\s.*?-----END \1PRIVATE KEY-----", re.DOTALL
+)
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """A private key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+class Authority:
+    """A CA: its certificate and its private key. It cannot be pickled.
+
+    Attributes:
+        certificate: what others need to check those that it issues.
+    """
+
+    __slots__ = ("_key", "certificate")
+
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        self.certificate = certificate
+        self._key = key
+
+    @classmethod
+    def new(cls, name: str) -> Authority:
+        """One that nobody knows yet."""
+        return cls._made(_name("pubsubd", name), new_key(), x509.random_serial_number())
+
+    @classmethod
+    def of_group(cls, key: Key) -> Authority:
+        """The one of a group, the same in all processes that have its key."""
+        # 128 bits more than the order has: so all numbers below it are as likely as they should be.
+        number = int.from_bytes(key.derive("certificate authority", 48), "big")
+        private = ec.derive_private_key(1 + number % (_P256_ORDER - 1), ec.SECP256R1())
+        serial = int.from_bytes(key.derive("certificate authority: serial", 16), "big")
+        return cls._made(_name(_GROUP, key.id), private, 1 + serial)
+
+    @classmethod
+    def _made(cls, name: x509.Name, key: ec.EllipticCurvePrivateKey, serial: int) -> Authority:
+        public = key.public_key()
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(public)
+            .serial_number(serial)
+            .not_valid_before(FIRST_DAY)
+            .not_valid_after(LAST_DAY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(ca=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        return cls(certificate, key)
+
+    def issue(
+        self,
+        name: str,
+        public: ec.EllipticCurvePublicKey,
+        rights: Rights,
+        *,
+        hosts: Iterable[str] = (),
+        first: datetime = FIRST_DAY,
+        last: datetime = LAST_DAY,
+    ) -> x509.Certificate:
+        """A certificate for who has the private key of `public`.
+
+        Parameters:
+            name: of the program that it is for; empty for none.
+            public: its public key.
+            rights: what it may do.
+            hosts: under which names or addresses it may say that it is reached.
+            first, last: when it is valid.
+        """
+        others: list[x509.GeneralName] = [says_host(host) for host in hosts]
+        others += map(x509.UniformResourceIdentifier, rights.to_uris())
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(_name("pubsubd", name))
+            .issuer_name(self.certificate.subject)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(first)
+            .not_valid_after(last)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(_BOTH_SIDES), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+        )
+        if others:
+            made = made.add_extension(x509.SubjectAlternativeName(others), critical=False)
+        return made.sign(self._key, hashes.SHA256())
+
+    def revoke(self, serials: Iterable[int], number: int, at: datetime) -> bytes:
+        """A list of revoked certificates, as PEM.
+
+        Parameters:
+            serials: of all that are revoked.
+            number: of the list; the one with the highest holds.
+            at: the time.
+        """
+        made = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(at - CLOCK_DIFFERENCE)
+            .next_update(LAST_DAY)  # it holds until there is another one
+            .add_extension(x509.CRLNumber(number), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+        )
+        for serial in sorted(serials):
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(at)
+            made = made.add_revoked_certificate(entry.build())
+        return made.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+    def private_pem(self) -> bytes:
+        """Its private key: for the file of the CA, and for nothing else."""
+        return pem_of_key(self._key)
+
+    def __repr__(self) -> str:
+        return f"<Authority {_text_of(self.certificate.subject)!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an Authority is not pickled: its private key stays where it is")
+
+
+def _name(organization: str, name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization),
+            *([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else []),
+        ]
+    )
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def group_leaf(authority: Authority, public: ec.EllipticCurvePublicKey) -> x509.Certificate:
+    """The certificate that a process of a group issues to itself: it may do everything, always."""
+    return authority.issue("", public, EVERYTHING)
+
+
+def says_host(host: str) -> x509.GeneralName:
+    """A host as it stands in a certificate.
+
+    Raises:
+        ValueError: it is neither an address nor a name of a host.
+    """
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        plain = host.encode("idna").decode()
+    except UnicodeError:
+        plain = ""
+    if not re.fullmatch(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", plain):
+        raise ValueError(f"host {host!r} is neither an address nor a name, and has no port")
+    return x509.DNSName(plain)
+
+
+# --- what a certificate says ----------------------------------------------------------------
+
+
+def certificate_of(der: bytes) -> x509.Certificate:
+    """A certificate as it came over a connection.
+
+    Raises:
+        AuthError: it cannot be read.
+    """
+    try:
+        return _whole(x509.load_der_x509_certificate(der))
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise AuthError(f"its certificate cannot be read: {error}") from None
+
+
+def _whole(certificate: x509.Certificate) -> x509.Certificate:
+    """The certificate, with all of it read: by itself it reads a part when that is asked for."""
+    _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+    return certificate
+
+
+def card_of_certificate(certificate: x509.Certificate) -> Card:
+    """All that is asked of a certificate."""
+    rights, _ = rights_of(certificate)
+    return Card(
+        name=_first(certificate.subject, NameOID.COMMON_NAME),
+        identity=identity_of_certificate(certificate),
+        rights=rights,
+        key_id=_group_of(certificate),
+        serial=certificate.serial_number,
+        not_after=certificate.not_valid_after_utc.timestamp(),
+        hosts=hosts_of(certificate),
+    )
+
+
+def identity_of_certificate(certificate: x509.Certificate) -> str:
+    """The public key's hash."""
+    return identity_of_key(certificate.public_key())
+
+
+def identity_of_key(public: object) -> str:
+    """Its hash: 32 hexadecimal digits of SHA-256."""
+    assert hasattr(public, "public_bytes")
+    spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()[:32]
+
+
+def rights_of(certificate: x509.Certificate) -> tuple[Rights, tuple[str, ...]]:
+    """The rights that it gives, and a sentence for each of its URIs that gives none."""
+    names = _other_names(certificate)
+    if names is None:
+        return NONE, ()
+    return Rights.from_uris(names.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+def hosts_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The names and addresses under which its holder may say that it is reached."""
+    names = _other_names(certificate)
+    if names is None:
+        return ()
+    addresses = map(str, names.get_values_for_type(x509.IPAddress))
+    return (*names.get_values_for_type(x509.DNSName), *addresses)
+
+
+def issuer_of(certificate: x509.Certificate) -> str:
+    """Who issued it."""
+    return _text_of(certificate.issuer)
+
+
+def _other_names(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _group_of(certificate: x509.Certificate) -> str:
+    """The id of the key that the issuer was derived from, empty for all other issuers. Whoever
+    believes it has checked that this issuer is one that it trusts."""
+    if _first(certificate.issuer, NameOID.ORGANIZATION_NAME) != _GROUP:
+        return ""
+    return _first(certificate.issuer, NameOID.COMMON_NAME)
+
+
+def _first(name: x509.Name, oid: x509.ObjectIdentifier) -> str:
+    found = name.get_attributes_for_oid(oid)
+    value = found[0].value if found else ""
+    return value if isinstance(value, str) else ""
+
+
+def _text_of(name: x509.Name) -> str:
+    return _first(name, NameOID.COMMON_NAME) or name.rfc4514_string()
+
+
+def when(at: datetime) -> str:
+    """A time for people.
+
+    >>> when(datetime(2027, 2, 26, 10, 30, tzinfo=timezone.utc))
+    '2027-02-26 10:30 UTC'
+    """
+    return f"{at.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+# --- files ----------------------------------------------------------------------------------
+
+
+class Bundle(NamedTuple):
+    """What a certificate file has in it."""
+
+    leaf: x509.Certificate
+    """Its holder's."""
+    chain: bytes
+    """What the holder shows, as PEM, with its private key: for `ssl`, and for nothing else."""
+    authorities: tuple[x509.Certificate, ...]
+    """Whom the holder trusts."""
+
+    def __repr__(self) -> str:
+        return f"<Bundle of {_text_of(self.leaf.subject)!r}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Bundle is not pickled: its private key stays where it is")
+
+
+def der_of(*certificates: x509.Certificate) -> bytes:
+    """Certificates as bytes."""
+    return b"".join(each.public_bytes(Encoding.DER) for each in certificates)
+
+
+def pem_of(*certificates: x509.Certificate) -> bytes:
+    """Certificates as text."""
+    return b"".join(each.public_bytes(Encoding.PEM) for each in certificates)
+
+
+def pem_of_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as text: for a file that only its owner reads."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def certificates_in(data: bytes, what: str) -> list[x509.Certificate]:
+    """The certificates of a file.
+
+    Raises:
+        AuthError: it has none, or one that cannot be read.
+    """
+    if b"-----BEGIN CERTIFICATE-----" not in data:
+        known = data.lstrip().startswith(b"pubsubd-key-")
+        raise AuthError(
+            f"{what} is a key file: that belongs into PUBSUB_KEY_FILE"
+            if known
+            else f"{what} has no certificate in it: `pubsubd cert issue DIR NAME` makes one"
+        )
+    try:
+        return list(map(_whole, x509.load_pem_x509_certificates(data)))
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise AuthError(f"{what} has a certificate that cannot be read: {error}") from None
+
+
+def read_bundle(data: bytes, what: str, now: float) -> Bundle:
+    """What a certificate file has in it, checked: a file that others would refuse is refused here,
+    where it can be mended.
+
+    Parameters:
+        data: its bytes.
+        what: names it, for the errors.
+        now: seconds since 1970.
+
+    Raises:
+        AuthError: something is missing, does not fit, or is not valid now.
+    """
+    found = certificates_in(data, what)
+    key = _private_key_in(data, what)
+    identity = identity_of_key(key.public_key())
+    leaf = next((c for c in found if identity_of_certificate(c) == identity), None)
+    if leaf is None:
+        raise AuthError(f"{what}: its private key is that of another certificate")
+    if _is_ca(leaf):
+        raise AuthError(
+            f"{what} is that of a CA, which stays where it is: give each program one that "
+            "`pubsubd cert issue DIR NAME` makes"
+        )
+    authorities = tuple(c for c in found if c is not leaf and _is_ca(c))
+    if not any(_issued(leaf, authority) for authority in authorities):
+        raise AuthError(
+            f"{what} lacks the certificate of {issuer_of(leaf)!r}, which issued it: without that, "
+            "nobody else can be checked; add it to the file"
+        )
+    clock = f"the clock of this machine says {when(datetime.fromtimestamp(now, timezone.utc))}"
+    if now > leaf.not_valid_after_utc.timestamp():
+        raise AuthError(f"{what} expired at {when(leaf.not_valid_after_utc)} ({clock}): renew it")
+    if now < leaf.not_valid_before_utc.timestamp():
+        raise AuthError(
+            f"{what} is not valid before {when(leaf.not_valid_before_utc)} ({clock}): set the "
+            "clock right"
+        )
+    _check_uses(leaf, what)
+    between = [c for c in authorities if c.subject != c.issuer]
+    chain = pem_of(leaf) + _PRIVATE.search(data)[0] + b"\n" + pem_of(*between)  # type: ignore[index]
+    return Bundle(leaf, chain, authorities)
+
+
+def _private_key_in(data: bytes, what: str) -> ec.EllipticCurvePrivateKey:
+    block = _PRIVATE.search(data)
+    if block is None:
+        raise AuthError(
+            f"{what} has no private key in it: name the file that `pubsubd cert issue` wrote"
+        )
+    try:
+        return load_pem_private_key(block[0], None)  # type: ignore[return-value]  # any kind will do
+    except TypeError:
+        raise AuthError(
+            f"{what}: its private key is encrypted, and nobody is there to give the password: "
+            "take it off (`openssl pkey`), and keep the file at mode 600"
+        ) from None
+    except ValueError:  # its text may quote what it could not read
+        raise AuthError(f"{what}: its private key cannot be read") from None
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _check_uses(leaf: x509.Certificate, what: str) -> None:
+    try:
+        uses = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return  # for everything
+    missing = [use._name for use in _BOTH_SIDES if use not in uses]
+    if missing:
+        raise AuthError(
+            f"{what} is not for {' and '.join(missing)}, and a peer is on both sides of "
+            "connections: have it issued with both extended key usages"
+        )
+
+
+class Revoked(NamedTuple):
+    """A list of revoked certificates."""
+
+    number: int
+    """The one with the highest holds."""
+    serials: frozenset[int]
+    issuer: str
+
+
+def read_revoked(data: bytes, authorities: Sequence[x509.Certificate], what: str) -> Revoked:
+    """What a list of revoked certificates says.
+
+    Parameters:
+        data: as PEM.
+        authorities: who may have signed it.
+        what: names it, for the errors.
+
+    Raises:
+        AuthError: it is none, has no number, or was signed by somebody else.
+    """
+    try:
+        found = x509.load_pem_x509_crl(data)
+        number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        raise AuthError(f"{what} has no number, so nobody knows whether it is the newest") from None
+    except ValueError as error:
+        raise AuthError(f"{what} is no list of revoked certificates: {error}") from None
+    for authority in authorities:
+        public = authority.public_key()
+        if authority.subject == found.issuer and found.is_signature_valid(public):  # type: ignore[arg-type]
+            serials = frozenset(each.serial_number for each in found)
+            return Revoked(number, serials, _text_of(found.issuer))
+    raise AuthError(f"{what} is not signed by a CA that is trusted here")
