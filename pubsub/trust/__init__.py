@@ -1,1 +1,1 @@
-"""Trust: who one is, and how that is shown."""
+"""Who one is and how that is shown: keys, certificates, and the files that hold them."""

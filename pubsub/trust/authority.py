@@ -49,10 +49,13 @@ __all__ = [
     "Bundle",
     "Revoked",
     "card_of_certificate",
+    "certificate_of",
     "certificates_in",
+    "der_of",
     "group_leaf",
     "hosts_of",
     "identity_of_certificate",
+    "identity_of_key",
     "issuer_of",
     "new_key",
     "pem_of",
@@ -258,6 +261,24 @@ def says_host(host: str) -> x509.GeneralName:
 # --- what a certificate says ----------------------------------------------------------------
 
 
+def certificate_of(der: bytes) -> x509.Certificate:
+    """A certificate as it came over a connection.
+
+    Raises:
+        AuthError: it cannot be read.
+    """
+    try:
+        return _whole(x509.load_der_x509_certificate(der))
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise AuthError(f"its certificate cannot be read: {error}") from None
+
+
+def _whole(certificate: x509.Certificate) -> x509.Certificate:
+    """The certificate, with all of it read: by itself it reads a part when that is asked for."""
+    _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+    return certificate
+
+
 def card_of_certificate(certificate: x509.Certificate) -> Card:
     """All that is asked of a certificate."""
     rights, _ = rights_of(certificate)
@@ -360,6 +381,11 @@ class Bundle(NamedTuple):
         raise TypeError("a Bundle is not pickled: its private key stays where it is")
 
 
+def der_of(*certificates: x509.Certificate) -> bytes:
+    """Certificates as bytes."""
+    return b"".join(each.public_bytes(Encoding.DER) for each in certificates)
+
+
 def pem_of(*certificates: x509.Certificate) -> bytes:
     """Certificates as text."""
     return b"".join(each.public_bytes(Encoding.PEM) for each in certificates)
@@ -384,8 +410,8 @@ def certificates_in(data: bytes, what: str) -> list[x509.Certificate]:
             else f"{what} has no certificate in it: `pubsubd cert issue DIR NAME` makes one"
         )
     try:
-        return x509.load_pem_x509_certificates(data)
-    except ValueError as error:
+        return list(map(_whole, x509.load_pem_x509_certificates(data)))
+    except (ValueError, x509.DuplicateExtension) as error:
         raise AuthError(f"{what} has a certificate that cannot be read: {error}") from None
 
 

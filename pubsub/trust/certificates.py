@@ -109,12 +109,9 @@ def card_of(der: bytes) -> Card:
     Raises:
         AuthError: it cannot be read.
     """
-    from pubsub.trust.authority import card_of_certificate, x509
+    from pubsub.trust.authority import card_of_certificate, certificate_of
 
-    try:
-        return card_of_certificate(x509.load_der_x509_certificate(der))
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise AuthError(f"its certificate cannot be read: {error}") from None
+    return card_of_certificate(certificate_of(der))
 
 
 def group_contexts(keys: Sequence[Key], pair: Pair) -> Contexts:
@@ -161,25 +158,25 @@ def file_contexts(path: str | os.PathLike[str]) -> Contexts:
 
 
 def _contexts(chain: bytes, authorities: Sequence[x509.Certificate], own: Card) -> Contexts:
-    from pubsub.trust.authority import Encoding
+    from pubsub.trust.authority import der_of
 
-    trusted = b"".join(each.public_bytes(Encoding.DER) for each in authorities)
-    made = []
+    trusted = der_of(*authorities)
     with _as_file(chain) as path:
-        for side in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
-            context = ssl.SSLContext(side)
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            context.check_hostname = False  # who it is, the certificate says, and not an address
-            context.verify_mode = ssl.CERT_REQUIRED
-            # Whoever is named is trusted, also where that is no root.
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            context.options |= ssl.OP_NO_TICKET  # a session taken up again skips all checks
-            if side is ssl.PROTOCOL_TLS_SERVER:
-                context.num_tickets = 0
-            context.load_verify_locations(cadata=trusted)
-            context.load_cert_chain(path)
-            made.append(context)
-    return Contexts(*made, own=own)
+        server = _context(ssl.PROTOCOL_TLS_SERVER, path, trusted)
+        server.num_tickets = 0
+        return Contexts(server, _context(ssl.PROTOCOL_TLS_CLIENT, path, trusted), own)
+
+
+def _context(side: int, chain: str, trusted: bytes) -> ssl.SSLContext:
+    context = ssl.SSLContext(side)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # who it is, the certificate says, and not an address
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whoever is named, also if no root
+    context.options |= ssl.OP_NO_TICKET  # a session that is taken up again skips all checks
+    context.load_verify_locations(cadata=trusted)
+    context.load_cert_chain(chain)
+    return context
 
 
 @contextmanager

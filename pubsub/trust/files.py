@@ -77,26 +77,29 @@ def _read(path: str | os.PathLike[str], what: str) -> tuple[bytes, os.stat_resul
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
+        try:
+            # The status is of what has been opened: the name may mean another file by now.
+            status = os.fstat(descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError
+            if not stat.S_ISREG(status.st_mode):
+                raise AuthError(
+                    f"{what} {path} is a pipe or device, and it is read again and again: put it "
+                    "into a file"
+                )
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_FILE + 1)
+        finally:
+            os.close(descriptor)
+    except AuthError:
+        raise
     except IsADirectoryError:
         raise AuthError(f"{what} {path} is a directory: name a file in it") from None
     except FileNotFoundError:
         raise AuthError(f"{what} {path} is not there") from None
     except (OSError, ValueError) as error:
-        raise AuthError(f"{what} {path} cannot be read: {_reason(error)}") from None
-    with open(descriptor, "rb") as file:
-        # The status is of what has been opened: the name may mean another file by now.
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise AuthError(f"{what} {path} is a directory: name a file in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise AuthError(
-                f"{what} {path} is a pipe or device, and it is read again and again: put it into "
-                "a file"
-            )
-        try:
-            data = file.read(MAX_FILE + 1)
-        except OSError as error:
-            raise AuthError(f"{what} {path} cannot be read: {_reason(error)}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise AuthError(f"{what} {path} cannot be read: {reason}") from None
     if len(data) > MAX_FILE:
         raise AuthError(f"{what} {path} has more than {MAX_FILE:,} bytes: this is another file")
     return data, status
@@ -142,8 +145,3 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())  # else a power cut may leave the name and no bytes
-
-
-def _reason(error: Exception) -> str:
-    strerror = getattr(error, "strerror", None)
-    return str(strerror or error)
