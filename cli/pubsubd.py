@@ -17,10 +17,21 @@ from pathlib import Path
 
 import click
 
-from pubsub.cli.command import OK, Failure, end_signals, program, run, say, show_help
+from pubsub.cli.command import (
+    OK,
+    Failure,
+    credential_options,
+    end_signals,
+    guard_of_command,
+    program,
+    run,
+    say,
+    show_help,
+)
 from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
 from pubsub.links.listening import NAME_TIMEOUT
 from pubsub.links.resolving import resolve_blocking
+from pubsub.trust.guard import Guard
 
 __all__ = ["main"]
 

@@ -133,7 +133,14 @@ class Doorman:
                 "it speaks TLS where plain belongs: here no key or certificate is set (or "
                 "--insecure is)"
             )
-        layer = TlsLayer(self._loop, context, link, server_side=True, scratch=cipher_scratch())
+        layer = TlsLayer(
+            self._loop,
+            context,
+            link,
+            server_side=True,
+            grouped=self.guard.grouped,
+            scratch=cipher_scratch(),
+        )
         link.begin(
             self._greet(self.guard.takes(ends_of(link, dialled=False), lambda: layer.peer_der))
         )

@@ -246,7 +246,9 @@ async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authentica
     context = guard.context(way.host)
     layer = None
     if context is not None:
-        layer = TlsLayer(loop, context, link, server_side=False, scratch=cipher_scratch())
+        layer = TlsLayer(
+            loop, context, link, server_side=False, grouped=guard.grouped, scratch=cipher_scratch()
+        )
     task = loop.create_task(_connect(link, way, layer or link))
 
     def ended(task: asyncio.Task[None]) -> None:

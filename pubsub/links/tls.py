@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import threading
 import struct
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any, cast
@@ -20,8 +20,7 @@ from typing import Any, cast
 from pubsub.errors import AuthError
 from pubsub.links.link import GOODBYE_GRACE, WRITE_HIGH_WATER, Link, Lost
 from pubsub.support.logs import logger
-from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.frames import FrameReader
+from pubsub.wire.frames import SCRATCH_SIZE, FrameReader
 from pubsub.wire.messages import MAX_PAYLOAD_BEFORE_WELCOME, Goodbye
 
 __all__ = ["TLS_ALERT", "TLS_HANDSHAKE", "TlsLayer", "explain_foreign", "explain_tls"]
