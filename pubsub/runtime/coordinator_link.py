@@ -235,23 +235,24 @@ class Session(KeptLink):
         self, way: Way, timeout: float, embed: Callable[[Address], Awaitable[bool]]
     ) -> None:
         """Connect to the first coordinator from that port on that is one of ours; where none is,
-        start it at the first that is free."""
-        free: Way | None = None
-        failure: Exception
-        for port in range(way.port, way.port + PORTS):
-            place = way._replace(port=port)
-            try:
-                await super()._connect(place, timeout)
-                return
-            except ConnectionRefusedError as error:
-                free, failure = free or place, error
-            except (AuthError, ProtocolError) as error:  # it is another user's
-                if not is_auth(error):
-                    raise
-                failure = error
-        if free is None or not await embed(free.address):
-            raise failure
-        await super()._connect(free, timeout)  # now it is us, or whoever was faster
+        start it at the first that is free, unless somebody is faster there."""
+        places = [way._replace(port=port) for port in range(way.port, way.port + PORTS)]
+        failure: Exception = AuthError("")
+        for _ in places:
+            free: Way | None = None
+            for place in places:
+                try:
+                    await super()._connect(place, timeout)
+                    return
+                except ConnectionRefusedError as error:
+                    free, failure = free or place, error
+                except (AuthError, ProtocolError) as error:
+                    if not is_auth(error):
+                        raise
+                    failure = error  # it is another user's
+            if free is None or not await embed(free.address):
+                break
+        raise failure
 
     def _begin(self, link: Link, other: Other) -> Session:
         self.tried = True
