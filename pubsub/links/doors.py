@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Callable, Collection
 from functools import partial
+from logging import INFO, WARNING
 from typing import Any
 
 from pubsub.config import (
@@ -167,8 +168,9 @@ class Doorman:
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
         self._waiting.pop(link, None)
-        if isinstance(error, AuthError):
-            log.warning("%s: %s; it is not let in", link, error)
+        if isinstance(error, AuthError):  # where nothing is configured, other users try our port
+            level = INFO if self.guard.local else WARNING
+            log.log(level, "%s: %s; it is not let in", link, error)
 
     def abort_all_but(self, links: Collection[Link]) -> list[Link]:
         """At the end: close those that nobody has in his books, because they were cut off a moment
