@@ -93,7 +93,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
 
     def _open(self) -> None:
         self._grant = 0  # bytes that `_room` last grew by
-        self._queue: OrderedDict[_Place, None] = OrderedDict()  # puts that wait for room
+        self._queue: OrderedDict[_Place, None] = OrderedDict()
         self._queued_bytes = 0
         self._emptied: asyncio.Future[None] | None = None  # what waits for the queue to be empty
         self._closing: asyncio.Task[None] | None = None
@@ -156,9 +156,6 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._notice.begin()
         return place
 
-    def _first_put(self) -> object | None:
-        return next(iter(list(self._queue)), None)
-
     def _leave(self, place: _Place) -> None:
         """It waits no longer."""
         if place.message is not None:
@@ -197,11 +194,9 @@ class AsyncPub(InLoop, Pub, blocking=False):
         """Put what there is room for; True: it has filled the batch."""
         runtime = self._runtime
         if buffers or len(data) >= self._batch_bytes or self._dead is not None:
-            body = body_of([data], 1)
             if not self._parts and not self._handover:
                 runtime.turn.pending(self)
-            self._hand_over()  # it is alone in its batch: who refuses it gets the others
-            self._hand((1, body, buffers, self._wall_clock()))
+            self._hand_large(data, buffers)
             self._keep_up()
             return not buffers or runtime.turn.grant(sum(map(len, buffers)))
         if not self._parts:

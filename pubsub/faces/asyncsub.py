@@ -151,10 +151,8 @@ class AsyncSub(InLoop, Sub, blocking=False):
                     self._in_a_row += 1
                 else:
                     await self._arrival()
-        except GeneratorExit:
-            raise
-        except BaseException:
-            _failed(of)
+        except BaseException as error:
+            _failed(of, error)
             raise
 
     async def _each_event(
@@ -177,10 +175,8 @@ class AsyncSub(InLoop, Sub, blocking=False):
                     self._in_a_row += 1
                 else:
                     await self._arrival()
-        except GeneratorExit:
-            raise
-        except BaseException:
-            _failed(of)
+        except BaseException as error:
+            _failed(of, error)
             raise
 
     def close(self) -> Awaitable[None]:
@@ -237,10 +233,10 @@ class _AsyncIterator:
         await self._generator.aclose()
 
 
-def _failed(of: weakref.ref[_AsyncIterator]) -> None:
+def _failed(of: weakref.ref[_AsyncIterator], error: BaseException) -> None:
     """A generator ends by an exception: whoever goes on has a new one."""
     iterator = of()
-    if iterator is not None:
+    if iterator is not None and not isinstance(error, GeneratorExit):
         iterator._begin()
 
 

@@ -17,7 +17,6 @@ from pubsub.faces.pub import (
     OVERHEAD,
     PLAIN,
     Pub,
-    body_of,
     flush,
     wait_attached,
 )
@@ -47,7 +46,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
         self._make_locks()
         self._looks_again = False  # the loop's thread, for the unfinished batch
         self._missed = 0  # looks in a row that found the lock taken
-        self._waiting: dict[object, int] = {}  # bytes that each put has that waits
+        self._queue: dict[object, int] = {}  # with the bytes of each
         super()._open()
 
     def _make_locks(self) -> None:
@@ -104,9 +103,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._let_it_catch_up()
         if buffers or len(data) >= self._batch_bytes:
             self._wake()
-            body = body_of([data], 1)
-            self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
-            self._hand((1, body, buffers, self._wall_clock()))
+            self._hand_large(data, buffers)
             return
         if not self._parts:
             room: float = self._batch_bytes
@@ -148,7 +145,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
         """Wait, under the lock, until it is so, the Pub is closed, or for `patience` seconds
         nothing was said."""
         put = object()
-        self._waiting[put] = size
+        self._queue[put] = size
         asked = False
         try:
             while not there():
@@ -159,11 +156,10 @@ class BlockingPub(Blocking, Pub, blocking=True):
                     return
                 self._check()
         finally:
-            del self._waiting[put]
+            del self._queue[put]
 
     def _wait_for_room(self, size: int) -> None:
-        if self._parts:
-            self._hand_over()  # what waits for room must not wait for us
+        self._hand_over()  # what waits for room must not wait for us
 
         def roomy() -> bool:
             used = self._held()
@@ -177,14 +173,10 @@ class BlockingPub(Blocking, Pub, blocking=True):
                 )
             self._wait(roomy, size)
 
-    def _first_put(self) -> object | None:
-        return next(iter(list(self._waiting)), None)
-
     def _seal(self) -> None:
         """See `Source`."""
         with self._lock:
-            if self._parts:
-                self._hand_over()
+            self._hand_over()
         self._take_over()
 
     def _collect(self) -> None:
@@ -197,8 +189,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
         if self._acquire(timeout=0 if missed < LOOKS else LOCK_WAIT):
             self._missed = 0
             try:
-                if self._parts:
-                    self._hand_over()
+                self._hand_over()
             finally:
                 self._release()
         else:
@@ -213,36 +204,31 @@ class BlockingPub(Blocking, Pub, blocking=True):
     def _take_over(self) -> None:
         """Bring what was handed over into the log, and let go those who waited for that."""
         self._drain()
-        if self._waiting or self._publication.on_room is not None:
-            with self._lock:
-                self._look()
-
-    def _look(self) -> None:
-        """See how full the log is, and let go those who can; under the lock."""
-        publication = self._publication
-        if self._block:
-            if self._waiting:
-                # lets go what nobody waits for: for the largest that it makes room for
-                any(map(publication.room, sorted(set(self._waiting.values()), reverse=True)))
-                publication.on_room = self._room_opened
-                self._notice.begin()
-            else:
-                publication.on_room = None
-        self._used = publication.log.size
-        if self._waiting:
-            self._roomy.notify_all()
+        if self._queue or self._publication.on_room is not None:
+            self._room_opened()
 
     def _room_opened(self) -> None:
+        """See how full the log is, and let go those who can."""
+        publication = self._publication
         with self._lock:
-            self._look()
+            if self._block:
+                if self._queue:
+                    # lets go what nobody waits for: for the largest that it makes room for
+                    any(map(publication.room, sorted(set(self._queue.values()), reverse=True)))
+                    publication.on_room = self._room_opened
+                    self._notice.begin()
+                else:
+                    publication.on_room = None
+            self._used = publication.log.size
+            if self._queue:
+                self._roomy.notify_all()
 
     def _abandon(self, error: Exception) -> None:
         """See `Source`."""
         if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
             self._make_locks()
         with self._lock:
-            if self._parts:
-                self._hand_over()  # put is put: it goes into the log before the end
+            self._hand_over()  # put is put: it goes into the log before the end
             super()._abandon(error)
             self._roomy.notify_all()
 
@@ -268,8 +254,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
             with self._lock:
                 if self._dead is not None:
                     return
-                if self._parts:
-                    self._hand_over()
+                self._hand_over()
                 self._dead = Closed(f"Pub({self.topic!r}) is closed")
                 self._room = NEVER
                 self._roomy.notify_all()

@@ -23,24 +23,12 @@ from pubsub.support.reentry import running_loop
 __all__ = ["BlockingSub"]
 
 
-class _Lock:
-    """A lock that knows who holds it. No thread takes it twice: `mine` comes first."""
-
-    __slots__ = ("acquire", "mine", "release")
-
-    def __init__(self) -> None:
-        lock = threading.RLock()
-        self.acquire = lock.acquire
-        self.release = lock.release
-        self.mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
-
-
 class BlockingSub(Blocking, Sub, blocking=True):
     """A Sub outside event loops, for any thread."""
 
     def _open(self) -> None:
         self.peer._refuse_in_loop("Sub(peer=…)")
-        self._taking = _Lock()
+        self._taking: Any = threading.RLock()  # it knows who holds it; nobody takes it twice
         self._arrived: SimpleQueue[None] = SimpleQueue()  # a token for the one that waits
         self._waiting = False
         super()._open()
@@ -62,7 +50,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
         if running_loop() is not None:
             self.peer._refuse_in_loop("this Sub")
         taking = self._taking
-        if taking.mine():
+        if taking._is_owned():
             raise WrongContext(
                 f"a get on Sub({self.topic!r}) from within another get on the same Sub (from a "
                 "signal handler or a destructor): it would have to wait for the one that it "
@@ -101,19 +89,23 @@ class BlockingSub(Blocking, Sub, blocking=True):
             if self._over is not None:  # closed meanwhile, by who could not wait for us
                 self._try_discard()
 
-    def _try_discard(self) -> None:
-        """Give up what waits, unless somebody is taking: who does will do it then."""
+    def _unless_taking(self, do: Callable[..., None], *args: Any) -> None:
+        """Do that, unless somebody is taking."""
         taking = self._taking
-        if taking.mine():
+        if taking._is_owned():
             return
         try:
             if taking.acquire(blocking=False):
-                self._discard()
+                do(*args)
         finally:
             try:
                 taking.release()
             except RuntimeError:
                 pass
+
+    def _try_discard(self) -> None:
+        """Give up what waits, unless somebody is taking: who does will do it then."""
+        self._unless_taking(self._discard)
 
     def get(self, timeout: float | None = None) -> Any:
         if timeout is not None and timeout is not self._timeout:
@@ -140,27 +132,15 @@ class BlockingSub(Blocking, Sub, blocking=True):
     def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
         max = whole("max", max, 1)
         found = [self.get(timeout)]
-        try:
-            self._take_more(found, max)
+        try:  # where another thread is taking, it waits for what comes next
+            self._unless_taking(take_more, self, found, max)
         except BaseException:  # a signal handler's
             self._drop(found)
             raise
-        return found
-
-    def _take_more(self, found: list[Any], most: int) -> None:
-        taking = self._taking
-        if taking.mine():
-            return
-        try:
-            if taking.acquire(blocking=False):  # else another thread waits for what comes next
-                take_more(self, found, most)
         finally:
-            try:
-                taking.release()
-            except RuntimeError:
-                pass
             if self._over is not None:
                 self._try_discard()
+        return found
 
     def __iter__(self) -> Iterator[Any]:
         return chain.from_iterable(self._batches())
@@ -202,7 +182,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
     def _abandon(self, error: Exception) -> None:
         """See `Sink`. It waits for nobody: the loop's thread calls it, and signal handlers."""
         if isinstance(error, WrongContext):  # after a fork: whoever held a lock is not here
-            self._taking = _Lock()
+            self._taking = threading.RLock()
             self._arrived = SimpleQueue()
         self._stop(error)
         self._try_discard()

@@ -1,9 +1,7 @@
 """Sub: what a subscriber holds.
 
-`Sub(...)` gives one of two faces of the same thing, as `Pub` does: `AsyncSub` (in `asyncsub`) and
-`BlockingSub` (in `blockingsub`). Here is what they share. Both take whole batches from
-the inbox, decode each when its first message is asked for, and then hand out messages from a list
-iterator: per message there is no lock, no future and no call into the runtime.
+Here is what its two forms (`asyncsub`, `blockingsub`) share. Both take whole batches from the
+inbox, decode each when its first message is asked for, and hand out messages from a list iterator.
 """
 
 from __future__ import annotations
@@ -12,7 +10,8 @@ import operator
 import weakref
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from itertools import islice, pairwise, repeat
+from contextlib import suppress
+from itertools import groupby, islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 from pubsub.codec.codecs import decoder_of
@@ -25,12 +24,11 @@ from pubsub.core.window import Credit
 from pubsub.errors import DecodeError, PubSubError
 from pubsub.faces.account import what_is_unknown
 from pubsub.faces.elsewhere import refuse_inside
-from pubsub.faces.face import Face
+from pubsub.faces.face import Face, Weak
 from pubsub.faces.foreign import warn_of_foreign_wildcards
 from pubsub.faces.message import Gap, Message, Run
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
-from pubsub.runtime.runtime import Runtime
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
@@ -127,12 +125,9 @@ class Sub(Face, blocking=None):
         self._timeout: Any = None  # the last one that was found to be right
         self._open()
 
-    def _weak(self) -> WeakSink:
-        return WeakSink(self)
-
-    def _enter(self, weak: WeakSink) -> None:
+    def _enter(self, weak: Weak) -> None:
         self._inbox, self._ready = self._runtime.add_sub(weak, self._make_inbox)
-        self._when_dropped(Runtime.drop_sub, self._inbox.sub_id)
+        self._when_dropped(self._runtime.drop_sub, self._inbox.sub_id)
 
     def _make_inbox(self, sub_id: int) -> Inbox:
         inbox = Inbox(
@@ -169,16 +164,11 @@ class Sub(Face, blocking=None):
         inbox.window.on_consumed = self._on_consumed()
         return inbox
 
-    def _on_consumed(self) -> Callable[[Credit, int], None]:
-        """See `Window.on_consumed`."""
-        raise NotImplementedError
-
-    def _wake(self) -> None:
-        """There is something to take, or nothing will come. Called in the loop's thread."""
-        raise NotImplementedError
-
     if TYPE_CHECKING:  # of either form
 
+        def _on_consumed(self) -> Callable[[Credit, int], None]: ...  # see `Window.on_consumed`
+        def _wake(self) -> None: ...  # there is something to take, or nothing will come
+        def _abandon(self, error: Exception) -> None: ...  # see `Sink`
         def __iter__(self) -> Iterator[Any]: ...
         def __aiter__(self) -> AsyncIterator[Any]: ...
 
@@ -202,7 +192,6 @@ class Sub(Face, blocking=None):
                 call interrupts another one on the same Sub (from a signal handler, say), which it
                 would have to wait for.
         """
-        raise NotImplementedError
 
     def get_many(self, max: int = 1000, timeout: float | None = None) -> Any:
         """A list of at least one message and at most `max`: what is there, waiting only for the
@@ -211,7 +200,6 @@ class Sub(Face, blocking=None):
         Raises: as `get`; and ValueError, TypeError, before anything is taken, where `max` is no
             whole number above 0.
         """
-        raise NotImplementedError
 
     def messages(self) -> Any:
         """The same messages with where they come from, and each gap in its place: an iterator,
@@ -220,18 +208,12 @@ class Sub(Face, blocking=None):
         Yields:
             `Message` and `Gap`.
         """
-        raise NotImplementedError
 
     def close(self) -> Any:
         """Close: loops over it end, what waits is given up (and counted as lost). May be called
         again, and from anywhere: a signal handler, a destructor, another thread. In an event loop
         it may be awaited, and need not be; called from elsewhere than its loop's thread, it is done
         in the next turn of the loop, and whoever waits for a message there is woken."""
-        raise NotImplementedError
-
-    def _abandon(self, error: Exception) -> None:
-        """See `Sink`."""
-        raise NotImplementedError
 
     # --- decoding -----------------------------------------------------------------------
 
@@ -278,32 +260,24 @@ class Sub(Face, blocking=None):
         wanted = entry.end - entry.first
         values: list[Any] = []
         if decoder is not None:
-            try:
+            with suppress(DecodeError):
                 values = decoder.decode_each(entry.body, entry.buffers)[entry.skip :][:wanted]
-            except DecodeError:
-                values = []
         values += [error] * (wanted - len(values))
-        gaps = list(entry.gaps)
+        gaps = entry.gaps
         seq = entry.first
         runs: list[Run] = []
-        run: list[Any] = []
-        bad = lost = 0
-        for value in values:
-            if isinstance(value, DecodeError):
-                if run:
-                    runs.append(Run(stream, tuple(gaps), seq, run, entry.sent_at))
-                    gaps, run, bad = [], [], 0
-                bad += 1
-                lost += 1
+        lost = 0
+        for bad, group in groupby(values, lambda value: isinstance(value, DecodeError)):
+            some = list(group)
+            seq += len(some)
+            if bad:
+                gaps += ((len(some), "undecodable"),)
+                lost += len(some)
             else:
-                if bad:
-                    gaps.append((bad, "undecodable"))
-                    bad = 0
-                run.append(value)
-            seq += 1
-        if bad:
-            gaps.append((bad, "undecodable"))
-        runs.append(Run(stream, tuple(gaps), seq, run, entry.sent_at))
+                runs.append(Run(stream, gaps, seq, some, entry.sent_at))
+                gaps = ()
+        if gaps:
+            runs.append(Run(stream, gaps, seq, [], entry.sent_at))
         for one, following in pairwise(runs):
             one.following = following
         return runs[0], lost, error if lost else None
@@ -494,19 +468,6 @@ class Sub(Face, blocking=None):
         more = f"; {unknown}" if unknown else ""
         streams = len(self._inbox.streams)
         return f"<Sub {self.topic!r}: {streams} publishers, {self.lost} lost{more}>"
-
-
-class WeakSink:
-    """A Sub as the runtime holds it: the runtime alone keeps no Sub alive. See `Sink`."""
-
-    __slots__ = ("_sub",)
-
-    def __init__(self, sub: Sub) -> None:
-        self._sub = weakref.ref(sub)
-
-    def abandon(self, error: Exception) -> None:
-        if sub := self._sub():
-            sub._abandon(error)
 
 
 def take_more(sub: Sub, found: list[Any], most: int) -> None:
