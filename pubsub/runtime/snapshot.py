@@ -53,9 +53,8 @@ class PubRow(NamedTuple):
             SubscriberRow(cursor.name, state, cursor.acked, cursor.lost, cursor.observer)
             for state, cursor in publication.cursors()
         )
-        leavers = tuple(publication.leavers)
-        is_open = not publication.ended
-        return cls(publication.topic, is_open, subscribers, leavers, publication.reached)
+        topic, leavers = publication.topic, tuple(publication.leavers)
+        return cls(topic, not publication.ended, subscribers, leavers, publication.reached)
 
 
 class StreamRow(NamedTuple):

@@ -17,7 +17,7 @@ from pubsub.links.link import Link
 from pubsub.support.apart import nothing
 from pubsub.support.logs import logger
 
-__all__ = ["Source", "Turn"]
+__all__ = ["Turn"]
 
 log = logger("pubsub")
 
@@ -26,26 +26,8 @@ TURN_BYTES = 1024 * 1024
 lets the loop run. (Each alone may fill a batch. With a thousand topics that would be 64 MiB of
 small objects, which are cold when their turn comes: 0.44 instead of 0.6 to 0.7 of the rate of one
 topic, in runs of 100 messages, and a long wait for all.)"""
-
-
 RETRY = 1.0
 """Seconds until a batch is tried again that could not be closed."""
-
-
-class Source(Protocol):
-    """What feeds a publication: a Pub."""
-
-    def seal(self) -> None:
-        """Bring what was put so far into the log. Called in the loop's thread."""
-
-    def count(self) -> int:
-        """How many messages were put, with those that are not in the log yet or wait for room."""
-
-    def queued(self) -> asyncio.Future[None] | None:
-        """Done when nothing that was put waits for room any more; None: nothing does."""
-
-    def abandon(self, error: Exception) -> None:
-        """Refuse every further call, with this error."""
 
 
 class Puts(Protocol):
