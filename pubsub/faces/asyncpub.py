@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable
+from contextlib import suppress
 from typing import Any
 
 from pubsub.config import MIB, seconds
@@ -91,6 +92,8 @@ class _Place(_Put):
 class AsyncPub(InLoop, Pub, blocking=False):
     """A Pub inside an event loop."""
 
+    _done: _Put
+
     def _open(self) -> None:
         self._grant = 0  # bytes that `_room` last grew by
         self._queue: OrderedDict[_Place, None] = OrderedDict()
@@ -116,10 +119,9 @@ class AsyncPub(InLoop, Pub, blocking=False):
             return self._slow(data, value, buffers)
         self._room = room
         self._parts.append(data)
-        return self._done  # type: ignore[no-any-return]  # a future
+        return self._done
 
     def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Awaitable[None]:
-        """A put that is out of the ordinary."""
         if self._dead is not None:
             raise self._dead
         full = bool(self._parts)  # or out of what it was granted
@@ -175,8 +177,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
 
     def _later(self, now: bool) -> Awaitable[None]:
         """What `put` returns; `now`: it is time to let the loop run."""
-        done: Awaitable[None] = self._done
-        return _LET_RUN if now else done
+        return _LET_RUN if now else self._done
 
     def _fits(self, size: int) -> bool:
         """Whether there is room for so much more."""
@@ -213,11 +214,9 @@ class AsyncPub(InLoop, Pub, blocking=False):
         return time_to_run
 
     def _close_full(self) -> None:
-        try:
+        with suppress(Exception):
             self._hand_over()
             self._keep_up()
-        except Exception:
-            pass
 
     def _keep_up(self) -> None:
         """Who puts very much in one turn of the loop keeps it in the log, where it may be dropped,
@@ -264,8 +263,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         else:
             for value in values:
                 self.put(value)
-        done: Awaitable[None] = self._done
-        return done
+        return self._done
 
     async def _put_each(self, values: Iterable[Any]) -> None:
         if type(values) in PLAIN:
@@ -313,7 +311,6 @@ class AsyncPub(InLoop, Pub, blocking=False):
         return self._count() + len(self._queue)
 
     def _queued(self) -> asyncio.Future[None] | None:
-        """See `Source`."""
         if not self._queue:
             return None
         if self._emptied is None or self._emptied.done():
@@ -321,7 +318,6 @@ class AsyncPub(InLoop, Pub, blocking=False):
         return self._emptied
 
     def _abandon(self, error: Exception) -> None:
-        """See `Source`."""
         if not isinstance(error, WrongContext):
             self._seal()
         super()._abandon(error)
@@ -343,20 +339,17 @@ class AsyncPub(InLoop, Pub, blocking=False):
     async def flush(self, timeout: float | None = None) -> None:
         self._check()
         self._check_place()
-        timeout = seconds("timeout", timeout)
-        await flush(self, timeout)
+        await flush(self, seconds("timeout", timeout))
 
     async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()
         self._check_place()
-        timeout = seconds("timeout", timeout)
-        await wait_attached(self._runtime, self._publication, n, timeout)
+        await wait_attached(self, n, seconds("timeout", timeout))
 
     def close(self, linger: float | None = None) -> Awaitable[None]:
         linger = seconds("linger", linger)
-        done: Awaitable[None] = self._done
         if self._dead is not None and self._closing is None:  # its Peer is closed, or was forked
-            return done
+            return self._done
         runtime = self._runtime
         if self._closing is None or not self._closing.done():
             if elsewhere(runtime.loop, runtime.thread):

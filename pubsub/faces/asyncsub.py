@@ -106,11 +106,9 @@ class AsyncSub(InLoop, Sub, blocking=False):
                 continue
             if timeout is not None:
                 timeout = seconds("timeout", timeout)
-            if not waits:
-                raise TimeoutError(timeout_text(self, timeout))
-            if timeout is not None and deadline is None:
+            if waits and timeout is not None and deadline is None:
                 deadline = self._runtime.loop.time() + timeout
-            if not await self._arrival(deadline):
+            if not (waits and await self._arrival(deadline)):
                 raise TimeoutError(timeout_text(self, timeout))
 
     async def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
@@ -190,7 +188,6 @@ class AsyncSub(InLoop, Sub, blocking=False):
         return DONE
 
     def _abandon(self, error: Exception) -> None:
-        """See `Sink`."""
         self._stop(error)
         self._discard()
         if not self._runtime.exiting:  # else who waits stays where it is, as in a daemon thread

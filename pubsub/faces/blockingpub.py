@@ -174,7 +174,6 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._wait(roomy, size)
 
     def _seal(self) -> None:
-        """See `Source`."""
         with self._lock:
             self._hand_over()
         self._take_over()
@@ -224,7 +223,6 @@ class BlockingPub(Blocking, Pub, blocking=True):
                 self._roomy.notify_all()
 
     def _abandon(self, error: Exception) -> None:
-        """See `Source`."""
         if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
             self._make_locks()
         with self._lock:
@@ -242,7 +240,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
         self._check()
         timeout = seconds("timeout", timeout)
         self.peer._refuse_in_loop("wait_for_subscribers()")
-        self.peer._wait(wait_attached(self._runtime, self._publication, n, timeout))
+        self.peer._wait(wait_attached(self, n, timeout))
 
     def close(self, linger: float | None = None) -> None:
         linger = seconds("linger", linger)

@@ -42,11 +42,8 @@ class BlockingSub(Blocking, Sub, blocking=True):
             self._waiting = False
             self._arrived.put(None)
 
-    def _refill(self, timeout: float | None) -> bool:
-        """Have messages to hand out; False: time ran out.
-
-        Raises: as `get`.
-        """
+    def _refill(self, deadline: float | None) -> bool:
+        """Have messages to hand out; False: time ran out. Raises as `get` does."""
         if running_loop() is not None:
             self.peer._refuse_in_loop("this Sub")
         taking = self._taking
@@ -56,11 +53,9 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 "signal handler or a destructor): it would have to wait for the one that it "
                 "interrupts"
             )
-        if timeout is not None:
-            timeout = min(timeout, threading.TIMEOUT_MAX)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        left = _left(deadline)
         try:  # inside `try`, no interrupt leaves the lock behind
-            if not taking.acquire(timeout=-1 if timeout is None else max(0, timeout)):
+            if not taking.acquire(timeout=-1 if left is None else max(0, left)):
                 return False
             while True:
                 if operator.length_hint(self._values) or self._gaps:
@@ -71,11 +66,9 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 self._waiting = True
                 try:
                     if self._inbox.empty and self._over is None:
-                        left = None if deadline is None else deadline - time.monotonic()
+                        left = _left(deadline)
                         if left is not None and left <= 0:
                             return False
-                        if left is not None:
-                            left = min(left, threading.TIMEOUT_MAX)
                         self._arrived.get(timeout=left)  # may be one token too many: then again
                 except Empty:
                     pass
@@ -116,14 +109,11 @@ class BlockingSub(Blocking, Sub, blocking=True):
             if value is not NOTHING:
                 return value
             self._gaps.clear()
-            left: float | None = None
-            if timeout is not None:
+            if timeout is not None and deadline is None:
                 timeout = seconds("timeout", timeout)
-                now = time.monotonic()
-                deadline = deadline or now + timeout  # type: ignore[operator]  # it is not None
-                left = deadline - now
+                deadline = time.monotonic() + timeout  # type: ignore[operator]  # it is not None
             try:
-                if not self._refill(left):
+                if not self._refill(deadline):
                     raise TimeoutError(timeout_text(self, timeout))
             except Closed:
                 stay_at_exit()
@@ -193,3 +183,8 @@ class BlockingSub(Blocking, Sub, blocking=True):
             "this Sub was made outside an event loop: iterate it by `for`, or make it inside the "
             "loop for `async for`"
         )
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds until then, as many as a thread can wait."""
+    return None if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)

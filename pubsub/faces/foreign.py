@@ -45,6 +45,5 @@ def foreign_wildcard(topic: str) -> str:
 @lru_cache(REMEMBERED)
 def warn_of_foreign_wildcards(topic: str) -> None:
     """Warn, once for each topic or pattern, of one that looks as if it were another system's."""
-    sentence = foreign_wildcard(topic)
-    if sentence:
+    if sentence := foreign_wildcard(topic):
         log.warning("%s", sentence)

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pubsub.codec.codecs import codec_of
@@ -28,7 +29,6 @@ from pubsub.faces.foreign import warn_of_foreign_wildcards
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
 from pubsub.runtime.lingering import received
-from pubsub.runtime.runtime import Runtime
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
@@ -292,10 +292,8 @@ class Pub(Face, blocking=None):
     def _close_full(self) -> None:
         """The batch is full. Its last message is put, whatever goes wrong now: `collect` is called
         soon, and closes the batch."""
-        try:
+        with suppress(Exception):
             self._hand_over()
-        except Exception:
-            pass
 
     def _ahead(self) -> int:
         """Bytes handed over and not in the log yet; at least."""
@@ -460,10 +458,9 @@ def with_size(batch: Batch) -> tuple[int, Batch]:
     return len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST, batch
 
 
-async def wait_attached(
-    runtime: Runtime, publication: Publication, n: int, timeout: float | None
-) -> None:
+async def wait_attached(pub: Pub, n: int, timeout: float | None) -> None:
     """See `Pub.wait_for_subscribers`."""
+    publication = pub._publication
     n = whole("n", n, 0)
     changed = asyncio.Event()
     late = False
@@ -474,14 +471,14 @@ async def wait_attached(
         changed.set()
 
     publication.watchers.append(changed.set)
-    timer = None if timeout is None else runtime.loop.call_later(timeout, time_out)
+    timer = None if timeout is None else pub._runtime.loop.call_later(timeout, time_out)
     try:
         while publication.attached < n:
             if publication.ended:
-                raise Closed(f"Pub({publication.topic!r}) is closed")
+                raise Closed(f"Pub({pub.topic!r}) is closed")
             if late:
                 raise TimeoutError(
-                    f"{publication.attached} of {n} subscribers on {publication.topic!r} after "
+                    f"{publication.attached} of {n} subscribers on {pub.topic!r} after "
                     f"{timeout:g} s"
                 )
             changed.clear()

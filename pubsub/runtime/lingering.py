@@ -88,18 +88,13 @@ async def received(
     hurries: bool = False,
 ) -> bool:
     """Wait until all that is in the log has been received; False when time ran out."""
-    arrived: asyncio.Future[None] = loop.create_future()
-
-    def done() -> None:
-        if not arrived.done():
-            arrived.set_result(None)
-
-    waiter = publication.when_received(done, observers=observers, hurries=hurries)
+    arrived = asyncio.Event()
+    waiter = publication.when_received(arrived.set, observers=observers, hurries=hurries)
     if waiter is None:
         return True
-    timer = None if timeout is None else loop.call_later(timeout, done)
+    timer = None if timeout is None else loop.call_later(timeout, arrived.set)
     try:
-        await arrived
+        await arrived.wait()
     finally:
         publication.forget_waiter(waiter)
         if timer is not None:
@@ -114,24 +109,21 @@ def unreceived(pubs: Iterable[OpenPub]) -> str:
     for pub in pubs:
         publication = pub.publication
         put = max(publication.log.next_seq, pub.source.count())
-        count = publication.unreceived(put)
-        if count:
+        if count := publication.unreceived(put):
             whom = publication.behind(put) or "subscribers that no coordinator has named yet"
             found.append((count, f"{messages(count)} of Pub({publication.topic!r})", whom))
-    more = sum(count for count, _, _ in found[NAMED:])
     named = "; ".join(
         f"{what} {'is' if count == 1 else 'are'} not known to have been received by {whom}"
         for count, what, whom in found[:NAMED]
     )
-    if more:
+    if more := sum(count for count, _, _ in found[NAMED:]):
         named += f"; nor {messages(more)} of {len(found) - NAMED} more Pubs"
     return named
 
 
 def say_interrupted(pubs: Iterable[OpenPub]) -> None:
     """Say what a close that was interrupted has not sent."""
-    lacking = unreceived(pubs)
-    if lacking:
+    if lacking := unreceived(pubs):
         log.warning("closing was interrupted: %s", lacking)
 
 
