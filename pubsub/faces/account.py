@@ -1,7 +1,4 @@
-"""Account: what is known of a Sub's publishers, and of what has come for it, in words and rows.
-
-It is asked for when something is wrong, or at an end: nothing here is on a message's way.
-"""
+"""Account: what is known of a Sub's publishers, and of what has come for it, in words and rows."""
 
 from __future__ import annotations
 

@@ -13,15 +13,7 @@ from pubsub.config import MIB, seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import begin, elsewhere
 from pubsub.faces.face import InLoop
-from pubsub.faces.pub import (
-    HANDOVER_BYTES,
-    OVERHEAD,
-    PLAIN,
-    Pub,
-    body_of,
-    flush,
-    wait_attached,
-)
+from pubsub.faces.pub import HANDOVER_BYTES, OVERHEAD, PLAIN, Pub, body_of, flush, wait_attached
 from pubsub.support.logs import logger
 from pubsub.support.reentry import interrupts_the_core, running_loop
 from pubsub.wire.buffers import Buffer
@@ -33,7 +25,6 @@ log = logger("pubsub.pub")
 UNAWAITED = 1 * MIB
 """Bytes that may wait for room in an AsyncPub with nobody awaiting them, if its `buffer` is not
 more."""
-
 FIRST_GRANT = 64
 """Bytes that a batch may have at first, where other Pubs put in the same turn too."""
 
@@ -63,22 +54,19 @@ class _Put(asyncio.Future[None]):
 
 
 class _Place(_Put):
-    """What `put` returns when it has to wait for room: done when the message was put.
+    """What `put` returns when it has to wait for room: done when the message was put."""
 
-    Attributes:
-        message: what is to be put, and how much of the buffer it needs; None: nothing any more.
-        awaited: somebody waits for it.
-    """
+    # what is to be put, and how much of the buffer it needs; None: nothing any more
+    message: tuple[bytes, tuple[Buffer, ...], int] | None
 
     def __init__(self, pub: AsyncPub, message: tuple[bytes, tuple[Buffer, ...], int]) -> None:
         super().__init__(loop=pub._runtime.loop)
-        self.message: tuple[bytes, tuple[Buffer, ...], int] | None = message
-        self.awaited = False
+        self.message = message
+        self.awaited = False  # somebody waits for it
         self._pub = pub
 
     def cancel(self, msg: Any = None) -> bool:
-        cancelled = super().cancel(msg)
-        if cancelled:
+        if cancelled := super().cancel(msg):
             self._pub._withdraw(self)
         return cancelled
 

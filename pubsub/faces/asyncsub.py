@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSub"]
 
 TAKE_SLICE_SECONDS = 0.01
-"""Seconds for which batches that wait already are handed out before the loop runs. Who takes does
-not wait for anything then, and however full the Sub is, nothing else would run: no timer, no
-heartbeat, and no acknowledgement, which publishers wait for."""
+"""Seconds for which batches that wait already are handed out before the loop runs. Nothing else
+would run else: no timer, no heartbeat, and no acknowledgement, which publishers wait for."""
 
 
 class AsyncSub(InLoop, Sub, blocking=False):
@@ -88,7 +87,8 @@ class AsyncSub(InLoop, Sub, blocking=False):
 
     async def get(self, timeout: float | None = None) -> Any:
         if timeout is not None and timeout is not self._timeout:
-            self._take_timeout(timeout)
+            seconds("timeout", timeout)  # what is no time is refused before anything is taken
+            self._timeout = timeout
         waits = timeout is None or timeout > 0
         deadline = None
         while True:
@@ -149,8 +149,10 @@ class AsyncSub(InLoop, Sub, blocking=False):
                     self._in_a_row += 1
                 else:
                     await self._arrival()
-        except BaseException as error:
-            _failed(of, error)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            _failed(of)
             raise
 
     async def _each_event(
@@ -158,10 +160,8 @@ class AsyncSub(InLoop, Sub, blocking=False):
     ) -> AsyncGenerator[Message | Gap, None]:
         try:
             while True:
-                event = self._event()
-                if event is not None:
+                while (event := self._event()) is not None:
                     yield event
-                    continue
                 if self._in_a_row > 1 and self._long_enough():
                     await asyncio.sleep(0)
                     if self._gaps or length_hint(self._values):
@@ -173,8 +173,10 @@ class AsyncSub(InLoop, Sub, blocking=False):
                     self._in_a_row += 1
                 else:
                     await self._arrival()
-        except BaseException as error:
-            _failed(of, error)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            _failed(of)
             raise
 
     def close(self) -> Awaitable[None]:
@@ -230,10 +232,10 @@ class _AsyncIterator:
         await self._generator.aclose()
 
 
-def _failed(of: weakref.ref[_AsyncIterator], error: BaseException) -> None:
+def _failed(of: weakref.ref[_AsyncIterator]) -> None:
     """A generator ends by an exception: whoever goes on has a new one."""
     iterator = of()
-    if iterator is not None and not isinstance(error, GeneratorExit):
+    if iterator is not None:
         iterator._begin()
 
 

@@ -11,15 +11,7 @@ from typing import Any
 from pubsub.config import seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.face import Blocking
-from pubsub.faces.pub import (
-    HANDOVER_BYTES,
-    NEVER,
-    OVERHEAD,
-    PLAIN,
-    Pub,
-    flush,
-    wait_attached,
-)
+from pubsub.faces.pub import HANDOVER_BYTES, NEVER, OVERHEAD, PLAIN, Pub, flush, wait_attached
 from pubsub.support.reentry import interrupts_the_core, running_loop
 from pubsub.wire.buffers import Buffer
 
@@ -27,14 +19,11 @@ __all__ = ["BlockingPub"]
 
 PATIENCE = 1.0
 """Seconds that a put waits for the loop's thread to catch up."""
-
 LOOK_AGAIN = 0.001
 """Seconds until the loop's thread looks again for a batch that was being put into."""
-
 LOOKS = 5
 LOCK_WAIT = 0.02
 """It waits for so long for whoever puts, after so many looks in vain."""
-
 LOCKED_PUTS = 255
 """Messages of one put_many that a BlockingPub puts without letting other threads in between."""
 

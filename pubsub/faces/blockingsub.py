@@ -102,7 +102,8 @@ class BlockingSub(Blocking, Sub, blocking=True):
 
     def get(self, timeout: float | None = None) -> Any:
         if timeout is not None and timeout is not self._timeout:
-            self._take_timeout(timeout)
+            seconds("timeout", timeout)  # what is no time is refused before anything is taken
+            self._timeout = timeout
         deadline: float | None = None
         while True:
             value = next(self._values, NOTHING)
@@ -147,10 +148,8 @@ class BlockingSub(Blocking, Sub, blocking=True):
 
     def messages(self) -> Iterator[Message | Gap]:
         while True:
-            event = self._event()
-            if event is not None:
+            while (event := self._event()) is not None:
                 yield event
-                continue
             try:
                 self._refill(None)
             except Closed:

@@ -1,8 +1,5 @@
-"""Elsewhere: a Pub, Sub or Peer of an event loop is told to end by who must not touch it.
-
-That is another thread, or a signal handler, destructor or log handler that interrupts the runtime.
-The end is begun in the loop's next turn then, and who waits there is woken at once.
-"""
+"""Elsewhere: a Pub, Sub or Peer of an event loop is told to end by who must not touch it: another
+thread, or a signal handler, destructor or log handler that interrupts the runtime."""
 
 from __future__ import annotations
 

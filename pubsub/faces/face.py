@@ -129,11 +129,7 @@ class InLoop(Face, blocking=None):
         self._runtime.check_place(f"{self._kind}({self.topic!r})")
 
     def __await__(self) -> Generator[Any, Any, Self]:
-        """Wait until it is ready.
-
-        Raises:
-            CoordinatorUnavailable: none could be reached in time.
-        """
+        """Wait until it is ready."""
         self._check_place()
         yield from self._ready.wait().__await__()
         return self

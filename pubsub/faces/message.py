@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pubsub.core.stream import Stream
@@ -42,6 +43,7 @@ class Gap(NamedTuple):
     known). Should it be reached after all, it goes on, and what is lost is counted."""
 
 
+@dataclass(eq=False, slots=True)
 class Run:
     """Decoded messages of consecutive numbers, behind what was lost before them.
 
@@ -52,20 +54,10 @@ class Run:
         following: what else the same batch gave.
     """
 
-    __slots__ = ("end", "following", "gaps", "pairs", "sent_at", "stream", "values")
-
-    def __init__(
-        self,
-        stream: Stream,
-        gaps: tuple[tuple[int, str], ...],
-        end: int,
-        values: list[Any],
-        sent_at: float,
-    ) -> None:
-        self.stream = stream
-        self.gaps = gaps
-        self.end = end
-        self.values = iter(values)
-        self.pairs: Iterator[tuple[Any, int]] | None = None
-        self.sent_at = sent_at
-        self.following: Run | None = None
+    stream: Stream
+    gaps: tuple[tuple[int, str], ...]
+    end: int
+    values: Iterator[Any]
+    sent_at: float
+    pairs: Iterator[tuple[Any, int]] | None = None
+    following: Run | None = None

@@ -45,15 +45,12 @@ OVERHEAD = BATCH_COST + len(array_header(0))
 HANDOVER_BYTES = 1 * MIB
 """Bytes of closed batches that may wait for the loop's turn. Beyond that, the put of a BlockingPub
 lets the loop's thread run, and that of an AsyncPub brings them into the log itself."""
-
 PLAIN = (list, tuple)
 """What can be gone through without running code of others."""
-
 NOTICE = 1.0
 """Seconds after which a put that waits for room says for whom."""
 
 Batch = tuple[int, bytes, tuple[Buffer, ...], float]
-
 _ONE = array_header(1)
 NEVER = float("-inf")
 
@@ -360,10 +357,9 @@ class Pub(Face, blocking=None):
         that waits for room waits for these, but for observers) and ``until`` (seconds for which
         its place is still held; None: as long as it is attached).
         """
-        found = {}
         now = self._runtime.clock.now()
-        for state, cursor in self._publication.cursors():
-            found[cursor.name] = {
+        return {
+            cursor.name: {
                 "state": state,
                 "lag": cursor.lag,
                 "lost": cursor.lost,
@@ -371,7 +367,8 @@ class Pub(Face, blocking=None):
                 "holds": self._publication.holds(cursor),
                 "until": cursor.held_for(now),
             }
-        return found
+            for state, cursor in self._publication.cursors()
+        }
 
     def _count(self) -> int:
         """How many messages were put, as far as can be seen from any thread."""
@@ -412,8 +409,7 @@ class Notice:
     def _look(self) -> None:
         self._timer = None
         pub = self._pub()
-        put = None if pub is None else pub._first_put()
-        if pub is None or put is None:
+        if pub is None or (put := pub._first_put()) is None:
             return
         if put is not self._put:
             self.begin()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pubsub.codec.codecs import decoder_of
 from pubsub.codec.decoder import Decoder
-from pubsub.config import MIB, seconds, whole
+from pubsub.config import MIB, whole
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
@@ -122,7 +122,7 @@ class Sub(Face, blocking=None):
         self._over: Exception | None = None  # why nothing is made ready to be handed out any more
         self._dropped: deque[bool] = deque()  # as many as were handed out to nobody at the end
         self._decoders: dict[str, Decoder] = {}
-        self._timeout: Any = None  # the last one that was found to be right
+        self._timeout: Any = None  # found to be right: who says it again pays a comparison
         self._open()
 
     def _enter(self, weak: Weak) -> None:
@@ -223,15 +223,14 @@ class Sub(Face, blocking=None):
         stream = entry.stream
         wanted = entry.end - entry.first
         if not wanted:
-            return Run(stream, entry.gaps, entry.end, [], 0.0), 0, None
+            return Run(stream, entry.gaps, entry.end, iter(()), 0.0), 0, None
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
             decoder = self._decoders[stream.codec] = decoder_of(
                 stream.codec, allow_pickle=self.allow_pickle
             )
-        raised: BaseException | None = None
-        values: list[Any] | None = None
         broken: DecodeError | None = None
+        raised: BaseException | None = None
         try:
             values = decoder.decode(entry.body, entry.buffers)
         except DecodeError as error:
@@ -239,18 +238,15 @@ class Sub(Face, blocking=None):
             raised = error.__cause__
         if raised is not None:  # what does not come again was not the batch's fault
             raised.__traceback__ = None
-            try:
-                values = decoder.decode(entry.body, entry.buffers)
-            except DecodeError:
-                pass
-        if values is None:
-            assert broken is not None
+            with suppress(DecodeError):
+                values, broken = decoder.decode(entry.body, entry.buffers), None
+        if broken is not None:
             return self._salvaged(entry, decoder, broken)
         if entry.skip:
             del values[: entry.skip]
         if len(values) != wanted:
             return self._salvaged(entry, None, DecodeError("not as many values as announced"))
-        return Run(stream, entry.gaps, entry.end, values, entry.sent_at), 0, raised
+        return Run(stream, entry.gaps, entry.end, iter(values), entry.sent_at), 0, raised
 
     def _salvaged(
         self, entry: Entry, decoder: Decoder | None, error: Exception
@@ -274,10 +270,10 @@ class Sub(Face, blocking=None):
                 gaps += ((len(some), "undecodable"),)
                 lost += len(some)
             else:
-                runs.append(Run(stream, gaps, seq, some, entry.sent_at))
+                runs.append(Run(stream, gaps, seq, iter(some), entry.sent_at))
                 gaps = ()
         if gaps:
-            runs.append(Run(stream, gaps, seq, [], entry.sent_at))
+            runs.append(Run(stream, gaps, seq, iter(()), entry.sent_at))
         for one, following in pairwise(runs):
             one.following = following
         return runs[0], lost, error if lost else None
@@ -288,10 +284,6 @@ class Sub(Face, blocking=None):
         An interrupt (a signal handler that raises) takes nothing with it: an entry waits in the
         inbox until its messages can be handed out. Python looks for signals after calls, so what
         belongs together is done without one.
-
-        Raises:
-            DecodeError: a stream cannot be read by this Sub.
-            Exception: a signal handler raised it while a batch was decoded.
         """
         if self._installed is not None:  # it was interrupted
             self._release()
@@ -417,11 +409,6 @@ class Sub(Face, blocking=None):
         """Seconds for which a stream is not attached."""
         return 0.0 if stream.since is None else self._runtime.loop.time() - stream.since
 
-    def _unknown(self) -> str:
-        """Of which publishers nobody knows what they had for this Sub; empty: of none."""
-        fates = Counter(stream.gone for stream in list(self._inbox.gone.values()))
-        return what_is_unknown(fates["vanished"], fates["unreachable"])
-
     def _stop(self, error: Exception) -> None:
         """Hand out nothing any more. What could have been handed out counts as lost; what waits
         behind it is for `_discard`."""
@@ -442,12 +429,6 @@ class Sub(Face, blocking=None):
             run = self._runs = run.following
         self._inbox.discard()
 
-    def _take_timeout(self, timeout: Any) -> None:
-        """Refuse what is no time, before anything is taken. Whoever says the same time again and
-        again pays a comparison for each message (and 70 ns more without that)."""
-        seconds("timeout", timeout)
-        self._timeout = timeout
-
     def _drop(self, found: list[Any]) -> None:
         """Count messages that nobody gets, because the call that gathered them was interrupted."""
         self._dropped.extend(map(operator.is_, found, repeat(None)))
@@ -464,7 +445,8 @@ class Sub(Face, blocking=None):
     def __repr__(self) -> str:
         if self._dead is not None:
             return f"<Sub {self.topic!r}: closed>"
-        unknown = self._unknown()
+        fates = Counter(stream.gone for stream in list(self._inbox.gone.values()))
+        unknown = what_is_unknown(fates["vanished"], fates["unreachable"])
         more = f"; {unknown}" if unknown else ""
         streams = len(self._inbox.streams)
         return f"<Sub {self.topic!r}: {streams} publishers, {self.lost} lost{more}>"

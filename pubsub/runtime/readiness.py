@@ -1,9 +1,4 @@
-"""Readiness: whether a Pub or Sub is ready, and who waits for it.
-
-Where no coordinator can be reached in time, those who wait are told; where one is connected and
-says nothing, it is waited for a few times longer, and said by name. One that comes later makes
-ready what was not.
-"""
+"""Readiness: whether a Pub or Sub is ready, and who waits for it."""
 
 from __future__ import annotations
 
@@ -33,15 +28,7 @@ likely reason."""
 
 
 class Ready:
-    """Whether a Pub or Sub is ready, and who waits for it.
-
-    Parameters:
-        of: its publication or inbox, which has that number.
-
-    Attributes:
-        done: it is.
-        error: why it cannot be, for now.
-    """
+    """Whether a Pub or Sub is, which has that number, and who waits for it."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, number: int, of: Publication | Inbox
@@ -50,7 +37,7 @@ class Ready:
         self.number = number
         self.of = of
         self.done = False
-        self.error: Exception | None = None
+        self.error: Exception | None = None  # why it cannot be, for now
         self._waiters: list[asyncio.Future[None]] = []
         self.timer: Patience | None = None
         self.waited = 0  # how often for a coordinator that does not answer
@@ -69,12 +56,7 @@ class Ready:
         self._waiters.clear()
 
     async def wait(self) -> None:
-        """Return when ready.
-
-        Raises:
-            CoordinatorUnavailable: no coordinator could be reached in time.
-            OSError: this process cannot listen where it should.
-        """
+        """Return when ready, or raise why it cannot be."""
         while not self.done:
             if self.error is not None:
                 raise self.error
@@ -92,9 +74,6 @@ class Readiness:
         given: the program names the coordinators, and the environment does not change that.
         alone: tells whether this process is its own coordinator, which is to be said once where a
             Sub may wait in vain for that; None: it never is.
-
-    Attributes:
-        mute_waits: see `MUTE_WAITS`.
     """
 
     def __init__(

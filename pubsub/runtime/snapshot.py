@@ -48,7 +48,6 @@ class PubRow(NamedTuple):
 
     @classmethod
     def of(cls, publication: Publication) -> PubRow:
-        """How one stands."""
         subscribers = tuple(
             SubscriberRow(cursor.name, state, cursor.acked, cursor.lost, cursor.observer)
             for state, cursor in publication.cursors()
@@ -79,7 +78,6 @@ class SubRow(NamedTuple):
 
     @classmethod
     def of(cls, inbox: Inbox, in_trouble: Callable[[Stream], bool]) -> SubRow:
-        """How one stands."""
         rows = tuple(
             StreamRow(
                 stream.publisher,
