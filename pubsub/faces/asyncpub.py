@@ -1,12 +1,10 @@
-"""The face of a Pub inside an event loop: `put` encodes and appends, and the loop's turn ends with
-the batch in the log."""
+"""The face of a Pub inside an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable
-from contextlib import suppress
 from typing import Any
 
 from pubsub.config import MIB, seconds
@@ -28,12 +26,12 @@ more."""
 FIRST_GRANT = 64
 """Bytes that a batch may have at first, where other Pubs put in the same turn too."""
 
+Waiting = tuple[bytes, tuple[Buffer, ...], int]  # to be put; how much of the buffer it needs
+
 
 class _LetRun:
     """What `put` returns in an event loop when it has filled a batch: awaiting it lets the loop
     run once, so that a long row of awaited puts holds up nobody."""
-
-    __slots__ = ()
 
     def __await__(self) -> Generator[None, None, None]:
         yield
@@ -56,12 +54,9 @@ class _Put(asyncio.Future[None]):
 class _Place(_Put):
     """What `put` returns when it has to wait for room: done when the message was put."""
 
-    # what is to be put, and how much of the buffer it needs; None: nothing any more
-    message: tuple[bytes, tuple[Buffer, ...], int] | None
-
-    def __init__(self, pub: AsyncPub, message: tuple[bytes, tuple[Buffer, ...], int]) -> None:
+    def __init__(self, pub: AsyncPub, message: Waiting) -> None:
         super().__init__(loop=pub._runtime.loop)
-        self.message = message
+        self.message: Waiting | None = message  # None: nothing any more
         self.awaited = False  # somebody waits for it
         self._pub = pub
 
@@ -114,7 +109,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
             raise self._dead
         full = bool(self._parts)  # or out of what it was granted
         if full and not buffers and len(data) < self._room + self._more:
-            return self._later(self._append(data))
+            return _LET_RUN if self._append(data) else self._done
         if running_loop() is not self._runtime.loop:
             self._check_place()
         if buffers or len(data) >= self._batch_bytes:
@@ -125,9 +120,10 @@ class AsyncPub(InLoop, Pub, blocking=False):
             size = len(data) + sum(map(len, buffers)) + OVERHEAD
             if self._queue or not self._fits(size):
                 return self._enqueue((data, buffers, size))
-        return self._later(self._admit(data, buffers) or (full and not buffers))
+        time_to_run = self._admit(data, buffers) or (full and not buffers)
+        return _LET_RUN if time_to_run else self._done
 
-    def _enqueue(self, message: tuple[bytes, tuple[Buffer, ...], int]) -> Awaitable[None]:
+    def _enqueue(self, message: Waiting) -> Awaitable[None]:
         """Have a put wait for room. Those who await their puts hold one each; what nobody awaits
         must have an end."""
         queue, size = self._queue, message[2]
@@ -162,10 +158,6 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._leave(place)
         if self._queue:
             self._runtime.turn.pending(self)
-
-    def _later(self, now: bool) -> Awaitable[None]:
-        """What `put` returns; `now`: it is time to let the loop run."""
-        return _LET_RUN if now else self._done
 
     def _fits(self, size: int) -> bool:
         """Whether there is room for so much more."""
@@ -202,9 +194,11 @@ class AsyncPub(InLoop, Pub, blocking=False):
         return time_to_run
 
     def _close_full(self) -> None:
-        with suppress(Exception):
+        try:
             self._hand_over()
             self._keep_up()
+        except Exception:
+            pass
 
     def _keep_up(self) -> None:
         """Who puts very much in one turn of the loop keeps it in the log, where it may be dropped,

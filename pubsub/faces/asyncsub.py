@@ -26,7 +26,7 @@ __all__ = ["AsyncSub"]
 
 TAKE_SLICE_SECONDS = 0.01
 """Seconds for which batches that wait already are handed out before the loop runs. Nothing else
-would run else: no timer, no heartbeat, and no acknowledgement, which publishers wait for."""
+runs meanwhile: no timer, no heartbeat, and no acknowledgement, which publishers wait for."""
 
 
 class AsyncSub(InLoop, Sub, blocking=False):

@@ -1,5 +1,4 @@
-"""The face of a Pub outside event loops, for any thread: `put` encodes and appends under a lock,
-and hands whole batches over to the loop's thread."""
+"""The face of a Pub outside event loops, for any thread."""
 
 from __future__ import annotations
 
@@ -128,16 +127,14 @@ class BlockingPub(Blocking, Pub, blocking=True):
         elif not interrupts_the_core():  # else it will do so when it goes on
             self._take_over()
 
-    def _wait(
-        self, there: Callable[[], bool], size: int = 0, patience: float | None = None
-    ) -> None:
-        """Wait, under the lock, until it is so, the Pub is closed, or for `patience` seconds
+    def _wait(self, done: Callable[[], bool], size: int = 0, patience: float | None = None) -> None:
+        """Wait, under the lock, until it is done, the Pub is closed, or for `patience` seconds
         nothing was said."""
         put = object()
         self._queue[put] = size
         asked = False
         try:
-            while not there():
+            while not done():
                 if not asked:  # not each time: `seal` wakes us again
                     asked = True
                     self._wake()
@@ -148,7 +145,8 @@ class BlockingPub(Blocking, Pub, blocking=True):
             del self._queue[put]
 
     def _wait_for_room(self, size: int) -> None:
-        self._hand_over()  # what waits for room must not wait for us
+        if self._parts:
+            self._hand_over()  # what waits for room must not wait for us
 
         def roomy() -> bool:
             used = self._held()
@@ -177,7 +175,8 @@ class BlockingPub(Blocking, Pub, blocking=True):
         if self._acquire(timeout=0 if missed < LOOKS else LOCK_WAIT):
             self._missed = 0
             try:
-                self._hand_over()
+                if self._parts:
+                    self._hand_over()
             finally:
                 self._release()
         else:

@@ -53,7 +53,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 "signal handler or a destructor): it would have to wait for the one that it "
                 "interrupts"
             )
-        left = _left(deadline)
+        left = None if deadline is None else _left(deadline)
         try:  # inside `try`, no interrupt leaves the lock behind
             if not taking.acquire(timeout=-1 if left is None else max(0, left)):
                 return False
@@ -66,7 +66,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 self._waiting = True
                 try:
                     if self._inbox.empty and self._over is None:
-                        left = _left(deadline)
+                        left = None if deadline is None else _left(deadline)
                         if left is not None and left <= 0:
                             return False
                         self._arrived.get(timeout=left)  # may be one token too many: then again
@@ -184,6 +184,6 @@ class BlockingSub(Blocking, Sub, blocking=True):
         )
 
 
-def _left(deadline: float | None) -> float | None:
+def _left(deadline: float) -> float:
     """Seconds until then, as many as a thread can wait."""
-    return None if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+    return min(deadline - time.monotonic(), threading.TIMEOUT_MAX)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from pubsub.errors import WrongContext
@@ -138,8 +138,7 @@ class InLoop(Face, blocking=None):
         return await self
 
     async def __aexit__(self, *exc: object) -> None:
-        ended: Awaitable[None] = self.close()
-        await ended
+        await self.close()
 
     def __enter__(self) -> NoReturn:
         raise WrongContext(

@@ -45,19 +45,14 @@ class Gap(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """Decoded messages of consecutive numbers, behind what was lost before them.
-
-    Attributes:
-        values: those that were not taken yet.
-        pairs: the same ones, each with how many are left behind it; an iterator of C, so that the
-            two belong together though other threads take from `values`.
-        following: what else the same batch gave.
-    """
+    """Decoded messages of consecutive numbers, behind what was lost before them."""
 
     stream: Stream
     gaps: tuple[tuple[int, str], ...]
     end: int
-    values: Iterator[Any]
+    values: Iterator[Any]  # those that were not taken yet
     sent_at: float
     pairs: Iterator[tuple[Any, int]] | None = None
-    following: Run | None = None
+    """The same ones, each with how many are left behind it; an iterator of C, so that the two
+    belong together though other threads take from `values`."""
+    following: Run | None = None  # what else the same batch gave

@@ -12,7 +12,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pubsub.codec.codecs import codec_of
@@ -289,8 +288,10 @@ class Pub(Face, blocking=None):
     def _close_full(self) -> None:
         """The batch is full. Its last message is put, whatever goes wrong now: `collect` is called
         soon, and closes the batch."""
-        with suppress(Exception):
+        try:
             self._hand_over()
+        except Exception:
+            pass
 
     def _ahead(self) -> int:
         """Bytes handed over and not in the log yet; at least."""

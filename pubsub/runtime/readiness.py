@@ -210,8 +210,7 @@ class Readiness:
                 answered.add(ready.number)
                 log.warning(
                     "the coordinator at %s has not answered for %g s; going on without it",
-                    session,
-                    self._settings.connect_timeout,
+                    *(session, self._settings.connect_timeout),
                 )
         self._check(ready)
         return True
@@ -256,9 +255,7 @@ class Readiness:
 
     def _look_for_lonely(self, oldest: int) -> None:
         """Say of a Sub that still knows of no publisher that they may be registered elsewhere.
-
-        `oldest`: the Subs from there on came since the timer was set, the first of them with it.
-        """
+        `oldest`: the Subs from there on came since the timer was set, the first of them with it."""
         self._lonely_timer = None
         lonely = {
             number: ready.of.pattern

@@ -157,13 +157,9 @@ class Runtime:
             Session(loop, address, self, settings, self._scratch, self._random, embed)
             for address in coordinators
         ]
+        alone = None if configured else lambda: self._embedded is not None
         self.readiness = Readiness(
-            loop,
-            settings,
-            self.sessions,
-            self.clock,
-            given=given,
-            alone=None if configured else lambda: self._embedded is not None,
+            loop, settings, self.sessions, self.clock, given=given, alone=alone
         )
         self.publishers: Publishers = Publishers(
             loop,
