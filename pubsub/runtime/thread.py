@@ -1,7 +1,4 @@
-"""The thread of a blocking Peer: it runs an event loop of its own, uvloop's where there is one.
-
-No Pub, Sub or Peer shows through here, only functions to be called in that thread, and coroutines.
-"""
+"""The thread of a blocking Peer: it runs an event loop of its own, uvloop's where there is one."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ def in_one() -> bool:
 
 
 class LoopThread:
-    """A background thread that runs an event loop: uvloop where it exists."""
+    """See the module."""
 
     def __init__(self) -> None:
         refuse_green()
