@@ -27,6 +27,7 @@ from pubsub.links.doors import Doorman
 from pubsub.links.link import Link
 from pubsub.links.listening import REQUEST_SCRATCH, accept_more, listen, stop_accepting
 from pubsub.links.probing import Prober, home
+from pubsub.links.renewal import Renewal
 from pubsub.support.about import about
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
@@ -98,6 +99,7 @@ class Coordinator:
         )
         self._prober = Prober(loop, self.peer_id, self.settings, self._scratch, guard)
         self._host_id = guard.host_id()
+        self.renewal = Renewal(loop, lambda: [guard], lambda: self._links)
         self._settle = settle
         self._started = loop.time()
         self._expiry: asyncio.TimerHandle | None = None
@@ -122,8 +124,14 @@ class Coordinator:
         log.info("listening on %s", " and ".join(map(str, self.addresses)))
         return self.addresses[0]
 
+    @property
+    def links(self) -> list[Link]:
+        """All connections whose handshake is done."""
+        return list(self._links)
+
     async def close(self) -> None:
         """Say GOODBYE to everyone and stop."""
+        self.renewal.stop()
         self._closing = True
         try:
             await stop_accepting(self.loop, self.servers)

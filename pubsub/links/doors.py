@@ -21,12 +21,12 @@ from pubsub.errors import AuthError, ProtocolError
 from pubsub.links.keeping import OURS
 from pubsub.links.link import Core, Endpoint, Link, State, ends_of
 from pubsub.links.listening import listen, stop_accepting
-from pubsub.links.tls import TlsLayer
+from pubsub.links.tls import TlsLayer, cipher_scratch
 from pubsub.support.about import about
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.trust.guard import Guard
-from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other, place_of, tcp
+from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other, tcp
 
 __all__ = ["Doorman", "Doors"]
 
@@ -133,7 +133,7 @@ class Doorman:
                 "it speaks TLS where plain belongs: here no key or certificate is set (or "
                 "--insecure is)"
             )
-        layer = TlsLayer(self._loop, context, link, server_side=True, scratch=self._scratch)
+        layer = TlsLayer(self._loop, context, link, server_side=True, scratch=cipher_scratch())
         link.begin(
             self._greet(self.guard.takes(ends_of(link, dialled=False), lambda: layer.peer_der))
         )
@@ -228,9 +228,7 @@ class Doors:
         local_host = unmapped(local_host).partition("%")[0]
         here = [self.identities.get(local_host), *self.identities.values()]
         for identity in here:
-            if identity and (
-                is_loopback(local_host) or not is_loopback(identity.place[0])
-            ):
+            if identity and (is_loopback(local_host) or not is_loopback(identity.place[0])):
                 return identity
         return self.me()
 

@@ -18,7 +18,7 @@ from pubsub.errors import ProtocolError, PubSubError
 from pubsub.links.link import Core, Link, State, ends_of
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import host_of, resolve
-from pubsub.links.tls import TlsLayer
+from pubsub.links.tls import TlsLayer, cipher_scratch
 from pubsub.support.logs import logger
 from pubsub.trust.guard import Guard
 from pubsub.wire.handshake import Authenticator, Dialler, Other
@@ -246,7 +246,7 @@ async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authentica
     context = guard.context(way.host)
     layer = None
     if context is not None:
-        layer = TlsLayer(loop, context, link, server_side=False, scratch=link.scratch)
+        layer = TlsLayer(loop, context, link, server_side=False, scratch=cipher_scratch())
     task = loop.create_task(_connect(link, way, layer or link))
 
     def ended(task: asyncio.Task[None]) -> None:

@@ -144,7 +144,7 @@ class Link(asyncio.BufferedProtocol):
     ) -> None:
         self.loop = loop
         self.endpoint = endpoint
-        self.scratch = scratch
+
         self.reader = FrameReader(scratch)
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
         self.state = CONNECTING
@@ -303,10 +303,12 @@ class Link(asyncio.BufferedProtocol):
         self.flush()
 
     def _heard_goodbye(self, goodbye: Goodbye) -> None:
-        error = None
+        error: Exception | None = None
         if goodbye.code != "closing":
             error = ProtocolError(f"the other end closed: {goodbye.reason}", code=goodbye.code)
-            level = INFO if goodbye.code == "busy" else WARNING  # we have connected anew, say
+            if goodbye.code == "rekey":  # it is to be dialled again at once
+                error = Lost(goodbye.reason)
+            level = INFO if goodbye.code in ("busy", "rekey") else WARNING
             log.log(level, "%s closed the connection (%s): %s", self, goodbye.code, goodbye.reason)
         self._end(error)
 
@@ -415,7 +417,7 @@ class Link(asyncio.BufferedProtocol):
         """The other end broke the protocol: say so, and cut it off."""
         if self.closing:
             return
-        dialled = self._gate is None and error.code == "timeout"  # who dials says it
+        dialled = self._gate is None and error.code in ("timeout", "auth")  # who dials says it
         log.log(INFO if dialled else WARNING, "%s: %s; the connection is cut", self, error)
         self.cut = error.code != "internal"
         self._end(error, Goodbye.because(error.code, str(error)))
@@ -430,6 +432,12 @@ class Link(asyncio.BufferedProtocol):
             if chunks and not self.transport.is_closing():
                 self._write(chunks)
             self._end(None, Goodbye.because(code, reason), close=False)
+
+    def renew(self) -> None:
+        """What it stands on counts no more: end it, so that who dialled dials again."""
+        why = "the key or certificate that this connection stands on counts no more"
+        if self.state is OPEN:
+            self._end(Lost(why), Goodbye.because("rekey", why), close=False)
 
     def abort(self) -> None:
         """Close at once."""

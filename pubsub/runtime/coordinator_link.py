@@ -237,6 +237,7 @@ class Session(KeptLink):
         """Connect to the first coordinator from that port on that is one of ours; where none is,
         start it at the first that is free."""
         free: Way | None = None
+        failure: Exception
         for port in range(way.port, way.port + PORTS):
             place = way._replace(port=port)
             try:

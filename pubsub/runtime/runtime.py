@@ -24,9 +24,11 @@ from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import Closed
 from pubsub.links.doors import Doors
+from pubsub.links.keeping import KeptLink
 from pubsub.links.link import Link
 from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.probing import Prober
+from pubsub.links.renewal import Renewal
 from pubsub.runtime import lingering
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.publisher_link import Publishers, Remote
@@ -141,6 +143,7 @@ class Runtime:
             lambda peer_id: self.publishers.met(peer_id),
         )
         self.clock = self.subscribers.clock
+        self.renewal = Renewal(loop, self._guards, self.links)
         self._embedded: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._given = given
@@ -173,6 +176,7 @@ class Runtime:
         """Begin to connect to the coordinators; called in the loop's thread."""
         self.thread = get_ident()
         reuse_memory(FOR_BATCHES)
+        self.renewal.start()
         for session in self.sessions:
             session.start()
 
@@ -428,6 +432,16 @@ class Runtime:
             ),
         )
 
+    def links(self) -> list[Link]:
+        """All connections that are open, or about to be."""
+        kept: list[KeptLink] = [*self.publishers.remotes.values(), *self.sessions]
+        ends: list[Served | KeptLink] = [*self.subscribers.served, *kept]
+        links = [end.link for end in ends if end.link is not None]
+        return links + (self._embedded.links if self._embedded is not None else [])
+
+    def _guards(self) -> list[Guard]:
+        return [self.guard, *([self._embedded.guard] if self._embedded is not None else [])]
+
     # --- the embedded coordinator -------------------------------------------------------
 
     async def _embed(self, address: Address) -> bool:
@@ -521,6 +535,7 @@ class Runtime:
             _alone(sub.sink.abandon, closed)
         self.turn.run()
         self.turn.close()
+        self.renewal.stop()
         peers: list[Served | Remote] = [*self.subscribers.served]
         peers += self.publishers.remotes.values()
         links = [end.link for end in (*peers, *self.sessions) if end.link is not None]

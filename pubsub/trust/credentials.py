@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from pubsub.config import Settings
+from pubsub.errors import AuthError
 from pubsub.support.logs import logger
 from pubsub.trust.guard import Group, Guard, Holder, Private
 from pubsub.trust.keys import Key, read_keys, user_secret
@@ -64,7 +65,7 @@ class Credentials(NamedTuple):
         if self.kind == "cert":
             from pubsub.trust.certificates import file_contexts
 
-            return Holder(file_contexts(self.value))
+            return Holder(lambda: file_contexts(self.value))
         if self.kind == "secret":
             return Private(user_secret(environ))
         keys = self.keys()
@@ -72,9 +73,10 @@ class Credentials(NamedTuple):
             from pubsub.trust.certificates import Pair
 
             pair = Pair.new()
-        except ImportError:  # told where TLS is needed
+        except AuthError:  # told where TLS is needed
             pair = None
-        return Group(keys, self.source if self.kind == "key" else self.value, self.encrypt, pair)
+        source = self.source if self.kind == "key" else self.value
+        return Group(keys, source, self.keys, self.encrypt, pair)
 
 
 def credentials_from(settings: Settings, environ: Mapping[str, str]) -> Credentials:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Callable
+from pathlib import Path
 from ssl import SSLContext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pubsub.config import is_loopback
 from pubsub.core.rights import EVERYTHING
@@ -40,6 +41,20 @@ class Guard:
     peer_id = ""
     """What the credentials say who this process is; empty: whatever it likes."""
     open = True
+    renews = False
+    """Whether what it stands on may change."""
+    until = float("inf")
+    """When its own certificate ends, in seconds since 1970."""
+
+    def read(self) -> Any:
+        """What its files have now, for `renew`. Called in any thread.
+
+        Raises:
+            AuthError, OSError: they are missing, or not what they should be.
+        """
+
+    def renew(self, found: Any) -> None:
+        """New connections go by that."""
 
     def context(self, host: str) -> SSLContext | None:
         """To dial that address, a number: by TLS, with this; None: plain.
@@ -175,13 +190,22 @@ class Group(Private):
     Parameters:
         keys: the first is used, all are trusted.
         source: where they come from, for people.
+        read: reads them again.
         encrypt: True: TLS on loopback, too; False: the proof alone, everywhere.
     """
 
+    renews = True
+
     def __init__(
-        self, keys: tuple[Key, ...], source: str, encrypt: bool | None, pair: Pair | None
+        self,
+        keys: tuple[Key, ...],
+        source: str,
+        read: Callable[[], tuple[Key, ...]],
+        encrypt: bool | None,
+        pair: Pair | None,
     ) -> None:
         super().__init__(keys[0])
+        self._read = read
         self._keys = keys
         self._source = source
         self._whose = f"the key of {source}"
@@ -228,17 +252,22 @@ class Group(Private):
     def twin(self) -> Group:
         """See `Guard`."""
         pair = None if self._pair is None else type(self._pair).new()
-        return Group(self._keys, self._source, self._encrypt, pair)
+        return Group(self._keys, self._source, self._read, self._encrypt, pair)
 
-    def renew(self, keys: tuple[Key, ...]) -> None:
-        """The file has other keys now: new connections go by them."""
-        self._keys = keys
-        self._contexts = None
+    def read(self) -> tuple[Key, ...]:
+        """See `Guard`."""
+        return self._read()
+
+    def renew(self, found: tuple[Key, ...]) -> None:
+        """See `Guard`."""
+        if found != self._keys:
+            self._keys = found
+            self._contexts = None
 
 
 PLAIN = (
-    "it speaks plain where TLS belongs: set PUBSUB_KEY_FILE there to the same key (or a "
-    "certificate, where those are used)"
+    "it speaks plain where TLS belongs: set PUBSUB_KEY_FILE to the same key on both sides (or "
+    "PUBSUB_CERT, where certificates are used)"
 )
 MISSING = (
     "connections to other machines are TLS, and `cryptography`, which makes their certificates, is "
@@ -250,13 +279,15 @@ class Holder(Guard):
     """Of a process that has an issued certificate: TLS everywhere, and rights.
 
     Parameters:
-        contexts: of the certificate.
+        read: reads the certificate.
     """
 
     open = False
+    renews = True
 
-    def __init__(self, contexts: Contexts) -> None:
-        self._contexts = contexts
+    def __init__(self, read: Callable[[], Contexts]) -> None:
+        self._read = read
+        self._contexts = read()
 
     @property
     def contexts(self) -> Contexts:
@@ -280,9 +311,18 @@ class Holder(Guard):
         """See `Guard`."""
         return _Refusing(PLAIN) if der is None else _Shown(der, "", named=True)
 
-    def renew(self, contexts: Contexts) -> None:
-        """The file has another certificate now."""
-        self._contexts = contexts
+    def read(self) -> Contexts:
+        """See `Guard`."""
+        return self._read()
+
+    def renew(self, found: Contexts) -> None:
+        """See `Guard`."""
+        self._contexts = found
+
+    @property
+    def until(self) -> float:  # type: ignore[override]
+        """See `Guard`."""
+        return self._contexts.own.not_after
 
 
 class _Shown(_Open):
@@ -330,10 +370,11 @@ def _on_loopback(ends: Ends) -> bool:
 def _machine() -> bytes:
     """What the processes of one kernel and one network have in common."""
     found = []
-    for read in (
-        lambda: open("/proc/sys/kernel/random/boot_id").read(),
+    asked: tuple[Callable[[], str], ...] = (
+        Path("/proc/sys/kernel/random/boot_id").read_text,
         lambda: os.readlink("/proc/self/ns/net"),
-    ):
+    )
+    for read in asked:
         try:
             found.append(read())
         except OSError:  # another system than Linux

@@ -2,7 +2,8 @@
 
 A proof is an HMAC over the whole HELLO, who answered it and with what nonce, and the connection's
 two addresses as this side sees them. So it cannot be said again, nor be passed on by somebody who
-sits between two connections. A second one, without the addresses, only tells why the first is wrong.
+sits between two connections. A second one, without the addresses, only tells why the first is
+wrong.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Proof:
         """See `Authenticator`."""
         if len(hello.nonce) < NONCE:
             raise ProtocolError(
-                f"it shows no credentials, and here {self._whose} is asked for: "
-                "set PUBSUB_KEY_FILE there to the same key",
+                "no credentials were shown, and a key or secret is asked for here: set "
+                "PUBSUB_KEY_FILE to the same key on both sides, or start both as the same user",
                 code="auth",
             )
         asked = Auth(me.role, me.peer_id, self._nonce, b"")

@@ -214,7 +214,7 @@ class Dialler:
         """
         if isinstance(event, Goodbye):
             if event.code == "auth":
-                raise AuthError(event.reason)
+                raise AuthError(f"it says: {event.reason}")
             raise Refused(event)
         if isinstance(event, Auth) and self._asked is None and self._hello is not None:
             self._asked = event
@@ -278,6 +278,7 @@ class Acceptor:
 
         Raises:
             ProtocolError: it is none that we talk to; its code and text go into GOODBYE.
+            AuthError: it does not want to talk to us.
         """
         me, hello = self.me, self._hello
         if hello is None:
@@ -285,6 +286,8 @@ class Acceptor:
             question = self._authenticator.challenge(hello, me)
             if question is not None:
                 return question, None
+        elif isinstance(event, Goodbye):  # to what it was asked
+            raise AuthError(f"it says: {event.reason}")
         elif isinstance(event, Auth):
             self._authenticator.check(hello, event, me)
         else:

@@ -276,7 +276,7 @@ class Hello:
     listens: bool = _field(_flag)
     """Whether it can be dialled at all."""
     host_id: str = _field(_identity)
-    """The same for all peers with one kernel and network namespace, and one key; ``""``: not known."""
+    """The same for all peers with one kernel, network namespace and key; ``""``: not known."""
     info: dict[str, Any] = _field(_table)
     """For people only: ``name``, ``pid``, ``hostname``, ``library`` (version)."""
 
