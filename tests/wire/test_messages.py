@@ -513,17 +513,25 @@ def test_any_wrong_row_is_a_protocol_error(kind: int, place: str, data: st.DataO
         parse(array)
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, U64, -1, "1", None, b"1", 1.5, [1]])
+@pytest.mark.parametrize("version", [0, 1, 99, U64, -1, "2", None, b"2", 2.5, True, [2]])
 def test_another_version_is_told_both_even_where_all_else_differs(version: Any) -> None:
-    with pytest.raises(ProtocolError, match=r"speaks version .* this one version 1") as caught:
+    with pytest.raises(ProtocolError, match=r"speaks version .* this one version 2") as caught:
         parse([1, version])
     assert caught.value.code == "version"
 
 
-@pytest.mark.parametrize("version", [True, 1.0])
-def test_a_version_must_be_an_integer(version: Any) -> None:
+def test_a_version_must_be_an_integer() -> None:
     with pytest.raises(ProtocolError, match="a malformed HELLO: version"):
-        parse([1, version, "peer", "peer", "", "", "", 0, {}])
+        parse([1, 2.0, "peer", "peer", "", "", b"", b"", [], False, "", {}])
+
+
+def test_a_hello_of_version_1_is_told_that_it_is_of_another_version() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse([1, 1, "peer", "peer", "me", "", "10.0.0.7", 40123, {"name": "app.py"}])
+    assert caught.value.code == "version"
+    assert str(caught.value) == (
+        "the other end speaks version 1 of the protocol, this one version 2"
+    )
 
 
 @given(st.integers(-(2**63), U64).filter(lambda kind: kind not in {c.KIND for c in FIELDS}))
