@@ -3,6 +3,9 @@
 ``PUBSUB_TEST_LOOP=uvloop`` (the default where it is installed) or ``asyncio`` chooses the loop of
 async tests. With ``asyncio``, uvloop cannot be imported at all, neither in this process nor in the
 Python processes that tests start, so that the runtime's own loops are plain ones too.
+
+Nothing of whoever runs the tests is read or written: the secret by which the processes of a user
+know each other lies in a directory of the run. Tests that are marked ``insecure`` run without any.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ IN_ONE_WORKER = ("tests/test_benchmarks.py",)
 
 _HIDE_UVLOOP = 'raise ModuleNotFoundError("PUBSUB_TEST_LOOP=asyncio hides uvloop", name="uvloop")\n'
 _hiding_place: Path | None = None
+_home: Path | None = None
 
 # Time is no part of a property, and a run in CI must be the same run twice.
 settings.register_profile(
@@ -40,7 +44,7 @@ settings.load_profile("pubsubd")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    global _hiding_place
+    global _hiding_place, _home
     # Whoever starts us in the background, as `nohup make test &` and many a CI do, may have us
     # ignore Ctrl-C, and every process that a test starts and interrupts would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -52,6 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A developer's own coordinator is no part of a test.
     for name in [n for n in os.environ if n.startswith("PUBSUB_") and n != "PUBSUB_TEST_LOOP"]:
         del os.environ[name]
+    _home = Path(tempfile.mkdtemp(prefix="pubsubd-home-"))
+    os.environ["XDG_CONFIG_HOME"] = str(_home)  # of all processes that tests start, too
     if LOOP == "asyncio":
         _hiding_place = Path(tempfile.mkdtemp(prefix="pubsubd-no-uvloop-"))
         (_hiding_place / "uvloop.py").write_text(_HIDE_UVLOOP)
@@ -61,8 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if _hiding_place is not None:
-        shutil.rmtree(_hiding_place, ignore_errors=True)
+    for place in filter(None, (_hiding_place, _home)):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -80,6 +86,15 @@ def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("pubsub.absent", "pubsub.coordinator", "pubsub.foreign"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
     log.manager._clear_cache()  # type: ignore[attr-defined]  # what `setLevel` does, too
+
+
+@pytest.fixture(autouse=True)
+def _insecure_where_it_says_so(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if request.node.get_closest_marker("insecure") is not None:
+        monkeypatch.setenv("PUBSUB_INSECURE", "1")
+        monkeypatch.setattr(logging.getLogger("pubsub.open"), "disabled", True)
 
 
 @pytest.fixture

@@ -26,8 +26,9 @@ from pubsub._version import __version__
 from pubsub.config import Address, Settings
 from pubsub.links.keeping import explain
 from pubsub.runtime.coordinator_link import Session
+from pubsub.trust.guard import Guard
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.handshake import Identity
+from pubsub.wire.handshake import Identity, tcp
 from pubsub.wire.messages import Expect, Match, Register, Unregister, encode
 
 BATCH = 20
@@ -52,11 +53,11 @@ class _Peer:
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         self.identity = Identity(
-            "peer", f"{number:016x}", "127.0.0.1", 1 + number % 65535, world.info
+            "peer", f"{number:016x}", tcp("127.0.0.1", 1 + number % 65535), world.info
         )
         self.account = Account(world.plan.of(number))
         self.session = Session(
-            world.loop, world.address, self, world.settings, world.scratch, world.random
+            world.loop, world.address, self, world.settings, world.scratch, world.random, Guard()
         )
         self.sessions = [self.session]
 

@@ -15,8 +15,9 @@ from pubsub.cli.asking import ask
 from pubsub.cli.listing import table
 from pubsub.config import Address, parse_address
 from pubsub.faces.blockingpub import BlockingPub
-from pubsub.wire.messages import Hello, Ping, Pong, Welcome, encode
+from pubsub.wire.messages import Ping, Pong, encode
 from tests.cli.processes import LONG, Start, daemon, execute
+from tests.wire.said import hello, welcome
 
 
 def test_a_table_is_aligned_and_numbers_stand_to_the_right() -> None:
@@ -161,14 +162,14 @@ def nonsense(connection: socket.socket) -> None:
 
 def stop_halfway(connection: socket.socket) -> None:
     connection.recv(1024)
-    connection.sendall(encode(Welcome(1, "coordinator", "c", 0.0, {})))
+    connection.sendall(encode(welcome("coordinator", "c")))
     connection.recv(1024)
 
 
 def say_hello(connection: socket.socket) -> None:
     connection.recv(1024)
-    connection.sendall(encode(Welcome(1, "coordinator", "c", 0.0, {})))
-    connection.sendall(encode(Hello(1, "peer", "coordinator", "p", "", "", 0, {})))
+    connection.sendall(encode(welcome("coordinator", "c")))
+    connection.sendall(encode(hello("peer", "coordinator", "p")))
     silence(connection)
 
 
@@ -199,7 +200,7 @@ def test_pings_are_answered_while_waiting() -> None:
 
     def talk(connection: socket.socket) -> None:
         connection.recv(1024)
-        connection.sendall(encode(Welcome(1, "coordinator", "c", 0.0, {})))
+        connection.sendall(encode(welcome("coordinator", "c")))
         connection.recv(1024)
         connection.sendall(encode(Ping(7)))
         heard.append(connection.recv(1024))

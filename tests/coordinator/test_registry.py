@@ -26,7 +26,9 @@ from pubsub.config import Address
 from pubsub.coordinator.registry import SWEEP, Push, Registry
 from pubsub.core.topics import matches
 from pubsub.errors import ProtocolError
+from pubsub.wire.handshake import place_of, tcp
 from pubsub.wire.messages import Expect, ExpectedSub, Match, MatchedPub, Register, encode, parse
+from tests.wire.said import matched
 
 INFO = {"name": "camera", "pid": 4711, "hostname": "box", "library": "1.0"}
 
@@ -62,13 +64,13 @@ def expect(
 def row(
     peer_id: str, id: int, topic: str = "t", port: int = 1, *, before: bool = False
 ) -> MatchedPub:
-    return MatchedPub(peer_id, f"{peer_id}.net", port, id, topic, before)
+    return matched(peer_id, f"{peer_id}.net", port, id, topic, before)
 
 
 def connected(*peer_ids: str, registry: Registry | None = None, port: int = 1) -> Registry:
     registry = registry if registry is not None else Registry()
     for peer_id in peer_ids:
-        assert registry.connect(peer_id, f"{peer_id}.net", port, INFO, 0.0) == []
+        assert registry.connect(peer_id, tcp(f"{peer_id}.net", port), INFO, 0.0) == []
     return registry
 
 
@@ -204,7 +206,7 @@ class Told:
             id = message.sub_id if isinstance(message, Match) else message.stream_id
             known = self.known.setdefault((peer_id, id), set())
             for row_ in message.added:
-                known.add((row_[0], row_[3] if isinstance(row_, MatchedPub) else row_[1]))
+                known.add((row_[0], row_.stream_id if isinstance(row_, MatchedPub) else row_[1]))
             assert known.issuperset(message.removed)
             known.difference_update(message.removed)
         return pushes
@@ -400,7 +402,7 @@ def test_what_a_returning_peer_does_not_register_again_is_dropped_after_the_grac
     registry.register("A", pub(2), 0.0)
     registry.register("B", sub(3), 0.0)
     registry.lose("A", 10.0)
-    registry.connect("A", "A.net", 1, INFO, 14.0)
+    registry.connect("A", tcp("A.net", 1), INFO, 14.0)
     assert registry.next_expiry() == 19.0
     registry.register("A", pub(2, renewed=True), 16.0)
     assert registry.next_expiry() == 21.0, "each one that comes again gives the others time"
@@ -468,7 +470,7 @@ def reach(
     registry: Registry, peer_id: str, host: str, source: str, met_at: Address = HEAD
 ) -> Registry:
     """A peer that says that it listens at `host`, and comes from `source`."""
-    assert registry.connect(peer_id, host, 1, INFO, 0.0, source=source, met_at=met_at) == []
+    assert registry.connect(peer_id, tcp(host, 1), INFO, 0.0, source=source, met_at=met_at) == []
     return registry
 
 
@@ -499,10 +501,10 @@ def test_g3_a_loopback_address_is_told_on_its_own_machine_only(
     host: str, pub_from: str, sub_from: str, told: bool
 ) -> None:
     """And both are told why: each gets what the other's machine would need."""
-    matched = MatchedPub("P", host, 1, 1, "t", False)
+    found = matched("P", host, 1, 1, "t", False)
     expected = ExpectedSub("S", 2, False, False)
     if not told:
-        matched = MatchedPub("P", "", 0, 1, "t", False, "camera (pid 4711 on box)")
+        found = matched("P", "", 0, 1, "t", False, "camera (pid 4711 on box)")
         expected = ExpectedSub("S", 2, False, False, "10.77.1.1:7700")
     for pub_first in (True, False):
         registry = Registry()
@@ -514,8 +516,8 @@ def test_g3_a_loopback_address_is_told_on_its_own_machine_only(
             pushes += registry.register(peer_id, message, 0.0)
         rows = [row_ for _, message in pushes for row_ in message.added]
         assert set(rows) in (
-            {matched, expected},
-            {matched._replace(before=True), expected._replace(before=True)},
+            {found, expected},
+            {found._replace(before=True), expected._replace(before=True)},
         )
         if not told and "10.77" not in pub_from:
             assert not any(host in str(row_) for row_ in rows)
@@ -529,7 +531,7 @@ def test_a_publisher_that_comes_back_within_reach_is_told_with_its_address() -> 
     reach(registry, "P", "10.77.1.1", "10.77.1.1")
     assert registry.register("P", pub(1, renewed=True), 1.0) == [
         ("P", expect(1, [ExpectedSub("S", 2, False, False)], revision=2)),
-        ("S", match(2, [MatchedPub("P", "10.77.1.1", 1, 1, "t", False)], revision=2)),
+        ("S", match(2, [matched("P", "10.77.1.1", 1, 1, "t", False)], revision=2)),
     ]
 
 
@@ -544,9 +546,9 @@ def test_a_subscriber_that_comes_back_from_another_machine_is_told_anew_to_those
     registry.register("S", sub(2), 0.0)
     reach(registry, "S", "10.77.1.11", "10.77.1.11")
     who = "camera (pid 4711 on box)"
-    q = MatchedPub("Q", "10.77.1.1", 1, 1, "t", False)
+    q = matched("Q", "10.77.1.1", 1, 1, "t", False)
     assert registry.register("S", sub(2, renewed=True), 1.0) == [
-        ("S", match(2, [MatchedPub("P", "", 0, 1, "t", False, who), q], revision=3)),
+        ("S", match(2, [matched("P", "", 0, 1, "t", False, who), q], revision=3)),
         ("P", expect(1, [ExpectedSub("S", 2, False, False, "10.77.1.1:7700")], revision=3)),
     ]
 
@@ -554,7 +556,7 @@ def test_a_subscriber_that_comes_back_from_another_machine_is_told_anew_to_those
 def test_who_calls_itself_by_a_very_long_name_is_told_with_a_part_of_it() -> None:
     registry = Registry()
     info = {"name": "n" * 3000, "hostname": "h" * 3000, "pid": 10**18}
-    registry.connect("P", "127.0.0.1", 1, info, 0.0, source="127.0.0.1", met_at=OWN)
+    registry.connect("P", tcp("127.0.0.1", 1), info, 0.0, source="127.0.0.1", met_at=OWN)
     reach(registry, "S", "10.77.1.11", "10.77.1.11")
     registry.register("P", pub(1), 0.0)
     for _, message in registry.register("S", sub(2), 0.0):
@@ -655,8 +657,8 @@ def test_topics_can_be_read_while_they_change() -> None:
 
 def test_peers_lists_who_is_connected_and_who_is_away() -> None:
     registry = connected("B", "A")
-    registry.connect("v6", "fe80::1", 7, {**INFO, "name": "a"}, 0.0)
-    registry.connect("nowhere", "", 0, {"name": 5, "pid": "x", "hostname": None}, 0.0)
+    registry.connect("v6", tcp("fe80::1", 7), {**INFO, "name": "a"}, 0.0)
+    registry.connect("nowhere", tcp("", 0), {"name": 5, "pid": "x", "hostname": None}, 0.0)
     for id in range(3):
         registry.register("A", pub(id), 0.0)
     registry.register("A", sub(9), 0.0)
@@ -695,7 +697,7 @@ def test_a_registration_is_kept_in_less_than_1_5_kib_and_given_back() -> None:
                 registry.leave(f"peer-{number}")
                 while registry.sweeping:
                     registry.sweep()
-                registry.connect(f"peer-{number}", "h", 1, INFO, 0.0)
+                registry.connect(f"peer-{number}", tcp("h", 1), INFO, 0.0)
             gc.collect()  # peers that have left and their registrations know each other
             left.append(tracemalloc.get_traced_memory()[0])
         kept = 3 * count * 512  # by those of the other rounds, if they were not given back
@@ -819,7 +821,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 assert message.complete
                 assert message.added or message.removed
             for row_ in message.added:
-                key = (row_[0], row_[3] if isinstance(row_, MatchedPub) else row_[1])
+                key = (row_[0], row_.stream_id if isinstance(row_, MatchedPub) else row_[1])
                 news = told.get(key) != row_
                 assert news or self.peers[key[0]].entries[key[1]].moved, "it knew that"
                 told[key] = row_
@@ -849,7 +851,9 @@ class RegistryMachine(RuleBasedStateMachine):
             entry.moved |= moved
         met_at = Address("10.0.0.1", 7700)
         self.apply(
-            self.registry.connect(peer_id, host, 1, INFO, self.now, source=source, met_at=met_at)
+            self.registry.connect(
+                peer_id, tcp(host, 1), INFO, self.now, source=source, met_at=met_at
+            )
         )
 
     @precondition(lambda self: self.connected())
@@ -963,7 +967,7 @@ class RegistryMachine(RuleBasedStateMachine):
                         )
                         apart = self.apart(self.peers[other_id], peer)
                         address = ("", 0) if apart else self.peers[other_id].address
-                        assert other.stale or (row_.host, row_.port) == address
+                        assert other.stale or place_of(row_.ways) == address
                     else:
                         assert row_.observer == other.message.observer
                         assert row_.before == (
@@ -1041,7 +1045,7 @@ def test_a_peer_that_leaves_while_its_stale_registrations_go_takes_each_away_onc
     for number in range(count):
         registry.register("peer", pub(number, f"t/{number}"), 0.0)
     registry.lose("peer", 1.0)
-    registry.connect("peer", "h", 1, INFO, 1.5)  # and registers nothing again
+    registry.connect("peer", tcp("h", 1), INFO, 1.5)  # and registers nothing again
     pushes = registry.expire(10.0)
     assert registry.sweeping
     pushes += registry.leave("peer")

@@ -28,9 +28,7 @@ from pubsub.wire.messages import (
     Expect,
     ExpectedSub,
     Goodbye,
-    Hello,
     Match,
-    MatchedPub,
     Ping,
     Query,
     Register,
@@ -38,6 +36,7 @@ from pubsub.wire.messages import (
     encode,
 )
 from tests.integration.support import eventually, free_port
+from tests.wire.said import hello, matched
 
 pytestmark = pytest.mark.loop
 
@@ -76,7 +75,7 @@ async def caller(
 ) -> AsyncIterator[Caller]:
     port = coordinator.servers[0].sockets[0].getsockname()[1]
     found = Caller(*await asyncio.open_connection("127.0.0.1", port, limit=1024))
-    found.writer.write(encode(Hello(1, role, "coordinator", peer_id, "", host, at, {})))
+    found.writer.write(encode(hello(role, "coordinator", peer_id, "", host, at)))
     assert isinstance(await found.hear(), Welcome)
     yield found
     found.writer.close()
@@ -198,7 +197,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else(
     monkeypatch.setattr(server_module, "MAX_BEHIND", 100_000)
     monkeypatch.setattr(link_module, "GOODBYE_GRACE", 30.0)
     monkeypatch.setattr(link_module.log.logger, "filters", [])
-    row = MatchedPub("x" * 64, "y" * 255, 1, 1, "z" * 1000, False)
+    row = matched("x" * 64, "y" * 255, 1, 1, "z" * 1000, False)
     match = Match(1, 1, True, (row,) * 100, ())
     async with (
         coordinator_with() as coordinator,

@@ -31,10 +31,10 @@ from pubsub.wire.messages import (
     Subscribe,
     Subscribed,
     Unsubscribe,
-    Welcome,
     encode,
 )
 from tests.wire.buffers import contents
+from tests.wire.said import welcome
 
 WINDOW = 8192
 MAX_BATCH = 100_000
@@ -335,7 +335,7 @@ HOSTILE: Sequence[object] = [
     pytest.param([Pong(3)], "a PONG where a publisher speaks", id="a pong never asked for"),
     pytest.param([Ping(3)], "a PING where", id="a ping, which the link answers"),
     pytest.param([Unsubscribe(0)], "UNSUBSCRIBE where", id="an unsubscription"),
-    pytest.param([Welcome(1, "peer", "x", 0.0, {})], "a WELCOME where", id="a welcome"),
+    pytest.param([welcome("peer", "x")], "a WELCOME where", id="a welcome"),
     pytest.param([b"GET / HTTP/1.1\r\n"], "this is another protocol", id="another protocol"),
     pytest.param([data_header(0, 2**63, 0.0, 2) + b"\x91\x01"], "malformed DATA", id="seq 2**63"),
 ]

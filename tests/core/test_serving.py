@@ -27,16 +27,15 @@ from pubsub.wire.messages import (
     End,
     Gap,
     Goodbye,
-    Hello,
     Ping,
     Pong,
     Subscribe,
     Subscribed,
     Unsubscribe,
-    Welcome,
     encode,
 )
 from tests.wire.buffers import whole
+from tests.wire.said import hello, welcome
 from tests.wire.sinks import Gathering, Piece
 
 UNLIMITED = 10**9
@@ -704,8 +703,8 @@ def test_g5_a_half_open_link_that_is_lost_later_takes_nothing_with_it() -> None:
         ),
         pytest.param([Pong(1)], "a PONG for PING 1 that was never sent", id="never asked"),
         pytest.param([Ping(1)], "a PING where a subscriber speaks", id="a ping"),
-        pytest.param([Welcome(1, "peer", "x", 0.0, {})], "a WELCOME where", id="a welcome"),
-        pytest.param([Hello(1, "peer", "peer", "x", "", "", 0, {})], "a HELLO where", id="a hello"),
+        pytest.param([welcome("peer", "x")], "a WELCOME where", id="a welcome"),
+        pytest.param([hello("peer", "peer", "x")], "a HELLO where", id="a hello"),
         pytest.param([Subscribed(0, "t", "raw", 0, 0, 1)], "a SUBSCRIBED where", id="subscribed"),
         pytest.param([End(0, 0, "closed", "")], "END where", id="an end"),
     ],

@@ -35,6 +35,7 @@ from pubsub.wire.messages import (
     Welcome,
     encode,
 )
+from tests.wire.said import hello, welcome
 from tests.wire.sinks import Nowhere
 
 __all__ = [
@@ -150,7 +151,7 @@ class Stranger:
     def hello(self, wants: str, host: str = "", port: int = 0, role: str = "peer") -> str:
         """Shake hands as an honest peer does; returns our identity."""
         identity = secrets.token_hex(8)
-        self.send(Hello(1, role, wants, identity, "", host, port, {"name": "stranger"}))
+        self.send(hello(role, wants, identity, "", host, port, {"name": "stranger"}))
         self.wait_for(Welcome)
         return identity
 
@@ -216,9 +217,9 @@ def saying(attacks: list[Attack], name: str, reason: str, *frames: bytes | Contr
 @attack(ON_ANYONE, "no handshake within")
 def slow_hello(target: Target) -> Goodbye | None:
     """Slowloris: a HELLO that comes byte by byte and never ends."""
-    hello = encode(Hello(1, "peer", target.role, "slow", "", "", 0, {"x": "y" * 2000}))
+    said = encode(hello("peer", target.role, "slow", info={"x": "y" * 2000}))
     with Stranger(target.address) as stranger:
-        for byte in hello:
+        for byte in said:
             if not stranger.send(bytes([byte])):
                 break
             time.sleep(0.05)
@@ -235,15 +236,15 @@ saying(
 )
 saying(ON_ANYONE, "noise", "over the 4,096 allowed", random.Random(1).randbytes(5000))
 saying(ON_ANYONE, "four_gigabytes", "over the 4,096 allowed", b"\xff\xff\xff\xff\x95\x07")
-saying(ON_ANYONE, "deep_hello", "not msgpack", framed(b"\x99\x01\x01" + DEEP[:3000]))
+saying(ON_ANYONE, "deep_hello", "not msgpack", framed(b"\x9c\x01\x02" + DEEP[:3000]))
 saying(ON_ANYONE, "ping_first", "a PING where HELLO belongs", Ping(1))
-saying(ON_ANYONE, "auth", "authentication is not part", Auth("none", None))
+saying(ON_ANYONE, "auth", "an AUTH where HELLO belongs", Auth("peer", "x", b"", b""))
 saying(ON_ANYONE, "version", "speaks version 99", packed(1, 99))
 saying(
     ON_ANYONE,
     "forged_lines",
     "malformed HELLO",
-    packed(1, 1, "peer", "peer", "a\nb"),
+    packed(1, 2, "peer", "peer", "a\nb"),
 )
 
 
@@ -272,7 +273,7 @@ saying(
     register(1, "pub", "t"),
 )
 saying(ON_PUBLISHER, "unknown_kind", "unknown kind 99", packed(99))
-saying(ON_PUBLISHER, "hello_again", "a HELLO where", Hello(1, "peer", "peer", "x", "", "", 0, {}))
+saying(ON_PUBLISHER, "hello_again", "a HELLO where", hello("peer", "peer", "x"))
 
 
 @attack(ON_PUBLISHER, "more than 1000 channels")
@@ -433,7 +434,7 @@ class HostilePublisher:
 
     def _serve(self, stranger: Stranger) -> None:
         stranger.wait_for(Hello)
-        stranger.send(Welcome(1, "peer", self.peer_id, 0.0, {}))
+        stranger.send(welcome("peer", self.peer_id))
         while True:
             event = stranger.next()
             if event is None:

@@ -83,7 +83,9 @@ class PeerProcess:
 
     async def _start(self) -> None:
         addresses = ",".join(c.address for c in self.world.coordinators)
-        self.peer = Peer(addresses, name=self.process.name, **self.world.plan.settings)
+        self.peer = Peer(
+            addresses, name=self.process.name, insecure=True, **self.world.plan.settings
+        )
         self.begun.set_result(None)
 
     async def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
