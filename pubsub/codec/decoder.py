@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgpack
 
 from pubsub.codec import extension_types, numpy_types
+from pubsub.codec.explain import brief
 from pubsub.codec.extension_types import (
     BUFFER,
     CONTAINERS,
@@ -168,7 +169,7 @@ class Decoder:
             raise
         except Exception as error:
             name = extension_types.NAMES[code]
-            raise DecodeError(f"a message with a broken {name} ({_brief(error)})") from error
+            raise DecodeError(f"a message with a broken {name} ({brief(error)})") from error
 
     def _read_buffer(self, payload: bytes) -> bytes:
         if len(payload) != 4:
@@ -285,7 +286,7 @@ def _unpickle(values: list[Any]) -> list[Any]:
         try:
             found.append(pickle.loads(value))
         except Exception as error:
-            raise DecodeError(f"a message that cannot be unpickled ({_brief(error)})") from error
+            raise DecodeError(f"a message that cannot be unpickled ({brief(error)})") from error
     return found
 
 
@@ -296,9 +297,4 @@ def _only_bytes(values: list[Any]) -> list[Any]:
 
 
 def _reason(error: Exception) -> str:
-    return f"a message that cannot be decoded ({_brief(error)})"
-
-
-def _brief(error: Exception) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    return f"a message that cannot be decoded ({brief(error)})"
