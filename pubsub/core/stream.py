@@ -7,6 +7,7 @@ its `Credit` knows.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -44,59 +45,30 @@ class Route(Protocol):
         """The Sub is closed, or cannot read this stream."""
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
-    """What an inbox holds: messages of one stream, in one batch, behind what was lost of it.
+    """What an inbox holds: messages of one stream, in one batch, behind what was lost of it."""
 
-    Attributes:
-        first, end: ``first <= seq < end`` are the messages to deliver.
-        skip: how many values of `body` come before `first`.
-        gaps: ``(count, reason)`` of messages that will never come, all before `first`; a count of
-            0, with the stream's `Stream.gone`: nobody knows how many.
-        size: bytes that the window counts for it.
-        error: why the Sub cannot read this stream; then there are no messages.
-        slot, claims: where it waits, and whose it is, when others may take its place in the inbox.
-    """
-
-    __slots__ = (
-        "body",
-        "buffers",
-        "claims",
-        "end",
-        "error",
-        "first",
-        "gaps",
-        "sent_at",
-        "size",
-        "skip",
-        "slot",
-        "stream",
-    )
-
-    def __init__(
-        self,
-        stream: Stream,
-        first: int,
-        end: int,
-        skip: int = 0,
-        sent_at: float = 0.0,
-        body: bytes | memoryview = b"",
-        buffers: tuple[Buffer, ...] = (),
-        gaps: tuple[tuple[int, str], ...] = (),
-        size: int = 0,
-        error: Exception | None = None,
-    ) -> None:
-        self.stream = stream
-        self.first = first
-        self.end = end
-        self.skip = skip
-        self.sent_at = sent_at
-        self.body = body
-        self.buffers = buffers
-        self.gaps = gaps
-        self.size = size
-        self.error = error
-        self.slot: object = None
-        self.claims: dict[str, Side] | None = None
+    stream: Stream
+    first: int
+    end: int
+    """``first <= seq < end`` are the messages to deliver."""
+    skip: int = 0
+    """How many values of `body` come before `first`."""
+    sent_at: float = 0.0
+    body: bytes | memoryview = b""
+    buffers: tuple[Buffer, ...] = ()
+    gaps: tuple[tuple[int, str], ...] = ()
+    """``(count, reason)`` of messages that will never come, all before `first`; a count of 0, with
+    the stream's `Stream.gone`: nobody knows how many."""
+    size: int = 0
+    """Bytes that the window counts for it."""
+    error: Exception | None = None
+    """Why the Sub cannot read this stream; then there are no messages."""
+    slot: object = None
+    """Where it waits, if others may take its place in the inbox."""
+    claims: dict[str, Side] | None = None
+    """Whose it is then."""
 
 
 class Stream:
