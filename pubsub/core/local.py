@@ -30,20 +30,11 @@ class Local:
     def join(self, publication: Publication, stream: Stream) -> None:
         """Subscribe a local Sub to a local Pub; whichever is younger calls for it at once, so
         that a Sub older than the Pub gets its first message."""
-        inbox = stream.inbox
-        limit = stream.connect(self, 0)
-        cursor, due, first = publication.attach(
-            SubKey(self.peer_id, inbox.sub_id),
-            self,
-            0,
-            resume=None,
-            history=inbox.history,
-            limit=limit,
-            observer=inbox.observer,
-        )
+        asked = stream.subscribe(self, 0)
+        cursor, said = publication.attach(SubKey(self.peer_id, asked.sub_id), self, asked)
         self._pairs[cursor] = (publication, stream)
         self._cursors[stream] = cursor
-        stream.opened(publication.topic, publication.codec, due, first, publication.buffer // 4)
+        stream.opened(said.topic, said.codec, said.due, said.next, said.ack_every)
 
     # --- outlet -------------------------------------------------------------------------
 

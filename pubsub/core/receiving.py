@@ -10,9 +10,8 @@ from collections.abc import Callable
 
 from pubsub.core.stream import Stream
 from pubsub.errors import ProtocolError
-from pubsub.wire import messages
 from pubsub.wire.frames import Event
-from pubsub.wire.messages import Ack, End, Subscribe, Subscribed, Unsubscribe, encode
+from pubsub.wire.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
 
 __all__ = ["Receiving"]
 
@@ -38,21 +37,7 @@ class Receiving:
         channel = self._next_channel
         self._next_channel += 1
         self._channels[channel] = stream
-        inbox = stream.inbox
-        limit = stream.connect(self, channel)
-        self._say(
-            Subscribe(
-                channel,
-                stream.key.stream_id,
-                inbox.sub_id,
-                stream.expected,
-                inbox.history,
-                limit,
-                inbox.observer,
-                stream.before,
-                stream.max_batch,
-            )
-        )
+        self._say(stream.subscribe(self, channel))
 
     def ack(self, stream: Stream) -> None:
         """See `Route`."""
@@ -73,28 +58,25 @@ class Receiving:
         Raises:
             ProtocolError: it is not one that belongs here.
         """
-        if isinstance(event, Subscribed):
-            stream = self._channel(event.channel)
-            if stream is not None:
-                if stream.open:
-                    raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
-                stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
-                self._on_settled(stream)
-        elif isinstance(event, messages.Gap):
-            stream = self._channel(event.channel)
-            if stream is not None:
-                stream.gap(event.first, event.next, event.reason)
-        elif isinstance(event, End):
-            stream = self._channel(event.channel)
-            if stream is not None:
-                del self._channels[event.channel]
-                if event.code == "closed":
-                    stream.end(event.final)
-                else:  # forgotten, or kept from us: what was put meanwhile is not said
-                    stream.vanish(event.code == "refused")
-                self._on_settled(stream)
-        else:
+        if not isinstance(event, (Subscribed, Gap, End)):
             raise ProtocolError(f"a {type(event).__name__.upper()} where a publisher speaks")
+        stream = self._channel(event.channel)
+        if stream is None:
+            return
+        if isinstance(event, Gap):
+            stream.gap(event.first, event.next, event.reason)
+            return
+        if isinstance(event, Subscribed):
+            if stream.open:
+                raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
+            stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
+        else:
+            del self._channels[event.channel]
+            if event.code == "closed":
+                stream.end(event.final)
+            else:  # forgotten, or kept from us: what was put meanwhile is not said
+                stream.vanish(event.code == "refused")
+        self._on_settled(stream)
 
     def data(
         self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
@@ -150,17 +132,15 @@ class Receiving:
 
     def closed(self) -> None:
         """The publisher said GOODBYE: what was to come on the channels that are open has come."""
-        streams = list(self._channels.values())
-        self._channels.clear()
-        for stream in streams:
+        for stream in self.streams:
             if stream.open:
+                del self._channels[stream.channel]
                 stream.finish()
-            else:
-                stream.disconnected()
+        self.broken()
 
     def broken(self) -> list[Stream]:
         """The link is gone; returns the streams that had a channel on it."""
-        streams = list(self._channels.values())
+        streams = self.streams
         self._channels.clear()
         for stream in streams:
             stream.disconnected()

@@ -15,6 +15,7 @@ from pubsub.core.window import Credit
 from pubsub.errors import ProtocolError
 from pubsub.wire.buffers import Allocator, Arriving, Buffer, LargeBuffer, WholeBuffer
 from pubsub.wire.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
+from pubsub.wire.messages import Subscribe
 
 if TYPE_CHECKING:
     from pubsub.core.inbox import Inbox
@@ -149,6 +150,21 @@ class Stream:
         self.route = route
         self.channel = channel
         return self.credit.connect()
+
+    def subscribe(self, route: Route, channel: int) -> Subscribe:
+        """The same; returns what to ask for: the stream from the start or from where it stands."""
+        limit = self.connect(route, channel)
+        return Subscribe(
+            channel,
+            self.key.stream_id,
+            self.inbox.sub_id,
+            self.expected,
+            self.inbox.history,
+            limit,
+            self.inbox.observer,
+            self.before,
+            self.max_batch,
+        )
 
     def opened(self, topic: str, codec: str, due: int, first: int, ack_every: int) -> None:
         """SUBSCRIBED came.
