@@ -531,7 +531,7 @@ class Publication:
         return [
             Holder(state, cursor, cursor.held_for(now), cursor.acked)
             for state, cursor in found
-            if cursor.firm and self.holds(cursor)
+            if not cursor.observer and self.holds(cursor)
         ]
 
     def cursors(self) -> Iterable[tuple[Literal["attached", "expected", "reconnecting"], Cursor]]:

@@ -7,7 +7,7 @@ its `Credit` knows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -72,76 +72,44 @@ class Entry:
     """Whose it is then."""
 
 
+@dataclass(slots=True, eq=False)
 class Stream:
-    """One Sub × one stream.
+    """One Sub × one stream."""
 
-    Attributes:
-        before: the Sub is older than the Pub, and due its first message.
-        expected: the sequence number that comes next; None before the first SUBSCRIBED.
-        lost: messages that were due and will never be delivered.
-        credit: its part of the Sub's window.
-        open: the publisher has acknowledged the subscription and a route is there.
-        ended: nothing more will come.
-        gone: what that means, where its publisher did not say END.
-        since: the runtime's time since when it is not open; None: it is, or is of this process.
-    """
+    inbox: Inbox
+    key: StreamKey
+    topic: str
+    publisher: str
+    max_batch: int
+    allocate: Allocator = LargeBuffer
+    """Gives memory for large buffers that come in pieces."""
+    codec: str = "msgpack"
+    before: bool = False
+    """The Sub is older than the Pub, and due its first message."""
+    expected: int | None = None
+    """The sequence number that comes next; None before the first SUBSCRIBED."""
+    lost: int = 0
+    """Messages that were due and will never be delivered."""
+    delivered: int = 0
+    credit: Credit = field(init=False)
+    """Its part of the Sub's window."""
+    open: bool = False
+    """The publisher has acknowledged the subscription and a route is there."""
+    ended: bool = False
+    """Nothing more will come."""
+    gone: Fate = ""
+    """What that means, where its publisher did not say END."""
+    since: float | None = None
+    """The runtime's time since when it is not open; None: it is, or is of this process."""
+    route: Route | None = None
+    channel: int = -1
+    _said: Fate = ""  # to the Sub, since it was open last
+    _assembling: Arriving | None = None
+    _buffers: list[Buffer] = field(default_factory=list)
+    _pending: int = 0  # what these count for
 
-    __slots__ = (
-        "_allocate",
-        "_assembling",
-        "_buffers",
-        "_pending",
-        "_said",
-        "before",
-        "channel",
-        "codec",
-        "credit",
-        "delivered",
-        "ended",
-        "expected",
-        "gone",
-        "inbox",
-        "key",
-        "lost",
-        "max_batch",
-        "open",
-        "publisher",
-        "route",
-        "since",
-        "topic",
-    )
-
-    def __init__(
-        self,
-        inbox: Inbox,
-        key: StreamKey,
-        topic: str,
-        publisher: str,
-        max_batch: int,
-        allocate: Allocator = LargeBuffer,
-    ) -> None:
-        self.inbox = inbox
-        self.credit = Credit(inbox.window)
-        self.key = key
-        self.topic = topic
-        self.publisher = publisher
-        self.max_batch = max_batch
-        self._allocate = allocate  # memory for large buffers that come in pieces
-        self.codec = "msgpack"
-        self.before = False
-        self.expected: int | None = None
-        self.lost = 0
-        self.delivered = 0
-        self.open = False
-        self.ended = False
-        self.gone: Fate = ""
-        self._said: Fate = ""  # to the Sub, since it was open last
-        self.since: float | None = None
-        self.route: Route | None = None
-        self.channel = -1
-        self._assembling: Arriving | None = None
-        self._buffers: list[Buffer] = []
-        self._pending = 0  # what these count for
+    def __post_init__(self) -> None:
+        self.credit = Credit(self.inbox.window)
 
     # --- opening and closing ------------------------------------------------------------
 
@@ -257,7 +225,7 @@ class Stream:
             if offset:
                 raise ProtocolError(f"a BUFFER that begins at {offset}")
             self._check_buffer(total)
-            self._assembling = self._allocate(total, self.credit.window.share)
+            self._assembling = self.allocate(total, self.credit.window.share)
         buffer = self._assembling
         filled = len(buffer)
         if offset != filled or total != buffer.total:

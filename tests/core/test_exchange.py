@@ -841,7 +841,7 @@ class World(RuleBasedStateMachine):
             cursors = list(publication._cursors.values())
             places = Counter(max(cursor.held, log.first_number) for cursor in cursors)
             assert log.holds._at == places
-            firm = Counter(max(c.held, log.first_number) for c in cursors if c.firm)
+            firm = Counter(max(c.held, log.first_number) for c in cursors if not c.observer)
             assert log.firm._at == firm
             known = {cursor.key for _, cursor in publication.cursors()}
             assert known == {
