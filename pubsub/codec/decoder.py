@@ -188,8 +188,6 @@ class Decoder:
 
 
 class MsgpackDecoder(Decoder):
-    """See `codecs`."""
-
     __slots__ = ("_depth", "_idle")
 
     def __init__(self, *, allow_pickle: bool = False) -> None:
@@ -242,8 +240,6 @@ class MsgpackDecoder(Decoder):
 
 
 class PickleDecoder(Decoder):
-    """See `codecs`."""
-
     __slots__ = ()
 
     def __init__(self, *, allow_pickle: bool = False) -> None:
@@ -258,8 +254,6 @@ class PickleDecoder(Decoder):
 
 
 class RawDecoder(Decoder):
-    """See `codecs`."""
-
     __slots__ = ()
 
     def __init__(self, *, allow_pickle: bool = False) -> None:

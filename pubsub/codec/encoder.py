@@ -178,8 +178,6 @@ class Encoder:
 
 
 class MsgpackEncoder(Encoder):
-    """See `codecs`."""
-
     __slots__ = ("_depth", "_idle", "_looking", "_plain")
 
     def __init__(self, topic: str, max_message: int) -> None:
@@ -343,8 +341,6 @@ class _BinEncoder(Encoder):
 
 
 class PickleEncoder(_BinEncoder):
-    """See `codecs`."""
-
     __slots__ = ("_dumps",)
 
     def __init__(self, topic: str, max_message: int) -> None:
@@ -361,8 +357,6 @@ class PickleEncoder(_BinEncoder):
 
 
 class RawEncoder(_BinEncoder):
-    """See `codecs`."""
-
     __slots__ = ()
 
     def _pack(self, value: Any) -> bytes:

@@ -1,9 +1,4 @@
-"""A cursor: one subscriber's place in a log, with its flow-control window.
-
-A cursor is *attached* to an outlet (a channel on a link, or a Sub in the same process), or
-*detached*: its subscriber is expected or reconnecting, and it holds its place until a deadline.
-There is no queue per subscriber; what is to be sent next is read from the log.
-"""
+"""A cursor: one subscriber's place in a log, with its flow-control window."""
 
 from __future__ import annotations
 
@@ -39,9 +34,8 @@ class Skip(NamedTuple):
 class Outlet(Protocol):
     """Where an attached cursor sends; owned by the link (or the process) that carries it."""
 
-    @property
-    def address(self) -> str:
-        """``host:port`` of the subscribing peer, for people."""
+    address: str
+    """``host:port`` of the subscribing peer, for people."""
 
     def enqueue(self, cursor: Cursor) -> None:
         """The cursor may have something to send; it is queued until the outlet says otherwise,

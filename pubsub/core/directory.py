@@ -2,9 +2,6 @@
 
 A coordinator that came back empty first repeats, row by row, what its peers tell it again. Until
 its first answer for a Sub is complete, what it said before it went away still counts.
-
-Coordinators may know a publisher by different addresses (they reach it by different networks). Each
-address is a way to it for as long as the coordinator that told it lists anything there.
 """
 
 from __future__ import annotations

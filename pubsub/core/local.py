@@ -1,8 +1,4 @@
-"""A Pub and a Sub in one process: the way of the messages without a link.
-
-The same cursor reads the same log, the same stream keeps the window and the accounts; only the
-bytes are handed over instead of written. Each Sub decodes for itself, so nobody shares objects.
-"""
+"""A Pub and a Sub in one process: the way of the messages without a link."""
 
 from __future__ import annotations
 
@@ -39,19 +35,16 @@ class Local:
     # --- outlet -------------------------------------------------------------------------
 
     def enqueue(self, cursor: Cursor) -> None:
-        """See `Outlet`."""
         self._on_output()  # first: where it raises, the cursor is not queued
         self._ready.append(cursor)
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
-        """See `Outlet`."""
-        pair = self._pairs.pop(cursor, None)
+        pair = self._pairs.get(cursor)
         if pair is not None:  # else its `join` was interrupted
-            del self._cursors[pair[1]]
+            self.taken_over(cursor)
             pair[1].end(final)
 
     def taken_over(self, cursor: Cursor) -> None:
-        """See `Outlet`."""
         pair = self._pairs.pop(cursor, None)
         if pair is not None:
             del self._cursors[pair[1]]
@@ -81,14 +74,12 @@ class Local:
     # --- route --------------------------------------------------------------------------
 
     def ack(self, stream: Stream) -> None:
-        """See `Route`."""
         cursor = self._cursors.get(stream)
         granted = stream.credit.grant()
         if granted is not None and cursor is not None:
             self._pairs[cursor][0].ack(cursor, *granted)
 
     def unsubscribe(self, stream: Stream) -> None:
-        """See `Route`."""
         self.ack(stream)
         cursor = self._cursors.pop(stream, None)
         if cursor is not None:

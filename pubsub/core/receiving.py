@@ -40,13 +40,12 @@ class Receiving:
         self._say(stream.subscribe(self, channel))
 
     def ack(self, stream: Stream) -> None:
-        """See `Route`."""
         granted = stream.credit.grant(self._wake)
         if granted is not None:
             self._out.append(encode(Ack(stream.channel, *granted)))
 
     def unsubscribe(self, stream: Stream) -> None:
-        """See `Route`. Said before is what was taken: the publisher is to know what was not."""
+        """Said before is what was taken: the publisher is to know what was not."""
         if stream.channel in self._channels:
             self.ack(stream)
             del self._channels[stream.channel]

@@ -170,7 +170,6 @@ class Serving:
     # --- the cursors' outlet ------------------------------------------------------------
 
     def enqueue(self, cursor: Cursor) -> None:
-        """See `Outlet`."""
         channel = self._channels.get(cursor.channel)
         if channel is None:
             return  # the link is over, and this cursor is about to hear of it
@@ -178,12 +177,11 @@ class Serving:
         self._ready.append(channel)
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
-        """See `Outlet`."""
         if self._channels.pop(cursor.channel, None) is not None:
             self._say(End(cursor.channel, final, code, reason))
 
     def taken_over(self, cursor: Cursor) -> None:
-        """See `Outlet`: the subscriber came back on another link. It does so when this one is dead,
+        """The subscriber came back on another link. It does so when this one is dead,
         as far as it knows, and nobody hears this. Whoever is here all the same is told, and dials
         anew: it would else wait for ever for what another one gets."""
         if self._channels.pop(cursor.channel, None) is not None and not self._displaced:
@@ -292,20 +290,19 @@ class Serving:
 
     def broken(self, now: float) -> None:
         """The link broke: cursors hold their places."""
-        for channel in self._take_all():
-            if channel.cursor is not None:
-                channel.publication.detach(channel.cursor, now)
+        for publication, cursor in self._take_all():
+            publication.detach(cursor, now)
 
     def closed(self) -> None:
         """The subscribing peer said GOODBYE: its cursors are done."""
-        for channel in self._take_all():
-            if channel.cursor is not None:
-                channel.publication.remove(channel.cursor)
+        for publication, cursor in self._take_all():
+            publication.remove(cursor)
 
-    def _take_all(self) -> list[_Channel]:
-        channels = list(self._channels.values())
+    def _take_all(self) -> list[tuple[Publication, Cursor]]:
+        open_ones = self._channels.values()
+        taken = [(of.publication, of.cursor) for of in open_ones if of.cursor is not None]
         self._channels.clear()
         self._ready.clear()
         self._confirming.clear()
         self._asking.clear()
-        return channels
+        return taken
