@@ -1,8 +1,5 @@
 """Decoders: the batches of one stream back to values. Each codec has its own (see `codecs`).
 
-``msgpack.unpackb`` once for each batch keeps it fast. What keeps hostile bytes harmless: see
-`Decoder`.
-
 No function here may be called while another call on the same object runs: the caller locks.
 """
 

@@ -3,8 +3,6 @@
 The body of a batch is one msgpack array of its values, whatever the codec. Large buffers (from
 `LARGE` on) travel out of band: in the body stands their number, an extension type.
 
-One `msgpack.Packer` per encoder keeps it fast, whose C method is given out as `Encoder.pack`.
-
 No function here may be called while another call on the same object runs: the caller locks.
 """
 

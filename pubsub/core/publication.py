@@ -1,9 +1,4 @@
-"""A publication: what the publishing side decides about one stream.
-
-It owns the log and the cursors of one Pub: who is expected and from where, what is dropped or
-waited for when the buffer is full, from where a subscriber resumes, when a flush is done. It
-knows no sockets: cursors send through their outlets, time is passed in.
-"""
+"""A publication: what the publishing side decides about one stream, its log and its cursors."""
 
 from __future__ import annotations
 

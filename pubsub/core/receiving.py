@@ -1,8 +1,4 @@
-"""The subscribing end of a link: channels that bring the streams of one publishing peer.
-
-It asks by SUBSCRIBE, hands what comes to the streams, and says what to write next: requests and
-acknowledgements.
-"""
+"""The subscribing end of a link: channels that bring the streams of one publishing peer."""
 
 from __future__ import annotations
 

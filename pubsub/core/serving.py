@@ -181,15 +181,14 @@ class Serving:
             self._say(End(cursor.channel, final, code, reason))
 
     def taken_over(self, cursor: Cursor) -> None:
-        """The subscriber came back on another link. It does so when this one is dead,
-        as far as it knows, and nobody hears this. Whoever is here all the same is told, and dials
-        anew: it would else wait for ever for what another one gets."""
+        """The subscriber came back on another link. It does so when this one is dead, as far as it
+        knows, and nobody hears this. Whoever is here all the same is told, and dials anew: it would
+        else wait for ever for what another one gets."""
         if self._channels.pop(cursor.channel, None) is not None and not self._displaced:
             self._wake()
             self._displaced = True
-            self._control.append(
-                encode(Goodbye.because("busy", "the same peer has connected anew"))
-            )
+            goodbye = Goodbye.because("busy", "the same peer has connected anew")
+            self._control.append(encode(goodbye))
 
     # --- what to write ------------------------------------------------------------------
 
@@ -215,11 +214,7 @@ class Serving:
                 continue  # closed meanwhile, or taken over by another link
             cursor = channel.cursor
             assert cursor is not None
-            if channel.partial is not None:
-                budget -= self._piece(channel, cursor, channel.partial, out)
-                ready.append(channel)
-                continue
-            batch = cursor.take()
+            batch = channel.partial or cursor.take()
             if batch is None:
                 cursor.queued = False
                 self._confirm(cursor, stalled=True)

@@ -1,8 +1,6 @@
 """A stream on its subscribing side: what one Sub has got, is owed and has given up of one Pub.
 
-It puts the sequence numbers in order (skips what came before, counts what never will) and puts
-large buffers together again. It hands whole batches, not decoded, to its inbox. How much may come,
-its `Credit` knows.
+It hands whole batches, not decoded, to its inbox. How much may come, its `Credit` knows.
 """
 
 from __future__ import annotations
