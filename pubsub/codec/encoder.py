@@ -79,11 +79,9 @@ class Encoder:
     __slots__ = ("_max_message", "_taken", "_topic", "buffers", "pack", "refuse")
 
     pack: Callable[[Any], bytes]
-    refuse: Callable[[Any], bytes]
-    buffers: list[Buffer]
 
     def __init__(self, topic: str, max_message: int) -> None:
-        self.buffers = []
+        self.buffers: list[Buffer] = []
         self.refuse = self._refuse
         self._topic = topic
         self._max_message = max_message
