@@ -40,14 +40,14 @@ class Local:
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         pair = self._pairs.get(cursor)
-        if pair is not None:  # else its `join` was interrupted
+        if pair is not None:
             self.taken_over(cursor)
             pair[1].end(final)
 
     def taken_over(self, cursor: Cursor) -> None:
         pair = self._pairs.pop(cursor, None)
         if pair is not None:
-            del self._cursors[pair[1]]
+            self._cursors.pop(pair[1], None)  # its `join` may have been interrupted between the two
 
     def pump(self) -> None:
         """Hand over what is ready, as far as the windows allow."""
