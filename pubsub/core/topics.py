@@ -205,36 +205,53 @@ class _Multimap(Generic[At, K]):
 class _Node:
     """One segment of one or more patterns."""
 
-    __slots__ = ("below", "pattern")
+    __slots__ = ("any", "literal", "one", "pattern")
 
     def __init__(self) -> None:
-        self.below: dict[str, _Node] = {}
+        self.literal: dict[str, _Node] | None = None
+        self.one: _Node | None = None
+        self.any: _Node | None = None
         self.pattern: str | None = None
         """The pattern that ends here."""
 
+    def child(self, segment: str) -> _Node | None:
+        if segment == _ONE:
+            return self.one
+        if segment == _ANY:
+            return self.any
+        return self.literal.get(segment) if self.literal is not None else None
 
-class _Index(Generic[K]):
-    """What both indices have: the keys under each text."""
+    def grow(self, segment: str) -> _Node:
+        node = _Node()
+        if segment == _ONE:
+            self.one = node
+        elif segment == _ANY:
+            self.any = node
+        elif self.literal is None:
+            self.literal = {segment: node}
+        else:
+            self.literal[segment] = node
+        return node
 
-    __slots__ = ("_keys",)
+    def prune(self, segment: str) -> None:
+        if segment == _ONE:
+            self.one = None
+        elif segment == _ANY:
+            self.any = None
+        else:
+            assert self.literal is not None
+            del self.literal[segment]
+            if not self.literal:
+                self.literal = None
 
-    def __init__(self) -> None:
-        self._keys: _Multimap[str, K] = _Multimap()
+    def is_empty(self) -> bool:
+        return self.pattern is None and self.is_leaf()
 
-    def __len__(self) -> int:
-        """How many different texts there are."""
-        return len(self._keys)
-
-    def __iter__(self) -> Iterator[str]:
-        """The texts, each once."""
-        return iter(self._keys)
-
-    def count(self, text: str) -> int:
-        """How many keys this very text has."""
-        return len(self._keys.get(text))
+    def is_leaf(self) -> bool:
+        return self.literal is None and self.one is None and self.any is None
 
 
-class PatternIndex(_Index[K]):
+class PatternIndex(Generic[K]):
     """Keys under patterns, to be found by the topics that these match.
 
     A topic without a wildcard is a pattern too, and costs one entry of a dict.
@@ -245,11 +262,23 @@ class PatternIndex(_Index[K]):
     {'first'}
     """
 
-    __slots__ = ("_root",)
+    __slots__ = ("_keys", "_root")
 
     def __init__(self) -> None:
-        super().__init__()
+        self._keys: _Multimap[str, K] = _Multimap()
         self._root = _Node()
+
+    def __len__(self) -> int:
+        """How many different patterns there are."""
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[str]:
+        """The patterns, each once."""
+        return iter(self._keys)
+
+    def count(self, pattern: str) -> int:
+        """How many keys this very pattern has."""
+        return len(self._keys.get(pattern))
 
     def add(self, pattern: str, key: K) -> None:
         """Put a key under a pattern; once, however often it is added."""
@@ -257,7 +286,7 @@ class PatternIndex(_Index[K]):
             return
         node = self._root
         for segment in pattern.split("/"):
-            node = node.below.setdefault(segment, _Node())
+            node = node.child(segment) or node.grow(segment)
         node.pattern = pattern
 
     def discard(self, pattern: str, key: K) -> None:
@@ -268,16 +297,18 @@ class PatternIndex(_Index[K]):
         path: list[tuple[_Node, str]] = []
         for segment in pattern.split("/"):
             path.append((node, segment))
-            node = node.below[segment]
+            child = node.child(segment)
+            assert child is not None, f"{pattern!r} is in the keys and not in the trie"
+            node = child
         node.pattern = None
-        while path and node.pattern is None and not node.below:
+        while path and node.is_empty():
             node, segment = path.pop()
-            del node.below[segment]
+            node.prune(segment)
 
     def match(self, topic: str) -> set[K]:
         """The keys of all patterns that match a topic, as a set of the caller's own."""
         found = set(self._keys.get(topic))
-        if self._root.below:
+        if not self._root.is_leaf():
             for pattern in self._patterns(topic):
                 found.update(self._keys.get(pattern))
         return found
@@ -293,12 +324,12 @@ class PatternIndex(_Index[K]):
             ahead: list[_Node] = []
             for nodes in (reached, open_any):
                 for node in nodes:
-                    if child := node.below.get(segment):
+                    if node.literal is not None and (child := node.literal.get(segment)):
                         ahead.append(child)
-                    if child := node.below.get(_ONE):
-                        ahead.append(child)
+                    if node.one is not None:
+                        ahead.append(node.one)
             for node in ahead:
-                if _ANY in node.below:
+                if node.any is not None:
                     _open(node, open_any)
             reached = ahead
             if not reached and not open_any:
@@ -307,13 +338,13 @@ class PatternIndex(_Index[K]):
 
 
 def _open(node: _Node, open_any: dict[_Node, None]) -> None:
-    below = node.below.get(_ANY)
+    below = node.any
     while below is not None and below not in open_any:
         open_any[below] = None
-        below = below.below.get(_ANY)
+        below = below.any
 
 
-class TopicIndex(_Index[K]):
+class TopicIndex(Generic[K]):
     """Keys under topics, to be found by the patterns that match these.
 
     A topic is found in one step by its own name. For a pattern the work grows with the topics
@@ -326,14 +357,26 @@ class TopicIndex(_Index[K]):
     {'first'}
     """
 
-    __slots__ = ("_depths", "_places")
+    __slots__ = ("_depths", "_keys", "_places")
 
     def __init__(self) -> None:
-        super().__init__()
+        self._keys: _Multimap[str, K] = _Multimap()
         self._places: list[_Multimap[str, str]] = []
         """By place, counted from the start: segment → the topics that have it there."""
         self._depths: _Multimap[int, str] = _Multimap()
         """Number of segments → the topics that have so many."""
+
+    def __len__(self) -> int:
+        """How many different topics there are."""
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[str]:
+        """The topics, each once."""
+        return iter(self._keys)
+
+    def count(self, topic: str) -> int:
+        """How many keys this very topic has."""
+        return len(self._keys.get(topic))
 
     def add(self, topic: str, key: K) -> None:
         """Put a key under a topic; once, however often it is added."""

@@ -305,7 +305,7 @@ def is_bare(topic_index: TopicIndex[int], pattern_index: PatternIndex[int]) -> b
         and not topic_index._depths
         and not len(topic_index)
         and not len(pattern_index)
-        and not pattern_index._root.below
+        and pattern_index._root.is_empty()
     )
 
 
