@@ -1,4 +1,4 @@
-"""The command ``pubsubd``: runs the coordinator."""
+"""The command ``pubsubd``: runs the coordinator, and makes keys and certificates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from pathlib import Path
 
 import click
 
+from pubsub.cli.certs import cert
 from pubsub.cli.command import FAILED, OK, Failure, end_signals, program, run, say
+from pubsub.cli.keys import key
 from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
 from pubsub.links.listening import NAME_TIMEOUT
 from pubsub.links.resolving import resolve_blocking
@@ -196,6 +198,10 @@ def _in_use(address: Address) -> str:
             "none of them takes over"
         )
     return text
+
+
+pubsubd.add_command(key)
+pubsubd.add_command(cert)
 
 
 def main() -> None:
