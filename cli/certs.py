@@ -19,10 +19,14 @@ from pubsub.trust.files import read_file
 
 __all__ = ["cert"]
 
+EPILOG = """
+Exit codes: 0 done, 1 failed (such as: there is no CA), 2 used wrongly.
+"""
+
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
-@click.group(invoke_without_command=True)
+@click.group(epilog=EPILOG, invoke_without_command=True)
 @click.pass_context
 def cert(ctx: click.Context) -> None:
     """Make, show and revoke certificates: for programs that may do different things.
@@ -33,7 +37,7 @@ def cert(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-@cert.command()
+@cert.command(epilog=EPILOG)
 @click.argument("directory", type=_DIRECTORY, metavar="DIR")
 def init(directory: Path) -> None:
     """Make a CA: what issues certificates to programs.
@@ -63,7 +67,7 @@ def _patterns(
         raise click.UsageError(f"--{param.name}: {error}", ctx) from None
 
 
-@cert.command()
+@cert.command(epilog=EPILOG)
 @click.argument("directory", type=_DIRECTORY, metavar="DIR")
 @click.argument("name")
 @click.option(
@@ -154,7 +158,7 @@ def issue(
     )
 
 
-@cert.command()
+@cert.command(epilog=EPILOG)
 @click.argument("directory", type=_DIRECTORY, metavar="DIR")
 @click.argument("name")
 def revoke(directory: Path, name: str) -> None:
@@ -175,7 +179,7 @@ def revoke(directory: Path, name: str) -> None:
     say("give this file to the coordinators, who tell all programs within a minute", by="pubsubd")
 
 
-@cert.command()
+@cert.command(epilog=EPILOG)
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 def show(file: Path) -> None:
     """Say in words what a certificate is, whose, and what it allows.

@@ -13,8 +13,12 @@ from pubsub.trust.keys import Key
 
 __all__ = ["key"]
 
+EPILOG = """
+Exit codes: 0 written, 1 failed (such as: the file is there), 2 used wrongly.
+"""
 
-@click.group(invoke_without_command=True)
+
+@click.group(epilog=EPILOG, invoke_without_command=True)
 @click.pass_context
 def key(ctx: click.Context) -> None:
     """Make a key for a group of programs that trust each other."""
@@ -22,7 +26,7 @@ def key(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-@key.command("new")
+@key.command("new", epilog=EPILOG)
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 def new(file: Path) -> None:
     """Write a new key into a file that only you can read.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 import stat
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import click
@@ -15,7 +17,8 @@ from pubsub.cli.pubsubd import pubsubd
 from pubsub.core.rights import Rights
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import read_keys
-from tests.cli.processes import Result, execute
+from tests.cli import processes
+from tests.cli.processes import Result
 
 NO_CRYPTOGRAPHY = """
 import sys
@@ -28,6 +31,17 @@ from pubsub.cli.pubsubd import main
 sys.argv[0] = "pubsubd"
 main()
 """
+
+
+def execute(*args: str) -> Result:
+    """Run a command, `pubsubd` in this process."""
+    if args[0] != "pubsubd":
+        return processes.execute(*args)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        pubsubd.main(list(args[1:]), prog_name="pubsubd")
+    assert isinstance(ended.value.code, int)
+    return Result(ended.value.code, out.getvalue().encode(), err.getvalue())
 
 
 def refused(result: Result, code: int, says: str) -> None:
