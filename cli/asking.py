@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pubsub.config import DEFAULT_COORDINATOR, Address
 from pubsub.errors import AuthError, CoordinatorUnavailable, ProtocolError, PubSubError
 from pubsub.links.keeping import explain
+from pubsub.links.refusals import explain_tls
 from pubsub.links.resolving import resolve_blocking
-from pubsub.links.tls import explain_tls
 from pubsub.runtime.coordinator_link import PORTS
 from pubsub.support.about import about
 from pubsub.support.host import this_host

@@ -1,4 +1,4 @@
-"""The command ``pubsubd``: runs the coordinator."""
+"""The command ``pubsubd``: runs the coordinator, and makes keys and certificates."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from pubsub.cli.certs import cert
 from pubsub.cli.command import (
     OK,
     Failure,
@@ -28,6 +29,7 @@ from pubsub.cli.command import (
     say,
     show_help,
 )
+from pubsub.cli.keys import key
 from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
 from pubsub.links.listening import NAME_TIMEOUT
 from pubsub.links.resolving import resolve_blocking
@@ -216,6 +218,9 @@ def _in_use(address: Address) -> str:
         )
     return text
 
+
+pubsubd.add_command(key)
+pubsubd.add_command(cert)
 
 main = pubsubd
 

@@ -448,10 +448,18 @@ def test_the_house_of_the_architecture_is_the_one_that_is_enforced() -> None:
     }
 
 
+def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Those of a group and of the groups in it, each with its words."""
+    for name, command in group.commands.items():
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", found) for inner, found in commands(command))
+
+
 @pytest.mark.parametrize("group", [pubsub, pubsubd])
 def test_every_option_of_every_command_is_in_its_page(group: click.Group) -> None:
     text = page("docs/cli.md")
-    for name, command in group.commands.items():
+    for name, command in commands(group):
         assert name in text
         for param in command.params:
             if isinstance(param, click.Option):
@@ -463,7 +471,7 @@ def test_the_options_of_the_page_exist() -> None:
     known = {
         option
         for group in (pubsub, pubsubd)
-        for command in group.commands.values()
+        for _, command in commands(group)
         for param in command.params
         for option in param.opts
     }

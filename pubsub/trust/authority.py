@@ -24,7 +24,7 @@ from pubsub.trust.keys import Key
 
 try:
     from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import (
@@ -52,6 +52,7 @@ __all__ = [
     "certificate_of",
     "certificates_in",
     "der_of",
+    "describe",
     "group_leaf",
     "hosts_of",
     "identity_of_certificate",
@@ -65,6 +66,7 @@ __all__ = [
     "rights_of",
     "says_host",
     "when",
+    "when_seconds",
 ]
 
 FIRST_DAY = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -82,6 +84,10 @@ _BOTH_SIDES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 _PRIVATE = re.compile(
     rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----\s.*?-----END \1PRIVATE KEY-----", re.DOTALL
 )
+
+
+_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension)
+"""What `cryptography` raises for certificates that are broken, or too new for it."""
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -210,6 +216,22 @@ class Authority:
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Authority is not pickled: its private key stays where it is")
 
+    @classmethod
+    def read(cls, certificate: bytes, key: bytes, where: str) -> Authority:
+        """One that was kept in two files, as PEM.
+
+        Parameters:
+            where: names them, for the errors.
+
+        Raises:
+            AuthError: one of them cannot be read, or they do not belong together.
+        """
+        found, *_ = certificates_in(certificate, f"the certificate {where}")
+        private = _private_key_in(key, f"the key {where}")
+        if identity_of_key(private.public_key()) != identity_of_certificate(found):
+            raise AuthError(f"the certificate and the key {where} do not belong together")
+        return cls(found, private)
+
 
 def _name(organization: str, name: str) -> x509.Name:
     return x509.Name(
@@ -269,7 +291,7 @@ def certificate_of(der: bytes) -> x509.Certificate:
     """
     try:
         return _whole(x509.load_der_x509_certificate(der))
-    except (ValueError, x509.DuplicateExtension) as error:
+    except _UNREADABLE as error:
         raise AuthError(f"its certificate cannot be read: {error}") from None
 
 
@@ -361,6 +383,11 @@ def when(at: datetime) -> str:
     return f"{at.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
+def when_seconds(at: float) -> str:
+    """A time, in seconds since 1970, for people."""
+    return when(datetime.fromtimestamp(at, timezone.utc))
+
+
 # --- files ----------------------------------------------------------------------------------
 
 
@@ -411,7 +438,7 @@ def certificates_in(data: bytes, what: str) -> list[x509.Certificate]:
         )
     try:
         return list(map(_whole, x509.load_pem_x509_certificates(data)))
-    except (ValueError, x509.DuplicateExtension) as error:
+    except _UNREADABLE as error:
         raise AuthError(f"{what} has a certificate that cannot be read: {error}") from None
 
 
@@ -444,7 +471,7 @@ def read_bundle(data: bytes, what: str, now: float) -> Bundle:
             f"{what} lacks the certificate of {issuer_of(leaf)!r}, which issued it: without that, "
             "nobody else can be checked; add it to the file"
         )
-    clock = f"the clock of this machine says {when(datetime.fromtimestamp(now, timezone.utc))}"
+    clock = f"the clock of this machine says {when_seconds(now)}"
     if now > leaf.not_valid_after_utc.timestamp():
         raise AuthError(f"{what} expired at {when(leaf.not_valid_after_utc)} ({clock}): renew it")
     if now < leaf.not_valid_before_utc.timestamp():
@@ -503,6 +530,66 @@ def _check_uses(leaf: x509.Certificate, what: str) -> None:
         )
 
 
+def describe(data: bytes, what: str, now: float) -> list[tuple[str, str]]:
+    """What a file of certificates, or a list of revoked ones, says: a name and a text for each
+    line.
+
+    Parameters:
+        data: its bytes.
+        what: names it, for the errors.
+        now: seconds since 1970.
+
+    Raises:
+        AuthError: it has neither, or one that cannot be read.
+    """
+    if b"-----BEGIN X509 CRL-----" in data:
+        revoked, _ = _read_list(data, what)
+        lines = [("revoked", f"list number {revoked.number} of {revoked.issuer!r}")]
+        return lines + [("serial", f"{serial:x}") for serial in sorted(revoked.serials)]
+    certificates = certificates_in(data, what)
+    shown = [c for c in certificates if not _is_ca(c)] or certificates
+    lines = []
+    for certificate in shown:
+        card = card_of_certificate(certificate)
+        _, problems = rights_of(certificate)
+        kind = "CA" if _is_ca(certificate) else "name"
+        lines += [(kind, card.name or "(none)")]
+        lines += [("rights", str(card.rights))] if kind == "name" else []
+        lines += [("no right", problem) for problem in problems]
+        lines += [("host", host) for host in card.hosts]
+        lines += [
+            ("valid", _validity(certificate, now)),
+            ("issued by", issuer_of(certificate)),
+            ("serial", f"{card.serial:x}"),
+            ("identity", card.identity),
+        ]
+    if not _is_ca(shown[0]):
+        try:
+            bundle = read_bundle(data, what, now)
+        except AuthError as error:
+            lines.append(("not usable", str(error)))
+        else:
+            names = (_text_of(authority.subject) for authority in bundle.authorities)
+            lines.append(("trusts", ", ".join(names)))
+    return lines
+
+
+def _validity(certificate: x509.Certificate, now: float) -> str:
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if last == LAST_DAY:
+        return "without an end"
+    left = timedelta(seconds=last.timestamp() - now)
+    if left < timedelta(0):
+        state = "expired"
+    elif now < first.timestamp():
+        state = "not yet"
+    elif left < timedelta(days=2):
+        state = f"{left / timedelta(hours=1):.0f} h left"
+    else:
+        state = f"{left / timedelta(days=1):.0f} days left"
+    return f"{when(first)} to {when(last)} ({state})"
+
+
 class Revoked(NamedTuple):
     """A list of revoked certificates."""
 
@@ -523,16 +610,22 @@ def read_revoked(data: bytes, authorities: Sequence[x509.Certificate], what: str
     Raises:
         AuthError: it is none, has no number, or was signed by somebody else.
     """
-    try:
-        found = x509.load_pem_x509_crl(data)
-        number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    except x509.ExtensionNotFound:
-        raise AuthError(f"{what} has no number, so nobody knows whether it is the newest") from None
-    except ValueError as error:
-        raise AuthError(f"{what} is no list of revoked certificates: {error}") from None
+    revoked, found = _read_list(data, what)
     for authority in authorities:
         public = authority.public_key()
         if authority.subject == found.issuer and found.is_signature_valid(public):  # type: ignore[arg-type]
-            serials = frozenset(each.serial_number for each in found)
-            return Revoked(number, serials, _text_of(found.issuer))
+            return revoked
     raise AuthError(f"{what} is not signed by a CA that is trusted here")
+
+
+def _read_list(data: bytes, what: str) -> tuple[Revoked, x509.CertificateRevocationList]:
+    """What it says, whoever signed it."""
+    try:
+        found = x509.load_pem_x509_crl(data)
+        number = found.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        serials = frozenset(each.serial_number for each in found)
+    except x509.ExtensionNotFound:
+        raise AuthError(f"{what} has no number, so nobody knows whether it is the newest") from None
+    except _UNREADABLE as error:
+        raise AuthError(f"{what} is no list of revoked certificates: {error}") from None
+    return Revoked(number, serials, _text_of(found.issuer)), found
