@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    from pubsub.trust.authority import Revoked
+
 __all__ = ["Card", "Contexts", "Pair", "card_of", "file_contexts", "group_contexts", "identity_of"]
 
 
@@ -56,6 +58,8 @@ class Contexts(NamedTuple):
     client: ssl.SSLContext
     own: Card
     """What others read of it."""
+    authorities: Sequence[x509.Certificate] = ()
+    """Those who may have issued the certificates of others, and revoked them."""
 
 
 class Pair:
@@ -157,6 +161,17 @@ def file_contexts(path: str | os.PathLike[str]) -> Contexts:
         raise AuthError(f"{what} is not taken by the TLS of this machine: {error}") from None
 
 
+def revoked_by(contexts: Contexts, data: bytes, what: str) -> Revoked:
+    """What a list of revoked certificates says to the holder of a certificate.
+
+    Raises:
+        AuthError: it is none, or no CA that is trusted has signed it.
+    """
+    from pubsub.trust.authority import read_revoked
+
+    return read_revoked(data, contexts.authorities, what)
+
+
 def _contexts(chain: bytes, authorities: Sequence[x509.Certificate], own: Card) -> Contexts:
     from pubsub.trust.authority import der_of
 
@@ -164,7 +179,8 @@ def _contexts(chain: bytes, authorities: Sequence[x509.Certificate], own: Card) 
     with _as_file(chain) as path:
         server = _context(ssl.PROTOCOL_TLS_SERVER, path, trusted)
         server.num_tickets = 0
-        return Contexts(server, _context(ssl.PROTOCOL_TLS_CLIENT, path, trusted), own)
+        client = _context(ssl.PROTOCOL_TLS_CLIENT, path, trusted)
+        return Contexts(server, client, own, authorities)
 
 
 def _context(side: int, chain: str, trusted: bytes) -> ssl.SSLContext:
