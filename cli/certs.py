@@ -129,8 +129,9 @@ def issue(
             f"{name!r} could do nothing: say what it may, by --publish, --subscribe, "
             "--coordinator, --relay or --list"
         )
-    from pubsub.trust.authority import says_host, when_seconds
+    from pubsub.trust.authority import says_host
     from pubsub.trust.issuing import check_name, issue
+    from pubsub.trust.reading import when_seconds
 
     try:
         check_name(name)
@@ -188,7 +189,7 @@ def show(file: Path) -> None:
     keys are not shown.
     """
     data, others = read_file(file, "certificate file")
-    from pubsub.trust.authority import describe
+    from pubsub.trust.reading import describe
 
     lines = describe(data, f"certificate file {file}", this_host().wall_clock())
     if others and b"PRIVATE KEY-----" in data:
