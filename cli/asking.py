@@ -27,16 +27,8 @@ TOKEN = 1
 def ask(
     address: Address, what: Literal["topics", "peers"], *, timeout: float = 5.0
 ) -> list[dict[str, Any]]:
-    """The rows that a coordinator has on a question.
-
-    Parameters:
-        address: where it listens.
-        what: the question.
-        timeout: seconds to wait for the connection, and then for each piece of the answer.
-
-    Raises:
-        CoordinatorUnavailable: there is none, or it did not answer.
-    """
+    """The rows that a coordinator has on a question. It has `timeout` seconds for the connection,
+    and then for each piece of the answer; else it raises `CoordinatorUnavailable`."""
     try:
         with _connect(address, timeout) as connection:
             return list(_rows(connection, what))

@@ -8,17 +8,19 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import get_completion_class
 
 from pubsub._version import __version__
-from pubsub.config import Settings, coordinators_from
+from pubsub.config import FOREVER, Settings, coordinators_from
 from pubsub.errors import CoordinatorUnavailable, PubSubError
 from pubsub.links.descriptors import fill_standard
+from pubsub.runtime.thread import new_loop
 
 if TYPE_CHECKING:
     from pubsub import Peer
@@ -34,45 +36,35 @@ __all__ = [
     "after_ctrl_c",
     "coordinator_option",
     "end_signals",
-    "impatient",
-    "in_time",
     "log_lines",
-    "new_loop",
+    "make_peer",
     "program",
     "run",
     "say",
+    "show_help",
     "way_out",
 ]
 
 OK, FAILED, TIMED_OUT, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
-
-class Failure(click.ClickException):
-    """The command failed: its text is all that is to be said of it."""
-
-    exit_code = FAILED
+Failure = click.ClickException
+"""The command failed: its text is all that is to be said of it."""
 
 
 def say(text: str, *, by: str = "pubsub") -> None:
     """A line for people, on standard error."""
-    try:
+    with suppress(OSError):  # nobody can be told
         click.echo(f"{by}: {_one_line(text)}", err=True)
-    except OSError:
-        pass  # nobody can be told
 
 
 def after_ctrl_c() -> None:
     """End the line on which the terminal shows ``^C``."""
-    try:
+    with suppress(OSError):
         if sys.stderr is not None and sys.stderr.isatty():
             click.echo(err=True)
-    except OSError:
-        pass
 
 
 def _one_line(text: str) -> str:
@@ -82,19 +74,9 @@ def _one_line(text: str) -> str:
 class Program(click.Group):
     """A group of commands whose errors are one line on standard error and an exit code."""
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run it; unless embedded elsewhere, end the process with the exit code."""
-
-        def run() -> Any:
-            return super(Program, self).main(args, prog_name, complete_var, False, **extra)
-
+        run = partial(super().main, *args, standalone_mode=False, **extra)
         if not standalone_mode:
             return run()
         fill_standard()
@@ -161,21 +143,23 @@ def _let_go_of_stdout() -> None:
             os.close(null)
 
 
-def program(name: str, summary: str, description: str, *, epilog: str) -> Callable[[F], Program]:
-    """A `Program` with ``--version`` and the command ``completion``.
+@click.pass_context
+def show_help(ctx: click.Context) -> None:
+    """What a program does that is given no command."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
-    Parameters:
-        name: of the command.
-        summary: what it is, in a sentence.
-        description: more of it, a paragraph.
-        epilog: its exit codes.
-    """
 
-    def make(function: F) -> Program:
+def program(
+    name: str, summary: str, description: str, *, epilog: str
+) -> Callable[[Callable[..., Any]], Program]:
+    """A `Program` with ``--version`` and the command ``completion``; its exit codes at the end."""
+
+    def make(function: Callable[..., Any]) -> Program:
         group = click.group(
             name,
             cls=Program,
-            context_settings=SETTINGS,
+            context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
             invoke_without_command=True,
             help=f"{summary}\n\n{description}",
             epilog=epilog,
@@ -188,14 +172,13 @@ def program(name: str, summary: str, description: str, *, epilog: str) -> Callab
 
 
 def _completion(name: str) -> click.Command:
-    variable = f"_{name.upper()}_COMPLETE"
-
     @click.command("completion")
     @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
     @click.pass_context
     def completion(ctx: click.Context, shell: str) -> None:
         found = get_completion_class(shell)
         assert found is not None
+        variable = f"_{name.upper()}_COMPLETE"
         click.echo(found(ctx.find_root().command, {}, name, variable).source())
 
     completion.help = f"""Print the script that completes the words of this command in a shell.
@@ -208,16 +191,9 @@ def _completion(name: str) -> click.Command:
     return completion
 
 
-# --- the coordinator ------------------------------------------------------------------------
-
-
-_SOURCE = f"{__name__}.coordinator"
-"""Under this, click's context says where the address of the coordinator comes from."""
-
-
 def _check_coordinator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     source = ctx.get_parameter_source(param.name or "")
-    ctx.meta[_SOURCE] = source
+    ctx.meta[__name__] = source  # for `way_out`
     try:
         if source is click.core.ParameterSource.ENVIRONMENT:
             coordinators_from(None, {"PUBSUB_COORDINATOR": value or ""})
@@ -230,7 +206,7 @@ def _check_coordinator(ctx: click.Context, param: click.Parameter, value: str | 
 
 def way_out() -> str:
     """What to do where no coordinator is reached: it depends on who said where it would be."""
-    source = click.get_current_context().meta.get(_SOURCE)
+    source = click.get_current_context().meta.get(__name__)
     if source is click.core.ParameterSource.COMMANDLINE:
         where = "give --coordinator the address where"
     elif source is click.core.ParameterSource.ENVIRONMENT:
@@ -241,11 +217,7 @@ def way_out() -> str:
 
 
 def coordinator_option(more: str = "") -> Callable[[F], F]:
-    """``--coordinator``, checked.
-
-    Parameters:
-        more: what the command does where none listens at the default address.
-    """
+    """``--coordinator``, checked, and what `more` the command does where none listens."""
     return click.option(
         "--coordinator",
         metavar="HOST:PORT[,…]",
@@ -256,27 +228,25 @@ def coordinator_option(more: str = "") -> Callable[[F], F]:
     )
 
 
-def impatient(timeout: float | None) -> dict[str, float]:
-    """The settings of a Peer that waits no longer than `--timeout` says, where that is less than
-    it would: for a coordinator, and for a subscriber or publisher that does not come. On a busy
-    machine a connection may take a second that is there, so it has at least one."""
-    if timeout is None:
-        return {}
+def make_peer(
+    name: str, coordinator: str | None, timeout: float | None, connect_timeout: float | None = None
+) -> Peer:
+    """A Peer that waits no longer than `--timeout` says, where that is less than it would: for a
+    coordinator, and for a subscriber or publisher that does not come. On a busy machine a
+    connection may take a second that is there, so it has at least one."""
+    from pubsub import Peer
+
     usual = Settings()
-    return {
-        name: min(getattr(usual, name), max(timeout, 1.0))
-        for name in ("connect_timeout", "join_timeout")
-    }
-
-
-def in_time(peer: Peer, timeout: float | None) -> Peer:
-    """The Peer; it waits no longer for a coordinator that is busy, either."""
+    most = FOREVER if timeout is None else max(timeout, 1.0)
+    peer = Peer(
+        coordinator,
+        name=name[:80],
+        connect_timeout=connect_timeout or min(usual.connect_timeout, most),
+        join_timeout=min(usual.join_timeout, most),
+    )
     if timeout is not None:
-        peer.runtime.readiness.mute_waits = 0
+        peer.runtime.readiness.mute_waits = 0  # nor for a coordinator that is busy
     return peer
-
-
-# --- what the library logs ------------------------------------------------------------------
 
 
 class _Lines(logging.Handler):
@@ -292,32 +262,15 @@ class _Lines(logging.Handler):
 def log_lines(level: int = logging.WARNING) -> None:
     """Show what the library has to say, from this level on, on standard error."""
     logger = logging.getLogger("pubsub")
-    for handler in [h for h in logger.handlers if isinstance(h, _Lines)]:
-        logger.removeHandler(handler)
-    logger.addHandler(_Lines())
+    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+        logger.addHandler(_Lines())
     logger.setLevel(level)
     logger.propagate = False
-    # what it has to tell by INFO, the command itself says
-    quiet = level if level <= logging.DEBUG else max(level, logging.WARNING)
-    logging.getLogger("pubsub.coordinator").setLevel(quiet)
-    for said in ("pubsub.foreign", "pubsub.absent"):  # it says that for itself too
+    # what these have to tell, the command itself says
+    logging.getLogger("pubsub.coordinator").setLevel(max(level, logging.WARNING))
+    for said in ("pubsub.foreign", "pubsub.absent"):
         logging.getLogger(said).setLevel(logging.ERROR)
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
-
-
-# --- the event loop -------------------------------------------------------------------------
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """A loop of uvloop, where that is installed."""
-    if sys.platform != "win32":
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -343,25 +296,16 @@ def end_signals(told: Callable[[int], None]) -> Iterator[None]:
     """Within: Ctrl-C and SIGTERM call `told` with the exit code that they mean; a second one ends
     the process as it would have without this."""
     loop = asyncio.get_running_loop()
-    taken: list[int] = []
+    with ExitStack() as taken:
 
-    def first(code: int) -> None:
-        release()
-        if code == INTERRUPTED:
-            after_ctrl_c()
-        told(code)
+        def first(code: int) -> None:
+            taken.close()
+            if code == INTERRUPTED:
+                after_ctrl_c()
+            told(code)
 
-    def release() -> None:
-        while taken:
-            loop.remove_signal_handler(taken.pop())
-
-    try:
-        for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
-            loop.add_signal_handler(number, first, code)
-            taken.append(number)
-    except (NotImplementedError, RuntimeError):
-        pass  # Windows: Ctrl-C raises KeyboardInterrupt
-    try:
+        with suppress(NotImplementedError, RuntimeError):  # Windows: Ctrl-C raises as ever
+            for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)):
+                loop.add_signal_handler(number, first, code)
+                taken.callback(loop.remove_signal_handler, number)
         yield
-    finally:
-        release()

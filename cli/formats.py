@@ -69,15 +69,10 @@ FORMATS: dict[str, Callable[[Any], bytes]] = {"json": as_json, "repr": as_repr, 
 
 
 class Formatter:
-    """Messages as lines.
+    """Messages as lines of a form: ``json``, ``repr`` or ``raw``.
 
-    Parameters:
-        form: ``json``, ``repr`` or ``raw``.
-        times: with the time at which each was sent.
-        topics: with the topic of each.
-
-    With `times` or `topics`, JSON lines are objects of ``time``, ``topic`` and ``value``; in the
-    other formats these stand before the value, each behind it a tab.
+    With `times` (at which each was sent) or `topics`, JSON lines are objects of ``time``, ``topic``
+    and ``value``; in the other forms these stand before the value, each behind it a tab.
     """
 
     def __init__(self, form: str, *, times: bool = False, topics: bool = False) -> None:
@@ -123,7 +118,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int):
         return value if value.bit_length() < _LARGEST_INT else hex(value)
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else _not_finite(value)
+        if math.isfinite(value):
+            return float(value)
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
         return {_key(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -151,10 +148,6 @@ def _plain_numpy(value: Any) -> Any:
     if hasattr(plain, "dtype"):  # what Python has no type for, such as a long double
         return str(value)
     return _plain(plain)
-
-
-def _not_finite(value: float) -> str:
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _key(key: Any) -> str:

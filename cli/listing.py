@@ -58,19 +58,12 @@ def table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> list[str]:
     """Rows as aligned lines below a heading; numbers stand to the right."""
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     heads = [column.upper() for column in columns]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    numbers = [
-        bool(cells) and all(cell.isdigit() or cell == "-" for cell in column)
-        for column in zip(*cells, strict=True)
-    ] or [False] * len(columns)
-    lines = []
-    for line in (heads, *cells):
-        padded = (
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, numbers, strict=True)
-        )
-        lines.append("  ".join(padded).rstrip())
-    return lines
+    padded = []
+    for column in zip(heads, *cells, strict=True):
+        numbers = len(column) > 1 and all(c.isdigit() or c == "-" for c in column[1:])
+        pad = str.rjust if numbers else str.ljust
+        padded.append([pad(cell, max(map(len, column))) for cell in column])
+    return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
 
 
 def _cell(value: Any) -> str:

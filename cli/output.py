@@ -14,6 +14,7 @@ import select
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 __all__ = ["Output"]
 
@@ -25,14 +26,11 @@ nobody knows how much of it was taken, so it is small beside what may wait."""
 
 
 class Output:
-    """Writes lines to a file descriptor, all that are there at once.
+    """Writes lines to a file descriptor, all that are there at once. To be made in a running event
+    loop, and used only there.
 
-    Parameters:
-        descriptor: to write to.
-        ended: called in the loop's thread, once, when nothing more can be written: with the
-            error, which is a BrokenPipeError where the reader has gone.
-
-    To be made in a running event loop, and used only there.
+    `ended` is called once, when nothing more can be written: with the error, which is a
+    BrokenPipeError where the reader has gone.
     """
 
     def __init__(self, descriptor: int, ended: Callable[[OSError], None]) -> None:
@@ -42,7 +40,6 @@ class Output:
         self._lines: list[bytes] = []
         self._size = 0  # bytes not yet written
         self._waiters: list[asyncio.Future[None]] = []
-        self._awake = False
         self._condition = threading.Condition()
         self._handed: list[bytes] = []
         self._writing: list[bytes] = []
@@ -57,9 +54,8 @@ class Output:
     def write(self, line: bytes) -> bool:
         """Have a line written as soon as the loop's turn is over; True: wait for `room` before
         the next one."""
-        if not self._awake:
+        if not self._lines:
             self._loop.call_soon(self._hand_over)
-            self._awake = True
         self._lines.append(line)
         self._size += len(line)
         return self._size > FULL
@@ -67,26 +63,14 @@ class Output:
     async def room(self) -> None:
         """Wait until more may be written, or nothing ever will."""
         while self._size > FULL and not self._broken:
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
+            await self._news()
 
     async def finish(self) -> int:
         """Wait until all is written, however long the reader takes, or `give_up` was called, or
         nothing more can be written; returns how many lines at most were not."""
         self._hand_over()
         while self._size and not self._broken and not self._given_up:
-            waiter = self._loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
-        return self._unwritten() if self._size else 0
-
-    def give_up(self) -> None:
-        """Have `finish` wait no longer."""
-        self._given_up = True
-        self._wake()
-
-    def _unwritten(self) -> int:
+            await self._news()
         with self._condition:
             count, left = len(self._handed), self._left
             for line in reversed(self._writing):
@@ -96,8 +80,17 @@ class Output:
                 count += 1
         return count
 
+    def give_up(self) -> None:
+        """Have `finish` wait no longer."""
+        self._given_up = True
+        self._wake()
+
+    async def _news(self) -> None:
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
     def _hand_over(self) -> None:
-        self._awake = False
         if self._lines:
             with self._condition:
                 self._handed += self._lines
@@ -151,7 +144,5 @@ class Output:
             self._tell(self._break, BrokenPipeError(errno.EPIPE, "nobody reads the output"))
 
     def _tell(self, call: Callable[..., None], *args: object) -> None:
-        try:
+        with suppress(RuntimeError):  # the loop is closed: it is over anyway
             self._loop.call_soon_threadsafe(call, *args)
-        except RuntimeError:
-            pass  # the loop is closed: it is over anyway

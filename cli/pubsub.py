@@ -6,12 +6,14 @@ import logging
 import math
 import re
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.shell_completion import CompletionItem
 
-from pubsub.cli.command import coordinator_option, log_lines, program, run, say
+from pubsub.cli.command import coordinator_option, log_lines, program, run, say, show_help
 from pubsub.config import FOREVER, coordinators_from
 from pubsub.core.topics import check_pattern, check_topic
 from pubsub.errors import PubSubError, TopicError
@@ -30,20 +32,13 @@ Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, or not
 """
 
 
-@program(
+pubsub = program(
     "pubsub",
     "Look at topics, and put messages on them.",
     "Messages come straight from the processes that publish them; a coordinator (see pubsubd) "
     "only says where these are.",
     epilog=EPILOG,
-)
-@click.pass_context
-def pubsub(ctx: click.Context) -> None:
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
-
-
-# --- arguments ------------------------------------------------------------------------------
+)(show_help)
 
 
 class _Topic(ParamType):
@@ -51,8 +46,8 @@ class _Topic(ParamType):
 
     name = "topic"
 
-    def __init__(self, *, pattern: bool) -> None:
-        self._check = check_pattern if pattern else check_topic
+    def __init__(self, check: Callable[[Any], str]) -> None:
+        self._check = check
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
@@ -88,27 +83,20 @@ class _History(ParamType):
     ) -> int | Literal["all"]:
         if value == "all":
             return "all"
-        try:
-            number = int(value)
-        except ValueError:
-            number = -1
-        if number < 0:
-            raise click.UsageError(
-                f"--history {value!r} is neither a number of messages nor 'all'", ctx
-            )
-        return number
+        with suppress(ValueError):
+            if int(value) >= 0:
+                return int(value)
+        raise click.UsageError(
+            f"--history {value!r} is neither a number of messages nor 'all'", ctx
+        )
 
 
 class _Put(click.Command):
     """`put`, where a negative number may be the value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if (
-            len(args) > 1
-            and "--" not in args
-            and re.fullmatch(r"-\.?\d.*", args[-1])
-            and not args[-2].startswith("-")
-        ):
+        negative = len(args) > 1 and re.fullmatch(r"-\.?\d.*", args[-1])
+        if negative and "--" not in args and not args[-2].startswith("-"):
             args = [*args[:-1], "--", args[-1]]
         try:
             return super().parse_args(ctx, args)
@@ -125,9 +113,6 @@ class _Put(click.Command):
 class _Positive(click.FloatRange):
     """A number above 0; one without end is as much as there can be."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
-
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
@@ -137,15 +122,12 @@ class _Positive(click.FloatRange):
         return min(number, FOREVER)
 
 
-POSITIVE = _Positive()
-
-
-# --- commands -------------------------------------------------------------------------------
+POSITIVE = _Positive(min=0, min_open=True)
 
 
 @pubsub.command(epilog=EPILOG)
 @click.argument(
-    "topics", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=_Topic(pattern=True)
+    "patterns", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=_Topic(check_pattern)
 )
 @click.option(
     "-n", "--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages."
@@ -157,8 +139,8 @@ POSITIVE = _Positive()
     help="End after so many seconds without a message; with --count: exit code 3. Bounds the wait "
     "for a coordinator too.",
 )
-@click.option("--timestamps", is_flag=True, help="Show when each message was sent.")
-@click.option("--topics", "show_topics", is_flag=True, help="Show each message's topic.")
+@click.option("--timestamps", "times", is_flag=True, help="Show when each message was sent.")
+@click.option("--topics", is_flag=True, help="Show each message's topic.")
 @click.option(
     "--history",
     type=_History(),
@@ -183,18 +165,7 @@ POSITIVE = _Positive()
     "-q", "--quiet", is_flag=True, help="Do not say at the end what was received and lost."
 )
 @coordinator_option(", where the command runs one itself if there is none")
-def tail(
-    topics: tuple[str, ...],
-    count: int | None,
-    timeout: float | None,
-    timestamps: bool,
-    show_topics: bool,
-    history: int | Literal["all"],
-    form: str,
-    allow_pickle: bool,
-    quiet: bool,
-    coordinator: str | None,
-) -> int:
+def tail(**options: Any) -> int:
     """Show the messages of topics as they come, a line each.
 
     In a PATTERN, * stands for one segment of a topic and ** for any number of them (quote it:
@@ -216,36 +187,19 @@ def tail(
 
     if sys.stdout is None:
         raise OSError("standard output is closed")
-    log_lines(logging.WARNING if quiet else logging.INFO)
-    wanted = Wanted(
-        topics,
-        coordinator=coordinator,
-        count=count,
-        timeout=timeout,
-        history=history,
-        form=form,
-        times=timestamps,
-        topics=show_topics,
-        allow_pickle=allow_pickle,
-        quiet=quiet,
-    )
+    wanted = Wanted(**options)
+    log_lines(logging.WARNING if wanted.quiet else logging.INFO)
     return run(tail(wanted))
 
 
 @pubsub.command(cls=_Put, epilog=EPILOG)
-@click.argument("topic", type=_Topic(pattern=False))
+@click.argument("topic", type=_Topic(check_topic))
 @click.argument("value")
 @click.option("--json-lines", is_flag=True, help="With -: each line is JSON.")
-@click.option(
-    "--rate",
-    type=POSITIVE,
-    metavar="N",
-    help="Put at most so many messages a second.",
-)
+@click.option("--rate", type=POSITIVE, metavar="N", help="Put at most so many messages a second.")
 @click.option(
     "--wait",
     type=click.IntRange(min=1),
-    default=None,
     metavar="N",
     help="Wait for so many subscribers first; exit code 1 if then nobody receives anything.",
 )
@@ -258,15 +212,7 @@ def tail(
     "(default: 5).",
 )
 @coordinator_option(", where with --wait the command runs one itself if there is none")
-def put(
-    topic: str,
-    value: str,
-    json_lines: bool,
-    rate: float | None,
-    wait: int | None,
-    timeout: float | None,
-    coordinator: str | None,
-) -> int:
+def put(value: str, json_lines: bool, wait: int | None, **options: Any) -> int:
     """Put a message on a topic.
 
     VALUE is JSON, or else a plain string; - puts every line of standard input as a message (a
@@ -286,11 +232,11 @@ def put(
 
     if value != "-" and json_lines:
         raise click.UsageError("--json-lines goes with -: it is about standard input")
-    if coordinator is None:  # then it fails at once, with an error that says it all, or waits
+    sending = Sending(wait=wait or 0, **options)
+    if sending.coordinator is None:  # it fails at once, with an error that says it all, or waits
         log_lines(logging.INFO if wait else logging.ERROR)
     else:
         log_lines()
-    sending = Sending(topic, coordinator=coordinator, rate=rate, wait=wait or 0, timeout=timeout)
     if value != "-":
         return put(sending, [(from_text(value), len(value))])
     if sys.stdin is None:
@@ -330,9 +276,7 @@ def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | No
     return show(what, addresses, as_json=as_json)
 
 
-def main() -> None:
-    """Entry point."""
-    pubsub()
+main = pubsub
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from pubsub.cli.certs import cert
-from pubsub.cli.command import FAILED, OK, Failure, end_signals, program, run, say
+from pubsub.cli.command import OK, Failure, end_signals, program, run, say, show_help
 from pubsub.cli.keys import key
 from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
 from pubsub.links.listening import NAME_TIMEOUT
@@ -31,17 +31,13 @@ wrongly.
 """
 
 
-@program(
+pubsubd = program(
     "pubsubd",
     "The daemon of pubsubd, the brokerless publish-subscribe runtime.",
     "It runs once for a group of machines, or not at all: on a single one the first process "
     "starts a coordinator in itself.",
     epilog=EPILOG,
-)
-@click.pass_context
-def pubsubd(ctx: click.Context) -> None:
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+)(show_help)
 
 
 @pubsubd.command(epilog=EPILOG)
@@ -127,29 +123,21 @@ def _is_loopback(address: Address) -> bool:
 async def _serve(address: Address, exposed: bool) -> int:
     from pubsub.coordinator.server import Coordinator  # `pubsubd --help` needs none of it
 
-    loop = asyncio.get_running_loop()
-    told: asyncio.Future[int] = loop.create_future()
-
-    def stop(code: int) -> None:
-        if not told.done():
-            told.set_result(code)
-
-    server = Coordinator(loop)
-    with end_signals(stop):
+    told = asyncio.Event()
+    server = Coordinator(asyncio.get_running_loop())
+    with end_signals(lambda code: told.set()):
         try:
             await server.start(*address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                say(_in_use(address), by="pubsubd")
-            else:
-                why = os.strerror(error.errno) if error.errno else str(error)
-                say(f"cannot listen on {address}: {why}", by="pubsubd")
-            return FAILED
+                raise Failure(_in_use(address)) from None
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise Failure(f"cannot listen on {address}: {why}") from None
         note = ", open to everyone who can reach it (--insecure)" if exposed else ""
         say(f"coordinator on {' and '.join(map(str, server.addresses))}{note}", by="pubsubd")
         if exposed:
             say(_how_to_reach(server.addresses), by="pubsubd")
-        await told
+        await told.wait()
         await server.close()
     return OK
 
@@ -203,10 +191,7 @@ def _in_use(address: Address) -> str:
 pubsubd.add_command(key)
 pubsubd.add_command(cert)
 
-
-def main() -> None:
-    """Entry point."""
-    pubsubd()
+main = pubsubd
 
 
 if __name__ == "__main__":

@@ -23,11 +23,10 @@ from pubsub.cli.command import (
     TERMINATED,
     TIMED_OUT,
     after_ctrl_c,
-    impatient,
-    in_time,
+    make_peer,
     say,
 )
-from pubsub.config import DEFAULT_COORDINATOR
+from pubsub.config import DEFAULT_COORDINATOR, FOREVER
 from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.pub import flush
 from pubsub.runtime.snapshot import PubRow, SubscriberRow
@@ -44,7 +43,6 @@ LOOK_SECONDS = 0.1
 """… and seconds."""
 SAY_AFTER = 1.0
 """Seconds after which it is said for whom it waits at the end."""
-FOR_EVER = 1e6
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,11 @@ class Sending:
 
     topic: str
     coordinator: str | None = None
-    rate: float | None = None
-    """Messages per second, at most."""
-    wait: int = 0
-    """Subscribers to wait for before the first message."""
+    rate: float | None = None  # messages per second, at most
+    wait: int = 0  # subscribers to wait for before the first message
     timeout: float | None = None
     """Seconds to wait for these (None: for ever), and for one that takes nothing (None:
     `PATIENCE`)."""
-
-
-# --- what is put ----------------------------------------------------------------------------
 
 
 def from_text(text: str) -> Any:
@@ -118,9 +111,6 @@ def _no_json(name: str) -> NoReturn:
     raise ValueError(f"JSON has no {name}")
 
 
-# --- putting --------------------------------------------------------------------------------
-
-
 class _Terminated(BaseException):
     """SIGTERM."""
 
@@ -131,6 +121,7 @@ def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
         pub = BlockingPub(sending.topic, peer=peer, overflow="block")
         patience = PATIENCE if sending.timeout is None else sending.timeout
         audience = _Audience(pub, patience, waited=sending.wait > 0)
+        code = OK
         try:
             if sending.wait and not _wait(pub, sending):
                 return TIMED_OUT
@@ -144,23 +135,17 @@ def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
         except (PubSubError, OSError, ValueError):
             _deliver(peer, pub, audience)  # what came before the trouble
             raise
-        else:
-            code = OK
         everything = _deliver(peer, pub, audience)
-    if code == OK and not everything:
-        return FAILED
-    return code
+    return code if everything else code or FAILED
 
 
 def _peer(sending: Sending) -> Peer:
-    name = f"pubsub put {sending.topic}"[:80]
+    name = f"pubsub put {sending.topic}"
     if sending.coordinator is None and not sending.wait:
         # Where nobody listens at the default address nobody can be subscribed: a coordinator of
         # our own, for the blink of an eye, would serve no one.
-        limits = {**impatient(sending.timeout), "connect_timeout": 1.0}
-        return in_time(Peer(str(DEFAULT_COORDINATOR), name=name, **limits), sending.timeout)
-    peer = Peer(sending.coordinator, name=name, **impatient(sending.timeout))
-    return in_time(peer, sending.timeout)
+        return make_peer(name, str(DEFAULT_COORDINATOR), sending.timeout, connect_timeout=1.0)
+    return make_peer(name, sending.coordinator, sending.timeout)
 
 
 @contextmanager
@@ -184,10 +169,9 @@ def _wait(pub: BlockingPub, sending: Sending) -> bool:
     if sys.stderr.isatty() and len(pub.subscribers) < sending.wait:
         whom = "a subscriber" if sending.wait == 1 else f"{sending.wait} subscribers"
         say(f"waiting for {whom} on {sending.topic!r} …")
-    began = time.monotonic()
+    until = time.monotonic() + (FOREVER if sending.timeout is None else sending.timeout)
     while True:
-        waited = time.monotonic() - began
-        left = FOR_EVER if sending.timeout is None else max(0.0, sending.timeout - waited)
+        left = max(0.0, until - time.monotonic())
         try:  # in short steps, because a signal that comes as one begins is noticed at its end
             pub.wait_for_subscribers(sending.wait, timeout=min(left, 0.5))
             return True

@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from pubsub import DecodeError, Gap, Peer
-from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, impatient, in_time, say
+from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, make_peer, say
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
@@ -29,10 +30,8 @@ class Wanted:
 
     patterns: Sequence[str]
     coordinator: str | None = None
-    count: int | None = None
-    """End after so many messages."""
-    timeout: float | None = None
-    """End after so many seconds without a message."""
+    count: int | None = None  # end after so many messages
+    timeout: float | None = None  # end after so many seconds without a message
     history: int | Literal["all"] = 0
     form: str = "json"
     times: bool = False
@@ -54,7 +53,6 @@ class _Tail:
         self._output = Output(descriptor, self._output_ended)
         self._line = Formatter(wanted.form, times=wanted.times, topics=wanted.topics).line
         self._patterns = tuple(dict.fromkeys(wanted.patterns))
-        self._first: dict[str, int] = {}
         self._subs: list[AsyncSub] = []
         self._events = 0
         self._received = 0
@@ -64,7 +62,6 @@ class _Tail:
         self._reader_gone = False
         self._failure: Failure | None = None  # of the output
         self._held_back = 0  # Subs with more to show than the output takes
-        self._caught_up = asyncio.Event()
         self._stopped_at = 0.0  # wall-clock time of a signal
         self._stopped_by: int | None = None  # the exit code that it means
         self._left_out = 0  # messages that had come, and time was up
@@ -72,12 +69,8 @@ class _Tail:
 
     async def run(self) -> int:
         with end_signals(self._stop):
-            peer = Peer(
-                self._wanted.coordinator,
-                name=f"pubsub tail {' '.join(self._patterns)}"[:80],
-                **impatient(self._wanted.timeout),
-            )
-            in_time(peer, self._wanted.timeout)
+            name = f"pubsub tail {' '.join(self._patterns)}"
+            peer = make_peer(name, self._wanted.coordinator, self._wanted.timeout)
             work = self._loop.create_task(self._work(peer))
             work.add_done_callback(self._failed)
             try:
@@ -174,35 +167,19 @@ class _Tail:
                         self._finish(OK)
                         return
                     if full:
-                        await self._room()
+                        self._held_back += 1
+                        await self._output.room()
+                        self._held_back -= 1
                         if self._end.done():
                             return
             except DecodeError as error:
                 if self._shows(number, error.topic):
                     self._refused += 1
-                    say(_in_the_shell(error))
-
-    async def _room(self) -> None:
-        self._held_back += 1
-        self._caught_up.clear()
-        await self._output.room()
-        self._held_back -= 1
-        if not self._held_back:
-            self._caught_up.set()
+                    say(str(error).replace("use Sub(..., allow_pickle=True)", "use --allow-pickle"))
 
     def _shows(self, number: int, topic: str) -> bool:
         """Whether it is for this Sub to show a topic: the first whose pattern matches does."""
-        return len(self._patterns) == 1 or self._first_match(topic) == number
-
-    def _first_match(self, topic: str) -> int:
-        """Which pattern shows a topic, so that it is shown once."""
-        first = self._first.get(topic)
-        if first is None:
-            if len(self._first) > 10_000:
-                self._first.clear()
-            first = next(n for n, p in enumerate(self._patterns) if matches(p, topic))
-            self._first[topic] = first
-        return first
+        return len(self._patterns) == 1 or _first_match(self._patterns, topic) == number
 
     def _show_gap(self, gap: Gap) -> None:
         if gap.reason in _GONE:
@@ -232,10 +209,9 @@ class _Tail:
         """Wait until no Sub has more to show. One that has and is not held back shows something in
         every turn of the loop."""
         shown = -1
-        while self._held_back or shown != self._events:
+        while not self._end.done() and (self._held_back or shown != self._events):
             shown = self._events
-            if self._held_back:
-                await self._caught_up.wait()
+            await self._output.room()
             await asyncio.sleep(0)
             await asyncio.sleep(0)  # it may have been woken only now
         self._finish(code)
@@ -271,12 +247,12 @@ class _Tail:
         self._finish(OK)
 
 
+@lru_cache(10_000)
+def _first_match(patterns: tuple[str, ...], topic: str) -> int:
+    return next(n for n, pattern in enumerate(patterns) if matches(pattern, topic))
+
+
 _GONE = {
     "vanished": "vanished: what it had not sent is not known",
     "unreachable": "was never reached: what it put is not known",
 }
-
-
-def _in_the_shell(error: DecodeError) -> str:
-    """Why a stream is refused, with the option of this command in place of the argument of Sub."""
-    return str(error).replace("use Sub(..., allow_pickle=True)", "use --allow-pickle")

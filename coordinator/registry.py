@@ -13,19 +13,16 @@ soft; peers bring it back after a restart. How it stays true:
   whether the Sub is due the Pub's first message.
 
 Work and messages of a call grow with the matches of what it changes, not with what is known. What
-goes with one peer may be much: it is taken away piece by piece (`sweep`), so that others are heard
-in between. Until its turn has come it counts for all others, as that of a peer that is away does.
-
-An address of loopback means another machine on each machine, so it is told on its own only. Which
-that is, tells the address from which a peer's connection comes. To a Sub elsewhere, a Pub behind
-such an address is nowhere; and the Pub is told of such a Sub as of one that will not come.
+goes with one peer may be much: it is taken away piece by piece (`sweep`), and counts for all others
+until its turn has come. What an address of loopback means: see docs/architecture.md, "Discovery".
 """
 
 from __future__ import annotations
 
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -51,48 +48,26 @@ Push: TypeAlias = tuple[str, Match | Expect]
 """The peer to send to, and the message."""
 
 
-class _Peer:
-    __slots__ = (
-        "address",
-        "connected",
-        "hostname",
-        "local",
-        "machine",
-        "met_at",
-        "moved",
-        "name",
-        "peer_id",
-        "pid",
-        "pubs",
-        "registrations",
-        "segments",
-        "session",
-        "stale",
-    )
+_NOWHERE = Address("", 0)
 
-    def __init__(self, peer_id: str) -> None:
-        self.peer_id = peer_id
-        self.address = Address("", 0)
-        self.local = False
-        """Whether only its own machine can dial that address."""
-        self.machine = ""
-        """Where it is: the address from which it came; empty: on the coordinator's machine."""
-        self.met_at = Address("", 0)
-        """Where it reached the coordinator."""
-        self.connected = False
-        self.session = 0
-        """Counts its connections."""
-        self.moved = 0
-        """The session in which its address, or its machine, last changed."""
-        self.registrations: dict[int, _Registration] = {}
-        self.pubs = 0
-        """How many of the registrations are Pubs."""
-        self.segments = 0
-        """Segments of their topics and patterns."""
-        self.stale = 0
-        """How many of them were not registered in this session."""
-        self.name = self.hostname = ""
-        self.pid = 0
+
+@dataclass(slots=True, eq=False)
+class _Peer:
+    peer_id: str
+    address: Address = _NOWHERE
+    local: bool = False  # only its own machine can dial that address
+    machine: str = ""  # the address from which it came; empty: on the coordinator's machine
+    met_at: Address = _NOWHERE  # where it reached the coordinator
+    connected: bool = False
+    session: int = 0  # counts its connections
+    moved: int = 0  # the session in which its address, or its machine, last changed
+    registrations: dict[int, _Registration] = field(default_factory=dict)
+    pubs: int = 0  # how many of the registrations are Pubs
+    segments: int = 0  # of their topics and patterns
+    stale: int = 0  # how many of them were not registered in this session
+    name: str = ""
+    hostname: str = ""
+    pid: int = 0
 
     def describe(self, info: dict[str, Any]) -> None:
         name, hostname, pid = info.get("name"), info.get("hostname"), info.get("pid")
@@ -124,30 +99,23 @@ class _Registration:
 
     def is_same(self, message: Register) -> bool:
         # `renewed` is left out: what counts is how this coordinator first heard of it.
-        return (self.topic, self.is_pub, self.observer) == (
-            message.topic,
-            message.role == "pub",
-            message.observer,
-        )
+        asked = (message.topic, message.role == "pub", message.observer)
+        return (self.topic, self.is_pub, self.observer) == asked
 
 
 _by_revision = attrgetter("revision")
-_NOWHERE = Address("", 0)
 
 _Lost: TypeAlias = "dict[_Registration, list[tuple[str, int]]]"
 """Who must be told of what is gone."""
 
 
 class Registry:
-    """The peers, Pubs and Subs that a coordinator knows of.
-
-    Every call that may change what others should know returns the messages to send, in order.
+    """Every call that may change what others should know returns the messages to send, in order.
 
     Args:
         grace: seconds that a peer's registrations are kept after its connection broke, and, once
             it is back, until it has registered them again (counted from the last one it did).
-        max_registrations, max_segments: Pubs and Subs that one peer may have, and segments that
-            their topics and patterns may have in all.
+        max_registrations, max_segments: see `MAX_REGISTRATIONS`, `MAX_SEGMENTS`.
     """
 
     def __init__(
@@ -307,30 +275,25 @@ class Registry:
             topic = check(message.topic)
         except TopicError as error:
             raise ProtocolError(f"{message.role} {message.id}: {error.problem}") from None
-        if known is None and len(peer.registrations) >= self._max_registrations:
-            raise ProtocolError(
-                f"{message.role} {message.id} on {topic[:60]!r} would be one more than the "
-                f"{self._max_registrations:,} Pubs and Subs that one peer may register",
-                code="limit",
-            )
         replaced = 0 if known is None else _segments(known.topic)
         segments = _segments(topic)
-        if peer.segments - replaced + segments > self._max_segments:
-            raise ProtocolError(
-                f"{message.role} {message.id} on {topic[:60]!r}: the topics that one peer "
-                f"registers may have {self._max_segments:,} segments in all",
-                code="limit",
+        beyond = ""
+        if known is None and len(peer.registrations) >= (most := self._max_registrations):
+            beyond = (
+                f" would be one more than the {most:,} Pubs and Subs that one peer may register"
             )
+        elif peer.segments - replaced + segments > (most := self._max_segments):
+            beyond = f": the topics that one peer registers may have {most:,} segments in all"
+        if beyond:
+            what = f"{message.role} {message.id} on {topic[:60]!r}"
+            raise ProtocolError(what + beyond, code="limit")
         pushes = [] if known is None else self._remove_one(known)
         self._revision += 1
         new = _Registration(peer, message, topic, self._revision)
         peer.registrations[new.id] = new
         peer.pubs += new.is_pub
         peer.segments += segments
-        if new.is_pub:
-            self._pubs.add(new.topic, new)
-        else:
-            self._subs.add(new.topic, new)
+        self._index(new).add(new.topic, new)
         matching = self._matching(new)
         pushes += self._answer(new, matching)
         pushes += self._announce(new, matching)
@@ -372,10 +335,7 @@ class Registry:
             peer.stale -= 1
             if peer.connected and not peer.stale:
                 self._due.pop(peer, None)
-        if registration.is_pub:
-            self._pubs.discard(registration.topic, registration)
-        else:
-            self._subs.discard(registration.topic, registration)
+        self._index(registration).discard(registration.topic, registration)
         self._revision += 1
         matching = self._matching(registration)
         for other in matching:
@@ -406,25 +366,23 @@ class Registry:
             self._due[peer] = now + self.grace
             self._due.move_to_end(peer)
 
+    def _index(self, one: _Registration) -> TopicIndex[_Registration] | PatternIndex[_Registration]:
+        return self._pubs if one.is_pub else self._subs
+
     # --- messages -----------------------------------------------------------------------
 
     def _matching(self, registration: _Registration) -> list[_Registration]:
-        """The matching registrations of the other role, the oldest first: sets have no order that
-        would be the same in another run.
-        """
+        """Those of the other role, the oldest first: sets have no order that would be the same in
+        another run."""
         topic = registration.topic
         found = self._subs.match(topic) if registration.is_pub else self._pubs.match(topic)
         return sorted(found, key=_by_revision) if len(found) > 1 else list(found)
 
     def _answer(self, to: _Registration, matching: list[_Registration]) -> list[Push]:
         """All its matches for one registration."""
-        if not matching:
-            return [self._push(to, True, (), ())]
-        *first, last = _parts([_row(other, to) for other in matching])
-        return [
-            *(self._push(to, False, part, ()) for part in first),
-            self._push(to, True, last, ()),
-        ]
+        *first, last = _parts([_row(other, to) for other in matching]) or [()]
+        pushes = [self._push(to, False, part, ()) for part in first]
+        return [*pushes, self._push(to, True, last, ())]
 
     def _announce(self, new: _Registration, matching: list[_Registration]) -> list[Push]:
         """One registration for all its matches."""
@@ -446,10 +404,8 @@ class Registry:
         """A row for each topic and pattern, sorted: ``topic``, ``publishers``, ``subscribers``.
 
         Subscribers of a topic are counted with those whose pattern matches it; the publishers of
-        a pattern are those that match it, its subscribers only its own.
-
-        Each row is made when it is asked for: a coordinator with many topics can serve others in
-        between, and gets the rows as they are then.
+        a pattern are those that match it, its subscribers only its own. Each row is made when it
+        is asked for, so that a coordinator with many topics can serve others in between.
         """
         for topic in sorted({*self._pubs, *self._subs}):
             if not self._pubs.count(topic) and not self._subs.count(topic):
@@ -489,9 +445,8 @@ def _row(of: _Registration, to: _Registration) -> MatchedPub | ExpectedSub:
     if of.is_pub:
         apart = peer.local and peer.machine != to.peer.machine
         host, port = _NOWHERE if apart else peer.address
-        before = _is_before(to, of)
         who = peer.in_words() if apart else ""
-        return MatchedPub(peer.peer_id, host, port, of.id, of.topic, before, who)
+        return MatchedPub(peer.peer_id, host, port, of.id, of.topic, _is_before(to, of), who)
     apart = to.peer.local and peer.machine != to.peer.machine
     elsewhere = ""
     if apart:  # one of both has dialled an address that means the same to all
@@ -508,9 +463,6 @@ def _is_before(sub: _Registration, pub: _Registration) -> bool:
     return sub.revision < pub.revision or (sub.renewed and not pub.renewed)
 
 
-def _parts(rows: Collection[Any]) -> list[tuple[Any, ...]]:
-    all_rows = tuple(rows)
-    if len(all_rows) <= ROWS_PER_FRAME:
-        return [all_rows] if all_rows else []
-    starts = range(0, len(all_rows), ROWS_PER_FRAME)
-    return [all_rows[start : start + ROWS_PER_FRAME] for start in starts]
+def _parts(rows: list[Any]) -> list[tuple[Any, ...]]:
+    starts = range(0, len(rows), ROWS_PER_FRAME)
+    return [tuple(rows[start : start + ROWS_PER_FRAME]) for start in starts]

@@ -1,8 +1,5 @@
 """Decoders: the batches of one stream back to values. Each codec has its own (see `codecs`).
 
-``msgpack.unpackb`` once for each batch keeps it fast. What keeps hostile bytes harmless: see
-`Decoder`.
-
 No function here may be called while another call on the same object runs: the caller locks.
 """
 
@@ -15,6 +12,7 @@ from typing import Any, Final
 import msgpack
 
 from pubsub.codec import extension_types, numpy_types
+from pubsub.codec.explain import brief
 from pubsub.codec.extension_types import (
     BUFFER,
     CONTAINERS,
@@ -168,7 +166,7 @@ class Decoder:
             raise
         except Exception as error:
             name = extension_types.NAMES[code]
-            raise DecodeError(f"a message with a broken {name} ({_brief(error)})") from error
+            raise DecodeError(f"a message with a broken {name} ({brief(error)})") from error
 
     def _read_buffer(self, payload: bytes) -> bytes:
         if len(payload) != 4:
@@ -187,8 +185,6 @@ class Decoder:
 
 
 class MsgpackDecoder(Decoder):
-    """See `codecs`."""
-
     __slots__ = ("_depth", "_idle")
 
     def __init__(self, *, allow_pickle: bool = False) -> None:
@@ -241,8 +237,6 @@ class MsgpackDecoder(Decoder):
 
 
 class PickleDecoder(Decoder):
-    """See `codecs`."""
-
     __slots__ = ()
 
     def __init__(self, *, allow_pickle: bool = False) -> None:
@@ -257,8 +251,6 @@ class PickleDecoder(Decoder):
 
 
 class RawDecoder(Decoder):
-    """See `codecs`."""
-
     __slots__ = ()
 
     def __init__(self, *, allow_pickle: bool = False) -> None:
@@ -285,7 +277,7 @@ def _unpickle(values: list[Any]) -> list[Any]:
         try:
             found.append(pickle.loads(value))
         except Exception as error:
-            raise DecodeError(f"a message that cannot be unpickled ({_brief(error)})") from error
+            raise DecodeError(f"a message that cannot be unpickled ({brief(error)})") from error
     return found
 
 
@@ -296,9 +288,4 @@ def _only_bytes(values: list[Any]) -> list[Any]:
 
 
 def _reason(error: Exception) -> str:
-    return f"a message that cannot be decoded ({_brief(error)})"
-
-
-def _brief(error: Exception) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    return f"a message that cannot be decoded ({brief(error)})"

@@ -3,8 +3,6 @@
 The body of a batch is one msgpack array of its values, whatever the codec. Large buffers (from
 `LARGE` on) travel out of band: in the body stands their number, an extension type.
 
-One `msgpack.Packer` per encoder keeps it fast, whose C method is given out as `Encoder.pack`.
-
 No function here may be called while another call on the same object runs: the caller locks.
 """
 
@@ -81,11 +79,9 @@ class Encoder:
     __slots__ = ("_max_message", "_taken", "_topic", "buffers", "pack", "refuse")
 
     pack: Callable[[Any], bytes]
-    refuse: Callable[[Any], bytes]
-    buffers: list[Buffer]
 
     def __init__(self, topic: str, max_message: int) -> None:
-        self.buffers = []
+        self.buffers: list[Buffer] = []
         self.refuse = self._refuse
         self._topic = topic
         self._max_message = max_message
@@ -178,8 +174,6 @@ class Encoder:
 
 
 class MsgpackEncoder(Encoder):
-    """See `codecs`."""
-
     __slots__ = ("_depth", "_idle", "_looking", "_plain")
 
     def __init__(self, topic: str, max_message: int) -> None:
@@ -343,8 +337,6 @@ class _BinEncoder(Encoder):
 
 
 class PickleEncoder(_BinEncoder):
-    """See `codecs`."""
-
     __slots__ = ("_dumps",)
 
     def __init__(self, topic: str, max_message: int) -> None:
@@ -361,8 +353,6 @@ class PickleEncoder(_BinEncoder):
 
 
 class RawEncoder(_BinEncoder):
-    """See `codecs`."""
-
     __slots__ = ()
 
     def _pack(self, value: Any) -> bytes:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pubsub.codec.extension_types import CONTAINERS, Unencodable
 
-__all__ = ["Fault", "find_fault", "find_unpicklable", "refusal", "with_article"]
+__all__ = ["Fault", "brief", "find_fault", "find_unpicklable", "refusal", "with_article"]
 
 PICKLE_INSTEAD: Final = 'or use Pub(..., codec="pickle") with Sub(..., allow_pickle=True)'
 
@@ -116,10 +116,11 @@ def _of_exception(error: Exception, culprit: object) -> Unencodable:
     if isinstance(culprit, memoryview) and isinstance(error, BufferError):
         problem = f"{is_a} of memory that is not contiguous"
         return Unencodable(problem, "convert it with bytes(...)", pickle=False)
-    return Unencodable(f"{is_a} that cannot be packed ({_text(error)})", "convert it")
+    return Unencodable(f"{is_a} that cannot be packed ({brief(error)})", "convert it")
 
 
-def _text(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """What was raised, on one line."""
     return f"{type(error).__name__}: {str(error)[:200]}" if str(error) else type(error).__name__
 
 
@@ -191,7 +192,7 @@ def find_unpicklable(
                 break
         else:
             break
-    problem = f"is {with_article(type(part))}, which cannot be pickled ({_text(error)})"
+    problem = f"is {with_article(type(part))}, which cannot be pickled ({brief(error)})"
     remedy = "leave it out, or teach its class to be pickled"
     return Fault(_place(steps), part, Unencodable(problem, remedy, pickle=False))
 

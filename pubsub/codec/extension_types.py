@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -52,24 +52,6 @@ NDARRAY_OUT_OF_BAND: Final = 14  # u32 index of the buffer with the items, head
 NUMPY_SCALAR: Final = 15  #        dtype and value (see pubsub/codec/numpy_types.py)
 # -1, msgpack's own Timestamp, is read (as a datetime in UTC) but never written: it has neither
 # zones nor naive datetimes.
-
-NAMES: Final = {
-    TUPLE: "tuple",
-    SET: "set",
-    FROZENSET: "frozenset",
-    BIGINT: "int",
-    COMPLEX: "complex",
-    DECIMAL: "Decimal",
-    UUID_: "UUID",
-    DATETIME: "datetime",
-    DATE: "date",
-    TIME: "time",
-    TIMEDELTA: "timedelta",
-    BUFFER: "buffer",
-    NDARRAY: "numpy array",
-    NDARRAY_OUT_OF_BAND: "numpy array",
-    NUMPY_SCALAR: "numpy scalar",
-}
 
 CONTAINERS: Final[dict[type, int]] = {tuple: TUPLE, set: SET, frozenset: FROZENSET}
 """Types that hold other values: the encoder packs what is in them."""
@@ -112,14 +94,6 @@ def _read_bigint(payload: bytes) -> int:
 
 def _pack_complex(value: complex) -> bytes:
     return _COMPLEX.pack(value.real, value.imag)
-
-
-def _read_complex(payload: bytes) -> complex:
-    return complex(*_COMPLEX.unpack(payload))
-
-
-def _pack_decimal(value: Decimal) -> bytes:
-    return str(value).encode("ascii")
 
 
 def _read_decimal(payload: bytes) -> Decimal:
@@ -166,7 +140,9 @@ def _pack_zone(zone: tzinfo | None, offset: timedelta | None) -> bytes:
         if name == timezone(offset).tzname(None):
             name = ""
         return _OFFSET.pack(_FIXED, offset // _MICROSECOND) + name.encode("utf-8")
-    named = _named(zone)
+    zoneinfo = sys.modules.get("zoneinfo")  # never imported: then it is no such zone
+    known = type(zone) is getattr(zoneinfo, "ZoneInfo", None)
+    named: str | None = getattr(zone, "key", None) if known else None
     if named is not None:
         key = named.encode("utf-8")
         if offset is None:
@@ -178,14 +154,6 @@ def _pack_zone(zone: tzinfo | None, offset: timedelta | None) -> bytes:
         "use datetime.timezone or zoneinfo.ZoneInfo (with a key), "
         "such as .astimezone(timezone.utc)",
     )
-
-
-def _named(zone: tzinfo) -> str | None:
-    """The key of a zone of the tz database."""
-    zoneinfo = sys.modules.get("zoneinfo")  # never imported: then it is no such zone
-    if zoneinfo is None or type(zone) is not zoneinfo.ZoneInfo:
-        return None
-    return cast("ZoneInfo", zone).key
 
 
 def _read_zone(payload: bytes) -> tzinfo | None:
@@ -222,15 +190,9 @@ def _find_zone(key: str) -> ZoneInfo | None:
 
 
 def _pack_datetime(value: datetime) -> bytes:
-    moment = _DATETIME.pack(
-        value.year,
-        value.month,
-        value.day,
-        value.hour,
-        value.minute,
-        value.second,
-        value.microsecond | _FOLD if value.fold else value.microsecond,
-    )
+    low = value.microsecond | _FOLD if value.fold else value.microsecond
+    day = value.year, value.month, value.day
+    moment = _DATETIME.pack(*day, value.hour, value.minute, value.second, low)
     zone = value.tzinfo
     return moment if zone is None else moment + _pack_zone(zone, value.utcoffset())
 
@@ -244,10 +206,6 @@ def _read_datetime(payload: bytes) -> datetime:
 
 def _pack_date(value: date) -> bytes:
     return _DATE.pack(value.year, value.month, value.day)
-
-
-def _read_date(payload: bytes) -> date:
-    return date(*_DATE.unpack(payload))
 
 
 def _pack_time(value: time) -> bytes:
@@ -266,38 +224,25 @@ def _pack_timedelta(value: timedelta) -> bytes:
     return _TIMEDELTA.pack(value.days, value.seconds, value.microseconds)
 
 
-def _read_timedelta(payload: bytes) -> timedelta:
-    return timedelta(*_TIMEDELTA.unpack(payload))
+# Of every type that holds no other values, numpy's apart: its code, its layout, the way back.
+_PLAIN: Final[tuple[tuple[type, int, Callable[[Any], bytes], Callable[[bytes], Any]], ...]] = (
+    (int, BIGINT, _pack_bigint, _read_bigint),  # the packer asks only for those beyond 64 bits
+    (complex, COMPLEX, _pack_complex, lambda payload: complex(*_COMPLEX.unpack(payload))),
+    (Decimal, DECIMAL, lambda value: str(value).encode("ascii"), _read_decimal),
+    (UUID, UUID_, lambda value: value.bytes, lambda payload: UUID(bytes=payload)),
+    (datetime, DATETIME, _pack_datetime, _read_datetime),
+    (date, DATE, _pack_date, lambda payload: date(*_DATE.unpack(payload))),
+    (time, TIME, _pack_time, _read_time),
+    (timedelta, TIMEDELTA, _pack_timedelta, lambda payload: timedelta(*_TIMEDELTA.unpack(payload))),
+)
 
-
-def _pack_uuid(value: UUID) -> bytes:
-    return value.bytes
-
-
-def _read_uuid(payload: bytes) -> UUID:
-    return UUID(bytes=payload)
-
-
-LAYOUTS: Final[dict[type, tuple[int, Callable[[Any], bytes]]]] = {
-    int: (BIGINT, _pack_bigint),  # the packer asks only for those beyond 64 bits
-    complex: (COMPLEX, _pack_complex),
-    Decimal: (DECIMAL, _pack_decimal),
-    UUID: (UUID_, _pack_uuid),
-    datetime: (DATETIME, _pack_datetime),
-    date: (DATE, _pack_date),
-    time: (TIME, _pack_time),
-    timedelta: (TIMEDELTA, _pack_timedelta),
+LAYOUTS: Final = {kind: (code, pack) for kind, code, pack, _ in _PLAIN}
+READERS: Final = {code: read for _, code, _, read in _PLAIN}
+NAMES: Final = {
+    **{code: kind.__name__ for kind, code in CONTAINERS.items()},
+    **{code: kind.__name__ for kind, code, _, _ in _PLAIN},
+    BUFFER: "buffer",
+    **dict.fromkeys((NDARRAY, NDARRAY_OUT_OF_BAND), "numpy array"),
+    NUMPY_SCALAR: "numpy scalar",
 }
-"""The code and the layout of every type that holds no other values, numpy's apart."""
-
-READERS: Final[dict[int, Callable[[bytes], Any]]] = {
-    BIGINT: _read_bigint,
-    COMPLEX: _read_complex,
-    DECIMAL: _read_decimal,
-    UUID_: _read_uuid,
-    DATETIME: _read_datetime,
-    DATE: _read_date,
-    TIME: _read_time,
-    TIMEDELTA: _read_timedelta,
-}
-"""The way back."""
+"""For people."""

@@ -85,15 +85,10 @@ def _pack_dtype(dtype: DType, record: bool) -> bytes:
 
 def _spec_of(dtype: DType) -> Any:
     if dtype.hasobject:
+        name, remedy = "object", "convert it with .tolist() or .astype(...)"
         if dtype.char == "T":
-            raise Unencodable(
-                "has the numpy dtype StringDType, whose items are pointers",
-                "convert it with .astype(str) or .tolist()",
-            )
-        raise Unencodable(
-            "has the numpy dtype object, whose items are pointers",
-            "convert it with .tolist() or .astype(...)",
-        )
+            name, remedy = "StringDType", "convert it with .astype(str) or .tolist()"
+        raise Unencodable(f"has the numpy dtype {name}, whose items are pointers", remedy)
     if dtype.subdtype is not None:
         base, shape = dtype.subdtype
         return ["array", _spec_of(base), list(shape)]
@@ -113,7 +108,7 @@ def _is_record(dtype: DType) -> bool:
 
 @lru_cache(maxsize=256)
 def _read_dtype(packed: bytes) -> DType:
-    dtype = _build_dtype(_numpy(), _unpack_dtype(packed), 0)
+    dtype: DType = _build_dtype(_numpy(), _unpack_dtype(packed), 0)
     if dtype.hasobject:  # none of the forms below can say so; it must not depend on that alone
         raise ValueError("a dtype with pointers")
     if dtype.subdtype is not None:
@@ -121,8 +116,7 @@ def _read_dtype(packed: bytes) -> DType:
     return dtype
 
 
-def _build_dtype(np: ModuleType, spec: Any, depth: int) -> DType:
-    dtype: DType
+def _build_dtype(np: ModuleType, spec: Any, depth: int) -> Any:
     if depth > _DEEPEST_DTYPE:
         raise ValueError("a dtype nested too deep")
     if type(spec) is str:
@@ -130,8 +124,7 @@ def _build_dtype(np: ModuleType, spec: Any, depth: int) -> DType:
         # numpy 1.23 takes a length that overflows.
         if match is None or int(match[1] or 0) * 4 > _LARGEST_ITEM:
             raise ValueError(f"the dtype {spec[:40]!r}")
-        dtype = np.dtype(spec)
-        return dtype
+        return np.dtype(spec)
     if type(spec) is not list or len(spec) != 3:
         raise ValueError("a dtype of unknown form")
     kind, second, third = spec
@@ -140,8 +133,7 @@ def _build_dtype(np: ModuleType, spec: Any, depth: int) -> DType:
         shape = tuple(map(_natural, third))
         if prod(shape) * base.itemsize > _LARGEST_ITEM:
             raise ValueError("a dtype too large")
-        dtype = np.dtype((base, shape))
-        return dtype
+        return np.dtype((base, shape))
     if kind not in ("struct", "record"):
         raise ValueError("a dtype of unknown form")
     itemsize = _natural(second)
@@ -155,15 +147,8 @@ def _build_dtype(np: ModuleType, spec: Any, depth: int) -> DType:
         formats.append(_build_dtype(np, field, depth + 1))
         if offsets[-1] + formats[-1].itemsize > itemsize:
             raise ValueError("a dtype with a field outside it")
-    dtype = np.dtype(
-        {
-            "names": names,
-            "formats": formats,
-            "offsets": offsets,
-            "titles": titles,
-            "itemsize": itemsize,
-        }
-    )
+    fields = {"names": names, "formats": formats, "offsets": offsets, "titles": titles}
+    dtype = np.dtype({**fields, "itemsize": itemsize})
     if kind == "record":
         dtype = np.dtype((np.record, dtype))
     if dtype.itemsize != itemsize:
@@ -217,17 +202,12 @@ def _read_head(payload: bytes, start: int) -> tuple[DType, tuple[int, ...], str,
     if flags & ~_FORTRAN:
         raise ValueError("unknown flags")
     shape = struct.unpack_from(f">{dimensions}Q", payload, start + 2)
-    dtype, end = _dtype_at(payload, start + 2 + 8 * dimensions)
-    return dtype, shape, "F" if flags else "C", end
-
-
-def _dtype_at(payload: bytes, start: int) -> tuple[DType, int]:
-    """The dtype there, and where it ends."""
-    packed, end = _dtype_bytes(payload, start)
-    return _read_dtype(packed), end
+    packed, end = _dtype_bytes(payload, start + 2 + 8 * dimensions)
+    return _read_dtype(packed), shape, "F" if flags else "C", end
 
 
 def _dtype_bytes(payload: bytes, start: int) -> tuple[bytes, int]:
+    """The dtype there, not read, and where it ends."""
     (size,) = _SIZE.unpack_from(payload, start)
     start += _SIZE.size
     end = start + size
@@ -263,27 +243,25 @@ def pack_scalar(scalar: Any) -> bytes:
         Unencodable: its type is not one of numpy's own.
     """
     kind = type(scalar)
-    value: bytes
     head = _SCALAR_HEADS.get(kind)
-    if head is not None:
-        value = scalar.tobytes()
-        return head + value
-    dtype = scalar.dtype
-    if kind is not dtype.type:
-        raise Unencodable(
-            f"is {with_article(kind)}, which would come back as a numpy.{dtype.type.__name__}",
-            f"convert it with numpy.{dtype.type.__name__}(...)",
-        )
-    # As text: in an array's item, NULs at the end are padding.
-    if isinstance(scalar, str):
-        return _SIZE.pack(len(_STR)) + _STR + scalar.encode("utf-8")
-    if isinstance(scalar, bytes):
-        return _SIZE.pack(len(_BYTES)) + _BYTES + scalar
-    packed = _pack_dtype(dtype, _is_record(dtype))
-    head = _SIZE.pack(len(packed)) + packed
-    if dtype.char in _PLAIN_CHARS:
-        _SCALAR_HEADS[kind] = head
-    value = scalar.tobytes()
+    if head is None:
+        dtype = scalar.dtype
+        if kind is not dtype.type:
+            name = f"numpy.{dtype.type.__name__}"
+            raise Unencodable(
+                f"is {with_article(kind)}, which would come back as a {name}",
+                f"convert it with {name}(...)",
+            )
+        # As text: in an array's item, NULs at the end are padding.
+        if isinstance(scalar, str):
+            return _SIZE.pack(len(_STR)) + _STR + scalar.encode("utf-8")
+        if isinstance(scalar, bytes):
+            return _SIZE.pack(len(_BYTES)) + _BYTES + scalar
+        packed = _pack_dtype(dtype, _is_record(dtype))
+        head = _SIZE.pack(len(packed)) + packed
+        if dtype.char in _PLAIN_CHARS:
+            _SCALAR_HEADS[kind] = head
+    value: bytes = scalar.tobytes()
     return head + value
 
 

@@ -1,13 +1,9 @@
-"""A cursor: one subscriber's place in a log, with its flow-control window.
-
-A cursor is *attached* to an outlet (a channel on a link, or a Sub in the same process), or
-*detached*: its subscriber is expected or reconnecting, and it holds its place until a deadline.
-There is no queue per subscriber; what is to be sent next is read from the log.
-"""
+"""A cursor: one subscriber's place in a log, with its flow-control window."""
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from pubsub.core.log import Batch, Log
@@ -38,9 +34,8 @@ class Skip(NamedTuple):
 class Outlet(Protocol):
     """Where an attached cursor sends; owned by the link (or the process) that carries it."""
 
-    @property
-    def address(self) -> str:
-        """``host:port`` of the subscribing peer, for people."""
+    address: str
+    """``host:port`` of the subscribing peer, for people."""
 
     def enqueue(self, cursor: Cursor) -> None:
         """The cursor may have something to send; it is queued until the outlet says otherwise,
@@ -53,77 +48,59 @@ class Outlet(Protocol):
         """The cursor belongs to another outlet now."""
 
 
+@dataclass(slots=True, eq=False)
 class Cursor:
-    """One subscriber's place.
+    """One subscriber's place."""
 
-    Attributes:
-        due: the first sequence number that the subscriber had a right to when it was expected.
-        next: the sequence number to send next.
-        channel: the present or the last one at an outlet; -1: it never was attached.
-        address: of that outlet, for people; empty: it never was attached.
-        acked: everything below it was consumed.
-        received: everything below it is known to have arrived (see `Outlet`, PING behind data).
-        lost: messages that left the log before they could be sent, or were too large.
-        gaps: ``(first, end)`` of what is in `lost` and was not acknowledged.
-        largest: size of the largest batch that the subscriber takes.
-        limit, sent: bytes that may be, and have been, sent on the present channel.
-        pieces: of large buffers, that have been sent.
-        admitted: the batch for which there was room when what is skipped before it was said.
-        sent_until: everything below it was sent, or said to be skipped; in flight is
-            ``acked <= seq < sent_until``. What lies between it and `next` is still to be said.
-        asked: on the present channel, everything below it was asked for, whether it has arrived.
-        confirm: a flush waits until everything below it is known to have arrived; None: none does.
-    """
+    key: SubKey
+    log: Log
+    due: int
+    """The first sequence number that the subscriber had a right to when it was expected."""
+    observer: bool = field(kw_only=True)
+    outlet: Outlet | None = None
+    channel: int = -1
+    """The present or the last one at an outlet; -1: it never was attached."""
+    address: str = ""
+    """Of that outlet, for people; empty: it never was attached."""
+    deadline: float | None = None
+    queued: bool = False
+    confirm: int | None = None
+    """A flush waits until everything below it is known to have arrived; None: none does."""
+    lost: int = 0
+    """Messages that left the log before they could be sent, or were too large."""
+    gaps: deque[tuple[int, int]] = field(default_factory=deque)
+    """``(first, end)`` of what is in `lost` and was not acknowledged."""
+    largest: int = NO_LIMIT
+    """Size of the largest batch that the subscriber takes."""
+    limit: int = 0
+    """Bytes that may be sent on the present channel."""
+    sent: int = 0
+    """Bytes that have been."""
+    pieces: int = 0
+    """Of large buffers, that have been sent."""
+    asked: int = 0
+    """On the present channel, everything below it was asked for, whether it has arrived."""
+    held: int = field(init=False)
+    """The first batch that the subscriber still needs."""
+    next: int = field(init=False)
+    """The sequence number to send next, which is in batch `send`."""
+    send: int = field(init=False)
+    acked: int = field(init=False)
+    """Everything below it was consumed."""
+    received: int = field(init=False)
+    """Everything below it is known to have arrived (see `Outlet`, PING behind data)."""
+    sent_until: int = field(init=False)
+    """Everything below it was sent, or said to be skipped; in flight is ``acked <= seq <
+    sent_until``. What lies between it and `next` is still to be said."""
+    admitted: int = field(init=False)
+    """The batch for which there was room when what is skipped before it was said."""
 
-    __slots__ = (
-        "acked",
-        "address",
-        "admitted",
-        "asked",
-        "channel",
-        "confirm",
-        "deadline",
-        "due",
-        "firm",
-        "gaps",
-        "held",
-        "key",
-        "largest",
-        "limit",
-        "log",
-        "lost",
-        "next",
-        "observer",
-        "outlet",
-        "pieces",
-        "queued",
-        "received",
-        "send",
-        "sent",
-        "sent_until",
-    )
-
-    def __init__(self, key: SubKey, log: Log, seq: int, *, observer: bool) -> None:
-        self.key = key
-        self.log = log
-        self.observer = observer
-        self.firm = not observer
-        self.outlet: Outlet | None = None
-        self.channel = -1
-        self.address = ""
-        self.deadline: float | None = None
-        self.queued = False
-        self.confirm: int | None = None
-        self.lost = 0
-        self.gaps: deque[tuple[int, int]] = deque()
-        self.limit = self.sent = self.pieces = self.asked = 0
-        self.largest = NO_LIMIT
-        self.due = seq
-        self.held = log.locate(seq)
-        log.holds.add(self.held)
-        if self.firm:
-            log.firm.add(self.held)
-        self._stand(seq)
+    def __post_init__(self) -> None:
+        self.held = self.log.locate(self.due)
+        self.log.holds.add(self.held)
+        if not self.observer:
+            self.log.firm.add(self.held)
+        self._stand(self.due)
 
     def _stand(self, seq: int) -> None:
         """Everything from `seq` on is to be sent, as far as the log still has it."""
@@ -152,7 +129,7 @@ class Cursor:
         if number != held:
             log.holds.remove(held)
             log.holds.add(number)
-            if self.firm:
+            if not self.observer:
                 log.firm.remove(held)
                 log.firm.add(number)
         self.held = number
@@ -161,7 +138,7 @@ class Cursor:
         """Need nothing any more."""
         held = max(self.held, self.log.first_number)
         self.log.holds.remove(held)
-        if self.firm:
+        if not self.observer:
             self.log.firm.remove(held)
 
     def take(self) -> Batch | Skip | None:

@@ -2,12 +2,11 @@
 
 A coordinator that came back empty first repeats, row by row, what its peers tell it again. Until
 its first answer for a Sub is complete, what it said before it went away still counts.
-
-Coordinators may know a publisher by different addresses (they reach it by different networks). Each
-address is a way to it for as long as the coordinator that told it lists anything there.
 """
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 from pubsub.config import Way
 from pubsub.core.stream import StreamKey
@@ -15,21 +14,9 @@ from pubsub.wire.messages import Match
 
 __all__ = ["Directory"]
 
-NOWHERE = Way("", 0)
-
-
-class _Listing:
-    """One coordinator's rows for one Sub."""
-
-    __slots__ = ("rows", "stale")
-
-    def __init__(self) -> None:
-        self.rows: dict[StreamKey, None] = {}
-        self.stale: dict[StreamKey, None] = {}
-        """What it said before it went away, and has not said again."""
-
-    def __contains__(self, key: StreamKey) -> bool:
-        return key in self.rows or key in self.stale
+_Listing: TypeAlias = dict[StreamKey, bool]
+"""One coordinator's rows for one Sub, and whether they are stale: it said them before it went away,
+and has not said them again."""
 
 
 class _Told:
@@ -53,30 +40,28 @@ class Directory:
     def restart(self, source: object) -> None:
         """A coordinator is connected anew: what it said counts until it has said it again."""
         for listing in self._listings.get(source, {}).values():
-            listing.stale.update(listing.rows)
-            listing.rows = {}
+            listing.update(dict.fromkeys(listing, True))
 
     def match(self, source: object, match: Match) -> list[StreamKey]:
         """Take what a coordinator says; returns the streams that it no longer lists."""
-        listing = self._listings.setdefault(source, {}).setdefault(match.sub_id, _Listing())
+        listing = self._listings.setdefault(source, {}).setdefault(match.sub_id, {})
         for row in match.added:
             key = StreamKey(row.peer_id, row.stream_id)
+            way = Way(row.host, row.port, source)
             if key not in listing:
-                self._tell(source, key)
-            self._told[row.peer_id][source].way = Way(row.host, row.port, source)
-            listing.stale.pop(key, None)
-            listing.rows[key] = None
+                self._tell(source, key, way)
+            self._told[row.peer_id][source].way = way
+            listing[key] = False
         gone = {StreamKey(*pair): None for pair in match.removed}
         if match.complete:
-            gone.update(listing.stale)
+            gone.update({key: None for key, stale in listing.items() if stale})
         taken = [key for key in gone if key in listing]
         for key in taken:
-            listing.rows.pop(key, None)
-            listing.stale.pop(key, None)
+            del listing[key]
             self._untell(source, key)
         return [key for key in taken if not self.listed(match.sub_id, key)]
 
-    def _tell(self, source: object, key: StreamKey, way: Way = NOWHERE) -> None:
+    def _tell(self, source: object, key: StreamKey, way: Way) -> None:
         self._told.setdefault(key.peer_id, {}).setdefault(source, _Told(way)).rows += 1
 
     def _untell(self, source: object, key: StreamKey) -> None:
@@ -90,11 +75,7 @@ class Directory:
 
     def listed(self, sub_id: int, key: StreamKey) -> bool:
         """Whether any coordinator lists this stream for this Sub."""
-        for subs in self._listings.values():
-            listing = subs.get(sub_id)
-            if listing is not None and key in listing:
-                return True
-        return False
+        return any(key in subs.get(sub_id, ()) for subs in self._listings.values())
 
     def ways(self, peer_id: str) -> list[Way]:
         """Where a peer is, as each coordinator that lists anything of it has told it last."""
@@ -103,20 +84,18 @@ class Directory:
     def drop(self, sub_id: int) -> None:
         """The Sub is closed."""
         for source, subs in self._listings.items():
-            listing = subs.pop(sub_id, None)
-            if listing is not None:
-                for key in (*listing.rows, *listing.stale):
-                    self._untell(source, key)
+            for key in subs.pop(sub_id, ()):
+                self._untell(source, key)
 
     def hand_over(self, source: object, to: object = None) -> None:
         """Nothing more comes from this source. What it said counts until `to`, which has just been
         connected and is the same coordinator, has said it again; without one, no longer."""
         for sub_id, listing in self._listings.pop(source, {}).items():
-            for key in (*listing.rows, *listing.stale):
+            for key in listing:
                 way = self._told[key.peer_id][source].way
                 self._untell(source, key)
                 if to is not None:
-                    theirs = self._listings.setdefault(to, {}).setdefault(sub_id, _Listing())
+                    theirs = self._listings.setdefault(to, {}).setdefault(sub_id, {})
                     if key not in theirs:
                         self._tell(to, key, way._replace(told_by=to))
-                        theirs.stale[key] = None
+                        theirs[key] = True

@@ -299,8 +299,7 @@ class Inbox:
 
     def waiting(self) -> list[Entry]:
         """What was not taken yet. Called by the Sub's side."""
-        slots = [*self._passed, *self._newest]
-        return [*self._entries, *(slot.entry for slot in slots)]
+        return [*self._entries, *(slot.entry for slot in (*self._passed, *self._newest))]
 
     @property
     def empty(self) -> bool:

@@ -1,8 +1,4 @@
-"""A Pub and a Sub in one process: the way of the messages without a link.
-
-The same cursor reads the same log, the same stream keeps the window and the accounts; only the
-bytes are handed over instead of written. Each Sub decodes for itself, so nobody shares objects.
-"""
+"""A Pub and a Sub in one process: the way of the messages without a link."""
 
 from __future__ import annotations
 
@@ -30,40 +26,28 @@ class Local:
     def join(self, publication: Publication, stream: Stream) -> None:
         """Subscribe a local Sub to a local Pub; whichever is younger calls for it at once, so
         that a Sub older than the Pub gets its first message."""
-        inbox = stream.inbox
-        limit = stream.connect(self, 0)
-        cursor, due, first = publication.attach(
-            SubKey(self.peer_id, inbox.sub_id),
-            self,
-            0,
-            resume=None,
-            history=inbox.history,
-            limit=limit,
-            observer=inbox.observer,
-        )
+        asked = stream.subscribe(self, 0)
+        cursor, said = publication.attach(SubKey(self.peer_id, asked.sub_id), self, asked)
         self._pairs[cursor] = (publication, stream)
         self._cursors[stream] = cursor
-        stream.opened(publication.topic, publication.codec, due, first, publication.buffer // 4)
+        stream.opened(said.topic, said.codec, said.due, said.next, said.ack_every)
 
     # --- outlet -------------------------------------------------------------------------
 
     def enqueue(self, cursor: Cursor) -> None:
-        """See `Outlet`."""
         self._on_output()  # first: where it raises, the cursor is not queued
         self._ready.append(cursor)
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
-        """See `Outlet`."""
-        pair = self._pairs.pop(cursor, None)
-        if pair is not None:  # else its `join` was interrupted
-            del self._cursors[pair[1]]
+        pair = self._pairs.get(cursor)
+        if pair is not None:
+            self.taken_over(cursor)
             pair[1].end(final)
 
     def taken_over(self, cursor: Cursor) -> None:
-        """See `Outlet`."""
         pair = self._pairs.pop(cursor, None)
         if pair is not None:
-            del self._cursors[pair[1]]
+            self._cursors.pop(pair[1], None)  # its `join` may have been interrupted between the two
 
     def pump(self) -> None:
         """Hand over what is ready, as far as the windows allow."""
@@ -90,14 +74,12 @@ class Local:
     # --- route --------------------------------------------------------------------------
 
     def ack(self, stream: Stream) -> None:
-        """See `Route`."""
         cursor = self._cursors.get(stream)
         granted = stream.credit.grant()
         if granted is not None and cursor is not None:
             self._pairs[cursor][0].ack(cursor, *granted)
 
     def unsubscribe(self, stream: Stream) -> None:
-        """See `Route`."""
         self.ack(stream)
         cursor = self._cursors.pop(stream, None)
         if cursor is not None:

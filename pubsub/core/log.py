@@ -1,8 +1,6 @@
 """A Pub's log: one byte-bounded, sequence-numbered ring of encoded batches, shared by all cursors.
 
-Batches are numbered too, from 0 on, and never renumbered: a cursor's place is a batch number,
-and who still needs a batch is a count at that number (`Holds`), not a list. Moving a cursor,
-appending and trimming are therefore O(1) whatever the number of cursors.
+Moving a cursor, appending and trimming are O(1) whatever the number of cursors.
 """
 
 from __future__ import annotations
@@ -119,11 +117,6 @@ class Log:
     def start(self) -> int:
         """The first sequence number that is still here (or `next_seq` when it is empty)."""
         return self._batches[0].first if self._batches else self.next_seq
-
-    @property
-    def first(self) -> Batch:
-        """The oldest batch."""
-        return self._batches[0]
 
     def append(self, count: int, body: bytes, buffers: tuple[Buffer, ...], sent_at: float) -> Batch:
         """Put a batch of `count` messages at the end."""

@@ -1,22 +1,19 @@
-"""A publication: what the publishing side decides about one stream.
-
-It owns the log and the cursors of one Pub: who is expected and from where, what is dropped or
-waited for when the buffer is full, from where a subscriber resumes, when a flush is done. It
-knows no sockets: cursors send through their outlets, time is passed in.
-"""
+"""A publication: what the publishing side decides about one stream, its log and its cursors."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from pubsub.core.cursor import NO_LIMIT, Cursor, Outlet, SubKey
+from pubsub.core.cursor import Cursor, Outlet, SubKey
 from pubsub.core.log import Batch, Log
 from pubsub.core.standing import Holder, State, listed
 from pubsub.errors import ProtocolError
 from pubsub.wire.buffers import Buffer
 from pubsub.wire.frames import BATCH_COST
+from pubsub.wire.messages import Subscribe, Subscribed
 
 __all__ = ["MAX_LEAVERS", "Leaver", "Publication", "Waiter"]
 
@@ -37,11 +34,14 @@ MAX_LATE = 4096
 something."""
 
 
+How = Literal["closed", "away", "absent", "end"]
+
+
 class Leaver(NamedTuple):
     """A subscriber that is gone, or was there at the end, and did not have all that was put."""
 
     name: str
-    how: Literal["closed", "away", "absent", "end"]
+    how: How
     """``closed`` (it said so), ``away`` (its link broke, and it did not come back in time),
     ``absent`` (it was expected, and never came) or ``end`` (of the Pub)."""
     lacks: int
@@ -52,20 +52,18 @@ class Leaver(NamedTuple):
     observer: bool
 
 
+@dataclass(slots=True, eq=False)
 class Waiter:
     """A flush: done when every cursor that it waits for has received what was put before."""
 
-    __slots__ = ("callback", "hurries", "observers", "pending", "stood", "target")
-
-    def __init__(
-        self, target: int, observers: bool, hurries: bool, callback: Callable[[], None]
-    ) -> None:
-        self.target = target
-        self.observers = observers
-        self.hurries = hurries
-        self.callback = callback
-        self.pending: dict[Cursor, None] = {}  # in the order of joining, the same in every run
-        self.stood: dict[Cursor, tuple[tuple[int, ...], float]] = {}  # how far, and since when
+    target: int
+    observers: bool
+    hurries: bool
+    callback: Callable[[], None]
+    pending: dict[Cursor, None] = field(default_factory=dict)
+    """In the order of joining, the same in every run."""
+    stood: dict[Cursor, tuple[tuple[int, ...], float]] = field(default_factory=dict)
+    """How far they were, and since when."""
 
     def add(self, cursor: Cursor) -> None:
         """Wait for this one too, if it concerns us."""
@@ -226,41 +224,21 @@ class Publication:
 
     def settle(self) -> None:
         """No subscriber older than this Pub can turn up any more."""
-        newborn = self._cursors.get(_NEWBORN)
-        if newborn is not None:
-            self._drop(newborn)
+        self.give_up(_NEWBORN)
 
     @property
     def settled(self) -> bool:
         """Whether the first messages are no longer kept for subscribers still to be named."""
         return _NEWBORN not in self._cursors
 
-    def attach(
-        self,
-        key: SubKey,
-        outlet: Outlet,
-        channel: int,
-        *,
-        resume: int | None,
-        history: int | None,
-        limit: int,
-        observer: bool,
-        before: bool = False,
-        max_batch: int = NO_LIMIT,
-    ) -> tuple[Cursor, int, int]:
-        """A subscriber is here: open its cursor, or give it back the one that waited.
-
-        `before`: it is older than the Pub. Its SUBSCRIBE says so too, because it may be faster
-        than the EXPECT that does.
-
-        Returns:
-            the cursor, the first sequence number that it had a right to, and the first that it
-            will get.
+    def attach(self, key: SubKey, outlet: Outlet, asked: Subscribe) -> tuple[Cursor, Subscribed]:
+        """A subscriber is here: open its cursor, or give it back the one that waited. Returns the
+        cursor, and the answer.
 
         Raises:
             ProtocolError: it wants to resume behind the end.
         """
-        log = self.log
+        log, resume = self.log, asked.resume
         if resume is not None and resume > log.next_seq:
             raise ProtocolError(f"a resume at {resume} of a stream of {log.next_seq} messages")
         cursor = self._cursors.get(key)
@@ -271,17 +249,17 @@ class Publication:
         if resume is not None:
             due = resume
         else:
-            back = self.history if history is None else min(history, self.history)
+            back = self.history if asked.history is None else min(asked.history, self.history)
             due = max(log.next_seq - back, log.start)
             if cursor is not None:
                 due = min(due, cursor.due)
             newborn = self._cursors.get(_NEWBORN)
-            if before and newborn is not None:
+            if asked.before and newborn is not None:  # it may be faster than the EXPECT
                 due = newborn.due
             due = min(due, self._late.get(key, due))
         self._late.pop(key, None)
         if cursor is None:
-            cursor = self._cursors[key] = Cursor(key, log, due, observer=observer)
+            cursor = self._cursors[key] = Cursor(key, log, due, observer=asked.observer)
         else:
             cursor.place(due)
         for waiter in self._waiters:  # it may be due what was put before: a close waits for it too
@@ -290,11 +268,11 @@ class Publication:
         cursor.miss(due)
         cursor.outlet = outlet
         cursor.address = outlet.address
-        cursor.channel = channel
+        cursor.channel = asked.channel
         cursor.deadline = None
         cursor.sent = cursor.asked = 0
-        cursor.limit = limit
-        cursor.largest = max_batch + BATCH_COST
+        cursor.limit = asked.limit
+        cursor.largest = asked.max_batch + BATCH_COST
         outlet.enqueue(cursor)
         cursor.queued = True
         self._attached[key] = cursor
@@ -302,7 +280,8 @@ class Publication:
         self.progress(cursor)
         for watcher in list(self.watchers):
             watcher()
-        return cursor, due, cursor.next
+        every = self.buffer // 4
+        return cursor, Subscribed(asked.channel, self.topic, self.codec, due, cursor.next, every)
 
     def detach(self, cursor: Cursor, now: float) -> None:
         """Its link broke: for `resume_timeout` it holds its place, behind what it acknowledged."""
@@ -312,8 +291,7 @@ class Publication:
         cursor.queued = False
         self._hold(cursor, now + self.resume_timeout)
         if self._is_crowded():
-            self._leave(cursor, "away")
-            self._drop(cursor)
+            self._drop(cursor, "away")
 
     def is_away(self, peer_id: str) -> bool:
         """Whether a place is held for a Sub of that process."""
@@ -323,9 +301,8 @@ class Publication:
         """That process is known to be gone: no place is held for it any more. (What is attached is
         another's with the same name, or it lives after all: its link decides.)"""
         for cursor in list(self._away.get(peer_id, {}).values()):
-            if cursor.channel >= 0:  # else it was gone before it was there
-                self._leave(cursor, "away")
-            self._drop(cursor)
+            # one that never came was gone before it was there
+            self._drop(cursor, "away" if cursor.channel >= 0 else None)
 
     def _hold(self, cursor: Cursor, until: float) -> None:
         """It is detached, and holds its place until then."""
@@ -355,8 +332,7 @@ class Publication:
     def remove(self, cursor: Cursor) -> None:
         """Its subscriber is done."""
         if self._cursors.get(cursor.key) is cursor:
-            self._leave(cursor, "closed")
-            self._drop(cursor)
+            self._drop(cursor, "closed")
 
     def give_up(self, key: SubKey) -> None:
         """Nothing is kept for that subscriber, if there is one, in whatever state."""
@@ -423,9 +399,7 @@ class Publication:
         for watcher in list(self.watchers):
             watcher()
 
-    def _leave(
-        self, cursor: Cursor, how: Literal["closed", "away", "absent", "end"]
-    ) -> Leaver | None:
+    def _leave(self, cursor: Cursor, how: How) -> Leaver | None:
         """It is gone: keep what there is to know; None: it lacks nothing."""
         if cursor.received > cursor.due:
             self.reached += 1
@@ -436,7 +410,9 @@ class Publication:
         self.leavers.append(leaver)
         return leaver
 
-    def _drop(self, cursor: Cursor) -> None:
+    def _drop(self, cursor: Cursor, how: How | None = None) -> None:
+        if how is not None:
+            self._leave(cursor, how)
         del self._cursors[cursor.key]
         self._attached.pop(cursor.key, None)
         self._is_back(cursor.key)
@@ -550,7 +526,7 @@ class Publication:
         return [
             Holder(state, cursor, cursor.held_for(now), cursor.acked)
             for state, cursor in found
-            if cursor.firm and self.holds(cursor)
+            if not cursor.observer and self.holds(cursor)
         ]
 
     def cursors(self) -> Iterable[tuple[Literal["attached", "expected", "reconnecting"], Cursor]]:

@@ -1,8 +1,4 @@
-"""The subscribing end of a link: channels that bring the streams of one publishing peer.
-
-It asks by SUBSCRIBE, hands what comes to the streams, and says what to write next: requests and
-acknowledgements.
-"""
+"""The subscribing end of a link: channels that bring the streams of one publishing peer."""
 
 from __future__ import annotations
 
@@ -10,9 +6,8 @@ from collections.abc import Callable
 
 from pubsub.core.stream import Stream
 from pubsub.errors import ProtocolError
-from pubsub.wire import messages
 from pubsub.wire.frames import Event
-from pubsub.wire.messages import Ack, End, Subscribe, Subscribed, Unsubscribe, encode
+from pubsub.wire.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
 
 __all__ = ["Receiving"]
 
@@ -38,30 +33,15 @@ class Receiving:
         channel = self._next_channel
         self._next_channel += 1
         self._channels[channel] = stream
-        inbox = stream.inbox
-        limit = stream.connect(self, channel)
-        self._say(
-            Subscribe(
-                channel,
-                stream.key.stream_id,
-                inbox.sub_id,
-                stream.expected,
-                inbox.history,
-                limit,
-                inbox.observer,
-                stream.before,
-                stream.max_batch,
-            )
-        )
+        self._say(stream.subscribe(self, channel))
 
     def ack(self, stream: Stream) -> None:
-        """See `Route`."""
         granted = stream.credit.grant(self._wake)
         if granted is not None:
             self._out.append(encode(Ack(stream.channel, *granted)))
 
     def unsubscribe(self, stream: Stream) -> None:
-        """See `Route`. Said before is what was taken: the publisher is to know what was not."""
+        """Said before is what was taken: the publisher is to know what was not."""
         if stream.channel in self._channels:
             self.ack(stream)
             del self._channels[stream.channel]
@@ -73,28 +53,25 @@ class Receiving:
         Raises:
             ProtocolError: it is not one that belongs here.
         """
-        if isinstance(event, Subscribed):
-            stream = self._channel(event.channel)
-            if stream is not None:
-                if stream.open:
-                    raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
-                stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
-                self._on_settled(stream)
-        elif isinstance(event, messages.Gap):
-            stream = self._channel(event.channel)
-            if stream is not None:
-                stream.gap(event.first, event.next, event.reason)
-        elif isinstance(event, End):
-            stream = self._channel(event.channel)
-            if stream is not None:
-                del self._channels[event.channel]
-                if event.code == "closed":
-                    stream.end(event.final)
-                else:  # forgotten, or kept from us: what was put meanwhile is not said
-                    stream.vanish(event.code == "refused")
-                self._on_settled(stream)
-        else:
+        if not isinstance(event, (Subscribed, Gap, End)):
             raise ProtocolError(f"a {type(event).__name__.upper()} where a publisher speaks")
+        stream = self._channel(event.channel)
+        if stream is None:
+            return
+        if isinstance(event, Gap):
+            stream.gap(event.first, event.next, event.reason)
+            return
+        if isinstance(event, Subscribed):
+            if stream.open:
+                raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
+            stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
+        else:
+            del self._channels[event.channel]
+            if event.code == "closed":
+                stream.end(event.final)
+            else:  # forgotten, or kept from us: what was put meanwhile is not said
+                stream.vanish(event.code == "refused")
+        self._on_settled(stream)
 
     def data(
         self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
@@ -150,17 +127,15 @@ class Receiving:
 
     def closed(self) -> None:
         """The publisher said GOODBYE: what was to come on the channels that are open has come."""
-        streams = list(self._channels.values())
-        self._channels.clear()
-        for stream in streams:
+        for stream in self.streams:
             if stream.open:
+                del self._channels[stream.channel]
                 stream.finish()
-            else:
-                stream.disconnected()
+        self.broken()
 
     def broken(self) -> list[Stream]:
         """The link is gone; returns the streams that had a channel on it."""
-        streams = list(self._channels.values())
+        streams = self.streams
         self._channels.clear()
         for stream in streams:
             stream.disconnected()

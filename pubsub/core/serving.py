@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pubsub.core.cursor import Cursor, Skip, SubKey
 from pubsub.core.log import Batch
@@ -43,27 +44,18 @@ than these."""
 Chunk = bytes | memoryview
 
 
-class _Partial:
-    """A batch whose large buffers are on their way."""
-
-    __slots__ = ("batch", "index", "offset")
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-        self.index = 0
-        self.offset = 0
-
-
+@dataclass(slots=True, eq=False)
 class _Channel:
     """One open channel."""
 
-    __slots__ = ("cursor", "number", "partial", "publication")
-
-    def __init__(self, number: int, publication: Publication) -> None:
-        self.number = number
-        self.publication = publication
-        self.cursor: Cursor | None = None
-        self.partial: _Partial | None = None
+    number: int
+    publication: Publication
+    cursor: Cursor | None = None
+    partial: Batch | None = None
+    """The batch whose large buffers are on their way, of which `index` is the next one, from
+    `offset` on."""
+    index: int = 0
+    offset: int = 0
 
 
 class Serving:
@@ -149,37 +141,15 @@ class Serving:
             raise ProtocolError("it asks on and on, and does not read the answers", code="limit")
         publication = self._find(asked.stream_id)
         if publication is None:
-            self._say(
-                End(asked.channel, 0, "unknown", f"there is no stream {asked.stream_id} here")
-            )
-            return
-        if publication.ended:  # the END itself was lost with the link; its count must not be
+            why = f"there is no stream {asked.stream_id} here"
+            self._say(End(asked.channel, 0, "unknown", why))
+        elif publication.ended:  # the END itself was lost with the link; its count must not be
             self._say(End(asked.channel, publication.log.next_seq, "closed", "the Pub was closed"))
-            return
-        channel = _Channel(asked.channel, publication)
-        self._channels[asked.channel] = channel
-        cursor, due, first = publication.attach(
-            SubKey(self.peer_id, asked.sub_id),
-            self,
-            asked.channel,
-            resume=asked.resume,
-            history=asked.history,
-            limit=asked.limit,
-            observer=asked.observer,
-            before=asked.before,
-            max_batch=asked.max_batch,
-        )
-        channel.cursor = cursor
-        self._say(
-            Subscribed(
-                asked.channel,
-                publication.topic,
-                publication.codec,
-                due,
-                first,
-                publication.buffer // 4,
-            )
-        )
+        else:
+            channel = self._channels[asked.channel] = _Channel(asked.channel, publication)
+            key = SubKey(self.peer_id, asked.sub_id)
+            channel.cursor, answer = publication.attach(key, self, asked)
+            self._say(answer)
 
     def _confirmed(self, token: int) -> None:
         confirming = self._confirming
@@ -200,7 +170,6 @@ class Serving:
     # --- the cursors' outlet ------------------------------------------------------------
 
     def enqueue(self, cursor: Cursor) -> None:
-        """See `Outlet`."""
         channel = self._channels.get(cursor.channel)
         if channel is None:
             return  # the link is over, and this cursor is about to hear of it
@@ -208,20 +177,18 @@ class Serving:
         self._ready.append(channel)
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
-        """See `Outlet`."""
         if self._channels.pop(cursor.channel, None) is not None:
             self._say(End(cursor.channel, final, code, reason))
 
     def taken_over(self, cursor: Cursor) -> None:
-        """See `Outlet`: the subscriber came back on another link. It does so when this one is dead,
-        as far as it knows, and nobody hears this. Whoever is here all the same is told, and dials
-        anew: it would else wait for ever for what another one gets."""
+        """The subscriber came back on another link. It does so when this one is dead, as far as it
+        knows, and nobody hears this. Whoever is here all the same is told, and dials anew: it would
+        else wait for ever for what another one gets."""
         if self._channels.pop(cursor.channel, None) is not None and not self._displaced:
             self._wake()
             self._displaced = True
-            self._control.append(
-                encode(Goodbye.because("busy", "the same peer has connected anew"))
-            )
+            goodbye = Goodbye.because("busy", "the same peer has connected anew")
+            self._control.append(encode(goodbye))
 
     # --- what to write ------------------------------------------------------------------
 
@@ -247,11 +214,7 @@ class Serving:
                 continue  # closed meanwhile, or taken over by another link
             cursor = channel.cursor
             assert cursor is not None
-            if channel.partial is not None:
-                budget -= self._piece(channel, cursor, channel.partial, out)
-                ready.append(channel)
-                continue
-            batch = cursor.take()
+            batch = channel.partial or cursor.take()
             if batch is None:
                 cursor.queued = False
                 self._confirm(cursor, stalled=True)
@@ -261,8 +224,8 @@ class Serving:
                 out.append(gap)
                 budget -= len(gap)
             elif batch.buffers:
-                channel.partial = _Partial(batch)
-                budget -= self._piece(channel, cursor, channel.partial, out)
+                channel.partial = batch
+                budget -= self._piece(channel, cursor, batch, out)
             else:
                 self._write(channel, cursor, batch, out)
                 budget -= len(batch.body)
@@ -280,23 +243,22 @@ class Serving:
         out.append(body)
         self._confirm(cursor)
 
-    def _piece(self, channel: _Channel, cursor: Cursor, partial: _Partial, out: list[Chunk]) -> int:
+    def _piece(self, channel: _Channel, cursor: Cursor, batch: Batch, out: list[Chunk]) -> int:
         """Write the next piece of a large buffer, and behind the last one the batch."""
-        batch = partial.batch
-        buffer = batch.buffers[partial.index]
-        total, offset = len(buffer), partial.offset
+        buffer = batch.buffers[channel.index]
+        total, offset = len(buffer), channel.offset
         most = BUFFER_PIECE if len(self._channels) == 1 else SHARED_PIECE
         end = min(total, offset + most)
         size = end - offset
         out.append(buffer_header(channel.number, total, offset, size))
         out.append(buffer.view()[offset:end])
-        partial.offset = end
+        channel.offset = end
         cursor.pieces += 1
         if end == total:
-            partial.index += 1
-            partial.offset = 0
-            if partial.index == len(batch.buffers):
-                channel.partial = None
+            channel.index += 1
+            channel.offset = 0
+            if channel.index == len(batch.buffers):
+                channel.partial, channel.index = None, 0
                 self._write(channel, cursor, batch, out)
                 size += len(batch.body)
         return size
@@ -323,20 +285,19 @@ class Serving:
 
     def broken(self, now: float) -> None:
         """The link broke: cursors hold their places."""
-        for channel in self._take_all():
-            if channel.cursor is not None:
-                channel.publication.detach(channel.cursor, now)
+        for publication, cursor in self._take_all():
+            publication.detach(cursor, now)
 
     def closed(self) -> None:
         """The subscribing peer said GOODBYE: its cursors are done."""
-        for channel in self._take_all():
-            if channel.cursor is not None:
-                channel.publication.remove(channel.cursor)
+        for publication, cursor in self._take_all():
+            publication.remove(cursor)
 
-    def _take_all(self) -> list[_Channel]:
-        channels = list(self._channels.values())
+    def _take_all(self) -> list[tuple[Publication, Cursor]]:
+        open_ones = self._channels.values()
+        taken = [(of.publication, of.cursor) for of in open_ones if of.cursor is not None]
         self._channels.clear()
         self._ready.clear()
         self._confirming.clear()
         self._asking.clear()
-        return channels
+        return taken

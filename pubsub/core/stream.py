@@ -1,12 +1,11 @@
 """A stream on its subscribing side: what one Sub has got, is owed and has given up of one Pub.
 
-It puts the sequence numbers in order (skips what came before, counts what never will) and puts
-large buffers together again. It hands whole batches, not decoded, to its inbox. How much may come,
-its `Credit` knows.
+It hands whole batches, not decoded, to its inbox. How much may come, its `Credit` knows.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -14,6 +13,7 @@ from pubsub.core.window import Credit
 from pubsub.errors import ProtocolError
 from pubsub.wire.buffers import Allocator, Arriving, Buffer, LargeBuffer, WholeBuffer
 from pubsub.wire.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
+from pubsub.wire.messages import Subscribe
 
 if TYPE_CHECKING:
     from pubsub.core.inbox import Inbox
@@ -44,131 +44,70 @@ class Route(Protocol):
         """The Sub is closed, or cannot read this stream."""
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
-    """What an inbox holds: messages of one stream, in one batch, behind what was lost of it.
+    """What an inbox holds: messages of one stream, in one batch, behind what was lost of it."""
 
-    Attributes:
-        first, end: ``first <= seq < end`` are the messages to deliver.
-        skip: how many values of `body` come before `first`.
-        gaps: ``(count, reason)`` of messages that will never come, all before `first`; a count of
-            0, with the stream's `Stream.gone`: nobody knows how many.
-        size: bytes that the window counts for it.
-        error: why the Sub cannot read this stream; then there are no messages.
-        slot, claims: where it waits, and whose it is, when others may take its place in the inbox.
-    """
-
-    __slots__ = (
-        "body",
-        "buffers",
-        "claims",
-        "end",
-        "error",
-        "first",
-        "gaps",
-        "sent_at",
-        "size",
-        "skip",
-        "slot",
-        "stream",
-    )
-
-    def __init__(
-        self,
-        stream: Stream,
-        first: int,
-        end: int,
-        skip: int = 0,
-        sent_at: float = 0.0,
-        body: bytes | memoryview = b"",
-        buffers: tuple[Buffer, ...] = (),
-        gaps: tuple[tuple[int, str], ...] = (),
-        size: int = 0,
-        error: Exception | None = None,
-    ) -> None:
-        self.stream = stream
-        self.first = first
-        self.end = end
-        self.skip = skip
-        self.sent_at = sent_at
-        self.body = body
-        self.buffers = buffers
-        self.gaps = gaps
-        self.size = size
-        self.error = error
-        self.slot: object = None
-        self.claims: dict[str, Side] | None = None
+    stream: Stream
+    first: int
+    end: int
+    """``first <= seq < end`` are the messages to deliver."""
+    skip: int = 0
+    """How many values of `body` come before `first`."""
+    sent_at: float = 0.0
+    body: bytes | memoryview = b""
+    buffers: tuple[Buffer, ...] = ()
+    gaps: tuple[tuple[int, str], ...] = ()
+    """``(count, reason)`` of messages that will never come, all before `first`; a count of 0, with
+    the stream's `Stream.gone`: nobody knows how many."""
+    size: int = 0
+    """Bytes that the window counts for it."""
+    error: Exception | None = None
+    """Why the Sub cannot read this stream; then there are no messages."""
+    slot: object = None
+    """Where it waits, if others may take its place in the inbox."""
+    claims: dict[str, Side] | None = None
+    """Whose it is then."""
 
 
+@dataclass(slots=True, eq=False)
 class Stream:
-    """One Sub × one stream.
+    """One Sub × one stream."""
 
-    Attributes:
-        before: the Sub is older than the Pub, and due its first message.
-        expected: the sequence number that comes next; None before the first SUBSCRIBED.
-        lost: messages that were due and will never be delivered.
-        credit: its part of the Sub's window.
-        open: the publisher has acknowledged the subscription and a route is there.
-        ended: nothing more will come.
-        gone: what that means, where its publisher did not say END.
-        since: the runtime's time since when it is not open; None: it is, or is of this process.
-    """
+    inbox: Inbox
+    key: StreamKey
+    topic: str
+    publisher: str
+    max_batch: int
+    allocate: Allocator = LargeBuffer
+    """Gives memory for large buffers that come in pieces."""
+    codec: str = "msgpack"
+    before: bool = False
+    """The Sub is older than the Pub, and due its first message."""
+    expected: int | None = None
+    """The sequence number that comes next; None before the first SUBSCRIBED."""
+    lost: int = 0
+    """Messages that were due and will never be delivered."""
+    delivered: int = 0
+    credit: Credit = field(init=False)
+    """Its part of the Sub's window."""
+    open: bool = False
+    """The publisher has acknowledged the subscription and a route is there."""
+    ended: bool = False
+    """Nothing more will come."""
+    gone: Fate = ""
+    """What that means, where its publisher did not say END."""
+    since: float | None = None
+    """The runtime's time since when it is not open; None: it is, or is of this process."""
+    route: Route | None = None
+    channel: int = -1
+    _said: Fate = ""  # to the Sub, since it was open last
+    _assembling: Arriving | None = None
+    _buffers: list[Buffer] = field(default_factory=list)
+    _pending: int = 0  # what these count for
 
-    __slots__ = (
-        "_allocate",
-        "_assembling",
-        "_buffers",
-        "_pending",
-        "_said",
-        "before",
-        "channel",
-        "codec",
-        "credit",
-        "delivered",
-        "ended",
-        "expected",
-        "gone",
-        "inbox",
-        "key",
-        "lost",
-        "max_batch",
-        "open",
-        "publisher",
-        "route",
-        "since",
-        "topic",
-    )
-
-    def __init__(
-        self,
-        inbox: Inbox,
-        key: StreamKey,
-        topic: str,
-        publisher: str,
-        max_batch: int,
-        allocate: Allocator = LargeBuffer,
-    ) -> None:
-        self.inbox = inbox
-        self.credit = Credit(inbox.window)
-        self.key = key
-        self.topic = topic
-        self.publisher = publisher
-        self.max_batch = max_batch
-        self._allocate = allocate  # memory for large buffers that come in pieces
-        self.codec = "msgpack"
-        self.before = False
-        self.expected: int | None = None
-        self.lost = 0
-        self.delivered = 0
-        self.open = False
-        self.ended = False
-        self.gone: Fate = ""
-        self._said: Fate = ""  # to the Sub, since it was open last
-        self.since: float | None = None
-        self.route: Route | None = None
-        self.channel = -1
-        self._assembling: Arriving | None = None
-        self._buffers: list[Buffer] = []
-        self._pending = 0  # what these count for
+    def __post_init__(self) -> None:
+        self.credit = Credit(self.inbox.window)
 
     # --- opening and closing ------------------------------------------------------------
 
@@ -177,6 +116,21 @@ class Stream:
         self.route = route
         self.channel = channel
         return self.credit.connect()
+
+    def subscribe(self, route: Route, channel: int) -> Subscribe:
+        """The same; returns what to ask for: the stream from the start or from where it stands."""
+        limit = self.connect(route, channel)
+        return Subscribe(
+            channel,
+            self.key.stream_id,
+            self.inbox.sub_id,
+            self.expected,
+            self.inbox.history,
+            limit,
+            self.inbox.observer,
+            self.before,
+            self.max_batch,
+        )
 
     def opened(self, topic: str, codec: str, due: int, first: int, ack_every: int) -> None:
         """SUBSCRIBED came.
@@ -269,7 +223,7 @@ class Stream:
             if offset:
                 raise ProtocolError(f"a BUFFER that begins at {offset}")
             self._check_buffer(total)
-            self._assembling = self._allocate(total, self.credit.window.share)
+            self._assembling = self.allocate(total, self.credit.window.share)
         buffer = self._assembling
         filled = len(buffer)
         if offset != filled or total != buffer.total:

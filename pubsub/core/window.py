@@ -10,6 +10,7 @@ and announces it. All else is done by the link's side.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST
@@ -106,46 +107,33 @@ class Window:
             self._spreading = False
 
 
+@dataclass(slots=True, eq=False)
 class Credit:
-    """What one stream may bring, on all channels that it ever had.
+    """What one stream may bring, on all channels that it ever had."""
 
-    Attributes:
-        received, consumed, acked: bytes of its batches that came, that the Sub has taken, and of
-            which the publisher was told that.
-        limit: what `received` may become.
-        consumed_until, acked_until: sequence numbers below which all was taken, or that was told.
-        ack_every: when so many bytes are taken and not told of, it is time to.
-        ack_stage: that an ACK is on its way, as `Window.on_consumed` was told; 0: none is.
-        tell: has its route say what `grant` gives; None: there is no open channel.
-    """
-
-    __slots__ = (
-        "_allowed",
-        "_announced_limit",
-        "_base",
-        "_behind_gap",
-        "ack_every",
-        "ack_stage",
-        "acked",
-        "acked_until",
-        "consumed",
-        "consumed_until",
-        "limit",
-        "received",
-        "tell",
-        "window",
-    )
-
-    def __init__(self, window: Window) -> None:
-        self.window = window
-        self.received = self.consumed = self.acked = self.limit = 0
-        self.consumed_until = self.acked_until = 0
-        self.ack_every = self.ack_stage = 0
-        self.tell: Callable[[], None] | None = None
-        self._base = 0  # of `received`, where the present channel's count began
-        self._announced_limit = 0  # that the publisher knows, or will with the next ACK
-        self._allowed = 0  # the highest limit of this channel: what was sent before a lower one
-        self._behind_gap = -1  # where a batch begins that may pass the limit, as its GAP might
+    window: Window
+    received: int = 0
+    """Bytes of its batches that came."""
+    consumed: int = 0
+    """Bytes that the Sub has taken."""
+    acked: int = 0
+    """Bytes of which the publisher was told that."""
+    limit: int = 0
+    """What `received` may become."""
+    consumed_until: int = 0
+    """The sequence number below which all was taken."""
+    acked_until: int = 0
+    """That below which the publisher was told so."""
+    ack_every: int = 0
+    """When so many bytes are taken and not told of, it is time to."""
+    ack_stage: int = 0
+    """That an ACK is on its way, as `Window.on_consumed` was told; 0: none is."""
+    tell: Callable[[], None] | None = None
+    """Has its route say what `grant` gives; None: there is no open channel."""
+    _base: int = 0  # of `received`, where the present channel's count began
+    _announced_limit: int = 0  # that the publisher knows, or will with the next ACK
+    _allowed: int = 0  # the highest limit of this channel: what was sent before a lower one
+    _behind_gap: int = -1  # where a batch begins that may pass the limit, as its GAP might
 
     # --- the channel --------------------------------------------------------------------
 

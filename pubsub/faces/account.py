@@ -1,7 +1,4 @@
-"""Account: what is known of a Sub's publishers, and of what has come for it, in words and rows.
-
-It is asked for when something is wrong, or at an end: nothing here is on a message's way.
-"""
+"""Account: what is known of a Sub's publishers, and of what has come for it, in words and rows."""
 
 from __future__ import annotations
 
@@ -37,18 +34,14 @@ def timeout_text(sub: Sub, timeout: float | None) -> str:
     again and again whether something waits pays for no walk over all publishers.)"""
     if timeout == 0:
         return f"nothing waits on {sub.topic!r}"
-    streams = [*list(sub._inbox.streams.values()), *list(sub._inbox.gone.values())]
     found: dict[str, list[float]] = {}
-    for stream in streams:
+    for stream in (*list(sub._inbox.streams.values()), *list(sub._inbox.gone.values())):
         found.setdefault(stream.state, []).append(sub._away(stream))
     connected = len(found.pop("attached", ()))
-    who = [f"{connected} publishers are" if connected != 1 else "one publisher is"]
-    if not connected:
-        who = ["no publisher is"]
-    who[0] += " connected"
+    few = {0: "no publisher is", 1: "one publisher is"}
+    who = [few.get(connected, f"{connected} publishers are") + " connected"]
     for state, text in _STATES.items():
-        if state in found:
-            away = found[state]
+        if away := found.get(state):
             who.append(f"{len(away)} {text.format(seconds=max(away))}")
     return f"nothing came on {sub.topic!r} within {timeout:g} s ({', '.join(who)})"
 

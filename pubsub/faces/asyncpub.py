@@ -1,5 +1,4 @@
-"""The face of a Pub inside an event loop: `put` encodes and appends, and the loop's turn ends with
-the batch in the log."""
+"""The face of a Pub inside an event loop."""
 
 from __future__ import annotations
 
@@ -12,15 +11,7 @@ from pubsub.config import MIB, seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import begin, elsewhere
 from pubsub.faces.face import InLoop
-from pubsub.faces.pub import (
-    HANDOVER_BYTES,
-    OVERHEAD,
-    PLAIN,
-    Pub,
-    body_of,
-    flush,
-    wait_attached,
-)
+from pubsub.faces.pub import HANDOVER_BYTES, OVERHEAD, PLAIN, Pub, body_of, flush, wait_attached
 from pubsub.support.logs import logger
 from pubsub.support.reentry import interrupts_the_core, running_loop
 from pubsub.wire.buffers import Buffer
@@ -32,16 +23,15 @@ log = logger("pubsub.pub")
 UNAWAITED = 1 * MIB
 """Bytes that may wait for room in an AsyncPub with nobody awaiting them, if its `buffer` is not
 more."""
-
 FIRST_GRANT = 64
 """Bytes that a batch may have at first, where other Pubs put in the same turn too."""
+
+Waiting = tuple[bytes, tuple[Buffer, ...], int]  # to be put; how much of the buffer it needs
 
 
 class _LetRun:
     """What `put` returns in an event loop when it has filled a batch: awaiting it lets the loop
     run once, so that a long row of awaited puts holds up nobody."""
-
-    __slots__ = ()
 
     def __await__(self) -> Generator[None, None, None]:
         yield
@@ -62,22 +52,16 @@ class _Put(asyncio.Future[None]):
 
 
 class _Place(_Put):
-    """What `put` returns when it has to wait for room: done when the message was put.
+    """What `put` returns when it has to wait for room: done when the message was put."""
 
-    Attributes:
-        message: what is to be put, and how much of the buffer it needs; None: nothing any more.
-        awaited: somebody waits for it.
-    """
-
-    def __init__(self, pub: AsyncPub, message: tuple[bytes, tuple[Buffer, ...], int]) -> None:
+    def __init__(self, pub: AsyncPub, message: Waiting) -> None:
         super().__init__(loop=pub._runtime.loop)
-        self.message: tuple[bytes, tuple[Buffer, ...], int] | None = message
-        self.awaited = False
+        self.message: Waiting | None = message  # None: nothing any more
+        self.awaited = False  # somebody waits for it
         self._pub = pub
 
     def cancel(self, msg: Any = None) -> bool:
-        cancelled = super().cancel(msg)
-        if cancelled:
+        if cancelled := super().cancel(msg):
             self._pub._withdraw(self)
         return cancelled
 
@@ -91,9 +75,11 @@ class _Place(_Put):
 class AsyncPub(InLoop, Pub, blocking=False):
     """A Pub inside an event loop."""
 
+    _done: _Put
+
     def _open(self) -> None:
         self._grant = 0  # bytes that `_room` last grew by
-        self._queue: OrderedDict[_Place, None] = OrderedDict()  # puts that wait for room
+        self._queue: OrderedDict[_Place, None] = OrderedDict()
         self._queued_bytes = 0
         self._emptied: asyncio.Future[None] | None = None  # what waits for the queue to be empty
         self._closing: asyncio.Task[None] | None = None
@@ -116,15 +102,14 @@ class AsyncPub(InLoop, Pub, blocking=False):
             return self._slow(data, value, buffers)
         self._room = room
         self._parts.append(data)
-        return self._done  # type: ignore[no-any-return]  # a future
+        return self._done
 
     def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Awaitable[None]:
-        """A put that is out of the ordinary."""
         if self._dead is not None:
             raise self._dead
         full = bool(self._parts)  # or out of what it was granted
         if full and not buffers and len(data) < self._room + self._more:
-            return self._later(self._append(data))
+            return _LET_RUN if self._append(data) else self._done
         if running_loop() is not self._runtime.loop:
             self._check_place()
         if buffers or len(data) >= self._batch_bytes:
@@ -135,9 +120,10 @@ class AsyncPub(InLoop, Pub, blocking=False):
             size = len(data) + sum(map(len, buffers)) + OVERHEAD
             if self._queue or not self._fits(size):
                 return self._enqueue((data, buffers, size))
-        return self._later(self._admit(data, buffers) or (full and not buffers))
+        time_to_run = self._admit(data, buffers) or (full and not buffers)
+        return _LET_RUN if time_to_run else self._done
 
-    def _enqueue(self, message: tuple[bytes, tuple[Buffer, ...], int]) -> Awaitable[None]:
+    def _enqueue(self, message: Waiting) -> Awaitable[None]:
         """Have a put wait for room. Those who await their puts hold one each; what nobody awaits
         must have an end."""
         queue, size = self._queue, message[2]
@@ -156,9 +142,6 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._notice.begin()
         return place
 
-    def _first_put(self) -> object | None:
-        return next(iter(list(self._queue)), None)
-
     def _leave(self, place: _Place) -> None:
         """It waits no longer."""
         if place.message is not None:
@@ -176,11 +159,6 @@ class AsyncPub(InLoop, Pub, blocking=False):
         if self._queue:
             self._runtime.turn.pending(self)
 
-    def _later(self, now: bool) -> Awaitable[None]:
-        """What `put` returns; `now`: it is time to let the loop run."""
-        done: Awaitable[None] = self._done
-        return _LET_RUN if now else done
-
     def _fits(self, size: int) -> bool:
         """Whether there is room for so much more."""
         if self._parts:
@@ -197,11 +175,9 @@ class AsyncPub(InLoop, Pub, blocking=False):
         """Put what there is room for; True: it has filled the batch."""
         runtime = self._runtime
         if buffers or len(data) >= self._batch_bytes or self._dead is not None:
-            body = body_of([data], 1)
             if not self._parts and not self._handover:
                 runtime.turn.pending(self)
-            self._hand_over()  # it is alone in its batch: who refuses it gets the others
-            self._hand((1, body, buffers, self._wall_clock()))
+            self._hand_large(data, buffers)
             self._keep_up()
             return not buffers or runtime.turn.grant(sum(map(len, buffers)))
         if not self._parts:
@@ -269,8 +245,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         else:
             for value in values:
                 self.put(value)
-        done: Awaitable[None] = self._done
-        return done
+        return self._done
 
     async def _put_each(self, values: Iterable[Any]) -> None:
         if type(values) in PLAIN:
@@ -318,7 +293,6 @@ class AsyncPub(InLoop, Pub, blocking=False):
         return self._count() + len(self._queue)
 
     def _queued(self) -> asyncio.Future[None] | None:
-        """See `Source`."""
         if not self._queue:
             return None
         if self._emptied is None or self._emptied.done():
@@ -326,7 +300,6 @@ class AsyncPub(InLoop, Pub, blocking=False):
         return self._emptied
 
     def _abandon(self, error: Exception) -> None:
-        """See `Source`."""
         if not isinstance(error, WrongContext):
             self._seal()
         super()._abandon(error)
@@ -348,20 +321,17 @@ class AsyncPub(InLoop, Pub, blocking=False):
     async def flush(self, timeout: float | None = None) -> None:
         self._check()
         self._check_place()
-        timeout = seconds("timeout", timeout)
-        await flush(self, timeout)
+        await flush(self, seconds("timeout", timeout))
 
     async def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> None:
         self._check()
         self._check_place()
-        timeout = seconds("timeout", timeout)
-        await wait_attached(self._runtime, self._publication, n, timeout)
+        await wait_attached(self, n, seconds("timeout", timeout))
 
     def close(self, linger: float | None = None) -> Awaitable[None]:
         linger = seconds("linger", linger)
-        done: Awaitable[None] = self._done
         if self._dead is not None and self._closing is None:  # its Peer is closed, or was forked
-            return done
+            return self._done
         runtime = self._runtime
         if self._closing is None or not self._closing.done():
             if elsewhere(runtime.loop, runtime.thread):

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSub"]
 
 TAKE_SLICE_SECONDS = 0.01
-"""Seconds for which batches that wait already are handed out before the loop runs. Who takes does
-not wait for anything then, and however full the Sub is, nothing else would run: no timer, no
-heartbeat, and no acknowledgement, which publishers wait for."""
+"""Seconds for which batches that wait already are handed out before the loop runs. Nothing else
+runs meanwhile: no timer, no heartbeat, and no acknowledgement, which publishers wait for."""
 
 
 class AsyncSub(InLoop, Sub, blocking=False):
@@ -88,7 +87,8 @@ class AsyncSub(InLoop, Sub, blocking=False):
 
     async def get(self, timeout: float | None = None) -> Any:
         if timeout is not None and timeout is not self._timeout:
-            self._take_timeout(timeout)
+            seconds("timeout", timeout)  # what is no time is refused before anything is taken
+            self._timeout = timeout
         waits = timeout is None or timeout > 0
         deadline = None
         while True:
@@ -106,11 +106,9 @@ class AsyncSub(InLoop, Sub, blocking=False):
                 continue
             if timeout is not None:
                 timeout = seconds("timeout", timeout)
-            if not waits:
-                raise TimeoutError(timeout_text(self, timeout))
-            if timeout is not None and deadline is None:
+            if waits and timeout is not None and deadline is None:
                 deadline = self._runtime.loop.time() + timeout
-            if not await self._arrival(deadline):
+            if not (waits and await self._arrival(deadline)):
                 raise TimeoutError(timeout_text(self, timeout))
 
     async def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
@@ -162,10 +160,8 @@ class AsyncSub(InLoop, Sub, blocking=False):
     ) -> AsyncGenerator[Message | Gap, None]:
         try:
             while True:
-                event = self._event()
-                if event is not None:
+                while (event := self._event()) is not None:
                     yield event
-                    continue
                 if self._in_a_row > 1 and self._long_enough():
                     await asyncio.sleep(0)
                     if self._gaps or length_hint(self._values):
@@ -194,7 +190,6 @@ class AsyncSub(InLoop, Sub, blocking=False):
         return DONE
 
     def _abandon(self, error: Exception) -> None:
-        """See `Sink`."""
         self._stop(error)
         self._discard()
         if not self._runtime.exiting:  # else who waits stays where it is, as in a daemon thread

@@ -1,5 +1,4 @@
-"""The face of a Pub outside event loops, for any thread: `put` encodes and appends under a lock,
-and hands whole batches over to the loop's thread."""
+"""The face of a Pub outside event loops, for any thread."""
 
 from __future__ import annotations
 
@@ -11,16 +10,7 @@ from typing import Any
 from pubsub.config import seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.face import Blocking
-from pubsub.faces.pub import (
-    HANDOVER_BYTES,
-    NEVER,
-    OVERHEAD,
-    PLAIN,
-    Pub,
-    body_of,
-    flush,
-    wait_attached,
-)
+from pubsub.faces.pub import HANDOVER_BYTES, NEVER, OVERHEAD, PLAIN, Pub, flush, wait_attached
 from pubsub.support.reentry import interrupts_the_core, running_loop
 from pubsub.wire.buffers import Buffer
 
@@ -28,14 +18,11 @@ __all__ = ["BlockingPub"]
 
 PATIENCE = 1.0
 """Seconds that a put waits for the loop's thread to catch up."""
-
 LOOK_AGAIN = 0.001
 """Seconds until the loop's thread looks again for a batch that was being put into."""
-
 LOOKS = 5
 LOCK_WAIT = 0.02
 """It waits for so long for whoever puts, after so many looks in vain."""
-
 LOCKED_PUTS = 255
 """Messages of one put_many that a BlockingPub puts without letting other threads in between."""
 
@@ -47,7 +34,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
         self._make_locks()
         self._looks_again = False  # the loop's thread, for the unfinished batch
         self._missed = 0  # looks in a row that found the lock taken
-        self._waiting: dict[object, int] = {}  # bytes that each put has that waits
+        self._queue: dict[object, int] = {}  # with the bytes of each
         super()._open()
 
     def _make_locks(self) -> None:
@@ -104,9 +91,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._let_it_catch_up()
         if buffers or len(data) >= self._batch_bytes:
             self._wake()
-            body = body_of([data], 1)
-            self._hand_over()  # a large message is alone in its batch: who refuses it gets the rest
-            self._hand((1, body, buffers, self._wall_clock()))
+            self._hand_large(data, buffers)
             return
         if not self._parts:
             room: float = self._batch_bytes
@@ -142,16 +127,14 @@ class BlockingPub(Blocking, Pub, blocking=True):
         elif not interrupts_the_core():  # else it will do so when it goes on
             self._take_over()
 
-    def _wait(
-        self, there: Callable[[], bool], size: int = 0, patience: float | None = None
-    ) -> None:
-        """Wait, under the lock, until it is so, the Pub is closed, or for `patience` seconds
+    def _wait(self, done: Callable[[], bool], size: int = 0, patience: float | None = None) -> None:
+        """Wait, under the lock, until it is done, the Pub is closed, or for `patience` seconds
         nothing was said."""
         put = object()
-        self._waiting[put] = size
+        self._queue[put] = size
         asked = False
         try:
-            while not there():
+            while not done():
                 if not asked:  # not each time: `seal` wakes us again
                     asked = True
                     self._wake()
@@ -159,7 +142,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
                     return
                 self._check()
         finally:
-            del self._waiting[put]
+            del self._queue[put]
 
     def _wait_for_room(self, size: int) -> None:
         if self._parts:
@@ -177,14 +160,9 @@ class BlockingPub(Blocking, Pub, blocking=True):
                 )
             self._wait(roomy, size)
 
-    def _first_put(self) -> object | None:
-        return next(iter(list(self._waiting)), None)
-
     def _seal(self) -> None:
-        """See `Source`."""
         with self._lock:
-            if self._parts:
-                self._hand_over()
+            self._hand_over()
         self._take_over()
 
     def _collect(self) -> None:
@@ -213,36 +191,30 @@ class BlockingPub(Blocking, Pub, blocking=True):
     def _take_over(self) -> None:
         """Bring what was handed over into the log, and let go those who waited for that."""
         self._drain()
-        if self._waiting or self._publication.on_room is not None:
-            with self._lock:
-                self._look()
-
-    def _look(self) -> None:
-        """See how full the log is, and let go those who can; under the lock."""
-        publication = self._publication
-        if self._block:
-            if self._waiting:
-                # lets go what nobody waits for: for the largest that it makes room for
-                any(map(publication.room, sorted(set(self._waiting.values()), reverse=True)))
-                publication.on_room = self._room_opened
-                self._notice.begin()
-            else:
-                publication.on_room = None
-        self._used = publication.log.size
-        if self._waiting:
-            self._roomy.notify_all()
+        if self._queue or self._publication.on_room is not None:
+            self._room_opened()
 
     def _room_opened(self) -> None:
+        """See how full the log is, and let go those who can."""
+        publication = self._publication
         with self._lock:
-            self._look()
+            if self._block:
+                if self._queue:
+                    # lets go what nobody waits for: for the largest that it makes room for
+                    any(map(publication.room, sorted(set(self._queue.values()), reverse=True)))
+                    publication.on_room = self._room_opened
+                    self._notice.begin()
+                else:
+                    publication.on_room = None
+            self._used = publication.log.size
+            if self._queue:
+                self._roomy.notify_all()
 
     def _abandon(self, error: Exception) -> None:
-        """See `Source`."""
         if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
             self._make_locks()
         with self._lock:
-            if self._parts:
-                self._hand_over()  # put is put: it goes into the log before the end
+            self._hand_over()  # put is put: it goes into the log before the end
             super()._abandon(error)
             self._roomy.notify_all()
 
@@ -256,7 +228,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
         self._check()
         timeout = seconds("timeout", timeout)
         self.peer._refuse_in_loop("wait_for_subscribers()")
-        self.peer._wait(wait_attached(self._runtime, self._publication, n, timeout))
+        self.peer._wait(wait_attached(self, n, timeout))
 
     def close(self, linger: float | None = None) -> None:
         linger = seconds("linger", linger)
@@ -268,8 +240,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
             with self._lock:
                 if self._dead is not None:
                     return
-                if self._parts:
-                    self._hand_over()
+                self._hand_over()
                 self._dead = Closed(f"Pub({self.topic!r}) is closed")
                 self._room = NEVER
                 self._roomy.notify_all()

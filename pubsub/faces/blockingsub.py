@@ -23,24 +23,12 @@ from pubsub.support.reentry import running_loop
 __all__ = ["BlockingSub"]
 
 
-class _Lock:
-    """A lock that knows who holds it. No thread takes it twice: `mine` comes first."""
-
-    __slots__ = ("acquire", "mine", "release")
-
-    def __init__(self) -> None:
-        lock = threading.RLock()
-        self.acquire = lock.acquire
-        self.release = lock.release
-        self.mine: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
-
-
 class BlockingSub(Blocking, Sub, blocking=True):
     """A Sub outside event loops, for any thread."""
 
     def _open(self) -> None:
         self.peer._refuse_in_loop("Sub(peer=…)")
-        self._taking = _Lock()
+        self._taking: Any = threading.RLock()  # it knows who holds it; nobody takes it twice
         self._arrived: SimpleQueue[None] = SimpleQueue()  # a token for the one that waits
         self._waiting = False
         super()._open()
@@ -54,25 +42,20 @@ class BlockingSub(Blocking, Sub, blocking=True):
             self._waiting = False
             self._arrived.put(None)
 
-    def _refill(self, timeout: float | None) -> bool:
-        """Have messages to hand out; False: time ran out.
-
-        Raises: as `get`.
-        """
+    def _refill(self, deadline: float | None) -> bool:
+        """Have messages to hand out; False: time ran out. Raises as `get` does."""
         if running_loop() is not None:
             self.peer._refuse_in_loop("this Sub")
         taking = self._taking
-        if taking.mine():
+        if taking._is_owned():
             raise WrongContext(
                 f"a get on Sub({self.topic!r}) from within another get on the same Sub (from a "
                 "signal handler or a destructor): it would have to wait for the one that it "
                 "interrupts"
             )
-        if timeout is not None:
-            timeout = min(timeout, threading.TIMEOUT_MAX)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        left = None if deadline is None else _left(deadline)
         try:  # inside `try`, no interrupt leaves the lock behind
-            if not taking.acquire(timeout=-1 if timeout is None else max(0, timeout)):
+            if not taking.acquire(timeout=-1 if left is None else max(0, left)):
                 return False
             while True:
                 if operator.length_hint(self._values) or self._gaps:
@@ -83,11 +66,9 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 self._waiting = True
                 try:
                     if self._inbox.empty and self._over is None:
-                        left = None if deadline is None else deadline - time.monotonic()
+                        left = None if deadline is None else _left(deadline)
                         if left is not None and left <= 0:
                             return False
-                        if left is not None:
-                            left = min(left, threading.TIMEOUT_MAX)
                         self._arrived.get(timeout=left)  # may be one token too many: then again
                 except Empty:
                     pass
@@ -101,37 +82,39 @@ class BlockingSub(Blocking, Sub, blocking=True):
             if self._over is not None:  # closed meanwhile, by who could not wait for us
                 self._try_discard()
 
-    def _try_discard(self) -> None:
-        """Give up what waits, unless somebody is taking: who does will do it then."""
+    def _unless_taking(self, do: Callable[..., None], *args: Any) -> None:
+        """Do that, unless somebody is taking."""
         taking = self._taking
-        if taking.mine():
+        if taking._is_owned():
             return
         try:
             if taking.acquire(blocking=False):
-                self._discard()
+                do(*args)
         finally:
             try:
                 taking.release()
             except RuntimeError:
                 pass
 
+    def _try_discard(self) -> None:
+        """Give up what waits, unless somebody is taking: who does will do it then."""
+        self._unless_taking(self._discard)
+
     def get(self, timeout: float | None = None) -> Any:
         if timeout is not None and timeout is not self._timeout:
-            self._take_timeout(timeout)
+            seconds("timeout", timeout)  # what is no time is refused before anything is taken
+            self._timeout = timeout
         deadline: float | None = None
         while True:
             value = next(self._values, NOTHING)
             if value is not NOTHING:
                 return value
             self._gaps.clear()
-            left: float | None = None
-            if timeout is not None:
+            if timeout is not None and deadline is None:
                 timeout = seconds("timeout", timeout)
-                now = time.monotonic()
-                deadline = deadline or now + timeout  # type: ignore[operator]  # it is not None
-                left = deadline - now
+                deadline = time.monotonic() + timeout  # type: ignore[operator]  # it is not None
             try:
-                if not self._refill(left):
+                if not self._refill(deadline):
                     raise TimeoutError(timeout_text(self, timeout))
             except Closed:
                 stay_at_exit()
@@ -140,27 +123,15 @@ class BlockingSub(Blocking, Sub, blocking=True):
     def get_many(self, max: int = 1000, timeout: float | None = None) -> list[Any]:
         max = whole("max", max, 1)
         found = [self.get(timeout)]
-        try:
-            self._take_more(found, max)
+        try:  # where another thread is taking, it waits for what comes next
+            self._unless_taking(take_more, self, found, max)
         except BaseException:  # a signal handler's
             self._drop(found)
             raise
-        return found
-
-    def _take_more(self, found: list[Any], most: int) -> None:
-        taking = self._taking
-        if taking.mine():
-            return
-        try:
-            if taking.acquire(blocking=False):  # else another thread waits for what comes next
-                take_more(self, found, most)
         finally:
-            try:
-                taking.release()
-            except RuntimeError:
-                pass
             if self._over is not None:
                 self._try_discard()
+        return found
 
     def __iter__(self) -> Iterator[Any]:
         return chain.from_iterable(self._batches())
@@ -177,10 +148,8 @@ class BlockingSub(Blocking, Sub, blocking=True):
 
     def messages(self) -> Iterator[Message | Gap]:
         while True:
-            event = self._event()
-            if event is not None:
+            while (event := self._event()) is not None:
                 yield event
-                continue
             try:
                 self._refill(None)
             except Closed:
@@ -202,7 +171,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
     def _abandon(self, error: Exception) -> None:
         """See `Sink`. It waits for nobody: the loop's thread calls it, and signal handlers."""
         if isinstance(error, WrongContext):  # after a fork: whoever held a lock is not here
-            self._taking = _Lock()
+            self._taking = threading.RLock()
             self._arrived = SimpleQueue()
         self._stop(error)
         self._try_discard()
@@ -213,3 +182,8 @@ class BlockingSub(Blocking, Sub, blocking=True):
             "this Sub was made outside an event loop: iterate it by `for`, or make it inside the "
             "loop for `async for`"
         )
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then, as many as a thread can wait."""
+    return min(deadline - time.monotonic(), threading.TIMEOUT_MAX)

@@ -1,8 +1,5 @@
-"""Elsewhere: a Pub, Sub or Peer of an event loop is told to end by who must not touch it.
-
-That is another thread, or a signal handler, destructor or log handler that interrupts the runtime.
-The end is begun in the loop's next turn then, and who waits there is woken at once.
-"""
+"""Elsewhere: a Pub, Sub or Peer of an event loop is told to end by who must not touch it: another
+thread, or a signal handler, destructor or log handler that interrupts the runtime."""
 
 from __future__ import annotations
 
@@ -61,8 +58,7 @@ def refuse_inside(what: str) -> None:
     """Raise `WrongContext` where nothing can be made, because the code that asks for it interrupts
     the work of a Peer, or runs in the middle of it. (Outside of event loops, that work is done in
     another thread.)"""
-    inside = running_loop() is not None and interrupts_the_core()
-    if inside or in_one():
+    if in_one() or (running_loop() is not None and interrupts_the_core()):
         raise WrongContext(
             f"a {what} cannot be made here, in the middle of the work of a Peer (by a signal "
             "handler, a destructor or a log handler): have it noted here (set a flag, or "

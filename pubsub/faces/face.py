@@ -1,14 +1,14 @@
 """Face: what a Pub and a Sub, for event loops and for code that blocks, have in common.
 
 `Pub(...)` and `Sub(...)` give the form that fits the place: one that is awaited (`InLoop`), or one
-that blocks (`Blocking`). Here is how each is made, undone where its making is interrupted, and
-ended where nobody holds it any more; and what the wrong form for the place says.
+that blocks (`Blocking`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from pubsub.errors import WrongContext
@@ -22,6 +22,31 @@ if TYPE_CHECKING:
     from pubsub.runtime.readiness import Ready
 
 __all__ = ["Blocking", "Face", "InLoop"]
+
+
+class Weak:
+    """A Pub (see `Source`) or Sub (see `Sink`) as the runtime holds it, which keeps none alive."""
+
+    __slots__ = ("_face",)
+
+    def __init__(self, face: Any) -> None:
+        self._face: weakref.ref[Any] = weakref.ref(face)
+
+    def seal(self) -> None:
+        if pub := self._face():
+            pub._seal()
+
+    def count(self) -> int:
+        pub = self._face()
+        return 0 if pub is None else pub._count_all()
+
+    def queued(self) -> asyncio.Future[None] | None:
+        pub = self._face()
+        return None if pub is None else pub._queued()
+
+    def abandon(self, error: Exception) -> None:
+        if face := self._face():
+            face._abandon(error)
 
 
 class Face:
@@ -54,21 +79,9 @@ class Face:
         made: Self = object.__new__(form)
         return made
 
-    def _open(self) -> None:
-        """Enter the runtime."""
-        raise NotImplementedError
-
-    def _weak(self) -> Any:
-        """What the runtime holds of it."""
-        raise NotImplementedError
-
-    def _enter(self, weak: Any) -> None:
-        """Enter the runtime, in the loop's thread."""
-        raise NotImplementedError
-
-    def _when_dropped(self, end: Callable[[Runtime, int], None], number: int) -> None:
+    def _when_dropped(self, end: Callable[[int], None], number: int) -> None:
         """Where nobody holds it any more, have the runtime end it in the background."""
-        self._finalizer = weakref.finalize(self, _drop, weakref.ref(self._runtime), end, number)
+        self._finalizer = weakref.finalize(self, _drop, weakref.WeakMethod(end), number)
         self._finalizer.atexit = False
 
     def _check(self) -> None:
@@ -81,15 +94,14 @@ class Face:
         """Whether it is closed."""
         return self._dead is not None
 
-    def close(self) -> Any:
-        """Close it."""
-        raise NotImplementedError
-
     def __reduce__(self) -> NoReturn:
         raise cannot_travel(self._kind)
 
     if TYPE_CHECKING:  # of either form: what is awaited in an event loop returns at once elsewhere
 
+        def _open(self) -> None: ...
+        def _enter(self, weak: Weak) -> None: ...  # in the loop's thread
+        def close(self) -> Any: ...
         def __enter__(self) -> Self: ...
         def __exit__(self, *exc: object) -> None: ...
         def __await__(self) -> Generator[Any, Any, Self]: ...
@@ -101,7 +113,7 @@ class InLoop(Face, blocking=None):
     """What belongs to an event loop."""
 
     def _open(self) -> None:
-        kind, runtime, weak = self._kind, self.peer.runtime, self._weak()
+        kind, runtime, weak = self._kind, self.peer.runtime, Weak(self)
         if self.peer.blocking:
             raise WrongContext(
                 f"this Peer runs on a thread of its own: {kind}(peer=…) made with it is blocking"
@@ -117,11 +129,7 @@ class InLoop(Face, blocking=None):
         self._runtime.check_place(f"{self._kind}({self.topic!r})")
 
     def __await__(self) -> Generator[Any, Any, Self]:
-        """Wait until it is ready.
-
-        Raises:
-            CoordinatorUnavailable: none could be reached in time.
-        """
+        """Wait until it is ready."""
         self._check_place()
         yield from self._ready.wait().__await__()
         return self
@@ -130,8 +138,7 @@ class InLoop(Face, blocking=None):
         return await self
 
     async def __aexit__(self, *exc: object) -> None:
-        ended: Awaitable[None] = self.close()
-        await ended
+        await self.close()
 
     def __enter__(self) -> NoReturn:
         raise WrongContext(
@@ -145,7 +152,7 @@ class Blocking(Face, blocking=None):
     """What blocks, in any thread."""
 
     def _open(self) -> None:
-        peer, weak = self.peer, self._weak()
+        peer, weak = self.peer, Weak(self)
         if not peer.blocking:
             raise WrongContext(
                 f"this Peer belongs to an event loop: make the {self._kind} inside it"
@@ -177,9 +184,6 @@ class Blocking(Face, blocking=None):
     async def __aexit__(self, *exc: object) -> None: ...
 
 
-def _drop(
-    runtime_ref: weakref.ref[Runtime], end: Callable[[Runtime, int], None], number: int
-) -> None:
-    runtime = runtime_ref()
-    if runtime is not None:
-        end(runtime, number)
+def _drop(end_ref: weakref.WeakMethod[Callable[[int], None]], number: int) -> None:
+    if end := end_ref():
+        end(number)

@@ -17,8 +17,6 @@ log = logger("pubsub.foreign")
 OURS = {"#": "**", ">": "**", "+": "*"}
 SPLIT_BY_DOTS = ("#", ">", "*")
 """Those of systems that split topics by dots (``+`` is MQTT's alone)."""
-REMEMBERED = 1024
-"""Topics and patterns of which it is said once."""
 
 
 def foreign_wildcard(topic: str) -> str:
@@ -42,9 +40,8 @@ def foreign_wildcard(topic: str) -> str:
     return f"{topic!r}: {found!r} is no wildcard here, write {ours!r}"
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(1024)
 def warn_of_foreign_wildcards(topic: str) -> None:
     """Warn, once for each topic or pattern, of one that looks as if it were another system's."""
-    sentence = foreign_wildcard(topic)
-    if sentence:
+    if sentence := foreign_wildcard(topic):
         log.warning("%s", sentence)

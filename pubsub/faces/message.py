@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pubsub.core.stream import Stream
@@ -42,30 +43,16 @@ class Gap(NamedTuple):
     known). Should it be reached after all, it goes on, and what is lost is counted."""
 
 
+@dataclass(eq=False, slots=True)
 class Run:
-    """Decoded messages of consecutive numbers, behind what was lost before them.
+    """Decoded messages of consecutive numbers, behind what was lost before them."""
 
-    Attributes:
-        values: those that were not taken yet.
-        pairs: the same ones, each with how many are left behind it; an iterator of C, so that the
-            two belong together though other threads take from `values`.
-        following: what else the same batch gave.
-    """
-
-    __slots__ = ("end", "following", "gaps", "pairs", "sent_at", "stream", "values")
-
-    def __init__(
-        self,
-        stream: Stream,
-        gaps: tuple[tuple[int, str], ...],
-        end: int,
-        values: list[Any],
-        sent_at: float,
-    ) -> None:
-        self.stream = stream
-        self.gaps = gaps
-        self.end = end
-        self.values = iter(values)
-        self.pairs: Iterator[tuple[Any, int]] | None = None
-        self.sent_at = sent_at
-        self.following: Run | None = None
+    stream: Stream
+    gaps: tuple[tuple[int, str], ...]
+    end: int
+    values: Iterator[Any]  # those that were not taken yet
+    sent_at: float
+    pairs: Iterator[tuple[Any, int]] | None = None
+    """The same ones, each with how many are left behind it; an iterator of C, so that the two
+    belong together though other threads take from `values`."""
+    following: Run | None = None  # what else the same batch gave

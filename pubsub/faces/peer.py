@@ -193,6 +193,9 @@ class Peer:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
+    def __dir__(self) -> list[str]:  # without what the faces and the commands have of it
+        return [name for name in super().__dir__() if name != "runtime"]
+
     def __reduce__(self) -> NoReturn:
         raise cannot_travel("Peer")
 

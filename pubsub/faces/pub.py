@@ -1,12 +1,8 @@
 """Pub: what a publisher holds.
 
-`Pub(...)` gives one of two faces of the same thing, `AsyncPub` (in `asyncpub`) and `BlockingPub`
-(in `blockingpub`). Here is what they share: how values are encoded and gathered into batches, and
-how closed batches get into the log.
-
-The fast path of `put` is one C call (encode), one subtraction and one append. Everything that
-can be out of the ordinary (first message of a batch, batch full, large message, buffer full,
-closed, forked) shows in ``room <= 0``, or in large buffers beside the message: see `_slow`.
+Here is what its two forms (`asyncpub`, `blockingpub`) share: how values are encoded and gathered
+into batches, and how closed batches get into the log. All that is out of the ordinary for a `put`
+shows in ``room <= 0``, or in large buffers beside the message: see `_slow`.
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pubsub.codec.codecs import codec_of
 from pubsub.codec.encoder import LARGE
@@ -27,12 +23,11 @@ from pubsub.core.standing import Holder, listed
 from pubsub.core.topics import check_topic
 from pubsub.errors import Closed, MessageTooLarge
 from pubsub.faces.elsewhere import refuse_inside
-from pubsub.faces.face import Face
+from pubsub.faces.face import Face, Weak
 from pubsub.faces.foreign import warn_of_foreign_wildcards
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
 from pubsub.runtime.lingering import received
-from pubsub.runtime.runtime import Runtime
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
@@ -49,16 +44,12 @@ OVERHEAD = BATCH_COST + len(array_header(0))
 HANDOVER_BYTES = 1 * MIB
 """Bytes of closed batches that may wait for the loop's turn. Beyond that, the put of a BlockingPub
 lets the loop's thread run, and that of an AsyncPub brings them into the log itself."""
-
 PLAIN = (list, tuple)
 """What can be gone through without running code of others."""
-
 NOTICE = 1.0
 """Seconds after which a put that waits for room says for whom."""
 
 Batch = tuple[int, bytes, tuple[Buffer, ...], float]
-
-
 _ONE = array_header(1)
 NEVER = float("-inf")
 
@@ -106,6 +97,7 @@ class Pub(Face, blocking=None):
 
     _kind = "Pub"
     _publication: Publication
+    _queue: dict[Any, Any]  # puts that wait for room, the oldest first
 
     def __init__(
         self,
@@ -146,10 +138,7 @@ class Pub(Face, blocking=None):
         self._notice = Notice(self)
         self._open()
 
-    def _weak(self) -> WeakSource:
-        return WeakSource(self)
-
-    def _enter(self, weak: WeakSource) -> None:
+    def _enter(self, weak: Weak) -> None:
         self._publication, self._ready = self._runtime.add_pub(
             weak,
             self.topic,
@@ -158,7 +147,7 @@ class Pub(Face, blocking=None):
             buffer=self.buffer,
             history=self.history,
         )
-        self._when_dropped(Runtime.drop_pub, self._publication.stream_id)
+        self._when_dropped(self._runtime.drop_pub, self._publication.stream_id)
 
     # --- putting ------------------------------------------------------------------------
 
@@ -182,14 +171,12 @@ class Pub(Face, blocking=None):
                 ``overflow="block"`` in an event loop as much as `buffer` (at least 1 MiB) waits
                 for room already, and nobody awaits it. Nothing was put.
         """
-        raise NotImplementedError
 
     def put_many(self, values: Iterable[Any]) -> Any:
         """Publish many messages, as `put` does one by one, in order.
 
         An error leaves the messages before it put, and those behind it not.
         """
-        raise NotImplementedError
 
     def flush(self, timeout: float | None = None) -> Any:
         """Wait until every Sub that is connected, expected or reconnecting has received what was
@@ -202,7 +189,6 @@ class Pub(Face, blocking=None):
             TimeoutError: `timeout` seconds were not enough.
             Closed: the Pub was closed before.
         """
-        raise NotImplementedError
 
     def wait_for_subscribers(self, n: int = 1, timeout: float | None = None) -> Any:
         """Wait until `n` Subs are connected. To be awaited in an event loop.
@@ -214,7 +200,6 @@ class Pub(Face, blocking=None):
             TimeoutError: after `timeout` seconds there were fewer.
             Closed: the Pub was closed meanwhile.
         """
-        raise NotImplementedError
 
     def close(self, linger: float | None = None) -> Any:
         """Close: wait up to `linger` seconds (default: the Peer's) until every Sub has received
@@ -223,11 +208,11 @@ class Pub(Face, blocking=None):
         elsewhere than its thread, and from within a put that blocks (in a destructor, say), it
         begins in the loop's next turn.
         """
-        raise NotImplementedError
 
-    def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Any:
-        """A put that is out of the ordinary."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # of either form
+
+        def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Any: ...
+        def _seal(self) -> None: ...  # see `Source`
 
     def _put_run(self, values: Iterable[Any]) -> Any:
         """Put these, up to and with the first whose put has something to wait for: returns that,
@@ -283,15 +268,7 @@ class Pub(Face, blocking=None):
 
     def _first_put(self) -> object | None:
         """The put that has waited for room for longest; None: none waits. For any thread."""
-        raise NotImplementedError
-
-    def _seal(self) -> None:
-        """See `Source`: called in the loop's thread."""
-        raise NotImplementedError
-
-    def _collect(self) -> None:
-        """See `Puts`: called in the loop's thread."""
-        self._seal()
+        return next(iter(list(self._queue)), None)
 
     def _hand_over(self) -> None:
         """Close the pending batch. Its messages are let go when it is there: an exception from a
@@ -320,9 +297,11 @@ class Pub(Face, blocking=None):
         """Bytes handed over and not in the log yet; at least."""
         return self._handed - self._taken
 
-    def _hand(self, batch: Batch) -> None:
-        """Add a batch behind those that are closed."""
-        append, item = self._handover.append, with_size(batch)
+    def _hand_large(self, data: bytes, buffers: tuple[Buffer, ...]) -> None:
+        """Close a batch for a large message alone: who refuses it gets those before it."""
+        body = body_of([data], 1)
+        self._hand_over()
+        append, item = self._handover.append, with_size((1, body, buffers, self._wall_clock()))
         self._handed += item[0]
         append(item)
 
@@ -379,10 +358,9 @@ class Pub(Face, blocking=None):
         that waits for room waits for these, but for observers) and ``until`` (seconds for which
         its place is still held; None: as long as it is attached).
         """
-        found = {}
         now = self._runtime.clock.now()
-        for state, cursor in self._publication.cursors():
-            found[cursor.name] = {
+        return {
+            cursor.name: {
                 "state": state,
                 "lag": cursor.lag,
                 "lost": cursor.lost,
@@ -390,7 +368,8 @@ class Pub(Face, blocking=None):
                 "holds": self._publication.holds(cursor),
                 "until": cursor.held_for(now),
             }
-        return found
+            for state, cursor in self._publication.cursors()
+        }
 
     def _count(self) -> int:
         """How many messages were put, as far as can be seen from any thread."""
@@ -431,8 +410,7 @@ class Notice:
     def _look(self) -> None:
         self._timer = None
         pub = self._pub()
-        put = None if pub is None else pub._first_put()
-        if pub is None or put is None:
+        if pub is None or (put := pub._first_put()) is None:
             return
         if put is not self._put:
             self.begin()
@@ -467,31 +445,6 @@ def _holding(pub: Pub) -> list[Holder]:
     return pub._publication.holding(pub._runtime.clock.now())
 
 
-class WeakSource:
-    """A Pub as the runtime holds it: the runtime alone keeps no Pub alive. See `Source`."""
-
-    __slots__ = ("_pub",)
-
-    def __init__(self, pub: Pub) -> None:
-        self._pub = weakref.ref(pub)
-
-    def seal(self) -> None:
-        if pub := self._pub():
-            pub._seal()
-
-    def count(self) -> int:
-        pub = self._pub()
-        return 0 if pub is None else pub._count_all()
-
-    def queued(self) -> asyncio.Future[None] | None:
-        pub = self._pub()
-        return None if pub is None else pub._queued()
-
-    def abandon(self, error: Exception) -> None:
-        if pub := self._pub():
-            pub._abandon(error)
-
-
 def body_of(parts: list[bytes], count: int) -> bytes:
     """The first `count` messages as the body of a batch."""
     return _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts[:count]))
@@ -502,39 +455,34 @@ def with_size(batch: Batch) -> tuple[int, Batch]:
     return len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST, batch
 
 
-async def wait_attached(
-    runtime: Runtime, publication: Publication, n: int, timeout: float | None
-) -> None:
+async def wait_attached(pub: Pub, n: int, timeout: float | None) -> None:
     """See `Pub.wait_for_subscribers`."""
+    publication = pub._publication
     n = whole("n", n, 0)
-    changed: asyncio.Future[None] | None = None
+    changed = asyncio.Event()
     late = False
-
-    def wake() -> None:
-        if changed is not None and not changed.done():
-            changed.set_result(None)
 
     def time_out() -> None:
         nonlocal late
         late = True
-        wake()
+        changed.set()
 
-    publication.watchers.append(wake)
-    timer = None if timeout is None else runtime.loop.call_later(timeout, time_out)
+    publication.watchers.append(changed.set)
+    timer = None if timeout is None else pub._runtime.loop.call_later(timeout, time_out)
     try:
         while publication.attached < n:
             if publication.ended:
-                raise Closed(f"Pub({publication.topic!r}) is closed")
+                raise Closed(f"Pub({pub.topic!r}) is closed")
             if late:
                 raise TimeoutError(
-                    f"{publication.attached} of {n} subscribers on {publication.topic!r} after "
+                    f"{publication.attached} of {n} subscribers on {pub.topic!r} after "
                     f"{timeout:g} s"
                 )
-            changed = runtime.loop.create_future()
-            await changed
+            changed.clear()
+            await changed.wait()
     finally:
-        if wake in publication.watchers:
-            publication.watchers.remove(wake)
+        if changed.set in publication.watchers:
+            publication.watchers.remove(changed.set)
         if timer is not None:
             timer.cancel()
 

@@ -1,9 +1,7 @@
 """Sub: what a subscriber holds.
 
-`Sub(...)` gives one of two faces of the same thing, as `Pub` does: `AsyncSub` (in `asyncsub`) and
-`BlockingSub` (in `blockingsub`). Here is what they share. Both take whole batches from
-the inbox, decode each when its first message is asked for, and then hand out messages from a list
-iterator: per message there is no lock, no future and no call into the runtime.
+Here is what its two forms (`asyncsub`, `blockingsub`) share. Both take whole batches from the
+inbox, decode each when its first message is asked for, and hand out messages from a list iterator.
 """
 
 from __future__ import annotations
@@ -12,12 +10,13 @@ import operator
 import weakref
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from itertools import islice, pairwise, repeat
+from contextlib import suppress
+from itertools import groupby, islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 from pubsub.codec.codecs import decoder_of
 from pubsub.codec.decoder import Decoder
-from pubsub.config import MIB, seconds, whole
+from pubsub.config import MIB, whole
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
 from pubsub.core.topics import check_pattern
@@ -25,12 +24,11 @@ from pubsub.core.window import Credit
 from pubsub.errors import DecodeError, PubSubError
 from pubsub.faces.account import what_is_unknown
 from pubsub.faces.elsewhere import refuse_inside
-from pubsub.faces.face import Face
+from pubsub.faces.face import Face, Weak
 from pubsub.faces.foreign import warn_of_foreign_wildcards
 from pubsub.faces.message import Gap, Message, Run
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
-from pubsub.runtime.runtime import Runtime
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
@@ -124,15 +122,12 @@ class Sub(Face, blocking=None):
         self._over: Exception | None = None  # why nothing is made ready to be handed out any more
         self._dropped: deque[bool] = deque()  # as many as were handed out to nobody at the end
         self._decoders: dict[str, Decoder] = {}
-        self._timeout: Any = None  # the last one that was found to be right
+        self._timeout: Any = None  # found to be right: who says it again pays a comparison
         self._open()
 
-    def _weak(self) -> WeakSink:
-        return WeakSink(self)
-
-    def _enter(self, weak: WeakSink) -> None:
+    def _enter(self, weak: Weak) -> None:
         self._inbox, self._ready = self._runtime.add_sub(weak, self._make_inbox)
-        self._when_dropped(Runtime.drop_sub, self._inbox.sub_id)
+        self._when_dropped(self._runtime.drop_sub, self._inbox.sub_id)
 
     def _make_inbox(self, sub_id: int) -> Inbox:
         inbox = Inbox(
@@ -169,16 +164,11 @@ class Sub(Face, blocking=None):
         inbox.window.on_consumed = self._on_consumed()
         return inbox
 
-    def _on_consumed(self) -> Callable[[Credit, int], None]:
-        """See `Window.on_consumed`."""
-        raise NotImplementedError
-
-    def _wake(self) -> None:
-        """There is something to take, or nothing will come. Called in the loop's thread."""
-        raise NotImplementedError
-
     if TYPE_CHECKING:  # of either form
 
+        def _on_consumed(self) -> Callable[[Credit, int], None]: ...  # see `Window.on_consumed`
+        def _wake(self) -> None: ...  # there is something to take, or nothing will come
+        def _abandon(self, error: Exception) -> None: ...  # see `Sink`
         def __iter__(self) -> Iterator[Any]: ...
         def __aiter__(self) -> AsyncIterator[Any]: ...
 
@@ -202,7 +192,6 @@ class Sub(Face, blocking=None):
                 call interrupts another one on the same Sub (from a signal handler, say), which it
                 would have to wait for.
         """
-        raise NotImplementedError
 
     def get_many(self, max: int = 1000, timeout: float | None = None) -> Any:
         """A list of at least one message and at most `max`: what is there, waiting only for the
@@ -211,7 +200,6 @@ class Sub(Face, blocking=None):
         Raises: as `get`; and ValueError, TypeError, before anything is taken, where `max` is no
             whole number above 0.
         """
-        raise NotImplementedError
 
     def messages(self) -> Any:
         """The same messages with where they come from, and each gap in its place: an iterator,
@@ -220,18 +208,12 @@ class Sub(Face, blocking=None):
         Yields:
             `Message` and `Gap`.
         """
-        raise NotImplementedError
 
     def close(self) -> Any:
         """Close: loops over it end, what waits is given up (and counted as lost). May be called
         again, and from anywhere: a signal handler, a destructor, another thread. In an event loop
         it may be awaited, and need not be; called from elsewhere than its loop's thread, it is done
         in the next turn of the loop, and whoever waits for a message there is woken."""
-        raise NotImplementedError
-
-    def _abandon(self, error: Exception) -> None:
-        """See `Sink`."""
-        raise NotImplementedError
 
     # --- decoding -----------------------------------------------------------------------
 
@@ -241,15 +223,14 @@ class Sub(Face, blocking=None):
         stream = entry.stream
         wanted = entry.end - entry.first
         if not wanted:
-            return Run(stream, entry.gaps, entry.end, [], 0.0), 0, None
+            return Run(stream, entry.gaps, entry.end, iter(()), 0.0), 0, None
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
             decoder = self._decoders[stream.codec] = decoder_of(
                 stream.codec, allow_pickle=self.allow_pickle
             )
-        raised: BaseException | None = None
-        values: list[Any] | None = None
         broken: DecodeError | None = None
+        raised: BaseException | None = None
         try:
             values = decoder.decode(entry.body, entry.buffers)
         except DecodeError as error:
@@ -257,18 +238,15 @@ class Sub(Face, blocking=None):
             raised = error.__cause__
         if raised is not None:  # what does not come again was not the batch's fault
             raised.__traceback__ = None
-            try:
-                values = decoder.decode(entry.body, entry.buffers)
-            except DecodeError:
-                pass
-        if values is None:
-            assert broken is not None
+            with suppress(DecodeError):
+                values, broken = decoder.decode(entry.body, entry.buffers), None
+        if broken is not None:
             return self._salvaged(entry, decoder, broken)
         if entry.skip:
             del values[: entry.skip]
         if len(values) != wanted:
             return self._salvaged(entry, None, DecodeError("not as many values as announced"))
-        return Run(stream, entry.gaps, entry.end, values, entry.sent_at), 0, raised
+        return Run(stream, entry.gaps, entry.end, iter(values), entry.sent_at), 0, raised
 
     def _salvaged(
         self, entry: Entry, decoder: Decoder | None, error: Exception
@@ -278,32 +256,24 @@ class Sub(Face, blocking=None):
         wanted = entry.end - entry.first
         values: list[Any] = []
         if decoder is not None:
-            try:
+            with suppress(DecodeError):
                 values = decoder.decode_each(entry.body, entry.buffers)[entry.skip :][:wanted]
-            except DecodeError:
-                values = []
         values += [error] * (wanted - len(values))
-        gaps = list(entry.gaps)
+        gaps = entry.gaps
         seq = entry.first
         runs: list[Run] = []
-        run: list[Any] = []
-        bad = lost = 0
-        for value in values:
-            if isinstance(value, DecodeError):
-                if run:
-                    runs.append(Run(stream, tuple(gaps), seq, run, entry.sent_at))
-                    gaps, run, bad = [], [], 0
-                bad += 1
-                lost += 1
+        lost = 0
+        for bad, group in groupby(values, lambda value: isinstance(value, DecodeError)):
+            some = list(group)
+            seq += len(some)
+            if bad:
+                gaps += ((len(some), "undecodable"),)
+                lost += len(some)
             else:
-                if bad:
-                    gaps.append((bad, "undecodable"))
-                    bad = 0
-                run.append(value)
-            seq += 1
-        if bad:
-            gaps.append((bad, "undecodable"))
-        runs.append(Run(stream, tuple(gaps), seq, run, entry.sent_at))
+                runs.append(Run(stream, gaps, seq, iter(some), entry.sent_at))
+                gaps = ()
+        if gaps:
+            runs.append(Run(stream, gaps, seq, iter(()), entry.sent_at))
         for one, following in pairwise(runs):
             one.following = following
         return runs[0], lost, error if lost else None
@@ -314,10 +284,6 @@ class Sub(Face, blocking=None):
         An interrupt (a signal handler that raises) takes nothing with it: an entry waits in the
         inbox until its messages can be handed out. Python looks for signals after calls, so what
         belongs together is done without one.
-
-        Raises:
-            DecodeError: a stream cannot be read by this Sub.
-            Exception: a signal handler raised it while a batch was decoded.
         """
         if self._installed is not None:  # it was interrupted
             self._release()
@@ -443,11 +409,6 @@ class Sub(Face, blocking=None):
         """Seconds for which a stream is not attached."""
         return 0.0 if stream.since is None else self._runtime.loop.time() - stream.since
 
-    def _unknown(self) -> str:
-        """Of which publishers nobody knows what they had for this Sub; empty: of none."""
-        fates = Counter(stream.gone for stream in list(self._inbox.gone.values()))
-        return what_is_unknown(fates["vanished"], fates["unreachable"])
-
     def _stop(self, error: Exception) -> None:
         """Hand out nothing any more. What could have been handed out counts as lost; what waits
         behind it is for `_discard`."""
@@ -468,12 +429,6 @@ class Sub(Face, blocking=None):
             run = self._runs = run.following
         self._inbox.discard()
 
-    def _take_timeout(self, timeout: Any) -> None:
-        """Refuse what is no time, before anything is taken. Whoever says the same time again and
-        again pays a comparison for each message (and 70 ns more without that)."""
-        seconds("timeout", timeout)
-        self._timeout = timeout
-
     def _drop(self, found: list[Any]) -> None:
         """Count messages that nobody gets, because the call that gathered them was interrupted."""
         self._dropped.extend(map(operator.is_, found, repeat(None)))
@@ -490,23 +445,11 @@ class Sub(Face, blocking=None):
     def __repr__(self) -> str:
         if self._dead is not None:
             return f"<Sub {self.topic!r}: closed>"
-        unknown = self._unknown()
+        fates = Counter(stream.gone for stream in list(self._inbox.gone.values()))
+        unknown = what_is_unknown(fates["vanished"], fates["unreachable"])
         more = f"; {unknown}" if unknown else ""
         streams = len(self._inbox.streams)
         return f"<Sub {self.topic!r}: {streams} publishers, {self.lost} lost{more}>"
-
-
-class WeakSink:
-    """A Sub as the runtime holds it: the runtime alone keeps no Sub alive. See `Sink`."""
-
-    __slots__ = ("_sub",)
-
-    def __init__(self, sub: Sub) -> None:
-        self._sub = weakref.ref(sub)
-
-    def abandon(self, error: Exception) -> None:
-        if sub := self._sub():
-            sub._abandon(error)
 
 
 def take_more(sub: Sub, found: list[Any], most: int) -> None:

@@ -51,19 +51,17 @@ def fill_standard() -> None:
 
 def leave_to_parent() -> None:
     """In a child after a fork: let go of all, so that a connection ends when the parent ends it."""
-    null, ours = -1, list(_numbers())
-    for fd in ours:
-        if null < 0:
-            try:
-                null = os.open(os.devnull, os.O_RDWR)
-            except OSError:  # none is left: the first of ours makes room, and is taken again
-                os.close(fd)
-                null = os.open(os.devnull, os.O_RDWR)
-        if fd != null:
-            # the number stays taken: nothing of ours closes another's file
-            os.dup2(null, fd, inheritable=False)
-    if null >= 0 and null not in ours:
-        os.close(null)
+    if ours := list(_numbers()):
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+        except OSError:  # none is left: the first of ours makes room, and is taken again
+            os.close(ours[0])
+            null = os.open(os.devnull, os.O_RDWR)
+        for fd in ours:
+            if fd != null:  # the number stays taken: nothing of ours closes another's file
+                os.dup2(null, fd, inheritable=False)
+        if null not in ours:
+            os.close(null)
     _connections.clear()
     _servers.clear()
 

@@ -16,17 +16,13 @@ HELD_UP = 0.25
 class Patience:
     """A timer for what others must do.
 
-    What they have sent is read only by a loop that runs. Where a call blocks it for longer than
-    the whole wait, or the process is stopped, an ordinary timer is due before anything is read:
-    others are given up who have answered long ago. So this one waits for several timers, one after
-    the other, and one that is very late does not count.
+    Where a call blocks the loop for longer than the whole wait, or the process is stopped, an
+    ordinary timer is due before what they sent is read. So this one waits for several timers, one
+    after the other, and one that is very late does not count.
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        seconds: float,
-        callback: Callable[[], object],
+        self, loop: asyncio.AbstractEventLoop, seconds: float, callback: Callable[[], object]
     ) -> None:
         self._loop = loop
         self._callback = callback

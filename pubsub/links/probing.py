@@ -1,12 +1,7 @@
 """Probing: whether a peer that went without a goodbye still lives where it said that it does.
 
-A process that is gone holds nothing. But a connection that broke does not tell a dead process from
-a cut cable. So whoever holds something for such a peer asks at its address. Nothing listens there,
-or somebody else does: it is gone. It answers, or nobody does: it may come back.
-
-That is believed, and asked, only of an address that is known to be the peer's own (`home`), and
-acted on only when it is so twice and the peer has not come back meanwhile. A peer that lives behind
-a firewall that rejects, and whose connection was reset, dials anew within milliseconds.
+Nothing listens there, or somebody else does: it is gone, when that is so twice. It answers, or
+nobody does: it may come back. Why, and who is asked: see docs/architecture.md, "Probing".
 """
 
 from __future__ import annotations
@@ -16,6 +11,7 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from pubsub.config import Address, Settings, Way
@@ -98,40 +94,25 @@ class _Question:
         return ()
 
 
+@dataclass(slots=True, eq=False)
 class _Suspect:
     """A peer that may be gone."""
 
-    __slots__ = ("address", "gone", "peer_id", "refused", "retry", "until", "wait")
-
-    def __init__(
-        self, peer_id: str, address: Address, until: float, gone: Callable[[str], None]
-    ) -> None:
-        self.peer_id = peer_id
-        self.address = address
-        self.until = until
-        self.gone = gone
-        self.refused = False  # it seemed to be gone when it was last asked
-        self.retry = RETRY
-        self.wait: Patience | None = None  # until it is asked again
+    peer_id: str
+    address: Address
+    until: float
+    gone: Callable[[str], None]
+    retry: float
+    refused: bool = False  # it seemed to be gone when it was last asked
+    wait: Patience | None = None  # until it is asked again
 
 
 class Prober:
     """Asks at the addresses of those that went without a goodbye, until each is known to be gone,
-    has come back, or is of interest no more.
-
-    Parameters:
-        loop: whose thread everything runs in.
-        peer_id: of whoever asks.
-        settings: times of the links.
-        scratch: the read buffer of small connections.
-    """
+    has come back, or is of interest no more. `peer_id` is of whoever asks."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        peer_id: str,
-        settings: Settings,
-        scratch: bytearray,
+        self, loop: asyncio.AbstractEventLoop, peer_id: str, settings: Settings, scratch: bytearray
     ) -> None:
         self._loop = loop
         self._settings = settings
@@ -156,7 +137,7 @@ class Prober:
         if known is not None:  # another link with it broke too: it is one question
             known.until = until
             return
-        suspect = self._suspects[peer_id] = _Suspect(peer_id, address, until, gone)
+        suspect = self._suspects[peer_id] = _Suspect(peer_id, address, until, gone, RETRY)
         self._ask(suspect)
 
     def clear(self, peer_id: str) -> None:
@@ -184,7 +165,6 @@ class Prober:
         return list(self._links)
 
     def _ask(self, suspect: _Suspect) -> None:
-        suspect.wait = None
         self._due.append(suspect)
         self._go_on()
 

@@ -1,9 +1,9 @@
 """Resolving: which addresses a host means.
 
-A numeric address means itself, at once. A name is asked for in a daemon thread of ours, never in
-the event loop's executor: the end of a program waits for that one, and nothing can end a question
-to a name server that does not answer. What a name meant the last time is kept, for when it cannot
-be asked (no thread starts any more when the interpreter ends) or is not answered.
+A name is asked for in a daemon thread of ours, never in the event loop's executor: the end of a
+program waits for that one, and nothing can end a question to a name server that does not answer.
+What a name meant the last time is kept, for when it cannot be asked (no thread starts any more when
+the interpreter ends) or is not answered.
 """
 
 from __future__ import annotations
@@ -76,34 +76,32 @@ def ask(host: str) -> tuple[str, ...]:
 def _asked(host: str) -> Future[tuple[str, ...]]:
     """The answer to come: one question at a time for each name."""
     here = os.getpid()
-    process, future = _asking.get(host, (0, None))
-    if future is not None and process == here:
-        return future
-    future = Future()
+    process, asked = _asking.get(host, (0, None))
+    if asked is not None and process == here:
+        return asked
+    future: Future[tuple[str, ...]] = Future()
     future.set_running_or_notify_cancel()
-    if len(_asking) >= AT_ONCE:
-        for other, (process, _) in list(_asking.items()):
-            if process != here:
-                _asking.pop(other, None)
+    for other, (process, _) in list(_asking.items()):
+        if process != here:
+            _asking.pop(other, None)
     if len(_asking) >= AT_ONCE:
         future.set_exception(_unanswered("too many names are being asked for"))
         return future
     _asking[host] = here, future
-    answer = future
 
     def run() -> None:
         try:
             found = ask(host)
         except Exception as error:
             _asking.pop(host, None)
-            answer.set_exception(error)
+            future.set_exception(error)
         else:
             _known.pop(host, None)
             _known[host] = found
             if len(_known) > REMEMBERED:
                 _known.pop(next(iter(_known)), None)
             _asking.pop(host, None)
-            answer.set_result(found)
+            future.set_result(found)
 
     try:
         Thread(target=run, name=f"pubsub resolve {host}", daemon=True).start()
@@ -139,8 +137,7 @@ async def resolve(loop: asyncio.AbstractEventLoop, host: str, timeout: float) ->
     Raises:
         OSError: it means none, or its name server did not answer within `timeout` seconds.
     """
-    address = numeric(host)
-    if address:
+    if address := numeric(host):
         return (address,)
     future = _asked(host)
     waiter = loop.create_future()
@@ -164,8 +161,7 @@ async def resolve(loop: asyncio.AbstractEventLoop, host: str, timeout: float) ->
 
 def resolve_blocking(host: str, timeout: float) -> tuple[str, ...]:
     """The same, where no event loop runs."""
-    address = numeric(host)
-    if address:
+    if address := numeric(host):
         return (address,)
     future = _asked(host)
     with contextlib.suppress(Exception):

@@ -14,7 +14,6 @@ class Clock:
     """The loop's time, without what it was held up: it stands still where the loop is late.
 
     Parameters:
-        loop: whose time it is.
         expire: called with the time when something is due; returns when the next is; None: nothing.
     """
 

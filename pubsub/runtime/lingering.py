@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pubsub.core.publication import Publication
 from pubsub.links.patience import Patience
-from pubsub.runtime.coordinator_link import Session
-from pubsub.runtime.turn import Source
 from pubsub.support.logs import logger
+
+if TYPE_CHECKING:
+    from pubsub.runtime.runtime import OpenPub, Runtime
 
 __all__ = ["linger", "messages", "received", "say_interrupted", "unreceived"]
 
@@ -24,31 +25,14 @@ NAMED = 5
 """Pubs that a message for people names at most."""
 
 
-class Due(Protocol):
-    """A Pub, as who waits for its subscribers sees it."""
-
-    publication: Publication
-    source: Source
-
-
-class Ending(Protocol):
-    """The runtime, as who waits for its subscribers sees it."""
-
-    loop: asyncio.AbstractEventLoop
-    sessions: list[Session]
-    closing: bool
-    exiting: bool
-    shut_down: bool
-
-
 async def linger(
-    runtime: Ending, pubs: Sequence[Due], seconds: float, by: float, *, last: bool = False
+    runtime: Runtime, pubs: Sequence[OpenPub], seconds: float, by: float, *, last: bool = False
 ) -> None:
     """Wait until `by`, which is `seconds` after the beginning, until what waits for room has been
     put and every subscriber has received all of it. One line says for whom it waits, when that
     takes long (while a Peer is being closed, only its own close, the `last`, does), and one who
     lacks what at the end."""
-    loop, sessions = runtime.loop, runtime.sessions
+    loop = runtime.loop
     began = loop.time()
     said = seconds <= SAY_AFTER
     timer: asyncio.Handle | Patience
@@ -57,7 +41,7 @@ async def linger(
         nonlocal said, timer
         timer = Patience(loop, LOOK_AGAIN, look)
         now = loop.time()
-        named = not all(session.tried and not session.up for session in sessions)
+        named = not all(session.tried and not session.up for session in runtime.sessions)
         for pub in pubs:
             pub.publication.hurry(now, named=named)
         if now - began >= SAY_AFTER and not said and (last or not runtime.closing):
@@ -85,14 +69,14 @@ async def linger(
         log.warning("closed after %.1f s (linger=%g): %s", took, seconds, lacking)
 
 
-async def _delivered(loop: asyncio.AbstractEventLoop, pub: Due, by: float) -> None:
+async def _delivered(loop: asyncio.AbstractEventLoop, pub: OpenPub, by: float) -> None:
     """Wait until then for one Pub."""
     pub.source.seal()
     queued = pub.source.queued()
     if queued is not None and by > loop.time():
         await asyncio.wait({queued}, timeout=by - loop.time())
-    timeout = max(0, by - loop.time())
-    await received(loop, pub.publication, timeout, observers=True, hurries=True)
+    left = max(0, by - loop.time())
+    await received(loop, pub.publication, left, observers=True, hurries=True)
 
 
 async def received(
@@ -104,18 +88,13 @@ async def received(
     hurries: bool = False,
 ) -> bool:
     """Wait until all that is in the log has been received; False when time ran out."""
-    arrived: asyncio.Future[None] = loop.create_future()
-
-    def done() -> None:
-        if not arrived.done():
-            arrived.set_result(None)
-
-    waiter = publication.when_received(done, observers=observers, hurries=hurries)
+    arrived = asyncio.Event()
+    waiter = publication.when_received(arrived.set, observers=observers, hurries=hurries)
     if waiter is None:
         return True
-    timer = None if timeout is None else loop.call_later(timeout, done)
+    timer = None if timeout is None else loop.call_later(timeout, arrived.set)
     try:
-        await arrived
+        await arrived.wait()
     finally:
         publication.forget_waiter(waiter)
         if timer is not None:
@@ -123,31 +102,28 @@ async def received(
     return not waiter.pending
 
 
-def unreceived(pubs: Iterable[Due]) -> str:
+def unreceived(pubs: Iterable[OpenPub]) -> str:
     """How many messages of which Pubs are not known to have been received, and by whom; empty:
     there are none. May be called from any thread."""
     found = []
     for pub in pubs:
         publication = pub.publication
         put = max(publication.log.next_seq, pub.source.count())
-        count = publication.unreceived(put)
-        if count:
+        if count := publication.unreceived(put):
             whom = publication.behind(put) or "subscribers that no coordinator has named yet"
             found.append((count, f"{messages(count)} of Pub({publication.topic!r})", whom))
-    more = sum(count for count, _, _ in found[NAMED:])
     named = "; ".join(
         f"{what} {'is' if count == 1 else 'are'} not known to have been received by {whom}"
         for count, what, whom in found[:NAMED]
     )
-    if more:
+    if more := sum(count for count, _, _ in found[NAMED:]):
         named += f"; nor {messages(more)} of {len(found) - NAMED} more Pubs"
     return named
 
 
-def say_interrupted(pubs: Iterable[Due]) -> None:
+def say_interrupted(pubs: Iterable[OpenPub]) -> None:
     """Say what a close that was interrupted has not sent."""
-    lacking = unreceived(pubs)
-    if lacking:
+    if lacking := unreceived(pubs):
         log.warning("closing was interrupted: %s", lacking)
 
 

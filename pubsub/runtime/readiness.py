@@ -1,10 +1,4 @@
-"""Readiness: whether a Pub or Sub is ready, and who waits for it.
-
-A Pub is ready when every coordinator that is up has named the Subs that are there; a Sub, when each
-has named the publishers, and these have answered. Where no coordinator can be reached in time,
-those who wait are told; where one is connected and says nothing, it is waited for a few times
-longer, and said by name. One that comes later makes ready what was not.
-"""
+"""Readiness: whether a Pub or Sub is ready, and who waits for it."""
 
 from __future__ import annotations
 
@@ -34,15 +28,7 @@ likely reason."""
 
 
 class Ready:
-    """Whether a Pub or Sub is ready, and who waits for it.
-
-    Parameters:
-        of: its publication or inbox, which has that number.
-
-    Attributes:
-        done: it is.
-        error: why it cannot be, for now.
-    """
+    """Whether a Pub or Sub is, which has that number, and who waits for it."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, number: int, of: Publication | Inbox
@@ -51,7 +37,7 @@ class Ready:
         self.number = number
         self.of = of
         self.done = False
-        self.error: Exception | None = None
+        self.error: Exception | None = None  # why it cannot be, for now
         self._waiters: list[asyncio.Future[None]] = []
         self.timer: Patience | None = None
         self.waited = 0  # how often for a coordinator that does not answer
@@ -69,18 +55,8 @@ class Ready:
                 waiter.set_result(None)
         self._waiters.clear()
 
-    def retry(self) -> None:
-        """There is hope again."""
-        if not self.done:
-            self.error = None
-
     async def wait(self) -> None:
-        """Return when ready.
-
-        Raises:
-            CoordinatorUnavailable: no coordinator could be reached in time.
-            OSError: this process cannot listen where it should.
-        """
+        """Return when ready, or raise why it cannot be."""
         while not self.done:
             if self.error is not None:
                 raise self.error
@@ -93,16 +69,11 @@ class Readiness:
     """All that is or will be ready in one process.
 
     Parameters:
-        loop: whose timers these are.
-        settings: how long is waited.
+        loop, settings, clock: of the runtime.
         sessions: with all coordinators; the list changes with what their names mean.
-        clock: what Pubs keep for others goes by it.
         given: the program names the coordinators, and the environment does not change that.
         alone: tells whether this process is its own coordinator, which is to be said once where a
             Sub may wait in vain for that; None: it never is.
-
-    Attributes:
-        mute_waits: see `MUTE_WAITS`.
     """
 
     def __init__(
@@ -170,7 +141,7 @@ class Readiness:
         self._contact = True
         self._answers[session] = set()
         for ready in self._all.values():
-            ready.retry()
+            ready.error = None  # there is hope again
 
     def answered(self, session: Session, number: int) -> None:
         """It has said all that it knows for that Pub or Sub."""
@@ -193,9 +164,8 @@ class Readiness:
         self._answers.pop(session, None)
 
     def _have_patience(self, ready: Ready) -> None:
-        ready.timer = Patience(
-            self._loop, self._settings.connect_timeout, lambda: self._give_up_on(ready)
-        )
+        timeout = self._settings.connect_timeout
+        ready.timer = Patience(self._loop, timeout, lambda: self._give_up_on(ready))
 
     def _give_up_on(self, ready: Ready) -> None:
         if ready.done or ready.error is not None or self._closing:
@@ -219,7 +189,6 @@ class Readiness:
         for session in sessions:
             if session.own and session.failure is not None:
                 return session.failure
-        addresses = tuple(str(session.address) for session in sessions)
         why = "; ".join(f"{session}: {session.trouble}" for session in sessions)
         where = "give the address where" if self._given else "set PUBSUB_COORDINATOR to where"
         way_out = f"start one with `pubsubd coordinator`, or {where} it runs"
@@ -227,23 +196,21 @@ class Readiness:
             way_out = f"have it go on, or end it; or {where} another one runs"
         return CoordinatorUnavailable(
             f"no coordinator could be reached ({why})",
-            addresses=tuple(dict.fromkeys(addresses)),
+            addresses=tuple(dict.fromkeys(str(session.address) for session in sessions)),
             way_out=way_out,
         )
 
     def _skip_silent_coordinators(self, ready: Ready) -> bool:
         """Where one coordinator has answered, one that is connected and does not is waited for no
         longer."""
-        number = ready.number
-        if not any(number in answered for answered in self._answers.values()):
+        if not any(ready.number in answered for answered in self._answers.values()):
             return False
         for session, answered in self._answers.items():
-            if number not in answered:
-                answered.add(number)
+            if ready.number not in answered:
+                answered.add(ready.number)
                 log.warning(
                     "the coordinator at %s has not answered for %g s; going on without it",
-                    session,
-                    self._settings.connect_timeout,
+                    *(session, self._settings.connect_timeout),
                 )
         self._check(ready)
         return True
@@ -288,9 +255,7 @@ class Readiness:
 
     def _look_for_lonely(self, oldest: int) -> None:
         """Say of a Sub that still knows of no publisher that they may be registered elsewhere.
-
-        `oldest`: the Subs from there on came since the timer was set, the first of them with it.
-        """
+        `oldest`: the Subs from there on came since the timer was set, the first of them with it."""
         self._lonely_timer = None
         lonely = {
             number: ready.of.pattern

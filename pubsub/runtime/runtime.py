@@ -33,7 +33,7 @@ from pubsub.runtime.publisher_link import Publishers, Remote
 from pubsub.runtime.readiness import Readiness, Ready
 from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served, Subscribers
-from pubsub.runtime.turn import Source, Turn
+from pubsub.runtime.turn import Turn
 from pubsub.support.apart import apart
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
@@ -43,7 +43,7 @@ from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
 from pubsub.wire.messages import Expect, Match, Register, Unregister
 
-__all__ = ["Runtime", "Sink"]
+__all__ = ["OpenPub", "Runtime", "Sink", "Source"]
 
 log = logger("pubsub")
 log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
@@ -61,7 +61,20 @@ class Sink(Protocol):
         """Refuse every further call, with this error."""
 
 
-class _Pub:
+class Source(Sink, Protocol):
+    """What feeds a publication: a Pub."""
+
+    def seal(self) -> None:
+        """Bring what was put so far into the log. Called in the loop's thread."""
+
+    def count(self) -> int:
+        """How many messages were put, with those that are not in the log yet or wait for room."""
+
+    def queued(self) -> asyncio.Future[None] | None:
+        """Done when nothing that was put waits for room any more; None: nothing does."""
+
+
+class OpenPub:
     """What the runtime knows of a Pub."""
 
     def __init__(self, publication: Publication, source: Source) -> None:
@@ -122,7 +135,7 @@ class Runtime:
             lambda other: Served(self.subscribers),
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
-        self._pubs: dict[int, _Pub] = {}
+        self._pubs: dict[int, OpenPub] = {}
         self._subs: dict[int, _Sub] = {}
         self._ended: dict[int, Publication] = {}
         self._numbers = count(1)  # of Pubs and Subs
@@ -144,13 +157,9 @@ class Runtime:
             Session(loop, address, self, settings, self._scratch, self._random, embed)
             for address in coordinators
         ]
+        alone = None if configured else lambda: self._embedded is not None
         self.readiness = Readiness(
-            loop,
-            settings,
-            self.sessions,
-            self.clock,
-            given=given,
-            alone=None if configured else lambda: self._embedded is not None,
+            loop, settings, self.sessions, self.clock, given=given, alone=alone
         )
         self.publishers: Publishers = Publishers(
             loop,
@@ -191,7 +200,7 @@ class Runtime:
             holding=self.subscribers.holding,
         )
         publication.on_absent = lambda who: self.subscribers.absent.append((topic, who))
-        self._pubs[publication.stream_id] = _Pub(publication, source)
+        self._pubs[publication.stream_id] = OpenPub(publication, source)
         for sub in self._subs.values():
             if _wants(sub.inbox.pattern, topic):
                 self._join_locally(publication, sub)
@@ -380,7 +389,7 @@ class Runtime:
         if expect.complete:
             self.readiness.answered(session, expect.stream_id)
 
-    def _is_out_of_reach(self, pub: _Pub, coordinator: str) -> None:
+    def _is_out_of_reach(self, pub: OpenPub, coordinator: str) -> None:
         """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
         hosts = [identity.host for identity in self.doors.identities.values()]
         if pub.out_of_reach or not all(map(is_loopback, hosts)):

@@ -48,14 +48,12 @@ class PubRow(NamedTuple):
 
     @classmethod
     def of(cls, publication: Publication) -> PubRow:
-        """How one stands."""
         subscribers = tuple(
             SubscriberRow(cursor.name, state, cursor.acked, cursor.lost, cursor.observer)
             for state, cursor in publication.cursors()
         )
-        leavers = tuple(publication.leavers)
-        is_open = not publication.ended
-        return cls(publication.topic, is_open, subscribers, leavers, publication.reached)
+        topic, leavers = publication.topic, tuple(publication.leavers)
+        return cls(topic, not publication.ended, subscribers, leavers, publication.reached)
 
 
 class StreamRow(NamedTuple):
@@ -80,7 +78,6 @@ class SubRow(NamedTuple):
 
     @classmethod
     def of(cls, inbox: Inbox, in_trouble: Callable[[Stream], bool]) -> SubRow:
-        """How one stands."""
         rows = tuple(
             StreamRow(
                 stream.publisher,

@@ -1,7 +1,4 @@
-"""The thread of a blocking Peer: it runs an event loop of its own, uvloop's where there is one.
-
-No Pub, Sub or Peer shows through here, only functions to be called in that thread, and coroutines.
-"""
+"""The thread of a blocking Peer: it runs an event loop of its own, uvloop's where there is one."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ try:  # what uvloop imports and could not any more once the main thread has ende
 except RuntimeError:
     pass  # it has, and this package is imported by an exit function
 
-__all__ = ["LoopThread", "in_one", "refuse_green"]
+__all__ = ["LoopThread", "in_one", "new_loop", "refuse_green"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -47,7 +44,7 @@ def in_one() -> bool:
 
 
 class LoopThread:
-    """A background thread that runs an event loop: uvloop where it exists."""
+    """See the module."""
 
     def __init__(self) -> None:
         refuse_green()
@@ -57,7 +54,7 @@ class LoopThread:
         self._door = threading.RLock()  # nothing is given to the loop after it was told to stop
         # Made by who calls: it may have greenlets (eventlet's sockets do), and those of a thread
         # that ends soon can take the process with them.
-        self.loop = _new_loop()
+        self.loop = new_loop()
         self.loop.call_soon(self._enter)
         # No function of ours lies below all that runs there: see `interrupts_the_core`.
         self._thread = threading.Thread(target=self.loop.run_forever, name="pubsub", daemon=True)
@@ -173,7 +170,7 @@ async def _cancel_all() -> None:
 
 
 @apart  # a loop keeps callbacks of its own from its making on
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
     if sys.platform != "win32":
         try:
             import uvloop

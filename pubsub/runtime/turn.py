@@ -1,9 +1,5 @@
-"""The turn: what is due is collected while the loop runs callbacks, and done at their end.
-
-Batches go into their logs, from there to the Subs of the same process and to the sockets: one
-batch per Pub, one write per link, whatever the number of puts. Acknowledgements are collected
-over a longer time.
-"""
+"""The turn: what is due is collected while the loop runs callbacks, and done at their end: one
+batch per Pub, one write per link. Acknowledgements are collected over a longer time."""
 
 from __future__ import annotations
 
@@ -17,35 +13,16 @@ from pubsub.links.link import Link
 from pubsub.support.apart import nothing
 from pubsub.support.logs import logger
 
-__all__ = ["Source", "Turn"]
+__all__ = ["Turn"]
 
 log = logger("pubsub")
 
 TURN_BYTES = 1024 * 1024
 """Bytes that all Pubs of a loop together may be granted in one turn before who awaits its puts
 lets the loop run. (Each alone may fill a batch. With a thousand topics that would be 64 MiB of
-small objects, which are cold when their turn comes: 0.44 instead of 0.6 to 0.7 of the rate of one
-topic, in runs of 100 messages, and a long wait for all.)"""
-
-
+small objects, which are cold when their turn comes, and a long wait for all.)"""
 RETRY = 1.0
 """Seconds until a batch is tried again that could not be closed."""
-
-
-class Source(Protocol):
-    """What feeds a publication: a Pub."""
-
-    def seal(self) -> None:
-        """Bring what was put so far into the log. Called in the loop's thread."""
-
-    def count(self) -> int:
-        """How many messages were put, with those that are not in the log yet or wait for room."""
-
-    def queued(self) -> asyncio.Future[None] | None:
-        """Done when nothing that was put waits for room any more; None: nothing does."""
-
-    def abandon(self, error: Exception) -> None:
-        """Refuse every further call, with this error."""
 
 
 class Puts(Protocol):
@@ -65,7 +42,6 @@ class Turn:
     next asks again.
 
     Parameters:
-        loop: calls `run`.
         peer_id: of the peer whose Pubs and Subs meet in `local`.
         ack_delay: seconds that an acknowledgement that nobody waits for may wait.
     """

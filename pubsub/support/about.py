@@ -7,6 +7,7 @@ names of programs and machines that are no UTF-8), and nothing may fail because 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from pubsub._version import __version__
@@ -24,10 +25,12 @@ def about(name: str = "") -> dict[str, Any]:
     Parameters:
         name: what the program calls itself; empty: by its file.
     """
+    host = this_host()
+    program = _asked(lambda: os.path.basename(host.program()))  # type: ignore[call-overload]
     return {
-        "name": plain(name) or plain(_program()) or "python",
-        "pid": this_host().process_id(),
-        "hostname": plain(_hostname()),
+        "name": plain(name) or program or "python",
+        "pid": host.process_id(),
+        "hostname": _asked(host.name),
         "library": __version__,
     }
 
@@ -42,15 +45,8 @@ def plain(text: object, longest: int = LONGEST) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)[:longest]
 
 
-def _program() -> object:
+def _asked(what: Callable[[], object]) -> str:
     try:
-        return os.path.basename(this_host().program())  # type: ignore[call-overload]
-    except Exception:  # there is no argv, or it is no list, or holds no text
-        return ""
-
-
-def _hostname() -> object:
-    try:
-        return this_host().name()
-    except Exception:  # it cannot be asked for, or is not UTF-8
+        return plain(what())
+    except Exception:  # there is no argv, or no text in it; a name that is not UTF-8
         return ""

@@ -1,9 +1,8 @@
 """Apart: what outlives a call sees none of its caller's context variables.
 
-A task, a timer or a callback of asyncio keeps the context of whoever made it. The first Pub, made
-while a request is served, say, would keep that request's variables alive for as long as its Peer
-lives, and every log handler would see them. So each way from a Pub, Sub or Peer into the runtime,
-on which it may begin something that goes on after the call, passes through here.
+A task, a timer or a callback of asyncio keeps the context of whoever made it. So each way from a
+Pub, Sub or Peer into the runtime, on which it may begin something that goes on after the call,
+passes through here (docs/architecture.md, "Threads").
 """
 
 from __future__ import annotations

@@ -19,17 +19,12 @@ def check_place(loop: asyncio.AbstractEventLoop, thread: int, what: str) -> None
     if running is loop:
         return
     if loop.is_closed():
-        raise WrongContext(
-            f"{what} belongs to an event loop that has ended: make a new one in the loop that runs "
-            "now"
-        )
-    if get_ident() != thread:
-        raise WrongContext(
-            f"{what} belongs to the event loop of another thread: use it there, or make one "
-            "outside of any loop, which all threads may use"
-        )
-    if running is not None:
-        raise WrongContext(
-            f"{what} belongs to another event loop: use it there, or make a new one in the loop "
-            "that runs now"
-        )
+        whose = "an event loop that has ended: make a new one in the loop that runs now"
+    elif get_ident() != thread:
+        whose = "the event loop of another thread: use it there, or make one outside of any loop, "
+        whose += "which all threads may use"
+    elif running is not None:
+        whose = "another event loop: use it there, or make a new one in the loop that runs now"
+    else:
+        return
+    raise WrongContext(f"{what} belongs to {whose}")

@@ -1,9 +1,8 @@
 """Who calls: a program, or something that interrupts this package in the middle of its work.
 
 Signal handlers, destructors and log handlers run wherever Python happens to be, also between two
-steps of the core, when its books do not agree with each other. What they ask for is then only noted
-down, and done in the next turn of the loop. Nobody has to say on each way into the core that it is
-at work, which would cost something for every frame: the call stack tells.
+steps of the core (docs/architecture.md, "Threads"). Nobody has to say on each way into the core
+that it is at work, which would cost something for every frame: the call stack tells.
 """
 
 from __future__ import annotations

@@ -59,9 +59,8 @@ class Buffer(Protocol):
 class Arriving(Buffer, Protocol):
     """A buffer that comes in pieces."""
 
-    @property
-    def total(self) -> int:
-        """Its size, as announced."""
+    total: int
+    """Its size, as announced."""
 
     def room(self, size: int) -> memoryview:
         """Where the next `size` bytes belong. To be let go before the next call."""

@@ -1,17 +1,14 @@
 """Frames: the layout of DATA and BUFFER, and a reader that turns arriving bytes into events.
 
 The reader lends out the buffer that bytes are read into (`FrameReader.get_buffer`) and is told
-how many came (`FrameReader.received`), which is the shape of `asyncio.BufferedProtocol`. Its
-strategy:
+how many came (`FrameReader.received`), which is the shape of `asyncio.BufferedProtocol`.
 
-- All links of one loop share one scratch buffer: what is left of an unfinished frame moves into
-  a small string of its own after each read, so a quiet link costs next to nothing.
-- DATA and BUFFER go to a `Sink`, with no object made of them; all other frames are events. DATA
-  is not decoded here: its header has a fixed layout, and the values are copied out once.
+- What is left of an unfinished frame moves into a small string of its own after each read, so a
+  quiet link costs next to nothing.
+- DATA and BUFFER go to a `Sink`, with no object made of them; all other frames are events.
 - A frame larger than the scratch buffer gets memory of its own, which grows with the bytes that
-  came and not by what was announced. The payload of a long BUFFER is read straight into the place
-  that the sink names. A short one is cut out of the scratch buffer like DATA: the copy costs less
-  than a read of its own.
+  came and not by what was announced. A short BUFFER is cut out of the scratch buffer like DATA:
+  the copy costs less than a read of its own.
 - A frame in other widths than the layout's is read too, by msgpack and more slowly.
 - Bad bytes never raise: the last event is the `ProtocolError`, and the reader is done.
 """

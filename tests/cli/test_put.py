@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pubsub import Peer
-from pubsub.cli.command import impatient
+from pubsub.cli.command import make_peer
 from pubsub.cli.put import Sending, _peer, from_json_lines, from_lines, from_text, put
 from pubsub.faces.blockingsub import BlockingSub
 from tests.cli.processes import LONG, Running, Start, execute
@@ -192,9 +192,9 @@ def test_timeout_bounds_every_wait(coordinator: str | None, wait: int) -> None:
     with _peer(sending) as peer:
         assert peer.settings.join_timeout == 3.0
         assert peer.settings.connect_timeout <= 3.0
-    assert impatient(None) == {}
-    assert impatient(0.1) == {"connect_timeout": 1.0, "join_timeout": 1.0}
-    assert impatient(60.0) == {"connect_timeout": 5.0, "join_timeout": 5.0}
+    for timeout, bound in ((None, 5.0), (0.1, 1.0), (60.0, 5.0)):
+        with make_peer("t", "127.0.0.1:1", timeout) as peer:
+            assert (peer.settings.connect_timeout, peer.settings.join_timeout) == (bound, bound)
 
 
 def test_a_subscriber_that_does_not_come_is_said(

@@ -472,7 +472,9 @@ class Places(RuleBasedStateMachine):
     def holds_are_where_the_cursors_are(self) -> None:
         first = self.log.first_number
         assert self.log.holds._at == Counter(max(c.held, first) for c in self.cursors)
-        assert self.log.firm._at == Counter(max(c.held, first) for c in self.cursors if c.firm)
+        assert self.log.firm._at == Counter(
+            max(c.held, first) for c in self.cursors if not c.observer
+        )
 
     @invariant()
     def what_is_not_acknowledged_is_held(self) -> None:

@@ -39,7 +39,7 @@ def test_messages_are_numbered_from_0_without_a_hole() -> None:
     assert log.next_seq == 6
     assert log.next_number == 3
     assert len(log) == 3
-    assert log.first is log.batch(0)
+    assert next(iter(log)) is log.batch(0)
 
 
 def test_numbers_stay_when_batches_go() -> None:

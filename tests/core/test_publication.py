@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pubsub.core.cursor import Cursor, SubKey
+from pubsub.core.cursor import NO_LIMIT, Cursor, SubKey
 from pubsub.core.publication import MAX_LEAVERS, Publication
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST
+from pubsub.wire.messages import Subscribe
 
 ANNE, BERT = SubKey("anne", 1), SubKey("bert", 1)
 UNLIMITED = 10**9
@@ -92,16 +93,9 @@ def attach(
     observer: bool = False,
     before: bool = False,
 ) -> tuple[Cursor, int, int]:
-    return made.attach(
-        key,
-        outlet or Outlet(),
-        0,
-        resume=resume,
-        history=history,
-        limit=limit,
-        observer=observer,
-        before=before,
-    )
+    asked = Subscribe(0, 7, key.sub_id, resume, history, limit, observer, before, NO_LIMIT)
+    cursor, answer = made.attach(key, outlet or Outlet(), asked)
+    return cursor, answer.due, answer.next
 
 
 def states(made: Publication) -> dict[SubKey, str]:
@@ -492,7 +486,7 @@ def test_g6_the_oldest_leave_when_the_buffer_is_full() -> None:
     assert made.log.size == 3000
     assert made.log.start == 2
     assert cursor.take() == (0, 2, "overflow")
-    assert cursor.take() is made.log.first
+    assert cursor.take() is next(iter(made.log))
     assert cursor.lost == 2
 
 
@@ -582,7 +576,7 @@ def test_g8_an_observer_never_makes_a_pub_wait() -> None:
     assert made.room(1000)
     put(made, 1)
     assert cursor.take() == (0, 1, "overflow")
-    assert cursor.take() is made.log.first
+    assert cursor.take() is next(iter(made.log))
     assert cursor.lost == 1
 
 
@@ -1103,10 +1097,7 @@ def test_who_is_attached_is_not_looked_at_for_who_is_away() -> None:
     made.settle()
     assert not holding
     outlet = Outlet()
-    cursors = [
-        made.attach(key, outlet, n, resume=None, history=0, limit=UNLIMITED, observer=False)[0]
-        for n, key in enumerate((ANNE, BERT))
-    ]
+    cursors = [attach(made, key, outlet)[0] for key in (ANNE, BERT)]
     made._cursors, made._attached = Unwalked(made._cursors), Unwalked(made._attached)
     made.detach(cursors[0], 1.0)
     assert list(holding) == [made]
@@ -1118,5 +1109,5 @@ def test_who_is_attached_is_not_looked_at_for_who_is_away() -> None:
     made.unexpect(ANNE)
     assert not holding
     made.detach(cursors[1], 60.0)
-    made.attach(BERT, outlet, 2, resume=0, history=None, limit=UNLIMITED, observer=False)
+    attach(made, BERT, outlet, resume=0, history=None)
     assert not holding

@@ -19,7 +19,7 @@ PUB_HAS = "buffer codec history overflow peer topic"
 SUB = "close closed get get_many lost messages publishers"
 SUB_HAS = "allow_pickle history keep observer peer topic window"
 PEER = "address close closed peer_id pub sub"
-PEER_HAS = "blocking coordinators runtime settings"
+PEER_HAS = "blocking coordinators settings"
 
 
 def names(of: Any) -> list[str]:

@@ -152,7 +152,7 @@ def test_block_makes_put_wait_until_there_is_room(coordinator: str) -> None:
 
         thread = threading.Thread(target=put)
         thread.start()
-        until(lambda: cast(BlockingPub, pub)._waiting)
+        until(lambda: cast(BlockingPub, pub)._queue)
         assert not done.is_set()
         assert pub._publication.log.size <= 50_000
         assert [sub.get(timeout=10) for _ in range(20_000)] == list(range(20_000))
@@ -177,7 +177,7 @@ def test_g8_a_put_that_fits_but_for_an_observer_waits_for_no_larger_one(coordina
         assert observer.publishers
         larger = threading.Thread(target=pub.put, args=(bytes(500_000),))
         larger.start()
-        until(lambda: pub._waiting)
+        until(lambda: pub._queue)
         time.sleep(0.1)  # it asks for its room, in vain
         assert pub._publication.log.start == 0
         smaller = threading.Thread(target=pub.put, args=(bytes(200_000),))

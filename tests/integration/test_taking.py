@@ -201,7 +201,7 @@ def test_g3_an_interrupt_of_who_takes_takes_nothing_with_it(peer: Peer, form: st
                 got += FORMS[form](sub)
             except Interrupt:
                 pass
-        assert not sub._taking.mine(), moment.where
+        assert not sub._taking._is_owned(), moment.where
         got += Rest(sub).values
         values = [i for (i,) in got]
         assert values == sorted(set(values))

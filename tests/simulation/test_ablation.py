@@ -30,7 +30,7 @@ from pubsub.runtime.publisher_link import Remote
 from pubsub.runtime.readiness import Readiness, Ready
 from pubsub.runtime.runtime import Runtime
 from pubsub.wire.liveness import Heartbeat, Pulse
-from pubsub.wire.messages import Match, Register
+from pubsub.wire.messages import Match, Register, Subscribe
 from tests.simulation.model import Violation
 from tests.simulation.world import simulate
 
@@ -73,15 +73,14 @@ def repeating(stack: ExitStack) -> None:
     where it goes on. (With small windows that would be over the window.)"""
 
     def again(attach: Any) -> Any:
-        def from_acked(self: Publication, key: Any, *args: Any, **how: Any) -> Any:
+        def from_acked(self: Publication, key: Any, outlet: Any, asked: Subscribe) -> Any:
             known = self._cursors.get(key)
             acked = None if known is None else known.acked
-            attached = attach(self, key, *args, **how)
-            cursor, _, first = attached
-            if acked is not None and how["resume"] is not None and how["limit"] > 10**6:
+            cursor, answer = attach(self, key, outlet, asked)
+            if acked is not None and asked.resume is not None and asked.limit > 10**6:
                 cursor.place(max(acked, self.log.start))
-                REPEATED.append(first - cursor.next)
-            return attached
+                REPEATED.append(answer.next - cursor.next)
+            return cursor, answer
 
         return from_acked
 
