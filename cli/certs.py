@@ -7,7 +7,7 @@ from shlex import quote
 
 import click
 
-from pubsub.cli.command import say
+from pubsub.cli.command import say, show_help
 from pubsub.core.rights import Rights
 from pubsub.core.topics import check_pattern
 from pubsub.errors import TopicError
@@ -26,15 +26,13 @@ Exit codes: 0 done, 1 failed (such as: there is no CA), 2 used wrongly.
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
-@click.group(epilog=EPILOG, invoke_without_command=True)
-@click.pass_context
-def cert(ctx: click.Context) -> None:
-    """Make, show and revoke certificates: for programs that may do different things.
-
-    `pubsubd key new` makes what is simpler: one key, with which all may do everything.
-    """
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+cert = click.group(
+    "cert",
+    epilog=EPILOG,
+    invoke_without_command=True,
+    help="Make, show and revoke certificates: for programs that may do different things.\n\n"
+    "`pubsubd key new` makes what is simpler: one key, with which all may do everything.",
+)(show_help)
 
 
 @cert.command(epilog=EPILOG)

@@ -37,7 +37,7 @@ __all__ = [
     "file_contexts",
     "group_contexts",
     "identity_of",
-    "revoked_in",
+    "revoked_by",
 ]
 
 
@@ -68,6 +68,8 @@ class Contexts(NamedTuple):
     client: ssl.SSLContext
     own: Card
     """What others read of it."""
+    authorities: Sequence[x509.Certificate] = ()
+    """Those who may have issued the certificates of others, and revoked them."""
 
 
 class Revoked(NamedTuple):
@@ -178,24 +180,15 @@ def file_contexts(path: str | os.PathLike[str]) -> Contexts:
         raise AuthError(f"{what} is not taken by the TLS of this machine: {error}") from None
 
 
-def revoked_in(
-    data: bytes, path: str | os.PathLike[str], *, what: str = "the list of revoked certificates"
-) -> Revoked:
-    """What a list of revoked certificates says, such as ``pubsubd cert revoke`` writes.
-
-    Parameters:
-        data: the list, as PEM.
-        path: of the process's own certificate file: a CA in it must have signed the list.
-        what: names the list, for the errors.
+def revoked_by(contexts: Contexts, data: bytes, what: str) -> Revoked:
+    """What a list of revoked certificates says to the holder of a certificate.
 
     Raises:
-        AuthError: it is no such list, has no number, or somebody else has signed it; or the extra
-            or the certificate file is missing.
+        AuthError: it is none, or no CA that is trusted has signed it.
     """
-    own = read_private(path, "certificate file")
-    from pubsub.trust.reading import certificates_in, read_revoked
+    from pubsub.trust.reading import read_revoked
 
-    return read_revoked(data, certificates_in(own, f"certificate file {path}"), what)
+    return read_revoked(data, contexts.authorities, what)
 
 
 def _contexts(chain: bytes, authorities: Sequence[x509.Certificate], own: Card) -> Contexts:
@@ -205,7 +198,8 @@ def _contexts(chain: bytes, authorities: Sequence[x509.Certificate], own: Card) 
     with _as_file(chain) as path:
         server = _context(ssl.PROTOCOL_TLS_SERVER, path, trusted)
         server.num_tickets = 0
-        return Contexts(server, _context(ssl.PROTOCOL_TLS_CLIENT, path, trusted), own)
+        client = _context(ssl.PROTOCOL_TLS_CLIENT, path, trusted)
+        return Contexts(server, client, own, authorities)
 
 
 def _context(side: int, chain: str, trusted: bytes) -> ssl.SSLContext:
