@@ -164,8 +164,8 @@ def revoke(directory: Path, name: str) -> None:
     """Revoke all certificates that were issued for NAME so far.
 
     Writes DIR/revoked.crl, a list that the CA has signed; the one with the highest number holds.
-    Give it to the coordinators, who tell all programs. Who is to go on under this name gets a new
-    certificate afterwards.
+    Copy it to where the certificate of each coordinator lies, which tells all programs. Who is to
+    go on under this name gets a new certificate afterwards.
     """
     from pubsub.trust.issuing import revoke
 
@@ -175,7 +175,11 @@ def revoke(directory: Path, name: str) -> None:
         return
     count = "the certificate" if new == 1 else f"{new} certificates"
     say(f"revoked {count} of {name!r}: wrote {path}, number {number}", by="pubsubd")
-    say("give this file to the coordinators, who tell all programs within a minute", by="pubsubd")
+    say(
+        "copy it to the directory where each coordinator has its certificate: they tell all "
+        "programs within a minute",
+        by="pubsubd",
+    )
 
 
 @cert.command(epilog=EPILOG)
