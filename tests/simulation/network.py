@@ -396,6 +396,9 @@ class Transport(asyncio.Transport):
     def get_protocol(self) -> Any:
         return self._protocol
 
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+
     def pause_reading(self) -> None:
         self._reading = False
 
