@@ -18,148 +18,36 @@ from typing import Any, cast
 
 from pubsub.errors import AuthError
 from pubsub.links.link import GOODBYE_GRACE, WRITE_HIGH_WATER, Link, Lost
+from pubsub.links.refusals import (
+    CLOSED_EARLY,
+    HEARD,
+    NO_TLS,
+    explain_foreign,
+    explain_tls,
+    words_of,
+)
 from pubsub.support.logs import logger
-from pubsub.wire.frames import FrameReader
-from pubsub.wire.messages import MAX_PAYLOAD_BEFORE_WELCOME, Goodbye
 
-__all__ = ["TLS_ALERT", "TLS_HANDSHAKE", "TlsLayer", "explain_foreign", "explain_tls"]
+__all__ = ["TLS_ALERT", "TLS_HANDSHAKE", "TlsLayer"]
 
 log = logger("pubsub.link")
 
 TLS_ALERT, TLS_HANDSHAKE = 0x15, 0x16
 """The first bytes with which an answer, and every connection, over TLS begins."""
-FEED = 64 * 1024
+FEED = 32 * 1024
 """Bytes that OpenSSL is given at a time, in either direction: its buffers keep the size that they
 once had, for as long as the connection lives."""
 JOIN_BELOW = 4 * 1024
 """Chunks smaller than this are joined into one record. (A record costs more than such a copy.)"""
 RECORD = 16 * 1024
 """Bytes that one record carries at most."""
+HELLO_MOST = 8 * 1024
+"""Bytes that the first message of a TLS handshake may announce. (They are one or two thousand;
+OpenSSL takes the memory for up to 128 KiB as soon as a stranger announces them.)"""
+_HELLO = struct.Struct(">BHHI")
+"""Type, version and length of a record; type and length of the message in it."""
 
-_METHODS = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"CONNECT ", b"PRI ")
-_HTTP = (*_METHODS, b"HTTP/")
-
-_HEARD = {
-    "UNKNOWN_CA": "{ours}",
-    "DECRYPT_ERROR": "{ours}",  # where both CAs have one name
-    "CERTIFICATE_EXPIRED": "it says that our certificate has expired (clock here: {now})",
-    "BAD_CERTIFICATE": "it says that our certificate is not valid yet, or broken"
-    " (clock here: {now})",
-    "CERTIFICATE_REVOKED": "it says that our certificate was revoked",
-    "CERTIFICATE_REQUIRED": "it wants a certificate, and this process shows none",
-    "CERTIFICATE_UNKNOWN": "it does not take our certificate",
-    "UNSUPPORTED_CERTIFICATE": "it says that our certificate is for another purpose",
-    "ACCESS_DENIED": "it does not let this process in",
-    "PROTOCOL_VERSION": "it has no version of TLS that this process has",
-    "HANDSHAKE_FAILURE": "it has no kind of TLS that this process has",
-}
-"""What the other end's alerts say, by their names."""
-
-_SEEN = {
-    2: "{its}",  # the issuer is not there
-    7: "{its}",  # its signature is wrong: another CA of the same name
-    18: "{its}",  # signed by itself
-    19: "{its}",
-    20: "{its}",
-    21: "{its}",
-    9: "its certificate is not valid before {begin} (clock here: {now})",
-    10: "its certificate expired at {end} (clock here: {now})",
-    3: "its certificate may be revoked: the list that would say so is missing here",
-    12: "its certificate may be revoked: the list here that would say so is too old"
-    " (clock here: {now})",
-    23: "its certificate was revoked",
-    26: "its certificate is for another purpose",
-}
-"""What is wrong with the other end's certificate, by OpenSSL's numbers (X509_V_ERR_…)."""
-
-_OTHER = {
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate",
-    "UNSUPPORTED_PROTOCOL": "it has no version of TLS that this process has",
-    "NO_SHARED_CIPHER": "it has no kind of TLS that this process has",
-    "HTTP_REQUEST": "it speaks http where TLS belongs",
-    "WRONG_VERSION_NUMBER": "it sends what is no TLS",
-    "UNEXPECTED_EOF_WHILE_READING": "it closed the connection during the TLS handshake",
-}
-"""What else this end may find, by OpenSSL's names."""
-
-_KEYS = {
-    "its": "it has another key: the first of its key file is none of ours",
-    "ours": "it has another key: the first of our key file is none of its",
-}
-_CAS = {
-    "its": "it is not of our CA: another one issued its certificate",
-    "ours": "it is not of our CA: it does not know the one that issued our certificate",
-}
-
-CLOSED_EARLY = _OTHER["UNEXPECTED_EOF_WHILE_READING"]
-
-
-def explain_tls(
-    error: ssl.SSLError,
-    *,
-    now: float,
-    valid: tuple[float, float] | None = None,
-    grouped: bool = False,
-) -> str:
-    """One short line of why a TLS handshake failed, said of the other end.
-
-    Parameters:
-        now: this machine's clock, in Unix seconds.
-        valid: from when to when the other end's certificate is, in the same; None: not known.
-        grouped: whether both ends should have a key; else, certificates that one CA issued.
-    """
-    name = error.reason or ""
-    _, alert, heard = name.partition("ALERT_")
-    if alert:
-        text = _HEARD.get(heard, "it ended the TLS handshake ({words})")
-    elif isinstance(error, ssl.SSLCertVerificationError):
-        text = _SEEN.get(error.verify_code, "its certificate is not taken ({verdict})")
-    elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-        text = CLOSED_EARLY
-    else:
-        text = _OTHER.get(name, "the TLS handshake failed ({words})")
-    begin, end = map(_clock, valid) if valid is not None else ("a later time", "an earlier time")
-    return text.format(
-        now=_clock(now),
-        begin=begin,
-        end=end,
-        words=_words(error),
-        verdict=getattr(error, "verify_message", ""),
-        **(_KEYS if grouped else _CAS),
-    )
-
-
-def explain_foreign(head: bytes, *, ended: bool = False) -> str | None:
-    """What somebody speaks whose first bytes are no TLS; None: more of them must come.
-
-    Parameters:
-        head: the bytes.
-        ended: whether no more come.
-    """
-    if any(head.startswith(word) for word in _HTTP):
-        return "it speaks http where TLS belongs"
-    if not ended and any(word.startswith(head) for word in _HTTP):
-        return None
-    plain = "it speaks plain where TLS belongs"
-    if len(head) < 4:
-        return plain if ended else None
-    (length,) = struct.unpack_from(">I", head)
-    if length > MAX_PAYLOAD_BEFORE_WELCOME:
-        return f"it speaks another protocol where TLS belongs (it begins with {head[:16]!r})"
-    if len(head) < 4 + length and not ended:
-        return None
-    for event in FrameReader(bytearray(2 * MAX_PAYLOAD_BEFORE_WELCOME)).feed(head[: 4 + length]):
-        if isinstance(event, Goodbye) and event.reason:
-            return f"{plain}, and says: {event.reason}"
-    return plain
-
-
-def _words(error: ssl.SSLError) -> str:
-    return error.reason.replace("_", " ").lower() if error.reason else str(error)
-
-
-def _clock(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+NOTHING_MORE = memoryview(b"")
 
 
 class TlsLayer(asyncio.BufferedProtocol):
@@ -279,8 +167,9 @@ class TlsLayer(asyncio.BufferedProtocol):
         if self.up:
             self._advance()
             return not self._closing
-        foreign = explain_foreign(bytes(self._foreign), ended=True) if self._foreign else None
-        self._fail(AuthError(foreign or CLOSED_EARLY))
+        head = bytes(self._foreign or b"")
+        tls = not head or head[0] == TLS_HANDSHAKE
+        self._fail(AuthError(CLOSED_EARLY if tls else explain_foreign(head, ended=True)))
         return False
 
     def pause_writing(self) -> None:
@@ -309,31 +198,50 @@ class TlsLayer(asyncio.BufferedProtocol):
     def _received(self, data: memoryview) -> None:
         if self._closing or self._ended:  # it is read so that closing sends no reset
             return
-        if self._foreign is not None and not self._is_tls(self._foreign, data):
-            return
-        for begin in range(0, len(data), FEED):
-            if self._closing:
-                return
-            self._in.write(data[begin : begin + FEED])
-            self._advance()
+        if self._foreign is not None:
+            self._begin(self._foreign, data)
+        else:
+            self._advance(data)
 
-    def _is_tls(self, head: bytearray, data: memoryview) -> bool:
-        """Whether the first bytes are: OpenSSL gets no others, since it would only say that it
-        does not understand them."""
-        if not head and data[0] in (TLS_HANDSHAKE, TLS_ALERT):
-            self._foreign = None
-            return True
+    def _begin(self, head: bytearray, data: memoryview) -> None:
+        """Look at the first bytes: OpenSSL gets none that are no TLS, since it would only say that
+        it does not understand them."""
         head += data
-        text = explain_foreign(bytes(head))
+        text: str | None = None
+        if head[:1] == b"\x16":
+            if len(head) < _HELLO.size:
+                return
+            _, version, size, message = _HELLO.unpack_from(head)
+            announced = message & 0xFFFFFF
+            # a record of less than four bytes is allowed, and sent by nobody who means well
+            if version >> 8 != 3 or size < 4 or message >> 24 not in (1, 2):
+                text = NO_TLS
+            elif announced > HELLO_MOST:
+                text = f"its first TLS message has {announced:,} bytes, over {HELLO_MOST:,}"
+        elif head[:1] != b"\x15":
+            text = explain_foreign(bytes(head))
+            if text is None:
+                return
         if text is not None:
             self._fail(AuthError(text))
-        return False
+        else:
+            self._foreign = None
+            self._advance(memoryview(head))
 
-    def _advance(self) -> None:
+    def _advance(self, data: memoryview = NOTHING_MORE) -> None:
         """Go on with what has come."""
         try:
-            if self.up or self._shake():
-                self._deliver()
+            if self.up:
+                self._deliver(data)
+                return
+            while True:  # TLS may be up in the midst of it
+                self._in.write(data[:FEED])
+                data = data[FEED:]
+                if self._shake():
+                    self._deliver(data)
+                    return
+                if not data or self._closing:
+                    return
         except Exception as error:  # nothing of it is the loop's matter
             log.exception("internal error in the TLS of the link with %s", self._link)
             self._fail(Lost(f"internal error: {error!r}"))
@@ -341,7 +249,7 @@ class TlsLayer(asyncio.BufferedProtocol):
     def _shake(self) -> bool:
         """Take the handshake as far as it goes; returns whether it is done."""
         tls = self._ssl
-        if tls is None or self._closing:
+        if tls is None:
             return False
         try:
             tls.do_handshake()
@@ -362,27 +270,40 @@ class TlsLayer(asyncio.BufferedProtocol):
         self._press()
         return True
 
-    def _deliver(self) -> None:
+    def _deliver(self, data: memoryview) -> None:
         """Decrypt into the link's own buffer, for as long as it takes what comes."""
-        tls, link = self._ssl, self._link
+        tls, link, waiting = self._ssl, self._link, self._in
         self._drained = False
         while self._reading and tls is not None and not self._closing and not self._ended:
             buffer = link.get_buffer(-1)
             room, got, ended = len(buffer), 0, False
             broken: ssl.SSLError | None = None
-            try:
-                while got < room:
+            while got < room:
+                if not waiting.pending and not tls.pending():  # cheaper than to read in vain
+                    if not data:
+                        self._drained = True
+                        break
+                    waiting.write(data[:FEED])
+                    data = data[FEED:]
+                try:
                     size = cast(int, tls.read(room - got, buffer[got:] if got else buffer))
+                except ssl.SSLWantReadError:
+                    waiting.write(data[:FEED])
+                    self._drained = not data
+                    data = data[FEED:]
+                    if self._drained:
+                        break
+                except ssl.SSLZeroReturnError:
+                    ended = True
+                    break
+                except ssl.SSLError as error:
+                    broken = error
+                    break
+                else:
                     if not size:
                         ended = True
                         break
                     got += size
-            except ssl.SSLWantReadError:
-                self._drained = True
-            except ssl.SSLZeroReturnError:
-                ended = True
-            except ssl.SSLError as error:
-                broken = error
             if got:
                 self._heard = True
                 link.buffer_updated(got)
@@ -394,6 +315,8 @@ class TlsLayer(asyncio.BufferedProtocol):
             if self._drained:
                 break
             tls = self._ssl
+        if data and not self._ended and not self._closing:
+            waiting.write(data)
         if self._out.pending:
             self._flush()  # answers of TLS itself
         if self._half and self._drained and not self._shut:
@@ -520,9 +443,9 @@ class TlsLayer(asyncio.BufferedProtocol):
         """OpenSSL will not go on."""
         _, heard, alert = (error.reason or "").partition("ALERT_")
         # In TLS 1.3 who dials is done before the other end has looked at its certificate.
-        late = alert in _HEARD and not self._server_side and not self._heard
+        late = alert in HEARD and not self._server_side and not self._heard
         if self.up and not late:
-            self._fail(Lost(f"it broke TLS ({_words(error)})"), linger=not heard)
+            self._fail(Lost(f"it broke TLS ({words_of(error)})"), linger=not heard)
             return
         text = explain_tls(error, now=time.time(), valid=self._validity(), grouped=self._grouped)
         self._fail(AuthError(text), linger=not heard)

@@ -9,6 +9,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import cache
+from random import Random
 from typing import Any, NamedTuple
 
 import msgpack
@@ -17,12 +18,15 @@ import pytest
 from pubsub.config import Settings
 from pubsub.errors import AuthError
 from pubsub.links.link import Link, Lost
-from pubsub.links.tls import TlsLayer, explain_foreign, explain_tls
+from pubsub.links.refusals import explain_foreign, explain_tls
+from pubsub.links.tls import HELLO_MOST, TlsLayer
 from pubsub.wire.frames import SCRATCH_SIZE, Data, data_header
 from pubsub.wire.handshake import Acceptor, Dialler, Identity
 from pubsub.wire.messages import Goodbye, encode
 from tests.links.certificates import CA
 from tests.links.ends import Nobody, Transport
+from tests.simulation.loop import Process, SimulatedLoop
+from tests.simulation.network import Network
 
 OURS, THEIRS, STRANGE = CA(), CA(), CA("another CA")
 
@@ -573,11 +577,31 @@ async def test_an_end_in_the_handshake_is_told_as_that(said: bytes, text: str) -
 
 
 async def test_garbage_that_begins_as_tls_fails_the_handshake() -> None:
-    server = an_end(True)
-    give(server, b"\x16" + b"x" * 100)
-    assert server.layer.is_closing()
-    fall(server)
-    assert str(server.ears.losses[0]) == "it sends what is no TLS"
+    for said, text in (
+        (b"\x16" + b"x" * 100, "it sends what is no TLS"),
+        (b"\x16\x03\x01\0\x30\x01\0\0\x2c" + bytes(44), "the TLS handshake failed ("),
+    ):
+        server = an_end(True)
+        give(server, said)
+        assert server.layer.is_closing()
+        fall(server)
+        assert str(server.ears.losses[0]).startswith(text)
+
+
+@pytest.mark.parametrize("step", [1, SCRATCH_SIZE])
+async def test_no_memory_is_taken_for_what_a_stranger_announces(step: int) -> None:
+    message = b"\x01" + (HELLO_MOST + 1).to_bytes(3, "big") + bytes(100)
+    for first in (4, 3):
+        server = an_end(True)
+        record = b"\x16\x03\x01" + first.to_bytes(2, "big") + message
+        for begin in range(0, len(record), step):
+            give(server, record[begin : begin + step])
+        assert server.raw.closing
+        fall(server)
+        (error,) = server.ears.losses
+        assert isinstance(error, AuthError)
+        size = "its first TLS message has 8,193 bytes, over 8,192"
+        assert str(error) == (size if first == 4 else "it sends what is no TLS")
 
 
 async def test_a_reset_in_the_handshake_is_told_as_a_reset() -> None:
@@ -655,11 +679,16 @@ class Talker(Nobody):
         self.link: Link | None = None
         self.bodies: list[bytes] = []
         self.came = asyncio.Event()
+        self.over = asyncio.Event()
         self._chunks: deque[bytes] = deque()
 
     def opened(self, link: Link, other: Any) -> Any:
         self.link = link
         return super().opened(link, other)
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        super().closed(link, error)
+        self.over.set()
 
     def say(self, *bodies: bytes) -> None:
         for number, body in enumerate(bodies):
@@ -712,8 +741,9 @@ class Door(asyncio.BufferedProtocol):
 class Pair:
     """A server and who dials it."""
 
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
+    def __init__(self, loop: asyncio.AbstractEventLoop, host: str = "127.0.0.1") -> None:
+        self.loop = loop
+        self.host = host
         self.here, self.there = Talker(), Talker()
         self.settings = Settings(max_message=16 * 1024 * 1024)
         self.scratch = bytearray(SCRATCH_SIZE)
@@ -731,7 +761,7 @@ class Pair:
         return Door(link, tls, self.cipher)
 
     async def listen(self, tls: ssl.SSLContext) -> None:
-        self.server = await self.loop.create_server(lambda: self.accept(tls), "127.0.0.1", 0)
+        self.server = await self.loop.create_server(lambda: self.accept(tls), self.host, 0)
         self.port = self.server.sockets[0].getsockname()[1]
 
     async def dial(self, tls: ssl.SSLContext) -> Link:
@@ -743,7 +773,7 @@ class Pair:
             self.scratch,
         )
         layer = TlsLayer(self.loop, tls, link, server_side=False, scratch=self.cipher)
-        await self.loop.create_connection(lambda: layer, "127.0.0.1", self.port)
+        await self.loop.create_connection(lambda: layer, self.host, self.port)
         return link
 
     async def open(self) -> Link:
@@ -752,6 +782,10 @@ class Pair:
         for end in (self.here, self.there):
             await asyncio.wait_for(end.welcome.wait(), 30)
         return link
+
+    async def over(self) -> None:
+        for end in (self.here, self.there):
+            await asyncio.wait_for(end.over.wait(), 30)
 
     async def ends(self, link: Link) -> tuple[Exception | None, Exception | None]:
         await asyncio.wait_for(link.gone(), 30)
@@ -762,7 +796,7 @@ class Pair:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[Pair]:
-    pair = Pair()
+    pair = Pair(asyncio.get_running_loop())
     yield pair
     if pair.server is not None:
         pair.server.close()
@@ -845,10 +879,11 @@ async def test_links_hear_why_a_certificate_is_refused(pair: Pair, name: str) ->
 async def test_who_never_closes_does_not_keep_a_refused_connection(pair: Pair) -> None:
     await pair.listen(context(True))
     with socket.create_connection(("127.0.0.1", pair.port)) as stranger:
-        stranger.sendall(b"\x16" + b"x" * 100)
+        stranger.sendall(b"\x16\x03\x01\0\x30\x01\0\0\x2c" + bytes(44))
         await asyncio.wait_for(pair.came.wait(), 30)
         await asyncio.wait_for(pair.accepted[0].gone(), 30)
-    assert str(pair.there.ends[0]) == "it sends what is no TLS"
+        assert stranger.recv(100)[:2] == b"\x15\x03", "the alert"
+    assert str(pair.there.ends[0]).startswith("the TLS handshake failed (")
 
 
 @pytest.mark.loop
@@ -873,3 +908,54 @@ async def test_a_dial_may_make_a_layer(pair: Pair) -> None:
     assert isinstance(pair.accepted[0].transport, TlsLayer)
     link.goodbye()
     assert await pair.ends(link) == (None, None)
+
+
+def simulated(seed: int) -> tuple[SimulatedLoop, Process, Process]:
+    loop = SimulatedLoop(Random(seed))  # type: ignore[abstract]  # what is used is there
+    Network(loop, 0.01, 0.5)
+    return loop, loop.process("here", "10.0.0.1"), loop.process("there", "10.0.0.2")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_simulation_carries_it_too(seed: int) -> None:
+    """In all the pieces, and behind all the waits, of which its network can think."""
+    loop, here, there = simulated(seed)
+    pair = Pair(loop, there.host)
+    small = [value(10, n) for n in range(50)]
+    large = [value(300_000, 1)]
+
+    async def talk() -> None:
+        await there.spawn(pair.listen(context(True)))
+        link = await here.spawn(pair.dial(context(False)))
+        for end in (pair.here, pair.there):
+            await end.welcome.wait()
+        here.call_soon(pair.here.say, *small, *large, *small)
+        there.call_soon(pair.there.say, *large, *small)
+        await pair.there.hears(101)
+        await pair.here.hears(51)
+        here.call_soon(link.goodbye)
+        await pair.over()
+
+    loop.run_until_complete(talk())
+    assert pair.there.bodies == [*small, *large, *small]
+    assert pair.here.bodies == [*large, *small]
+    assert pair.here.ends == pair.there.ends == [None]
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("name", REFUSED)
+def test_both_ends_hear_it_in_a_simulation(name: str, seed: int) -> None:
+    of_client, shown, refuses, refused = REFUSED[name]
+    loop, here, there = simulated(seed)
+    pair = Pair(loop, there.host)
+    bad = context(not of_client, OURS, *shown)
+
+    async def talk() -> None:
+        await there.spawn(pair.listen(context(True) if of_client else bad))
+        await here.spawn(pair.dial(bad if of_client else context(False)))
+        await pair.over()
+
+    loop.run_until_complete(talk())
+    (one,), (other,) = pair.here.ends, pair.there.ends
+    assert re.fullmatch(refused if of_client else refuses, str(one))
+    assert re.fullmatch(refuses if of_client else refused, str(other))
