@@ -57,6 +57,9 @@ class Raw(Transport):
         assert not self.closing
         self.written += data
 
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
+
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
 
