@@ -339,7 +339,7 @@ class TlsLayer(asyncio.BufferedProtocol):
     def resume_reading(self) -> None:
         """Go on, in a later turn of the loop, with what is here already."""
         self._reading = True
-        if self._drained and not self._eof:
+        if self._drained:
             self._pace()
         elif not self._waking:
             self._waking = True
@@ -353,7 +353,7 @@ class TlsLayer(asyncio.BufferedProtocol):
     def _pace(self) -> None:
         """Read of the plain transport what the link takes: else what it does not would grow here.
         A handshake goes on in any case."""
-        wanted = not self.up or (self._reading and self._drained)
+        wanted = self._reading or not self.up
         if wanted != self._raw_reading and not self._eof and not self._raw.is_closing():
             self._raw_reading = wanted
             if wanted:
