@@ -21,10 +21,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
-from pubsub.core.topics import check_pattern, matches
+from pubsub.core.topics import check_pattern, is_pattern, matches
 from pubsub.errors import TopicError
 
-__all__ = ["ALL", "COVER_STEPS", "EVERYTHING", "NONE", "Rights", "covers", "overlaps"]
+__all__ = ["ALL", "COVER_STEPS", "EVERYTHING", "NONE", "Rights", "covers", "held", "overlaps"]
 
 COVER_STEPS = 10_000
 """Steps after which `covers` gives up: some ten milliseconds. A pattern and rights that people
@@ -86,7 +86,10 @@ class Rights:
         return any(matches(pattern, topic) for pattern in self.subscribe)
 
     def may_see(self, topic: str) -> bool:
-        """Whether a topic is within its rights, so that it may be told of it."""
+        """Whether a topic, or all of a pattern, is within its rights, so that it may be told of
+        it."""
+        if is_pattern(topic):
+            return covers(self.subscribe, topic) or covers(self.publish, topic)
         return self.may_subscribe(topic) or self.may_publish(topic)
 
     def part(self, pattern: str) -> tuple[str, ...]:
@@ -190,6 +193,11 @@ EVERYTHING = Rights(["**"], ["**"], coordinator=True, relay=True, list=True)
 ALL = EVERYTHING
 NONE = Rights()
 """Of a certificate that gives none."""
+
+
+def held(rights: Rights | None) -> Rights:
+    """The rights of who has shown these; None: nobody is asked for any."""
+    return EVERYTHING if rights is None else rights
 
 
 class _Readings:
