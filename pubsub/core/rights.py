@@ -24,13 +24,24 @@ from urllib.parse import quote, unquote_to_bytes
 from pubsub.core.topics import check_pattern, is_pattern, matches
 from pubsub.errors import TopicError
 
-__all__ = ["ALL", "COVER_STEPS", "EVERYTHING", "NONE", "Rights", "covers", "held", "overlaps"]
+__all__ = [
+    "ALL",
+    "COVER_STEPS",
+    "EVERYTHING",
+    "NONE",
+    "SHOWN",
+    "Rights",
+    "covers",
+    "held",
+    "in_words",
+    "overlaps",
+]
 
-COVER_STEPS = 10_000
-"""Steps after which `covers` gives up: some ten milliseconds. A pattern and rights that people
+COVER_STEPS = 2_000
+"""Steps after which `covers` gives up: some milliseconds. A pattern and rights that people
 write need a few dozen."""
 
-_SHOWN = 8
+SHOWN = 8
 """Patterns of each kind that `Rights.may` names."""
 
 _ROLES = ("coordinator", "relay", "list")
@@ -104,13 +115,13 @@ class Rights:
     def may(self, verb: str) -> str:
         """What it may ``publish`` or ``subscribe``, in words, cut to a few patterns."""
         patterns = self.publish if verb == "publish" else self.subscribe
-        return f"may {verb} {_listed(patterns, _SHOWN)}"
+        return f"may {verb} {in_words(patterns, SHOWN)}"
 
     def __str__(self) -> str:
         """All of it in words."""
         if self == EVERYTHING:
             return "may do everything"
-        words = f"may publish {_listed(self.publish)} and subscribe {_listed(self.subscribe)}"
+        words = f"may publish {in_words(self.publish)} and subscribe {in_words(self.subscribe)}"
         if not self.publish and not self.subscribe:
             words = "may publish and subscribe nothing"
         roles = [
@@ -177,7 +188,8 @@ def _quoted(text: str) -> str:
     return ascii(text if len(text) <= 200 else f"{text[:200]}…")
 
 
-def _listed(patterns: tuple[str, ...], most: int | None = None) -> str:
+def in_words(patterns: tuple[str, ...], most: int | None = None) -> str:
+    """Patterns, the first so many of them."""
     if not patterns:
         return "nothing"
     if "**" in patterns:

@@ -180,12 +180,12 @@ def test_an_answer_settles_it_either_way() -> None:
     assert end.said() == [Unsubscribe(3)]
 
 
-def test_the_answer_names_topic_codec_and_pace() -> None:
+def test_the_answer_names_codec_and_pace() -> None:
     end = End_()
     stream = stream_of(inbox_of())
     end.receiving.subscribe(stream)
-    end.hear(Subscribed(0, "another/topic", "raw", 3, 5, 100))
-    assert (stream.topic, stream.codec, stream.credit.ack_every) == ("another/topic", "raw", 100)
+    end.hear(Subscribed(0, "topic", "raw", 3, 5, 100))
+    assert (stream.topic, stream.codec, stream.credit.ack_every) == ("topic", "raw", 100)
     assert (stream.expected, stream.lost) == (5, 2)
 
 
