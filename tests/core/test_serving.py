@@ -911,9 +911,12 @@ def test_a_refusal_ends_no_channel_of_another_link() -> None:
 def test_rights_are_asked_once_for_each_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     rights = Rights(subscribe=["topic/*"])
-    monkeypatch.setattr(
-        Rights, "may_subscribe", lambda self, topic: asked.append(topic) is None or True
-    )
+
+    def may_subscribe(self: Rights, topic: str) -> bool:
+        asked.append(topic)
+        return True
+
+    monkeypatch.setattr(Rights, "may_subscribe", may_subscribe)
     end = End_(publication(1), publication(2), rights=rights)
     end.hear(subscribe(0, 1), subscribe(1, 2))
     for value in range(100):

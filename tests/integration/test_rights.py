@@ -14,7 +14,7 @@ import pytest
 from pubsub import Gap, Peer
 from pubsub.cli.asking import ask
 from pubsub.config import Address
-from pubsub.core.rights import NONE, Rights
+from pubsub.core.rights import Rights
 from pubsub.errors import AuthError, CoordinatorUnavailable
 from pubsub.wire.handshake import Acceptor, Dialler, Other
 from tests.integration.support import (
@@ -160,7 +160,7 @@ async def test_a_right_that_is_lost_raises_in_a_get_and_in_a_put_that_waits(give
         await pub.put(b"x" * 100_000)
         waiting_put = asyncio.ensure_future(_put_until_it_raises(pub))
         waiting_get = asyncio.ensure_future(sub.get())
-        await eventually(lambda: pub._queue)  # type: ignore[attr-defined]
+        await eventually(lambda: pub._queue)
         given.give("stove", KITCHEN)
         stove.runtime.sessions[0].link.abort()  # type: ignore[union-attr]
         with pytest.raises(AuthError, match=NO_PUB):
