@@ -16,7 +16,7 @@ from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
 from pubsub.config import is_loopback
-from pubsub.core.rights import EVERYTHING
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.support.host import this_host
 from pubsub.trust.keys import Key
@@ -51,6 +51,16 @@ class Guard:
     """When its own certificate ends, in seconds since 1970."""
     revoked = b""
     """The newest list of revoked certificates, as others are to have it; empty: there is none."""
+
+    @property
+    def rights(self) -> Rights:
+        """What this process may do, as others see it."""
+        return EVERYTHING
+
+    @property
+    def name(self) -> str:
+        """That of its certificate; empty: it has none."""
+        return ""
 
     def learn(self, revoked: bytes) -> bool:
         """A list of revoked certificates; returns whether it is newer than what was known.
@@ -315,9 +325,14 @@ class Holder(Guard):
         self.renew(read())
 
     @property
-    def contexts(self) -> Contexts:
-        """Of the certificate."""
-        return self._contexts
+    def rights(self) -> Rights:
+        """See `Guard`."""
+        return self._contexts.own.rights
+
+    @property
+    def name(self) -> str:
+        """See `Guard`."""
+        return self._contexts.own.name
 
     def context(self, host: str) -> SSLContext | None:
         """See `Guard`."""

@@ -35,6 +35,7 @@ from pubsub.wire.messages import (
     Ping,
     Pong,
     Query,
+    Refused,
     Register,
     Subscribe,
     Subscribed,
@@ -180,6 +181,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     },
     Query: {"token": u64, "what": st.sampled_from(["topics", "peers"])},
     Answer: {"token": u64, "complete": flag, "rows": st.lists(table, max_size=3).map(tuple)},
+    Refused: {"id": u32, "reason": shown(1024)},
 }
 
 KINDS = pytest.mark.parametrize("cls", FIELDS, ids=lambda cls: cls.__name__)
@@ -250,6 +252,7 @@ def test_every_kind_but_those_of_the_bulk_has_a_message() -> None:
         ),
         (Register(7, "sub", "a/*", True, False), "0000000d 96 10 07 a3737562 a3612f2a c3 c2"),
         (Match(1, 2, True, (), (("p", 3),)), "0000000b 96 12 01 02 c3 90 91 92a17003"),
+        (Refused(7, "no"), "00000006 93 16 07 a26e6f"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
@@ -419,6 +422,7 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
         *(is_uint(U64), is_bool),
         lambda value: type(value) is list and all(is_table(row) for row in value),
     ],
+    Refused: [is_entity, is_text(1024)],
 }
 
 
