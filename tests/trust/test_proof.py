@@ -247,7 +247,7 @@ def test_a_hello_that_is_changed_on_the_way_is_none(change: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("change", [{"peer_id": "three"}, {"role": "coordinator"}])
-def test_an_auth_that_is_changed_on_the_way_is_none(change: dict[str, str]) -> None:
+def test_an_auth_that_is_changed_on_the_way_is_none(change: dict[str, Any]) -> None:
     here, there = dialler(), acceptor()
     question, _ = there.receive(carried(here.opening()))
     assert isinstance(question, Auth)
