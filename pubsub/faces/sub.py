@@ -398,9 +398,10 @@ class Sub(Face, blocking=None):
         how each stands.
 
         The address is ``host:port#n``, with the Pub's number in its process. Of each: ``topic``,
-        ``name`` (of the publisher's certificate; empty: none is used), ``state`` (``attached``; ``connecting``: not reached yet; ``reconnecting``: its link broke;
-        ``vanished`` or ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was
-        attached last, or first to be reached, in seconds since 1970; None: it is attached),
+        ``name`` (of the publisher's certificate; empty: none is used), ``state`` (``attached``;
+        ``connecting``: not reached yet; ``reconnecting``: its link broke; ``vanished`` or
+        ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was attached last, or
+        first to be reached, in seconds since 1970; None: it is attached),
         ``delivered`` (messages that were taken), ``lost``.
         """
         inbox = self._inbox

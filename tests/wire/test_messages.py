@@ -36,6 +36,7 @@ from pubsub.wire.messages import (
     Pong,
     Query,
     Refused,
+    Revoked,
     Register,
     Subscribe,
     Subscribed,
@@ -182,6 +183,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     Query: {"token": u64, "what": st.sampled_from(["topics", "peers"])},
     Answer: {"token": u64, "complete": flag, "rows": st.lists(table, max_size=3).map(tuple)},
     Refused: {"id": u32, "reason": shown(1024)},
+    Revoked: {"list": st.binary(max_size=64)},
 }
 
 KINDS = pytest.mark.parametrize("cls", FIELDS, ids=lambda cls: cls.__name__)
