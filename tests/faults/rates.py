@@ -8,6 +8,7 @@ longest time that one took, before it and while it is repeated without a pause.
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
