@@ -68,6 +68,8 @@ class Sub(Face, blocking=None):
         TopicError: the topic or pattern is not valid.
         CoordinatorUnavailable: blocking only, when none could be reached in time; in an event
             loop ``await sub`` and ``get`` raise it.
+        AuthError: in the same places, when a coordinator says that this process has no right to
+            the topic, or to anything that matches the pattern.
         OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.
         WrongContext: no place for it: in the middle of the work of a Peer (in a signal handler,
             say), with another face than its `peer`, where threads are replaced (gevent, eventlet),
