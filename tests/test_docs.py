@@ -486,7 +486,7 @@ def test_the_options_of_the_page_exist() -> None:
         for group in (pubsub, pubsubd)
         for _, command in commands(group)
         for param in command.params
-        for option in param.opts
+        for option in (*param.opts, *param.secondary_opts)
     }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page("docs/cli.md")))
     assert named - known == {"--help"}
