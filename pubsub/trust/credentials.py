@@ -21,7 +21,7 @@ __all__ = ["Credentials", "credentials_from"]
 
 log = logger("pubsub")
 
-ARGUMENTS = {"key_file": "key_file=", "cert": "cert=", "insecure": "insecure="}
+ARGUMENTS = {"key_file": "key_file=", "cert": "cert=", "insecure": "insecure=True"}
 ENVIRONMENT = {
     "PUBSUB_KEY_FILE": "key_file",
     "PUBSUB_KEY": "key",

@@ -87,7 +87,7 @@ class Standing(NamedTuple):
     """That of its certificate; empty: it has none."""
     authenticated: bool = False
     """It has shown that it belongs here."""
-    stands_on: frozenset[str] = frozenset()
+    stands_on: frozenset[Any] = frozenset()
     """The keys or certificates that the connection stands on: each counts, or it is over."""
     until: float = float("inf")
     """When that ends, in seconds since 1970."""
