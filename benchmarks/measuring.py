@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.contender import Contender
+from benchmarks.contender import Contender, environment_of
 from benchmarks.returning import come_back
 from benchmarks.stage import Child, Failed, Stage
 from benchmarks.workloads import Workload
@@ -263,8 +263,7 @@ def _starts(course: Course) -> Figures:
 
 def _return(course: Course) -> Figures:
     _, *credentials = course.place.split()
-    environment = dict(each.split("=", 1) for each in credentials)
-    return come_back(course.effort.peers, environment)
+    return come_back(course.effort.peers, environment_of(credentials))
 
 
 def _idle(course: Course) -> Figures:

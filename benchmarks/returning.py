@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,15 +70,18 @@ def _come_back(plan: Plan, environment: Mapping[str, str]) -> dict[str, Any]:
         if again is not None:
             again.end()
     came = sorted(at - listening for at in done["came"])
-    failed = sum(n for at, _, n in done["failures"] if at > int(listening * 10) + 1)
+    failed: Counter[str] = Counter()
+    for at, why, count in done["failures"]:
+        if at > int(listening * 10) + 1:
+            failed[why] += count
     return {
         "seconds": done["end"] - listening,
         "half_after": statistics.median(came),
         "last_after": came[-1],
-        "tried_in_vain": failed,
+        "tried_in_vain": failed.total(),
         "connect_cpu_us": spent / plan.peers * 1e6,
         "busy": busy / (done["end"] - start),
         "link_kib": (connected - alone) / plan.peers,
         "peers": plan.peers,
-        "why": {why: n for at, why, n in done["failures"] if at > int(listening * 10) + 1},
+        "why": dict(failed),
     }

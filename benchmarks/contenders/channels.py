@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import ClassVar
 
-from benchmarks.contender import Meeting
+from benchmarks.contender import Meeting, environment_of
 from benchmarks.contenders.ours import Async, use
 from pubsub.trust.keys import Key
 
@@ -33,7 +33,7 @@ class Channel(Async):
 
     def serve(self, announce: Callable[[str], None]) -> None:
         there = " ".join(self.credentials).format(key=Key.new().text())
-        os.environ.update(each.split("=", 1) for each in there.split())
+        os.environ.update(environment_of(there.split()))
         super().serve(lambda place: announce(f"{place} {there}"))
 
     def program(self, meeting: Meeting) -> list[str]:

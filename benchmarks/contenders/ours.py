@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting
+from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting, environment_of
 from benchmarks.loops import run
 from pubsub.config import Settings
 from pubsub.faces.asyncpub import AsyncPub
@@ -34,7 +34,7 @@ def use(place: str) -> None:
     follows it for the environment."""
     coordinator, *more = place.split()
     os.environ["PUBSUB_COORDINATOR"] = coordinator
-    os.environ.update(each.split("=", 1) for each in more)
+    os.environ.update(environment_of(more))
 
 
 # --- async ------------------------------------------------------------------------------
