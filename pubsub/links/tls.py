@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from pubsub.errors import AuthError
 from pubsub.links.link import GOODBYE_GRACE, WRITE_HIGH_WATER, Link, Lost
@@ -43,6 +43,8 @@ JOIN_BELOW = 4 * 1024
 """Chunks smaller than this are joined into one record. (A record costs more than such a copy.)"""
 RECORD = 16 * 1024
 """Bytes that one record carries at most."""
+WHOLE = RECORD + 5 + 256
+"""Bytes that it has at most, encrypted, in front of it and behind it."""
 HELLO_MOST = 8 * 1024
 """Bytes that the first message of a TLS handshake may announce. (They are one or two thousand;
 OpenSSL takes the memory for up to 128 KiB as soon as a stranger announces them.)"""
@@ -200,10 +202,10 @@ class TlsLayer(asyncio.BufferedProtocol):
     def _received(self, data: memoryview) -> None:
         if self._closing or self._ended:  # it is read so that closing sends no reset
             return
-        if self._foreign is not None:
-            self._begin(self._foreign, data)
-        else:
+        if self._foreign is None:
             self._advance(data)
+        else:
+            self._begin(self._foreign, data)
 
     def _begin(self, head: bytearray, data: memoryview) -> None:
         """Look at the first bytes: OpenSSL gets none that are no TLS, since it would only say that
@@ -265,7 +267,7 @@ class TlsLayer(asyncio.BufferedProtocol):
         self.peer_der = tls.getpeercert(True) or b""
         early, self._early, self._early_size = self._early, [], 0
         if early:
-            self._seal(b"".join(early))  # goes with the last message of the handshake
+            self._send(self._seal(b"".join(early), []))  # with the last message of the handshake
         else:
             self._flush()
         self._pace()
@@ -281,18 +283,19 @@ class TlsLayer(asyncio.BufferedProtocol):
             room, got, ended = len(buffer), 0, False
             broken: ssl.SSLError | None = None
             while got < room:
-                if not waiting.pending and not tls.pending():  # cheaper than to read in vain
-                    if not data:
-                        self._drained = True
-                        break
+                # To read in vain costs as much as a small record: so of what came, there is always
+                # a whole record to read.
+                ahead = waiting.pending
+                if ahead < WHOLE and data:
                     waiting.write(data[:FEED])
                     data = data[FEED:]
+                elif not ahead and not tls.pending():
+                    self._drained = True
+                    break
                 try:
-                    size = cast(int, tls.read(room - got, buffer[got:] if got else buffer))
+                    size: int = tls.read(room - got, buffer[got:] if got else buffer)  # type: ignore[assignment]
                 except ssl.SSLWantReadError:
-                    waiting.write(data[:FEED])
                     self._drained = not data
-                    data = data[FEED:]
                     if self._drained:
                         break
                 except ssl.SSLZeroReturnError:
@@ -369,7 +372,7 @@ class TlsLayer(asyncio.BufferedProtocol):
         if self._half or self._closing or not data:
             return
         if self.up:
-            self._seal(data)
+            self._send(self._seal(data, []))
         else:
             self._early.append(bytes(data))
             self._early_size += len(data)
@@ -378,44 +381,55 @@ class TlsLayer(asyncio.BufferedProtocol):
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         """Send all of it: small chunks share records, large ones are encrypted from where they
         are."""
+        if not self.up or self._half or self._closing:
+            self.write(b"".join(list_of_data))
+            return
+        sealed: list[bytes] | None = []
         small: list[bytes | bytearray | memoryview] = []
         size = 0
         for data in list_of_data:
-            if small and (len(data) >= JOIN_BELOW or size + len(data) > RECORD):
-                self.write(b"".join(small))
+            length = len(data)
+            if small and (length >= JOIN_BELOW or size + length > RECORD):
+                sealed = self._seal(b"".join(small), sealed)
                 small, size = [], 0
-            if len(data) >= JOIN_BELOW:
-                self.write(data)
+            if length >= JOIN_BELOW:
+                sealed = self._seal(data, sealed)
             else:
                 small.append(data)
-                size += len(data)
-        if small:
-            self.write(b"".join(small))
+                size += length
+        if size:
+            sealed = self._seal(b"".join(small), sealed)
+        self._send(sealed)
 
-    def _seal(self, data: bytes | bytearray | memoryview) -> None:
-        tls = self._ssl
-        if tls is None:
-            return
-        pieces = []
+    def _seal(
+        self, data: bytes | bytearray | memoryview, sealed: list[bytes] | None
+    ) -> list[bytes] | None:
+        """Encrypt it, behind what was `sealed` before; None: OpenSSL will not go on."""
+        tls, out = self._ssl, self._out
+        if tls is None or sealed is None:
+            return None
+        size = len(data)
         try:
-            if len(data) <= FEED:
-                sent = tls.write(data)
-            else:
-                sent = 0
-            if sent < len(data):
-                view = memoryview(data)
-                while sent < len(data):
-                    sent += tls.write(view[sent : sent + FEED])
-                    if self._out.pending >= FEED:
-                        pieces.append(self._out.read())
+            sent = tls.write(data) if size <= FEED else 0
+            while sent < size:
+                sent += tls.write(memoryview(data)[sent : sent + FEED])
+                if out.pending >= FEED:
+                    sealed.append(out.read())
+            if out.pending >= FEED:
+                sealed.append(out.read())
         except ssl.SSLError as error:
             self._refuse(error)
-            return
-        if not pieces:
+            return None
+        return sealed
+
+    def _send(self, sealed: list[bytes] | None) -> None:
+        """In one go: each write to the plain transport may be one to the kernel."""
+        if not sealed:
             self._flush()
         elif not self._raw.is_closing():
-            pieces.append(self._out.read())
-            self._raw.writelines(pieces)
+            if self._out.pending:
+                sealed.append(self._out.read())
+            self._raw.writelines(sealed)
 
     def _flush(self) -> None:
         """Send what OpenSSL has to say."""
