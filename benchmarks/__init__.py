@@ -16,6 +16,7 @@ How it is made, from the outside in:
 `child`, `roles`  what runs in a child: publisher, subscriber, the two ends of a round trip
 `special`         the roles of what is neither plain throughput nor a round trip
 `returning`       peers that come back to a coordinator at once
+`strangers`       what those cost it that stop before they have said who they are
 `workloads`       the objects that are sent, and what is measured with them
 `packing`         msgpack as the peers' users would set it up
 `contender`       what a library has to provide to be measured; `contenders/` has the modules

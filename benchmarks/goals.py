@@ -112,6 +112,15 @@ GOALS: Final = (
     _more("round trip p50", "tls-round-trip", 35),
     _more("first message of a new process", "tls-first-message", 8_000),
     Goal(
+        "a stranger in a handshake",
+        "tls-strangers",
+        "most_kib",
+        "most",
+        190,
+        faces=_TLS,
+        unit="KiB",
+    ),
+    Goal(
         "delay of a small message behind 8 MiB on its link, p99, TLS",
         "tls-behind-8-mib",
         "delay_p99",

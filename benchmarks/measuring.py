@@ -30,6 +30,7 @@ from typing import Any
 from benchmarks.contender import Contender, environment_of
 from benchmarks.returning import come_back
 from benchmarks.stage import Child, Failed, Stage
+from benchmarks.strangers import cost_of_strangers
 from benchmarks.workloads import Workload
 
 __all__ = ["Effort", "NoRate", "measure"]
@@ -266,6 +267,11 @@ def _return(course: Course) -> Figures:
     return come_back(course.effort.peers, environment_of(credentials))
 
 
+def _strangers(course: Course) -> Figures:
+    _, *credentials = course.place.split()
+    return cost_of_strangers(min(300, course.effort.peers), environment_of(credentials))
+
+
 def _idle(course: Course) -> Figures:
     first, second = course.start("idle"), course.start("idle-too")
     course.meet(first, second)
@@ -347,6 +353,7 @@ COURSES: dict[str, Callable[[Course], Figures]] = {
     "join": _joins,
     "start": _starts,
     "return": _return,
+    "strangers": _strangers,
     "idle": _idle,
     "mixed": _mixed,
 }

@@ -71,6 +71,11 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         ("link_kib", "coordinator's KiB a link", _short),
         ("peers", "peers", _count),
     ),
+    "strangers": (
+        ("silent_kib", "KiB of a silent one", _short),
+        ("hello_kib", "KiB after a ClientHello", _short),
+        ("most_kib", "KiB at most", _short),
+    ),
     "idle": (("rss_mib", "resident MiB", _fixed),),
     "mixed": (
         ("delay_p99", "delay p99 µs", _short),

@@ -213,4 +213,12 @@ WORKLOADS: Final = (
         {},
         course="return",
     ),
+    Workload(
+        "tls-strangers",
+        "strangers that stop in the midst of a handshake with a coordinator",
+        "tls",
+        _small_dicts,
+        {},
+        course="strangers",
+    ),
 )
