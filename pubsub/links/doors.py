@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection
 from functools import partial
 from logging import INFO, WARNING
+from ssl import SSLContext
 from typing import Any
 
 from pubsub.config import (
@@ -22,7 +23,7 @@ from pubsub.errors import AuthError, ProtocolError
 from pubsub.links.keeping import OURS
 from pubsub.links.link import Core, Endpoint, Link, State, ends_of
 from pubsub.links.listening import listen, stop_accepting
-from pubsub.links.tls import TlsLayer, cipher_scratch
+from pubsub.links.tls import TLS_HANDSHAKE, TlsLayer, cipher_scratch
 from pubsub.support.about import about
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
@@ -36,9 +37,15 @@ log = logger("pubsub.link")
 BACKLOG = 1024
 """Connections that may wait to be accepted at one of a peer's addresses."""
 
-
-TLS_HANDSHAKE = 0x16
-"""The first byte of whoever speaks TLS. A frame begins with its length, which is small."""
+SHAKING = 320
+"""TLS handshakes that go on at once; the others wait. A stranger in the midst of one may take 190
+KiB: a whole handshake of OpenSSL, and the 100 KiB that its certificates may announce. One that
+waits, or speaks plain, takes 8 KiB, so that all who have not said who they are stay below 128
+MiB."""
+FIRST = 2 * 1024
+"""Bytes that one that waits may have sent. (A ClientHello has 250 to 1,600.)"""
+HASTE = 0.5
+"""Seconds after which a TLS handshake has to go for one that waits."""
 
 
 class Entry(asyncio.BufferedProtocol):
@@ -77,6 +84,67 @@ class Entry(asyncio.BufferedProtocol):
         link.buffer_updated(nbytes)
 
 
+class Anteroom:
+    """Where those who speak TLS wait until there is room for another handshake: many peers that
+    come back at once are not in each other's way, and those that stop in the midst of a handshake
+    keep nobody out for long."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._shaking: dict[Link, float] = {}
+        """Since when."""
+        self._waiting: dict[Link, Callable[[], None]] = {}
+        """What begins the handshake."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(
+        self, link: Link, transport: asyncio.Transport, first: bytes, begin: Callable[[], None]
+    ) -> None:
+        """Begin the handshake of this one, at once or when it is its turn.
+
+        Raises:
+            AuthError: it has sent too much to be let wait.
+        """
+        if len(self._shaking) < SHAKING:
+            self._begin(link, begin)
+            return
+        if len(first) > FIRST:
+            raise AuthError(f"it begins with more than {FIRST:,} bytes of TLS, and others wait")
+        transport.pause_reading()
+
+        def later() -> None:
+            if not transport.is_closing():
+                transport.resume_reading()
+                begin()
+
+        self._waiting[link] = later
+        self._hurry()
+
+    def leave(self, link: Link) -> None:
+        """Its handshake is over, or it is gone."""
+        self._waiting.pop(link, None)
+        if self._shaking.pop(link, None) is not None and self._waiting:
+            first = next(iter(self._waiting))
+            self._begin(first, self._waiting.pop(first))
+
+    def _begin(self, link: Link, begin: Callable[[], None]) -> None:
+        self._shaking[link] = self._loop.time()
+        begin()
+
+    def _hurry(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(HASTE, self._make_room)
+
+    def _make_room(self) -> None:
+        self._timer = None
+        enough = self._loop.time() - HASTE
+        late = [link for link, since in self._shaking.items() if since <= enough]
+        for link in late[: len(self._waiting)]:
+            link.fail(ProtocolError("others wait, and its TLS handshake is slow", code="busy"))
+        if self._waiting:
+            self._hurry()
+
+
 class Doorman:
     """Lets connections in. He is the endpoint of each until it has said who it is; that decides who
     serves it, and not that the other end dialled.
@@ -108,6 +176,7 @@ class Doorman:
         self._seat = seat
         self._waiting: dict[Link, None] = {}
         self._open: dict[Link, None] = {}
+        self._anteroom = Anteroom(loop)
 
     def __len__(self) -> int:
         """How many have not said who they are."""
@@ -134,6 +203,13 @@ class Doorman:
                 "it speaks TLS where plain belongs: here no key or certificate is set (or "
                 "--insecure is)"
             )
+        self._anteroom.enter(
+            link, transport, first, lambda: self._shake(link, transport, first, context)
+        )
+
+    def _shake(
+        self, link: Link, transport: asyncio.Transport, first: bytes, context: SSLContext
+    ) -> None:
         layer = TlsLayer(
             self._loop,
             context,
@@ -162,12 +238,14 @@ class Doorman:
     def opened(self, link: Link, other: Other) -> Core:
         """See `Endpoint`."""
         self._waiting.pop(link, None)
+        self._anteroom.leave(link)
         link.endpoint = self._seat(other)
         return link.endpoint.opened(link, other)
 
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
         self._waiting.pop(link, None)
+        self._anteroom.leave(link)
         if isinstance(error, AuthError):  # where nothing is configured, other users try our port
             level = INFO if self.guard.local else WARNING
             log.log(level, "%s: %s; it is not let in", link, error)

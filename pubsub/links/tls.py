@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from pubsub.errors import AuthError
 from pubsub.links.link import GOODBYE_GRACE, WRITE_HIGH_WATER, Link, Lost
@@ -43,6 +43,8 @@ JOIN_BELOW = 4 * 1024
 """Chunks smaller than this are joined into one record. (A record costs more than such a copy.)"""
 RECORD = 16 * 1024
 """Bytes that one record carries at most."""
+WHOLE = RECORD + 5 + 256
+"""Bytes that it has at most, encrypted, in front of it and behind it."""
 HELLO_MOST = 8 * 1024
 """Bytes that the first message of a TLS handshake may announce. (They are one or two thousand;
 OpenSSL takes the memory for up to 128 KiB as soon as a stranger announces them.)"""
@@ -202,10 +204,10 @@ class TlsLayer(asyncio.BufferedProtocol):
     def _received(self, data: memoryview) -> None:
         if self._closing or self._ended:  # it is read so that closing sends no reset
             return
-        if self._foreign is not None:
-            self._begin(self._foreign, data)
-        else:
+        if self._foreign is None:
             self._advance(data)
+        else:
+            self._begin(self._foreign, data)
 
     def _begin(self, head: bytearray, data: memoryview) -> None:
         """Look at the first bytes: OpenSSL gets none that are no TLS, since it would only say that
@@ -282,18 +284,19 @@ class TlsLayer(asyncio.BufferedProtocol):
             room, got, ended = len(buffer), 0, False
             broken: ssl.SSLError | None = None
             while got < room:
-                if not waiting.pending and not tls.pending():  # cheaper than to read in vain
-                    if not data:
-                        self._drained = True
-                        break
+                # To read in vain costs as much as a small record: so of what came, there is always
+                # a whole record to read.
+                ahead = waiting.pending
+                if ahead < WHOLE and data:
                     waiting.write(data[:FEED])
                     data = data[FEED:]
+                elif not ahead and not tls.pending():
+                    self._drained = True
+                    break
                 try:
-                    size = cast(int, tls.read(room - got, buffer[got:] if got else buffer))
+                    size: int = tls.read(room - got, buffer[got:] if got else buffer)  # type: ignore[assignment]
                 except ssl.SSLWantReadError:
-                    waiting.write(data[:FEED])
                     self._drained = not data
-                    data = data[FEED:]
                     if self._drained:
                         break
                 except ssl.SSLZeroReturnError:
