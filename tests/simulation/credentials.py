@@ -63,7 +63,6 @@ class Credentials:
 
     def found(self, host: str) -> Any:
         """What they have now: what `Guard.renew` is told."""
-        raise NotImplementedError
 
     def strange(self, kind: str, host: str) -> Guard:
         """That of a stranger of such a kind."""

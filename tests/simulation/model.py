@@ -220,7 +220,7 @@ class Book:
     def steady(self, pub: PubRecord, sub: SubRecord, now: float) -> bool:
         """Whether it was so all the time since both are there."""
         hosts = (pub.peer.process.host, sub.peer.process.host)
-        if pub.peer is not sub.peer and any(host in self._unsteady for host in hosts):
+        if any(host in self._unsteady for host in hosts):
             return False
         since = min(pub.created_at, sub.created_at)
         return all(self.may(pub, sub, since, now))
@@ -418,7 +418,10 @@ class Model:
         ]
 
     def entitled(self, pub: PubRecord, sub: SubRecord) -> bool:
-        """Whether both may do what they do to each other now."""
+        """Whether both may do what they do to each other now. (What is revoked may wait for its
+        coordinator, and so for what it says to itself.)"""
+        if sub.peer.revoked or pub.peer.revoked:
+            return False
         now = self.clock()
         return self.book.may(pub, sub, now, now)[-1]
 
@@ -435,11 +438,13 @@ class Model:
             if stream.expected != pub.put:
                 return "G5", f"{sub} has {stream.expected} of {pub}"
         for sub in self.subs:
-            if sub.state == "open" and not sub.drained():
+            if sub.state == "open" and not sub.peer.revoked and not sub.drained():
                 return "G3", f"{sub} does not take what is there"
         for pub, sub in self._matching():
             stream = sub.sub._inbox.streams.get(pub.key)
-            if stream is not None and stream.open and not self.entitled(pub, sub):
+            if stream is None or not stream.open or self.entitled(pub, sub):
+                continue
+            if pub.peer is not sub.peer:
                 return "rights", f"{sub} has the stream of {pub}"
         return None
 
@@ -452,7 +457,7 @@ class Model:
             if sub.state == "open"
         }
         for sub in self.subs:
-            if sub.state == "open":
+            if sub.state == "open" and not sub.peer.revoked:  # nobody tells him
                 for key in sub.sub._inbox.streams:
                     if key not in alive:
                         return f"{sub} still has a stream of {key}, which is no more"

@@ -50,6 +50,8 @@ FORGOTTEN = 2.0
 TOLD = 4.0
 """Seconds in which a list of revoked certificates comes to all, beside the time in which a link is
 found dead."""
+HANDSHAKE = 6.0
+"""Seconds after which every handshake is over: between two steps of a change there are minutes."""
 RIGHTS = (("**",), ("**",), ("t/*",), ("t/a",), ("t/a", "u"), ("u",), ())
 """What certificates say."""
 HONEST = frozenset({"timeout", "identity", "busy"})
@@ -283,6 +285,7 @@ class World:
             return None if text is None else ("leak", text)
 
         await self.until(leftover, 60.0 + held)
+        await self.until(self.model.unsettled, 20.0)  # the last that came is taken
         self._check_standing()
         self.model.check()
 
@@ -550,6 +553,7 @@ class World:
                 credentials.advance(each.process.host, stage)
                 await self._renew(each)
                 await asyncio.sleep(random.choice((0.0, 0.1, 0.5)) * random.random())
+            await asyncio.sleep(HANDSHAKE)  # what was begun with the old one is over
         if credentials.old:
             self._visitor(Stranger(self, credentials.old))
 
