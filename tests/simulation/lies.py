@@ -21,6 +21,7 @@ class Liar(Registry):
     def __init__(self, random: Random) -> None:
         super().__init__()
         self._random = random
+        self._told: dict[frozenset[Any], bool] = {}
 
     def connect(self, peer_id: str, *args: Any, **options: Any) -> list[Push]:
         """See `Registry`."""
@@ -34,7 +35,15 @@ class Liar(Registry):
             for other in peer.registrations.values()
             if other.is_pub is not registration.is_pub and other not in found
         ]
-        return found + [other for other in others if self._random.random() < 0.2]
+        return found + [other for other in others if self._lies(registration, other)]
+
+    def _lies(self, one: Any, other: Any) -> bool:
+        """Whether it says that these match: always, or never, so that it says it, too, when one of
+        them is gone."""
+        pair = frozenset((one, other))
+        if pair not in self._told:
+            self._told[pair] = self._random.random() < 0.2
+        return self._told[pair]
 
     def _push(self, to: Any, complete: bool, added: Any, removed: Any) -> Push:
         peer_id, message = super()._push(to, complete, added, removed)

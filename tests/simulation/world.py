@@ -171,6 +171,7 @@ class World:
         self._rotated = False
         self.model = Model(
             clock=self.loop.time,
+            lies=self.plan.lies,
             bounded=self.plan.profile != "chaos",
             calm=self.plan.profile == "calm",
             join_timeout=self.plan.settings.get("join_timeout", 5.0),
