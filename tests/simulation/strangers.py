@@ -255,9 +255,9 @@ class Thief(_Intruder):
     async def _pose_at_a_coordinator(self) -> None:
         world = self.world
         coordinator, peer = self.random.choice(world.coordinators), self.random.choice(world.peers)
-        if not peer.begun.done() or coordinator.coordinator.registry.knows(
-            peer.peer.peer_id, ("", b"")
-        ):
+        if not peer.begun.done():
+            return
+        if peer.peer.peer_id not in coordinator.coordinator.registry._peers:
             return  # whoever comes first is believed
         if await self.knock(coordinator.address, peer.peer.peer_id, "coordinator", ""):
             world.fail("auth", f"{coordinator.address} took {self.process} for {peer.process}")
