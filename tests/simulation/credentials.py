@@ -8,8 +8,8 @@ them; so such a world costs no more than an open one, and is the same run every 
 TLS draws randomness of its own, which no seed reaches. What depends on it: bytes, and that an
 ECDSA signature has 70 to 72 of them (seldom fewer), each time others. Keys and names come from the
 seed all the same, and while TLS is not up the network delivers in one piece what there is (see
-`Transport`), so that no choice depends on how long a signature is: times and order of a run are the
-same again.
+`Transport`), so that no choice depends on how long a signature is: times, order and trace of a run
+are the same again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from pubsub.trust.certificates import Contexts, Pair
 
 __all__ = ["Cards", "Credentials", "credentials_of"]
+
+USUAL = 71
+"""Bytes of a signature, where they matter."""
+SERIALS = range(153, 160)
+"""Bits of a serial number of 20 bytes."""
 
 
 class Credentials:
@@ -201,10 +206,17 @@ class Issued(Credentials):
         return self._contexts(host, 1 if stage else 0), revoked
 
     def _revoked(self) -> bytes:
+        """The list of those that were there before. It travels in messages, so that its length is
+        always the same."""
+        from cryptography.x509 import load_pem_x509_crl
+
         from pubsub.trust.authority import FIRST_DAY
 
-        serials = [made.own.serial for (_, number), made in self._all.items() if not number]
-        return self._authority.revoke(serials, 1, FIRST_DAY.replace(year=1971))
+        serials = [each.own.serial for (_, number), each in self._all.items() if not number]
+        while True:
+            made = self._authority.revoke(serials, 1, FIRST_DAY.replace(year=1971))
+            if len(load_pem_x509_crl(made).signature) == USUAL:
+                return made
 
     def _contexts(self, host: str, number: int, authority: Any = None) -> Contexts:
         known = self._all.get((host, number))
@@ -259,6 +271,8 @@ def _issued(authority: Any, random: Random, name: str, rights: Rights = EVERYTHI
 
     private = _pair(random)._private
     leaf = authority.issue(name, private.public_key(), rights)
+    while leaf.serial_number.bit_length() not in SERIALS:
+        leaf = authority.issue(name, private.public_key(), rights)
     chain = pem_of(leaf) + pem_of_key(private)
     return certificates._contexts(chain, [authority.certificate], card_of_certificate(leaf))
 
