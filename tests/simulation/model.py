@@ -30,9 +30,10 @@ class Violation(AssertionError):
     """A promise was broken.
 
     Attributes:
-        promise: ``G1`` to ``G9``; ``auth`` (somebody was let in who must not be); ``rights`` (somebody
-            got what he has no right to, or was refused what he has); ``leak``, ``error`` (an exception that nobody should have seen)
-            or ``protocol`` (two honest peers did not understand each other).
+        promise: ``G1`` to ``G9``; ``auth`` (somebody was let in who must not be); ``rights``
+            (somebody got what he has no right to, or was refused what he has); ``leak``,
+            ``error`` (an exception that nobody should have seen) or ``protocol`` (two honest
+            peers did not understand each other).
     """
 
     def __init__(self, promise: str, text: str) -> None:
@@ -211,8 +212,9 @@ class Book:
             return [True]
         here, there = pub.peer.process.host, sub.peer.process.host
         times = {since, *(at for host in (here, there) for at, _ in self.of(host, since, now))}
+        topic = pub.topic
         return [
-            self.now(here, at).may_publish(pub.topic) and self.now(there, at).may_subscribe(pub.topic)
+            self.now(here, at).may_publish(topic) and self.now(there, at).may_subscribe(topic)
             for at in sorted(times)
             if at >= since
         ]
@@ -338,9 +340,9 @@ class Model:
         self.checked += 1
         if not sub.wants(pub.topic):
             raise Violation("G1", f"{sub} got a message of {pub}")
-        if number < len(pub.times):
-            if not any(self.book.may(pub, sub, pub.times[number], self.clock())):
-                raise Violation("rights", f"{sub} got message {number} of {pub}")
+        since = pub.times[number] if number < len(pub.times) else pub.created_at
+        if not any(self.book.may(pub, sub, since, self.clock())):
+            raise Violation("rights", f"{sub} got message {number} of {pub}")
         view = sub.view(pub)
         if number <= view.last:
             raise Violation(

@@ -16,8 +16,8 @@ from pubsub.core.rights import Rights
 from pubsub.core.topics import is_pattern
 from pubsub.errors import AuthError
 from pubsub.trust.guard import Guard
-from tests.simulation.loop import Process
 from tests.simulation.lies import Liar
+from tests.simulation.loop import Process
 from tests.simulation.model import PubRecord, SubRecord, Violation
 from tests.simulation.strangers import guarded
 
@@ -143,7 +143,8 @@ class PeerProcess:
 
     async def try_refused(self) -> None:
         """What is refused says so to whoever uses it."""
-        for record in [*self.pubs, *self.subs]:
+        records: list[PubRecord | SubRecord] = [*self.pubs, *self.subs]
+        for record in records:
             if record.state == "refused":
                 try:
                     if isinstance(record, SubRecord):

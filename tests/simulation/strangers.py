@@ -195,9 +195,7 @@ class Stranger(_Intruder):
         over = loop.create_future()
         says = self.random.choice(TOO_EARLY)
         host, port = parse_address(address)
-        task = asyncio.ensure_future(
-            loop.create_connection(lambda: _Raw(says, over), host, port)
-        )
+        task = asyncio.ensure_future(loop.create_connection(lambda: _Raw(says, over), host, port))
         await asyncio.wait({task}, timeout=2.0)
         if not task.done():
             task.cancel()

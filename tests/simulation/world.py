@@ -37,7 +37,7 @@ from pubsub.errors import ProtocolError
 from pubsub.links.link import Link
 from tests.simulation.credentials import credentials_of
 from tests.simulation.loop import Process, SimulatedLoop, Stuck
-from tests.simulation.model import Model, Violation
+from tests.simulation.model import Model, PubRecord, SubRecord, Violation
 from tests.simulation.network import Connection, Network
 from tests.simulation.processes import CoordinatorProcess, PeerProcess, may
 from tests.simulation.strangers import Stranger, Thief
@@ -293,22 +293,23 @@ class World:
     def _check_standing(self) -> None:
         """Nobody is connected by what counts no more, and what nobody may do is refused."""
         for peer in self.peers:
-            for link in peer.peer.runtime.links():
-                if link.other is not None and not link.closing:
-                    if not peer.guard.counts(link.other.standing):
-                        self.fail("auth", f"{link} of {peer.process} stands on what is gone")
+            self._check_links(peer, peer.peer.runtime.links())
             if peer.revoked or self.plan.lies:
                 continue
-            for record in (*peer.pubs, *peer.subs):
+            records: list[PubRecord | SubRecord] = [*peer.pubs, *peer.subs]
+            for record in records:
                 if record.state == "open" and not may(
                     record, self.credentials.may(peer.process.host)
                 ):
                     self.fail("rights", f"{record} may do nothing, and is not refused")
         for coordinator in self.coordinators:
-            for link in coordinator.coordinator.links:
-                if link.other is not None and not link.closing:
-                    if not coordinator.guard.counts(link.other.standing):
-                        self.fail("auth", f"{link} of a coordinator stands on what is gone")
+            self._check_links(coordinator, coordinator.coordinator.links)
+
+    def _check_links(self, of: PeerProcess | CoordinatorProcess, links: list[Link]) -> None:
+        for link in links:
+            other = None if link.closing else link.other
+            if other is not None and not of.guard.counts(other.standing):
+                self.fail("auth", f"{link} of {of.process} stands on what is gone")
 
     async def _last_words(self) -> None:
         """Everybody is connected and ready: what is put now, all get."""
