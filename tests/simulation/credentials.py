@@ -360,7 +360,13 @@ class Named(Guard):
 
     def counts(self, standing: Standing) -> bool:
         """See `Guard`."""
-        return not any(int(serial) in self.gone for serial in standing.stands_on)
+        gone = {str(serial) for serial in self.gone}
+        return self.own in standing.stands_on and gone.isdisjoint(standing.stands_on)
+
+    @property
+    def own(self) -> str:
+        """What others were shown: with a new one, they are to be shown that."""
+        return f"own {self.cards.card(self._host)[0]}"
 
     def dials(self, ends: Ends, der: Der | None) -> Authenticator:
         """See `Guard`."""
@@ -396,7 +402,7 @@ class _Seen:
             raise ProtocolError(f"the certificate of {self._host} was revoked", code="auth")
         if role == "coordinator" and not rights.coordinator:
             raise ProtocolError(f"{self._host} is no coordinator", code="auth")
-        return Standing(rights, self._host, True, frozenset({str(serial)}))
+        return Standing(rights, self._host, True, frozenset({str(serial), self._guard.own}))
 
 
 def credentials_of(random: Random, profile: str) -> Credentials:

@@ -39,6 +39,8 @@ TOO_EARLY = (
 class _Given:
     """In the place of `pubsub.trust.credentials.Credentials`."""
 
+    source = "this world"
+
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
 
