@@ -15,7 +15,7 @@ are the same again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -137,19 +137,19 @@ class Keys(Credentials):
 
     def guard(self, host: str) -> Guard:
         """See `Credentials`."""
-        return self._group(self.found(host))
+        return self._group(lambda: self.found(host))
 
     def strange(self, kind: str, host: str) -> Guard:
         """See `Credentials`."""
         keys = {"other": self._foreign, "old": self._files[0], "plain": self.found(host)}.get(kind)
         if keys is None:
             return Guard()
-        return self._plain(keys) if kind == "plain" else self._group(keys)
+        return self._plain(lambda: keys) if kind == "plain" else self._group(lambda: keys)
 
-    def _plain(self, keys: tuple[Key, ...]) -> Guard:
-        return Group(keys, "a file", lambda: keys, False, None)
+    def _plain(self, read: Callable[[], tuple[Key, ...]]) -> Guard:
+        return Group(read(), "a file", read, False, None)
 
-    def _group(self, keys: tuple[Key, ...]) -> Guard:
+    def _group(self, read: Callable[[], tuple[Key, ...]]) -> Guard:
         raise NotImplementedError
 
 
@@ -159,8 +159,8 @@ class Proofs(Keys):
     strangers = ("open", "other", "raw")
     thieves = True
 
-    def _group(self, keys: tuple[Key, ...]) -> Guard:
-        return self._plain(keys)
+    def _group(self, read: Callable[[], tuple[Key, ...]]) -> Guard:
+        return self._plain(read)
 
 
 class Tls(Keys):
@@ -169,8 +169,8 @@ class Tls(Keys):
     strangers = ("open", "other", "raw", "plain")
     tls = True
 
-    def _group(self, keys: tuple[Key, ...]) -> Guard:
-        return Group(keys, "a file", lambda: keys, True, _pair(self._random))
+    def _group(self, read: Callable[[], tuple[Key, ...]]) -> Guard:
+        return Group(read(), "a file", read, True, _pair(self._random))
 
 
 class Issued(Credentials):
@@ -345,6 +345,10 @@ class Named(Guard):
         """See `Guard`."""
         return self._host
 
+    def read(self) -> bytes:
+        """See `Guard`."""
+        return self.cards.found(self._host)
+
     def renew(self, found: bytes) -> None:
         """See `Guard`."""
         if found:
@@ -383,6 +387,7 @@ class _Seen:
     def __init__(self, guard: Named, host: str) -> None:
         self._guard = guard
         self._host = host
+        self._shown = guard.own
 
     def nonce(self) -> bytes:
         return b""
@@ -402,7 +407,7 @@ class _Seen:
             raise ProtocolError(f"the certificate of {self._host} was revoked", code="auth")
         if role == "coordinator" and not rights.coordinator:
             raise ProtocolError(f"{self._host} is no coordinator", code="auth")
-        return Standing(rights, self._host, True, frozenset({str(serial), self._guard.own}))
+        return Standing(rights, self._host, True, frozenset({str(serial), self._shown}))
 
 
 def credentials_of(random: Random, profile: str) -> Credentials:

@@ -182,27 +182,31 @@ class Book:
     """Who had which rights when, by the address of the process."""
 
     def __init__(self) -> None:
-        self._spans: dict[str, list[tuple[float, Rights]]] = {}
+        self._spans: dict[str, list[tuple[float, tuple[Rights, ...]]]] = {}
         self._unsteady: dict[str, float] = {}
 
-    def enter(self, host: str, rights: Rights, since: float) -> None:
-        """Whatever connects from there may do that from then on."""
-        self._spans.setdefault(host, []).append((since, rights))
+    def enter(self, host: str, since: float, *either: Rights) -> None:
+        """Whatever connects from there may do what one of these says, from then on."""
+        self._spans.setdefault(host, []).append((since, either))
 
     def unsteady(self, host: str, since: float) -> None:
         """From then on it is not said which rights it has, until the next entry counts."""
         self._unsteady[host] = since
 
-    def of(self, host: str, since: float, until: float) -> list[tuple[float, Rights]]:
+    def of(self, host: str, since: float, until: float) -> list[tuple[float, tuple[Rights, ...]]]:
         """All that it had between two times, and from when on."""
         spans = self._spans.get(host)
         if spans is None:
-            return [(since, EVERYTHING)]
+            return [(since, (EVERYTHING,))]
         before = [span for span in spans if span[0] <= since][-1:]
         return before + [span for span in spans if since < span[0] <= until]
 
-    def now(self, host: str, now: float) -> Rights:
-        """Those that it has."""
+    def all_of(self, host: str, since: float, until: float) -> list[Rights]:
+        """The same, one after the other."""
+        return [rights for _, either in self.of(host, since, until) for rights in either]
+
+    def now(self, host: str, now: float) -> tuple[Rights, ...]:
+        """Those that it has; several: it is not yet told to all."""
         return self.of(host, now, now)[-1][1]
 
     def may(self, pub: PubRecord, sub: SubRecord, since: float, now: float) -> list[bool]:
@@ -214,7 +218,8 @@ class Book:
         times = {since, *(at for host in (here, there) for at, _ in self.of(host, since, now))}
         topic = pub.topic
         return [
-            self.now(here, at).may_publish(topic) and self.now(there, at).may_subscribe(topic)
+            any(rights.may_publish(topic) for rights in self.now(here, at))
+            and any(rights.may_subscribe(topic) for rights in self.now(there, at))
             for at in sorted(times)
             if at >= since
         ]
@@ -224,8 +229,14 @@ class Book:
         hosts = (pub.peer.process.host, sub.peer.process.host)
         if any(host in self._unsteady for host in hosts):
             return False
-        since = min(pub.created_at, sub.created_at)
-        return all(self.may(pub, sub, since, now))
+        if pub.peer is sub.peer:
+            return True
+        here, there = (
+            self.all_of(host, min(pub.created_at, sub.created_at), now) for host in hosts
+        )
+        return all(rights.may_publish(pub.topic) for rights in here) and all(
+            rights.may_subscribe(pub.topic) for rights in there
+        )
 
 
 class Model:
@@ -418,8 +429,14 @@ class Model:
     # --- at rest ------------------------------------------------------------------------
 
     def pairs(self) -> list[tuple[PubRecord, SubRecord]]:
-        """Pubs and Subs that should be connected."""
-        return [(pub, sub) for pub, sub in self._matching() if self.entitled(pub, sub)]
+        """Pubs and Subs that should be connected. (A coordinator that knows no rights tells nobody
+        of what has become possible.)"""
+        now = self.clock()
+        return [
+            (pub, sub)
+            for pub, sub in self._matching()
+            if self.entitled(pub, sub) and (not self.lies or self.book.steady(pub, sub, now))
+        ]
 
     def _matching(self) -> list[tuple[PubRecord, SubRecord]]:
         return [

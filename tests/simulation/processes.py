@@ -136,8 +136,8 @@ class PeerProcess:
         self.world.say(f"{record} is refused: {why}")
         if not isinstance(why, AuthError):
             self.world.fail("error", f"{record} is gone: {why!r}")
-        spans = model.book.of(self.process.host, record.created_at, self.world.loop.time())
-        if all(may(record, rights) for _, rights in spans):
+        had = model.book.all_of(self.process.host, record.created_at, self.world.loop.time())
+        if all(may(record, rights) for rights in had):
             self.world.fail("rights", f"{record} {what} that, and is refused: {why}")
         record.state = "refused"
 

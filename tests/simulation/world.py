@@ -30,10 +30,13 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from pubsub.core.rights import NONE, Rights
 from pubsub.errors import ProtocolError
+from pubsub.links import renewal
 from pubsub.links.link import Link
 from tests.simulation.credentials import Open, credentials_of
 from tests.simulation.loop import Process, SimulatedLoop, Stuck
@@ -169,6 +172,7 @@ class World:
         self.strangers: list[Stranger | Thief] = []
         self.revoked: dict[str, None] = {}
         self._rotated = False
+        self._peers_with_rights: dict[str, None] = {}
         self.model = Model(
             clock=self.loop.time,
             lies=self.plan.lies,
@@ -247,8 +251,14 @@ class World:
         random = self.random
         rights = Rights(random.choice(RIGHTS), random.choice(RIGHTS))
         self.say(f"{host}: {rights}")
+        before = self.credentials.may(host)
         self.credentials.issue(host, rights)
-        self.model.book.enter(host, rights, self.loop.time())
+        now, book = self.loop.time(), self.model.book
+        if host in self._peers_with_rights:  # a handshake that is under way shows the one before
+            book.enter(host, now, before, rights)
+            now += 2 * HANDSHAKE
+        self._peers_with_rights[host] = None
+        book.enter(host, now, rights)
 
     async def until(self, condition: Callable[[], tuple[str, str] | None], limit: float) -> None:
         """Wait until a condition has nothing to say any more."""
@@ -422,8 +432,8 @@ class World:
             for key, stream in sub.sub._inbox.streams.items():
                 if key.peer_id == peer.peer.peer_id:
                     continue
-                spans = self.model.book.of(peer.process.host, sub.created_at, now)
-                if not any(rights.may_subscribe(stream.topic) for _, rights in spans):
+                had = self.model.book.all_of(peer.process.host, sub.created_at, now)
+                if not any(rights.may_subscribe(stream.topic) for rights in had):
                     self.fail("rights", f"{sub} was told of a publisher of {stream.topic}")
 
     # --- what goes wrong ----------------------------------------------------------------
@@ -602,6 +612,9 @@ class World:
             peer.renew()
 
         await asyncio.wait({peer.process.spawn(change())})
+        await asyncio.sleep(HANDSHAKE)
+        await self._renew(peer)  # a minute later it looks again
+        await asyncio.sleep(HANDSHAKE)
 
     async def _revoke(self) -> None:
         """The certificate of a peer is revoked: one is, in some worlds."""
@@ -614,7 +627,7 @@ class World:
         self.credentials.revoke(host)
         within = TOLD + self.plan.settings["ping_timeout"] + 3.0
         self.model.book.unsteady(host, self.loop.time())
-        self.model.book.enter(host, NONE, self.loop.time() + within)
+        self.model.book.enter(host, self.loop.time() + within, NONE)
         for coordinator in self.coordinators:
             await self._renew(coordinator)
         await asyncio.sleep(within)
@@ -671,6 +684,13 @@ class _Log(logging.Handler):
         return False
 
 
+class _AtOnce:
+    """In the place of a thread: in a world there are none."""
+
+    def __init__(self, target: Callable[[], None], **options: Any) -> None:
+        self.start = target
+
+
 def _loggers() -> list[logging.Logger]:
     """All of the package."""
     known = logging.getLogger().manager.loggerDict
@@ -693,7 +713,8 @@ def sealed(world: World) -> Iterator[None]:
     for each in filters:
         each.filters = []
     try:
-        yield
+        with patch.object(renewal, "threading", SimpleNamespace(Thread=_AtOnce)):
+            yield
     finally:
         for each, kept in filters.items():
             each.filters = kept
