@@ -30,7 +30,7 @@ from pubsub.wire.messages import Auth, Hello
 if TYPE_CHECKING:
     from pubsub.trust.certificates import Contexts, Pair
 
-__all__ = ["Cards", "Credentials", "credentials_of"]
+__all__ = ["Cards", "Credentials", "credentials_of", "issued"]
 
 USUAL = 71
 """Bytes of a signature, where they matter."""
@@ -222,7 +222,7 @@ class Issued(Credentials):
         known = self._all.get((host, number))
         if known is None or authority is not None:
             rights = EVERYTHING if self._rights is None else self._rights.may(host)
-            known = _issued(authority or self._authority, self._random, host, rights)
+            known = issued(authority or self._authority, self._random, host, rights)
             if authority is None:
                 self._all[host, number] = known
         return known
@@ -263,7 +263,7 @@ def _pair(random: Random) -> Pair:
     return Pair(ec.derive_private_key(1 + random.getrandbits(255), ec.SECP256R1()))
 
 
-def _issued(authority: Any, random: Random, name: str, rights: Rights = EVERYTHING) -> Contexts:
+def issued(authority: Any, random: Random, name: str, rights: Rights = EVERYTHING) -> Contexts:
     """What TLS of a process is made with that has a certificate of that CA."""
     from pubsub.trust import certificates
     from pubsub.trust.authority import pem_of_key

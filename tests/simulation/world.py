@@ -660,9 +660,9 @@ class _Log(logging.Handler):
         if record.exc_info:
             loop.failure = Violation("error", record.getMessage())
             loop.failure.__cause__ = record.exc_info[1]
-        elif error is not None and error.code == "auth" and self.world.revoked:
-            pass
-        elif record.name == "pubsub.open" and isinstance(self.world.credentials, Open):
+        elif (error is not None and error.code == "auth" and self.world.revoked) or (
+            record.name == "pubsub.open" and isinstance(self.world.credentials, Open)
+        ):
             pass
         elif error is not None and error.code not in HONEST:
             loop.failure = Violation("protocol", record.getMessage())
