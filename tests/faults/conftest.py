@@ -8,7 +8,12 @@ import pytest
 from tests.cli.processes import Start, daemon, processes
 
 HERE = Path(__file__).parent
-KEYED = ("test_machines.py",)
+KEYED = (
+    "test_ends.py",
+    "test_machines.py",
+    "test_resources.py",
+    "test_signals.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

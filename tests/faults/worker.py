@@ -85,6 +85,7 @@ class _Process:
         self.limits = (0, 0)
         self.logged: list[str] = []
         keeper = logging.Handler()
+        logging.getLogger("pubsub.open").disabled = True  # that everything is open, tests know
         keeper.emit = lambda record: self.logged.append(record.getMessage())  # type: ignore[method-assign]
         logging.getLogger("pubsub").addHandler(keeper)
 
