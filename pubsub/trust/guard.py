@@ -275,11 +275,14 @@ class Group(Private):
         assert self._pair is not None
         return _Shown(der, self)
 
-    def standing(self, card: Card) -> Standing:
-        """What the holder of a certificate of the group may do."""
-        return Standing(
-            card.rights, "", True, frozenset({card.key_id, self._keys[0].id}), card.not_after
-        )
+    @property
+    def own(self) -> str:
+        """The key by which others are shown that this process belongs to the group."""
+        return self._keys[0].id
+
+    def standing(self, card: Card, own: Any) -> Standing:
+        """What the holder of a certificate of the group may do who was shown that of ours."""
+        return Standing(card.rights, "", True, frozenset({card.key_id, own}), card.not_after)
 
     def twin(self) -> Group:
         """See `Guard`."""
@@ -380,26 +383,26 @@ class Holder(Guard):
             self._lists[found.issuer] = found
         return newer
 
-    def standing(self, card: Card) -> Standing:
-        """What the holder of that certificate may do.
+    def standing(self, card: Card, own: Any) -> Standing:
+        """What the holder of that certificate may do who was shown that of ours.
 
         Raises:
             ProtocolError: nothing: it was revoked.
         """
         if any(each.has(card) for each in self._lists.values()):
             raise ProtocolError(f"the certificate of {card.name!r} was revoked", code="auth")
-        stands_on = frozenset({(card.issuer, card.serial), self._own})
+        stands_on = frozenset({(card.issuer, card.serial), own})
         return Standing(card.rights, card.name, True, stands_on, card.not_after)
 
     @property
-    def _own(self) -> tuple[str, int]:
+    def own(self) -> tuple[str, int]:
         """The certificate that others were shown: with a new one, they are to be shown that."""
         return "own", self._contexts.own.serial
 
     def counts(self, standing: Standing) -> bool:
         """See `Guard`."""
         gone = {(each.issuer, serial) for each in self._lists.values() for serial in each.serials}
-        return self._own in standing.stands_on and gone.isdisjoint(standing.stands_on)
+        return self.own in standing.stands_on and gone.isdisjoint(standing.stands_on)
 
     @property
     def until(self) -> float:  # type: ignore[override]
@@ -416,6 +419,7 @@ class _Shown(_Open):
     def __init__(self, der: Der, guard: Group | Holder) -> None:
         self._der = der
         self._guard = guard
+        self._own = guard.own  # it may be another one when the handshake is over
 
     def challenge(self, hello: Hello, me: Identity) -> Auth | None:
         return None
@@ -433,7 +437,7 @@ class _Shown(_Open):
         # a question of a peer (see `probing`) comes under an identity that begins with its own
         if self._guard.grouped and peer_id.partition("-")[0] != card.identity:
             raise ProtocolError("its certificate is that of another peer", code="auth")
-        return self._guard.standing(card)
+        return self._guard.standing(card, self._own)
 
 
 def is_auth(error: Exception) -> bool:

@@ -564,6 +564,22 @@ def test_a_stream_is_given_up_that_its_publisher_may_not_have(
     assert (entry.gaps, entry.end) == (((0, "unreachable"),), 0), "what it sends is not heard"
 
 
+@pytest.mark.parametrize(("pattern", "topic"), [("kitchen/a", "attic/a"), ("kitchen/*", "attic/a")])
+def test_a_stream_is_given_up_that_the_sub_has_never_asked_for(pattern: str, topic: str) -> None:
+    """A coordinator may tell the true topic of a Pub to a Sub of another one."""
+    end = End_()
+    inbox = Inbox(1, pattern, window=1_000_000)
+    stream = Stream(inbox, StreamKey("peer", 0), topic, "host:1#0", 10**6)
+    inbox.add(stream)
+    end.receiving.subscribe(stream)
+    end.said()
+    end.hear(Subscribed(0, topic, "msgpack", 0, 0, 10**6))
+    assert end.said() == [Unsubscribe(0)]
+    why = "a coordinator has named it, and its topic is not what this Sub is for"
+    assert end.refused == [(stream, why)]
+    assert stream.ended
+
+
 def test_a_stream_that_lost_its_right_is_given_up_where_it_stands() -> None:
     end = End_()
     stream = opened(end)
