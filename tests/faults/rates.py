@@ -24,13 +24,16 @@ from tests.faults.attacks import (
     ON_SUBSCRIBER,
     HostilePublisher,
 )
+from tests.integration.support import default_guard
 
 RATE = 20_000
 SECONDS = 2
 
 
 async def coordinate() -> None:
-    daemon = Coordinator(asyncio.get_running_loop(), settings=Settings(), settle=0.0)
+    daemon = Coordinator(
+        asyncio.get_running_loop(), settings=Settings(), settle=0.0, guard=default_guard()
+    )
     print(await daemon.start("127.0.0.1", 0), flush=True)
     await asyncio.Event().wait()
 

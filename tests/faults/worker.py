@@ -337,7 +337,7 @@ class Worker:
 
 
 def start_worker(
-    start: Start, coordinator: str | None = None, prefix: tuple[str, ...] = ()
+    start: Start, coordinator: str | None = None, prefix: tuple[str, ...] = (), **env: str
 ) -> Worker:
     """A new one; see `Running`."""
     root = str(Path(__file__).resolve().parents[2])
@@ -350,6 +350,7 @@ def start_worker(
             coordinator=coordinator,
             PYTHONPATH=os.pathsep.join(paths),
             prefix=prefix,
+            **env,
         )
     )
 
