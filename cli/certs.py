@@ -7,7 +7,7 @@ from shlex import quote
 
 import click
 
-from pubsub.cli.command import say
+from pubsub.cli.command import say, show_help
 from pubsub.core.rights import Rights
 from pubsub.core.topics import check_pattern
 from pubsub.errors import TopicError
@@ -26,15 +26,13 @@ Exit codes: 0 done, 1 failed (such as: there is no CA), 2 used wrongly.
 _DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
-@click.group(epilog=EPILOG, invoke_without_command=True)
-@click.pass_context
-def cert(ctx: click.Context) -> None:
-    """Make, show and revoke certificates: for programs that may do different things.
-
-    `pubsubd key new` makes what is simpler: one key, with which all may do everything.
-    """
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+cert = click.group(
+    "cert",
+    epilog=EPILOG,
+    invoke_without_command=True,
+    help="Make, show and revoke certificates: for programs that may do different things.\n\n"
+    "`pubsubd key new` makes what is simpler: one key, with which all may do everything.",
+)(show_help)
 
 
 @cert.command(epilog=EPILOG)
@@ -129,8 +127,9 @@ def issue(
             f"{name!r} could do nothing: say what it may, by --publish, --subscribe, "
             "--coordinator, --relay or --list"
         )
-    from pubsub.trust.authority import says_host, when_seconds
+    from pubsub.trust.authority import says_host
     from pubsub.trust.issuing import check_name, issue
+    from pubsub.trust.reading import when_seconds
 
     try:
         check_name(name)
@@ -165,8 +164,8 @@ def revoke(directory: Path, name: str) -> None:
     """Revoke all certificates that were issued for NAME so far.
 
     Writes DIR/revoked.crl, a list that the CA has signed; the one with the highest number holds.
-    Give it to the coordinators, who tell all programs. Who is to go on under this name gets a new
-    certificate afterwards.
+    Copy it to where the certificate of each coordinator lies, which tells all programs. Who is to
+    go on under this name gets a new certificate afterwards.
     """
     from pubsub.trust.issuing import revoke
 
@@ -176,7 +175,11 @@ def revoke(directory: Path, name: str) -> None:
         return
     count = "the certificate" if new == 1 else f"{new} certificates"
     say(f"revoked {count} of {name!r}: wrote {path}, number {number}", by="pubsubd")
-    say("give this file to the coordinators, who tell all programs within a minute", by="pubsubd")
+    say(
+        "copy it to the directory where each coordinator has its certificate: they tell all "
+        "programs within a minute",
+        by="pubsubd",
+    )
 
 
 @cert.command(epilog=EPILOG)
@@ -188,7 +191,7 @@ def show(file: Path) -> None:
     keys are not shown.
     """
     data, others = read_file(file, "certificate file")
-    from pubsub.trust.authority import describe
+    from pubsub.trust.reading import describe
 
     lines = describe(data, f"certificate file {file}", this_host().wall_clock())
     if others and b"PRIVATE KEY-----" in data:

@@ -271,7 +271,8 @@ def _note_credentials(ctx: click.Context, param: click.Parameter, value: Any) ->
 
 def given_credentials() -> dict[str, Any]:
     """What the options of this command say, as settings of a Peer."""
-    given: dict[str, Any] = click.get_current_context().meta.get(f"{__name__}.credentials", {})
+    context = click.get_current_context(silent=True)  # none, where a shell completes
+    given: dict[str, Any] = context.meta.get(f"{__name__}.credentials", {}) if context else {}
     return given
 
 

@@ -7,7 +7,7 @@ from shlex import quote
 
 import click
 
-from pubsub.cli.command import Failure, say
+from pubsub.cli.command import Failure, say, show_help
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import Key
 
@@ -18,12 +18,12 @@ Exit codes: 0 written, 1 failed (such as: the file is there), 2 used wrongly.
 """
 
 
-@click.group(epilog=EPILOG, invoke_without_command=True)
-@click.pass_context
-def key(ctx: click.Context) -> None:
-    """Make a key for a group of programs that trust each other."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+key = click.group(
+    "key",
+    epilog=EPILOG,
+    invoke_without_command=True,
+    help="Make a key for a group of programs that trust each other.",
+)(show_help)
 
 
 @key.command("new", epilog=EPILOG)

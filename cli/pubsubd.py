@@ -121,6 +121,11 @@ def coordinator(host: str, port: int, log_level: str, encrypt: bool | None) -> i
             "PUBSUB_KEY_FILE to it (or add --insecure, where everyone on that network may publish "
             "and subscribe)"
         )
+    if not guard.rights.coordinator:
+        raise Failure(
+            f"the certificate of {guard.name!r} does not make it a coordinator: issue one with "
+            "`pubsubd cert issue DIR NAME --coordinator`"
+        )
     return run(_serve(address, exposed, guard))
 
 

@@ -34,7 +34,15 @@ from pubsub.support.logs import logger
 from pubsub.trust.guard import IMPOSTOR, Guard
 from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other
-from pubsub.wire.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
+from pubsub.wire.messages import (
+    MAX_REQUEST_PAYLOAD,
+    Answer,
+    Query,
+    Register,
+    Revoked,
+    Unregister,
+    encode,
+)
 
 __all__ = ["SETTLE", "Coordinator"]
 
@@ -100,6 +108,8 @@ class Coordinator:
         self._prober = Prober(loop, self.peer_id, self.settings, self._scratch, guard)
         self._host_id = guard.host_id()
         self.renewal = Renewal(loop, lambda: [guard], lambda: self._links)
+        self._revoked = guard.revoked
+        self.renewal.on_review = self.tell_revoked
         self._settle = settle
         self._started = loop.time()
         self._expiry: asyncio.TimerHandle | None = None
@@ -194,8 +204,18 @@ class Coordinator:
                 )
                 or ()
             )
+            if self.guard.revoked:
+                link.send(Revoked(self.guard.revoked))
             if before is not None and before.link is not None:
                 before.link.goodbye("busy", "the peer has connected anew")
+
+    def tell_revoked(self) -> None:
+        """Hand the newest list of revoked certificates to all."""
+        if self.guard.revoked != self._revoked:
+            self._revoked = self.guard.revoked
+            for connection in self._connections.values():
+                if connection.link is not None:
+                    connection.link.send(Revoked(self._revoked))
 
     def left(self, connection: _Connection, link: Link, *, orderly: bool) -> None:
         """A connection is gone."""

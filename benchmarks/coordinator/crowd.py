@@ -29,7 +29,7 @@ from pubsub.runtime.coordinator_link import Session
 from pubsub.trust.guard import Guard
 from pubsub.wire.frames import SCRATCH_SIZE
 from pubsub.wire.handshake import Identity, tcp
-from pubsub.wire.messages import Expect, Match, Register, Unregister, encode
+from pubsub.wire.messages import Expect, Match, Register, Revoked, Unregister, encode
 
 BATCH = 20
 """Registrations that go out in one write where the plan does not say."""
@@ -74,6 +74,9 @@ class _Peer:
 
     def replaced(self, session: Session, by: Session | None) -> None:
         """Never here: each has one session."""
+
+    def revoked(self, revoked: Revoked) -> None:
+        """Never here: there are no certificates."""
 
     def connected(self, session: Session, settle: float) -> None:
         self.account.expect_all()

@@ -49,6 +49,8 @@ class Renewal:
         self._loop = loop
         self._guards = guards
         self._links = links
+        self.on_review: Callable[[], object] = lambda: None
+        """Called when what counts may be another than before."""
         self._reading = False
         self._warned_of_end = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -92,12 +94,19 @@ class Renewal:
 
     def _act(self, found: Any) -> None:
         self._reading = False
-        if isinstance(found, Exception):
-            log.warning("%s; what was read before still counts", found)
-        else:
+        try:
+            if isinstance(found, Exception):
+                raise found
             for guard in self._guards():
                 guard.renew(found)
+        except (AuthError, OSError, ValueError) as error:
+            log.warning("%s; what was read before still counts", error)
         self._warn_of_end()
+        self.review()
+
+    def review(self) -> None:
+        """End the links that stand on what does not count any more."""
+        self.on_review()
         now = this_host().wall_clock()
         for link in list(self._links()):
             if link.other is None or link.closing:

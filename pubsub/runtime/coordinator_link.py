@@ -30,7 +30,7 @@ from pubsub.support.occupants import occupant
 from pubsub.trust.guard import Guard, is_auth
 from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused
-from pubsub.wire.messages import Control, Expect, Match, Register, encode
+from pubsub.wire.messages import Control, Expect, Match, Register, Revoked, encode
 
 __all__ = ["Directed", "Session"]
 
@@ -70,6 +70,9 @@ class Directed(Protocol):
 
     def expected(self, session: Session, expect: Expect) -> None:
         """An EXPECT came."""
+
+    def revoked(self, revoked: Revoked) -> None:
+        """A REVOKED came. Raises ProtocolError where it is not to be believed."""
 
     def disconnected(self, session: Session) -> None:
         """A session is down, could not be brought up, or is not to be waited for any longer."""
@@ -363,6 +366,8 @@ class Session(KeptLink):
             self._directed.matched(self, event)
         elif isinstance(event, Expect):
             self._directed.expected(self, event)
+        elif isinstance(event, Revoked):
+            self._directed.revoked(event)
         else:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a coordinator speaks")
 

@@ -22,7 +22,7 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
-from pubsub.errors import Closed
+from pubsub.errors import AuthError, Closed, ProtocolError
 from pubsub.links.doors import Doors
 from pubsub.links.keeping import KeptLink
 from pubsub.links.link import Link
@@ -44,7 +44,7 @@ from pubsub.support.ratelimit import RateLimit
 from pubsub.trust.guard import Guard
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.messages import Expect, Match, Register, Unregister
+from pubsub.wire.messages import Expect, Match, Register, Revoked, Unregister
 
 __all__ = ["OpenPub", "Runtime", "Sink", "Source"]
 
@@ -399,6 +399,15 @@ class Runtime:
         if expect.complete:
             self.readiness.answered(session, expect.stream_id)
 
+    def revoked(self, revoked: Revoked) -> None:
+        """See `Directed`."""
+        try:
+            newer = self.guard.learn(revoked.list)
+        except AuthError as error:
+            raise ProtocolError(str(error)) from None
+        if newer:
+            self.renewal.review()
+
     def _is_out_of_reach(self, pub: OpenPub, coordinator: str) -> None:
         """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
         hosts = [each.place[0] for each in self.doors.identities.values()]
@@ -463,6 +472,7 @@ class Runtime:
         except OSError as error:
             return error.errno == errno.EADDRINUSE
         self._embedded = coordinator
+        self.renewal.on_review = coordinator.tell_revoked
         log.info("nothing listened on %s: this process is the coordinator now", address)
         return True
 

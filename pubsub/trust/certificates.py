@@ -4,8 +4,8 @@ TLS 1.3 on both sides of every connection, and both show a certificate. There ar
 there. From a group's key each process derives the same CA, and issues itself a certificate in
 memory: no files, nothing to manage. Or a file has what `pubsubd cert issue` made.
 
-What makes and reads certificates is `pubsub.trust.authority`; it is imported where it is needed,
-because it needs the extra ``pubsubd[tls]``.
+What reads and makes certificates is `pubsub.trust.reading` and `pubsub.trust.authority`; they are
+imported where they are needed, because they need the extra ``pubsubd[tls]``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,17 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
-__all__ = ["Card", "Contexts", "Pair", "card_of", "file_contexts", "group_contexts", "identity_of"]
+__all__ = [
+    "Card",
+    "Contexts",
+    "Pair",
+    "Revoked",
+    "card_of",
+    "file_contexts",
+    "group_contexts",
+    "identity_of",
+    "revoked_by",
+]
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class Card:
     """When it expires, in seconds since 1970."""
     hosts: tuple[str, ...] = ()
     """Names and addresses under which its holder may say that it is reached."""
+    issuer: str = ""
+    """The CA that issued it, in the form of RFC 4514."""
 
 
 class Contexts(NamedTuple):
@@ -56,6 +68,22 @@ class Contexts(NamedTuple):
     client: ssl.SSLContext
     own: Card
     """What others read of it."""
+    authorities: Sequence[x509.Certificate] = ()
+    """Those who may have issued the certificates of others, and revoked them."""
+
+
+class Revoked(NamedTuple):
+    """A list of revoked certificates, signed by the CA that issued them."""
+
+    number: int
+    """Of two lists of one issuer, the one with the higher number holds."""
+    serials: frozenset[int]
+    issuer: str
+
+    def has(self, card: Card) -> bool:
+        """Whether a certificate is revoked. Each CA counts for itself, so a number alone is not
+        enough."""
+        return card.serial in self.serials and card.issuer == self.issuer
 
 
 class Pair:
@@ -71,7 +99,7 @@ class Pair:
     __slots__ = ("_private", "identity")
 
     def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
-        from pubsub.trust.authority import identity_of_key
+        from pubsub.trust.reading import identity_of_key
 
         self._private = private
         self.identity = identity_of_key(private.public_key())
@@ -109,7 +137,7 @@ def card_of(der: bytes) -> Card:
     Raises:
         AuthError: it cannot be read.
     """
-    from pubsub.trust.authority import card_of_certificate, certificate_of
+    from pubsub.trust.reading import card_of_certificate, certificate_of
 
     return card_of_certificate(certificate_of(der))
 
@@ -124,13 +152,8 @@ def group_contexts(keys: Sequence[Key], pair: Pair) -> Contexts:
     Raises:
         AuthError: the extra ``pubsubd[tls]`` is missing.
     """
-    from pubsub.trust.authority import (
-        Authority,
-        card_of_certificate,
-        group_leaf,
-        pem_of,
-        pem_of_key,
-    )
+    from pubsub.trust.authority import Authority, group_leaf, pem_of_key
+    from pubsub.trust.reading import card_of_certificate, pem_of
 
     authorities = [Authority.of_group(key) for key in keys]
     leaf = group_leaf(authorities[0], pair._private.public_key())
@@ -147,7 +170,7 @@ def file_contexts(path: str | os.PathLike[str]) -> Contexts:
             other users, lacks something, or has a certificate that is not valid now.
     """
     data = read_private(path, "certificate file")
-    from pubsub.trust.authority import card_of_certificate, read_bundle
+    from pubsub.trust.reading import card_of_certificate, read_bundle
 
     what = f"certificate file {path}"
     bundle = read_bundle(data, what, this_host().wall_clock())
@@ -157,14 +180,26 @@ def file_contexts(path: str | os.PathLike[str]) -> Contexts:
         raise AuthError(f"{what} is not taken by the TLS of this machine: {error}") from None
 
 
+def revoked_by(contexts: Contexts, data: bytes, what: str) -> Revoked:
+    """What a list of revoked certificates says to the holder of a certificate.
+
+    Raises:
+        AuthError: it is none, or no CA that is trusted has signed it.
+    """
+    from pubsub.trust.reading import read_revoked
+
+    return read_revoked(data, contexts.authorities, what)
+
+
 def _contexts(chain: bytes, authorities: Sequence[x509.Certificate], own: Card) -> Contexts:
-    from pubsub.trust.authority import der_of
+    from pubsub.trust.reading import der_of
 
     trusted = der_of(*authorities)
     with _as_file(chain) as path:
         server = _context(ssl.PROTOCOL_TLS_SERVER, path, trusted)
         server.num_tickets = 0
-        return Contexts(server, _context(ssl.PROTOCOL_TLS_CLIENT, path, trusted), own)
+        client = _context(ssl.PROTOCOL_TLS_CLIENT, path, trusted)
+        return Contexts(server, client, own, authorities)
 
 
 def _context(side: int, chain: str, trusted: bytes) -> ssl.SSLContext:

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from pubsub.config import Settings
 from pubsub.errors import AuthError
 from pubsub.support.logs import logger
 from pubsub.trust.guard import Group, Guard, Holder, Private
 from pubsub.trust.keys import Key, read_keys, user_secret
+
+if TYPE_CHECKING:
+    from pubsub.trust.certificates import Contexts
 
 __all__ = ["Credentials", "credentials_from"]
 
@@ -24,6 +28,7 @@ ENVIRONMENT = {
     "PUBSUB_CERT": "cert",
     "PUBSUB_INSECURE": "insecure",
 }
+REVOKED = "revoked.crl"
 NO = ("", "0", "no", "false")
 
 
@@ -54,6 +59,16 @@ class Credentials(NamedTuple):
         """
         return (Key.parse(self.value),) if self.kind == "key" else read_keys(self.value)
 
+    def _certificate(self) -> tuple[Contexts, bytes]:
+        """It, and what its directory has of the list of revoked ones."""
+        from pubsub.trust.certificates import file_contexts
+
+        try:
+            revoked = Path(self.value).with_name(REVOKED).read_bytes()
+        except FileNotFoundError:
+            revoked = b""
+        return file_contexts(self.value), revoked
+
     def guard(self, environ: Mapping[str, str] = os.environ) -> Guard:
         """What they mean, read now.
 
@@ -63,9 +78,7 @@ class Credentials(NamedTuple):
         if self.kind == "insecure":
             return Guard()
         if self.kind == "cert":
-            from pubsub.trust.certificates import file_contexts
-
-            return Holder(lambda: file_contexts(self.value))
+            return Holder(self._certificate)
         if self.kind == "secret":
             return Private(user_secret(environ))
         keys = self.keys()

@@ -16,7 +16,7 @@ from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
 from pubsub.config import is_loopback
-from pubsub.core.rights import EVERYTHING
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.support.host import this_host
 from pubsub.trust.keys import Key
@@ -25,7 +25,7 @@ from pubsub.wire.handshake import Authenticator, Identity, Standing
 from pubsub.wire.messages import Auth, Hello
 
 if TYPE_CHECKING:
-    from pubsub.trust.certificates import Contexts, Pair
+    from pubsub.trust.certificates import Card, Contexts, Pair
 
 __all__ = ["IMPOSTOR", "Der", "Group", "Guard", "Holder", "Private", "is_auth"]
 
@@ -49,6 +49,26 @@ class Guard:
     """Whether what it stands on may change."""
     until = float("inf")
     """When its own certificate ends, in seconds since 1970."""
+    revoked = b""
+    """The newest list of revoked certificates, as others are to have it; empty: there is none."""
+
+    @property
+    def rights(self) -> Rights:
+        """What this process may do, as others see it."""
+        return EVERYTHING
+
+    @property
+    def name(self) -> str:
+        """That of its certificate; empty: it has none."""
+        return ""
+
+    def learn(self, revoked: bytes) -> bool:
+        """A list of revoked certificates; returns whether it is newer than what was known.
+
+        Raises:
+            AuthError: it is none, or nobody who is trusted has signed it.
+        """
+        return False
 
     def read(self) -> Any:
         """What its files have now, for `renew`. Called in any thread.
@@ -253,7 +273,13 @@ class Group(Private):
 
     def _shown(self, der: Der) -> Authenticator:
         assert self._pair is not None
-        return _Shown(der, self._keys[0].id, named=False)
+        return _Shown(der, self)
+
+    def standing(self, card: Card) -> Standing:
+        """What the holder of a certificate of the group may do."""
+        return Standing(
+            card.rights, "", True, frozenset({card.key_id, self._keys[0].id}), card.not_after
+        )
 
     def twin(self) -> Group:
         """See `Guard`."""
@@ -292,14 +318,21 @@ class Holder(Guard):
     grouped = False
     renews = True
 
-    def __init__(self, read: Callable[[], Contexts]) -> None:
+    def __init__(self, read: Callable[[], tuple[Contexts, bytes]]) -> None:
         self._read = read
-        self._contexts = read()
+        self._gone = frozenset[int]()
+        self._number = -1
+        self.renew(read())
 
     @property
-    def contexts(self) -> Contexts:
-        """Of the certificate."""
-        return self._contexts
+    def rights(self) -> Rights:
+        """See `Guard`."""
+        return self._contexts.own.rights
+
+    @property
+    def name(self) -> str:
+        """See `Guard`."""
+        return self._contexts.own.name
 
     def context(self, host: str) -> SSLContext | None:
         """See `Guard`."""
@@ -312,19 +345,47 @@ class Holder(Guard):
     def dials(self, ends: Ends, der: Der | None) -> Authenticator:
         """See `Guard`."""
         assert der is not None
-        return _Shown(der, "", named=True)
+        return _Shown(der, self)
 
     def takes(self, ends: Ends, der: Der | None) -> Authenticator:
         """See `Guard`."""
-        return _Refusing(PLAIN) if der is None else _Shown(der, "", named=True)
+        return _Refusing(PLAIN) if der is None else _Shown(der, self)
 
-    def read(self) -> Contexts:
+    def read(self) -> tuple[Contexts, bytes]:
         """See `Guard`."""
         return self._read()
 
-    def renew(self, found: Contexts) -> None:
+    def renew(self, found: tuple[Contexts, bytes]) -> None:
         """See `Guard`."""
-        self._contexts = found
+        self._contexts, revoked = found
+        if revoked:
+            self.learn(revoked)
+
+    def learn(self, revoked: bytes) -> bool:
+        """See `Guard`."""
+        from pubsub.trust.certificates import revoked_by
+
+        found = revoked_by(self._contexts, revoked, "the list of revoked certificates")
+        newer = found.number > self._number
+        if newer:
+            self.revoked, self._number, self._gone = revoked, found.number, found.serials
+        return newer
+
+    def standing(self, card: Card) -> Standing:
+        """What the holder of that certificate may do.
+
+        Raises:
+            ProtocolError: nothing: it was revoked.
+        """
+        if card.serial in self._gone:
+            raise ProtocolError(f"the certificate of {card.name!r} was revoked", code="auth")
+        return Standing(
+            *(card.rights, card.name, True, frozenset({f"{card.serial:x}"}), card.not_after)
+        )
+
+    def counts(self, standing: Standing) -> bool:
+        """See `Guard`."""
+        return not any(int(serial, 16) in self._gone for serial in standing.stands_on)
 
     @property
     def until(self) -> float:  # type: ignore[override]
@@ -335,15 +396,12 @@ class Holder(Guard):
 class _Shown(_Open):
     """See `Authenticator`: TLS has shown the certificate of the other end.
 
-    Parameters:
-        own: the key that this side's certificate is made of; empty: it is an issued one.
-        named: the certificate has a name that lasts; else the `peer_id` is made of it.
+    In a group the `peer_id` is made of the certificate; an issued one has a name that lasts.
     """
 
-    def __init__(self, der: Der, own: str, *, named: bool) -> None:
+    def __init__(self, der: Der, guard: Group | Holder) -> None:
         self._der = der
-        self._own = own
-        self._named = named
+        self._guard = guard
 
     def challenge(self, hello: Hello, me: Identity) -> Auth | None:
         return None
@@ -359,10 +417,9 @@ class _Shown(_Open):
                 code="auth",
             )
         # a question of a peer (see `probing`) comes under an identity that begins with its own
-        if not self._named and peer_id.partition("-")[0] != card.identity:
+        if self._guard.grouped and peer_id.partition("-")[0] != card.identity:
             raise ProtocolError("its certificate is that of another peer", code="auth")
-        keys = frozenset(filter(None, (card.key_id, self._own)))
-        return Standing(card.rights, card.name, True, keys, card.not_after)
+        return self._guard.standing(card)
 
 
 def is_auth(error: Exception) -> bool:

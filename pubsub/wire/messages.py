@@ -43,6 +43,7 @@ __all__ = [
     "Pong",
     "Query",
     "Register",
+    "Revoked",
     "Subscribe",
     "Subscribed",
     "Unregister",
@@ -103,6 +104,7 @@ class Kind(IntEnum):
     EXPECT = 19
     QUERY = 20
     ANSWER = 21
+    REVOKED = 23
 
 
 # --- checks: each returns the value to keep, or raises ValueError with what is wrong ----
@@ -574,6 +576,16 @@ class Answer:
     rows: tuple[dict[str, Any], ...] = _field(_rows(_table))
 
 
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Coordinator → peer: the newest list of revoked certificates, on which both ends of a link
+    act."""
+
+    KIND: ClassVar[Kind] = Kind.REVOKED
+    list: bytes = _field(_bytes(4 * 1024 * 1024))
+    """As PEM, signed by the CA."""
+
+
 Control: TypeAlias = (
     Hello
     | Auth
@@ -593,6 +605,7 @@ Control: TypeAlias = (
     | Expect
     | Query
     | Answer
+    | Revoked
 )
 
 _CONTROL: tuple[Any, ...] = Control.__args__

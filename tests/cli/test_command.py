@@ -133,7 +133,7 @@ def test_the_way_out_fits_where_the_address_came_from(
     where: str,
 ) -> None:
     nobody = Address("127.0.0.1", free_port())
-    for module in ("pubsub.config", "pubsub.cli.put"):
+    for module in ("pubsub.config", "pubsub.cli.asking"):
         monkeypatch.setattr(f"{module}.DEFAULT_COORDINATOR", nobody)
     monkeypatch.delenv("PUBSUB_COORDINATOR", raising=False)
     if variable is not None:

@@ -228,7 +228,7 @@ class TestCertificates:
                 f"pubsubd: revoked {count} of 'lamp{number}': wrote {ca}/revoked.crl, number "
                 f"{number}"
             )
-            assert "give this file to the coordinators" in following
+            assert "copy it to the directory where each coordinator has its cert" in following
         refused(execute(*revoke, "lamp1"), 0, "all certificates of 'lamp1' are revoked already")
         shown = execute("pubsubd", "cert", "show", f"{ca}/revoked.crl").lines
         assert shown[0].startswith("revoked  list number 2 of 'pubsubd CA ")

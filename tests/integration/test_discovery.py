@@ -190,6 +190,7 @@ class _Hung:
         """See `Endpoint`."""
 
 
+@pytest.mark.insecure  # the publisher's side of the handshake is one made here
 async def test_a_publisher_that_hangs_holds_up_readiness_for_the_join_timeout_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,10 +8,12 @@ import ssl
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +34,8 @@ from pubsub.trust.keys import Key
 
 pytest.importorskip("cryptography", reason="the extra pubsubd[tls] is not installed")
 
-from pubsub.trust.authority import Authority, der_of, group_leaf, new_key, pem_of, pem_of_key
+from pubsub.trust.authority import Authority, group_leaf, new_key, pem_of_key
+from pubsub.trust.reading import der_of, pem_of
 from tests.trust.handshakes import NOW, both_ways, certificate_file, shake_hands
 
 RIGHTS = Rights(["sensors/kitchen/**"], ["config/*"], coordinator=True)
@@ -78,7 +81,8 @@ def test_a_process_of_its_own_makes_the_same_authority(tmp_path: Path) -> None:
 import sys, ssl
 from pubsub.trust.certificates import Pair, group_contexts
 from pubsub.trust.keys import Key
-from pubsub.trust.authority import group_leaf, Authority, der_of
+from pubsub.trust.authority import group_leaf, Authority
+from pubsub.trust.reading import der_of
 pair = Pair.new()
 leaf = group_leaf(Authority.of_group(Key.parse(sys.stdin.read())), pair._private.public_key())
 sys.stdout.buffer.write(der_of(leaf))
@@ -299,6 +303,24 @@ def test_a_certificate_for_one_side_only_is_refused(tmp_path: Path) -> None:
     assert "is not for clientAuth, and a peer is on both sides" in text
 
 
+@pytest.mark.parametrize("kind", ["RSA", "P-384", "Ed25519"])
+def test_other_pkis_may_have_other_keys(tmp_path: Path, kind: str) -> None:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    make: dict[str, Callable[[], Any]] = {
+        "RSA": lambda: rsa.generate_private_key(65537, 2048),
+        "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+        "Ed25519": ed25519.Ed25519PrivateKey.generate,
+    }
+    authority, key = Authority.new("other PKI"), make[kind]()
+    leaf = authority.issue("lamp", key.public_key(), RIGHTS)
+    path = tmp_path / "lamp.pem"
+    write_file(path, pem_of(leaf) + pem_of_key(key) + pem_of(authority.certificate))
+    lamp = file_contexts(path)
+    assert lamp.own.rights == RIGHTS
+    meet(lamp, file_contexts(certificate_file(tmp_path / "head.pem", authority, NONE)))
+
+
 def test_one_ca_below_another_is_enough(tmp_path: Path) -> None:
     """As many a PKI has it: who names only the lower one trusts only what that one issued."""
     from cryptography import x509
@@ -409,6 +431,7 @@ def test_no_descriptor_is_left() -> None:
 HIDE = """
 import sys
 import tempfile
+from collections.abc import Callable
 class Hide:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "cryptography":

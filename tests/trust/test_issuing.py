@@ -7,6 +7,7 @@ import ssl
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from pubsub.core.rights import EVERYTHING, NONE, Rights
 from pubsub.errors import AuthError
 from pubsub.support.host import Host, on_host
-from pubsub.trust.certificates import file_contexts
+from pubsub.trust.certificates import file_contexts, revoked_by
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import Key
 
@@ -23,16 +24,9 @@ pytest.importorskip("cryptography", reason="the extra pubsubd[tls] is not instal
 
 from cryptography import x509
 
-from pubsub.trust.authority import (
-    Authority,
-    certificates_in,
-    describe,
-    new_key,
-    pem_of_key,
-    read_revoked,
-    says_host,
-)
+from pubsub.trust.authority import Authority, new_key, pem_of_key, says_host
 from pubsub.trust.issuing import check_name, init, issue, revoke
+from pubsub.trust.reading import certificates_in, describe, read_revoked
 from tests.trust.handshakes import NOW, certificate_file, shake_hands
 
 RIGHTS = Rights(["sensors/küche/**"], ["config/*"], list=True)
@@ -150,8 +144,9 @@ def test_two_cas_are_two(tmp_path: Path) -> None:
 
 
 def test_all_certificates_of_a_name_are_revoked_and_later_ones_are_not(ca: Path) -> None:
-    serials = {issue(ca, "lamp", RIGHTS, days=1).card.serial for _ in range(3)}
-    head = issue(ca, "head", RIGHTS, days=1).card.serial
+    first, *more = [issue(ca, "lamp", RIGHTS, days=1) for _ in range(3)]
+    serials = {issued.card.serial for issued in (first, *more)}
+    issue(ca, "head", RIGHTS, days=1)
     assert revoke(ca, "lamp") == (ca / "revoked.crl", 1, 3)
     assert revoke(ca, "lamp") == (ca / "revoked.crl", 1, 0)
     later = issue(ca, "lamp", RIGHTS, days=1)
@@ -159,9 +154,15 @@ def test_all_certificates_of_a_name_are_revoked_and_later_ones_are_not(ca: Path)
     authorities = certificates_in((ca / "ca.crt").read_bytes(), "it")
     found = read_revoked((ca / "revoked.crl").read_bytes(), authorities, "it")
     assert (found.number, found.serials) == (1, frozenset(serials))
+    head = file_contexts(ca / "head.pem")
+    assert revoked_by(head, (ca / "revoked.crl").read_bytes(), "it") == found
+    assert not found.has(head.own)
+    assert not found.has(later.card)
+    assert found.has(first.card)
+    assert not found.has(replace(first.card, issuer="CN=another that counts from 1, too"))
     assert revoke(ca, "head") == (ca / "revoked.crl", 2, 1)
     found = read_revoked((ca / "revoked.crl").read_bytes(), authorities, "it")
-    assert (found.number, found.serials) == (2, frozenset({*serials, head}))
+    assert (found.number, found.serials) == (2, frozenset({*serials, head.own.serial}))
 
 
 def test_two_that_revoke_at_once_both_count(ca: Path) -> None:
