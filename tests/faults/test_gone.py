@@ -25,8 +25,8 @@ from tests.integration.support import (
     LONG,
     CoordinatorThread,
     coordinator_in_loop,
-    default_guard,
     coordinator_in_thread,
+    default_guard,
     eventually,
     free_port,
 )

@@ -446,11 +446,29 @@ def test_an_eavesdropper_sees_everything_where_all_is_open(start: Start, hosts: 
 # --- roles --------------------------------------------------------------------------------------
 
 
+FALSE = """
+import asyncio, os
+from pubsub.config import Settings
+from pubsub.coordinator.server import Coordinator
+from pubsub.trust.credentials import credentials_from
+async def main():
+    guard = credentials_from(Settings(), os.environ).guard()
+    coordinator = Coordinator(asyncio.get_running_loop(), guard=guard)
+    print(await coordinator.start("0.0.0.0", 7700), flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
 def test_a_certificate_that_makes_no_coordinator_is_taken_for_none(certified: Group) -> None:
-    host = "w1"  # its certificate is of the same CA
-    false = certified.run(host, "pubsubd", "coordinator", "--host", "0.0.0.0", coordinator=None)
-    assert false.err() == "pubsubd: coordinator on 0.0.0.0:7700"
-    put = certified.run("w2", "pubsub", "put", "t", "1", coordinator="10.77.1.11:7700")
-    code, _, err = put.end()
-    assert code == 1
+    refused = certified.run("w1", "pubsubd", "coordinator", "--host", "0.0.0.0", coordinator=None)
+    code, out, err = refused.end()
+    assert (code, out) == (1, [])
     assert "the certificate of 'w1' does not make it a coordinator" in err[-1]
+    # one that is none of ours does not ask
+    assert certified.run("w1", "python", "-c", FALSE, coordinator=None).out() == "0.0.0.0:7700"
+    for args in (("put", "t", "1"), ("topics",), ("tail", "t", "-n", "1")):
+        command = certified.run("w2", "pubsub", *args, coordinator="10.77.1.11:7700")
+        code, out, err = command.end()
+        assert (code, out) == (1, [])
+        assert "the certificate of 'w1' does not make it a coordinator" in err[-1]

@@ -355,7 +355,20 @@ def start_worker(
     )
 
 
+def become(uid: int) -> None:
+    """Be that user from now on. What is imported late is imported now: he may not read it."""
+    import pubsub.cli.pubsub
+    import pubsub.coordinator.server
+    import pubsub.trust.certificates  # noqa: F401
+
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+
+
 if __name__ == "__main__":
+    if os.environ.get("PUBSUB_TEST_UID"):
+        become(int(os.environ["PUBSUB_TEST_UID"]))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         import uvloop
