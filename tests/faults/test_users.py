@@ -195,7 +195,7 @@ def test_a_secret_that_others_may_read_is_refused_with_what_mends_it(
     mode: int, tmp_path: Path
 ) -> None:
     secret = tmp_path / "pubsubd" / "secret"
-    ask = ("pubsub", "put", "t", "1", "--timeout", "0")
+    ask = ("pubsub", "put", "t", "1")
     execute(*ask, coordinator="127.0.0.1:1", XDG_CONFIG_HOME=str(tmp_path))
     assert len(secret.read_bytes()) == KEY_BYTES
     secret.chmod(mode)

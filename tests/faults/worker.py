@@ -257,6 +257,13 @@ class _Process:
         sessions = self.peers[name].runtime.sessions
         await eventually(lambda: all(session.up is up for session in sessions))
 
+    async def renew(self, name: str) -> None:
+        """Look at its credentials now, as it does each minute."""
+        guard = self.peers[name].runtime.guard
+        found = guard.read()
+        self.peers[name].runtime.renewal.look()
+        await eventually(lambda: guard._keys == found)  # type: ignore[attr-defined]  # a Group's
+
     async def log_has(self, text: str) -> None:
         """Wait until it has logged this, since it was asked last."""
         await eventually(lambda: any(text in line for line in self.logged))
@@ -357,6 +364,7 @@ def start_worker(
 
 def become(uid: int) -> None:
     """Be that user from now on. What is imported late is imported now: he may not read it."""
+
     import pubsub.cli.pubsub
     import pubsub.coordinator.server
     import pubsub.trust.certificates  # noqa: F401
