@@ -51,6 +51,9 @@ class Credentials(NamedTuple):
     def __repr__(self) -> str:
         return f"<Credentials: {self.kind}>"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Credentials are not pickled: they may be a key itself")
+
     def keys(self) -> tuple[Key, ...]:
         """Those of a group, as they are now.
 
