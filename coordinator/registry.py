@@ -15,6 +15,10 @@ soft; peers bring it back after a restart. How it stays true:
 Work and messages of a call grow with the matches of what it changes, not with what is known. What
 goes with one peer may be much: it is taken away piece by piece (`sweep`), and counts for all others
 until its turn has come. What an address of loopback means: see docs/architecture.md, "Discovery".
+
+A Pub and a Sub are told of each other only where both have the right to the topic; who has none to
+what it registers is refused, and keeps its connection. A registration counts with the rights that
+its peer had when it came: with others, it is another registration.
 """
 
 from __future__ import annotations
@@ -27,9 +31,25 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from pubsub.config import Address, is_loopback
-from pubsub.core.topics import PatternIndex, TopicIndex, check_pattern, check_topic, is_pattern
+from pubsub.core.rights import EVERYTHING, Rights
+from pubsub.core.topics import (
+    PatternIndex,
+    TopicIndex,
+    check_pattern,
+    check_topic,
+    is_pattern,
+    matches,
+)
 from pubsub.errors import ProtocolError, TopicError
-from pubsub.wire.messages import Expect, ExpectedSub, Match, MatchedPub, Register, WayRow
+from pubsub.wire.messages import (
+    Expect,
+    ExpectedSub,
+    Match,
+    MatchedPub,
+    Refused,
+    Register,
+    WayRow,
+)
 
 __all__ = ["GRACE", "MAX_REGISTRATIONS", "ROWS_PER_FRAME", "SWEEP", "Push", "Registry"]
 
@@ -44,7 +64,7 @@ ROWS_PER_FRAME = 500
 SWEEP = 250
 """Registrations, and matches of them, that one `sweep` takes away: a few milliseconds."""
 
-Push: TypeAlias = tuple[str, Match | Expect]
+Push: TypeAlias = tuple[str, Match | Expect | Refused]
 """The peer to send to, and the message."""
 
 
@@ -71,6 +91,7 @@ class _Peer:
     name: str = ""
     hostname: str = ""
     pid: int = 0
+    rights: Rights = EVERYTHING
 
     def describe(self, info: dict[str, Any]) -> None:
         name, hostname, pid = info.get("name"), info.get("hostname"), info.get("pid")
@@ -84,7 +105,18 @@ class _Peer:
 
 
 class _Registration:
-    __slots__ = ("id", "is_pub", "observer", "peer", "renewed", "revision", "session", "topic")
+    __slots__ = (
+        "id",
+        "is_pub",
+        "limited",
+        "observer",
+        "peer",
+        "renewed",
+        "revision",
+        "rights",
+        "session",
+        "topic",
+    )
 
     def __init__(self, peer: _Peer, message: Register, topic: str, revision: int) -> None:
         self.peer = peer
@@ -96,6 +128,13 @@ class _Registration:
         self.revision = revision
         self.session = peer.session
         """The session of its peer in which it was last registered."""
+        self.rights = peer.rights
+        self.limited = is_pattern(topic) and "**" not in self.rights.subscribe
+        """Whether it may match what it has no right to. (No topic that was registered does.)"""
+
+    def may_hear(self, topic: str) -> bool:
+        """Whether a Sub that matches a topic may be told of it."""
+        return not self.limited or self.rights.may_subscribe(topic)
 
     def is_current(self) -> bool:
         return self.peer.connected and self.session == self.peer.session
@@ -162,6 +201,7 @@ class Registry:
         host_id: str = "",
         source: str = "",
         met_at: Address = _NOWHERE,
+        rights: Rights = EVERYTHING,
     ) -> list[Push]:
         """A peer has connected: a new one, one that was away, or one whose old connection this
         one replaces. What it had registered is kept until it should have come again.
@@ -186,6 +226,7 @@ class Registry:
             peer.local = bool(ways) and all(is_loopback(way.host) for way in ways)
             peer.moved = peer.session
         peer.met_at = met_at
+        peer.rights = rights
         self._set_due(peer, now)
         return []
 
@@ -268,7 +309,9 @@ class Registry:
         """A connected peer has a Pub or Sub. It is told its matches, and these are told of it.
 
         The same one may come again: it is answered, and on a new connection is current again.
-        Another topic, role or observer flag under the same id replaces what was there.
+        Another topic, role or observer flag under the same id replaces what was there, and so does
+        the same one where the peer's rights are others now. One that it has no right to is REFUSED,
+        and nothing is there under its id then.
 
         Raises:
             ProtocolError: the topic or pattern is not valid, the peer has too many, or it is not
@@ -279,12 +322,18 @@ class Registry:
             raise ProtocolError(f"peer {peer_id!r} registers and is not connected")
         known = peer.registrations.get(message.id)
         if known is not None and known.is_same(message):
-            return self._renew(known, now)
+            if known.rights == peer.rights:
+                return self._renew(known, now)
+            self._set_due(peer, now)
         try:
             check = check_topic if message.role == "pub" else check_pattern
             topic = check(message.topic)
         except TopicError as error:
             raise ProtocolError(f"{message.role} {message.id}: {error.problem}") from None
+        refused = _refused(peer, message, topic)
+        if refused is not None:
+            lost = [] if known is None else self._remove_one(known)
+            return [*lost, (peer_id, refused)]
         replaced = 0 if known is None else _segments(known.topic)
         segments = _segments(topic)
         beyond = ""
@@ -385,7 +434,14 @@ class Registry:
         """Those of the other role, the oldest first: sets have no order that would be the same in
         another run."""
         topic = registration.topic
-        found = self._subs.match(topic) if registration.is_pub else self._pubs.match(topic)
+        if registration.is_pub:
+            subs = self._subs.match(topic)
+            found = {sub for sub in subs if not sub.limited or sub.may_hear(topic)}
+        elif not registration.limited:
+            found = self._pubs.match(topic)
+        else:  # what it has a right to may be little of what it matches
+            parts = [self._pubs.match(part) for part in registration.rights.part(topic)]
+            found = {pub for part in parts for pub in part if matches(topic, pub.topic)}
         return sorted(found, key=_by_revision) if len(found) > 1 else list(found)
 
     def _answer(self, to: _Registration, matching: list[_Registration]) -> list[Push]:
@@ -410,8 +466,9 @@ class Registry:
 
     # --- what people ask ----------------------------------------------------------------
 
-    def topics(self) -> Iterator[dict[str, Any]]:
-        """A row for each topic and pattern, sorted: ``topic``, ``publishers``, ``subscribers``.
+    def topics(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
+        """A row for each topic and pattern that is within those rights, sorted: ``topic``,
+        ``publishers``, ``subscribers``.
 
         Subscribers of a topic are counted with those whose pattern matches it; the publishers of
         a pattern are those that match it, its subscribers only its own. Each row is made when it
@@ -420,18 +477,35 @@ class Registry:
         for topic in sorted({*self._pubs, *self._subs}):
             if not self._pubs.count(topic) and not self._subs.count(topic):
                 continue  # it went while we waited
-            pattern = is_pattern(topic)
+            if not rights.may_see(topic):
+                continue
+            if is_pattern(topic):
+                subscribers = self._subs.count(topic)
+            else:
+                subscribers = sum(sub.may_hear(topic) for sub in self._subs.match(topic))
             yield {
                 "topic": topic,
                 "publishers": len(self._pubs.match(topic)),
-                "subscribers": self._subs.count(topic) if pattern else len(self._subs.match(topic)),
+                "subscribers": subscribers,
             }
 
-    def peers(self) -> Iterator[dict[str, Any]]:
+    def peers(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
         """A row for each peer, sorted by name and id, each made when it is asked for:
         ``peer_id``, ``address`` (empty: it cannot be dialled), ``name``, ``pid``, ``hostname``,
         ``pubs``, ``subs`` and ``state``, which is ``connected`` or ``away``.
+
+        Raises:
+            ProtocolError: whoever has those rights may not list them.
         """
+        if not rights.list:
+            raise ProtocolError(
+                "the peers are told to nobody whose certificate does not say so: issue it with "
+                "`pubsubd cert issue --list`",
+                code="auth",
+            )
+        return self._peer_rows()
+
+    def _peer_rows(self) -> Iterator[dict[str, Any]]:
         for peer in sorted(self._peers.values(), key=attrgetter("name", "peer_id")):
             yield {
                 "peer_id": peer.peer_id,
@@ -443,6 +517,24 @@ class Registry:
                 "subs": len(peer.registrations) - peer.pubs,
                 "state": "connected" if peer.connected else "away",
             }
+
+
+def _refused(peer: _Peer, message: Register, topic: str) -> Refused | None:
+    """Why a peer has no right to what it registers; None: it has. A pattern is refused only where
+    nothing could ever match both."""
+    rights = peer.rights
+    if message.role == "pub":
+        verb, allowed = "publish", rights.may_publish(topic)
+    elif is_pattern(topic):
+        verb, allowed = "subscribe", bool(rights.part(topic))
+    else:
+        verb, allowed = "subscribe", rights.may_subscribe(topic)
+    if allowed:
+        return None
+    who = repr(peer.who[0][:100]) if peer.who[0] else "this peer"
+    shown = repr(topic if len(topic) <= 200 else f"{topic[:200]}…")
+    reason = f"{who} may not {verb} {shown}: it {rights.may(verb)}"
+    return Refused(message.id, reason if len(reason) <= 1024 else f"{reason[:1023]}…")
 
 
 def _segments(topic: str) -> int:

@@ -19,9 +19,11 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from pubsub.config import Address, Settings, unmapped
 from pubsub.coordinator.registry import Push, Registry
+from pubsub.core.rights import EVERYTHING, Rights, held
 from pubsub.errors import ProtocolError
 from pubsub.links.doors import Doorman
 from pubsub.links.link import Link
@@ -201,6 +203,7 @@ class Coordinator:
                     host_id=other.host_id,
                     source=unmapped(there[0]) if there else "",
                     met_at=Address(unmapped(here[0]), here[1]) if here else Address("", 0),
+                    rights=connection.rights,
                 )
                 or ()
             )
@@ -327,6 +330,7 @@ class _Connection:
         self.coordinator = coordinator
         self.link: Link | None = None
         self.peer_id = ""
+        self.rights: Rights = EVERYTHING
         self.home: Address | None = None
         """Where the peer lives, if that is known."""
         self.dirty = False
@@ -345,6 +349,7 @@ class _Connection:
     def opened(self, link: Link, other: Other) -> _Connection:
         """See `Endpoint`."""
         self.peer_id = other.peer_id if other.role == "peer" else ""
+        self.rights = held(other.standing.rights)
         link.reader.max_payload = MAX_REQUEST_PAYLOAD
         self.link = link
         try:
@@ -403,12 +408,12 @@ class _Connection:
         else:
             if len(self._answers) >= 16:
                 raise ProtocolError("too many questions at once", code="limit")
-            self._answers.append(self._answer(request))
+            registry = coordinator.registry
+            ask = registry.topics if request.what == "topics" else registry.peers
+            self._answers.append(self._answer(request, ask(self.rights)))
             coordinator.touch(self)
 
-    def _answer(self, query: Query) -> Iterator[bytes]:
-        registry = self.coordinator.registry
-        rows = registry.topics() if query.what == "topics" else registry.peers()
+    def _answer(self, query: Query, rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
         while True:
             part = tuple(islice(rows, ANSWER_ROWS))
             complete = len(part) < ANSWER_ROWS

@@ -177,7 +177,13 @@ async def test_a_peer_and_a_coordinator_show_none_and_log_none(
 
 def test_a_secret_that_was_said_is_found(key: Key) -> None:
     secret = secret_of(key)
-    for text in (key.text(), f"PUBSUB_KEY={key.text()}", secret.hex(), repr(secret), f"[{secret!r}]"):
+    for text in (
+        key.text(),
+        f"PUBSUB_KEY={key.text()}",
+        secret.hex(),
+        repr(secret),
+        f"[{secret!r}]",
+    ):
         assert secrecy.found_in([("log", f"before {text} after")]) == ["log"]
     assert secrecy.found_in([("log", f"{key!r} {key.id} {bytes(32)!r} {'x' * 64}")]) == []
 
@@ -223,5 +229,3 @@ def talkative() -> Iterator[Path]:
     )
     yield path
     path.unlink()
-
-

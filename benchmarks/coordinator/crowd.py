@@ -29,7 +29,7 @@ from pubsub.runtime.coordinator_link import Session
 from pubsub.trust.guard import Guard
 from pubsub.wire.frames import SCRATCH_SIZE
 from pubsub.wire.handshake import Identity, tcp
-from pubsub.wire.messages import Expect, Match, Register, Revoked, Unregister, encode
+from pubsub.wire.messages import Expect, Match, Refused, Register, Revoked, Unregister, encode
 
 BATCH = 20
 """Registrations that go out in one write where the plan does not say."""
@@ -96,6 +96,9 @@ class _Peer:
             if row.sub_id >= EXTRA:
                 self.world.announced(row.peer_id, row.sub_id)
         self._told(expect.stream_id, expect)
+
+    def refused(self, session: Session, refused: Refused) -> None:
+        raise AssertionError(refused.reason)
 
     def _told(self, id: int, message: Match | Expect) -> None:
         world = self.world

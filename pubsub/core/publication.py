@@ -212,6 +212,16 @@ class Publication:
         if cursor is not None and cursor.outlet is None and cursor.channel < 0:
             self._drop(cursor)
 
+    def refuse(self, key: SubKey) -> None:
+        """This Sub has no right to the stream: no place is held for it. (One that is attached came
+        on another link, which had the right, and ends with that.)"""
+        self._late.pop(key, None)
+        cursor = self._cursors.get(key)
+        if cursor is not None and cursor.outlet is None:
+            if cursor.channel >= 0:
+                self._leave(cursor, "away")
+            self._drop(cursor)
+
     def answered(self, now: float) -> None:
         """Every coordinator that can be reached has named the subscribers that it knows."""
         newborn = self._cursors.get(_NEWBORN)

@@ -21,16 +21,27 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
-from pubsub.core.topics import check_pattern, matches
+from pubsub.core.topics import check_pattern, is_pattern, matches
 from pubsub.errors import TopicError
 
-__all__ = ["ALL", "COVER_STEPS", "EVERYTHING", "NONE", "Rights", "covers", "overlaps"]
+__all__ = [
+    "ALL",
+    "COVER_STEPS",
+    "EVERYTHING",
+    "NONE",
+    "SHOWN",
+    "Rights",
+    "covers",
+    "held",
+    "in_words",
+    "overlaps",
+]
 
-COVER_STEPS = 10_000
-"""Steps after which `covers` gives up: some ten milliseconds. A pattern and rights that people
+COVER_STEPS = 2_000
+"""Steps after which `covers` gives up: some milliseconds. A pattern and rights that people
 write need a few dozen."""
 
-_SHOWN = 8
+SHOWN = 8
 """Patterns of each kind that `Rights.may` names."""
 
 _ROLES = ("coordinator", "relay", "list")
@@ -86,7 +97,10 @@ class Rights:
         return any(matches(pattern, topic) for pattern in self.subscribe)
 
     def may_see(self, topic: str) -> bool:
-        """Whether a topic is within its rights, so that it may be told of it."""
+        """Whether a topic, or all of a pattern, is within its rights, so that it may be told of
+        it."""
+        if is_pattern(topic):
+            return covers(self.subscribe, topic) or covers(self.publish, topic)
         return self.may_subscribe(topic) or self.may_publish(topic)
 
     def part(self, pattern: str) -> tuple[str, ...]:
@@ -101,13 +115,13 @@ class Rights:
     def may(self, verb: str) -> str:
         """What it may ``publish`` or ``subscribe``, in words, cut to a few patterns."""
         patterns = self.publish if verb == "publish" else self.subscribe
-        return f"may {verb} {_listed(patterns, _SHOWN)}"
+        return f"may {verb} {in_words(patterns, SHOWN)}"
 
     def __str__(self) -> str:
         """All of it in words."""
         if self == EVERYTHING:
             return "may do everything"
-        words = f"may publish {_listed(self.publish)} and subscribe {_listed(self.subscribe)}"
+        words = f"may publish {in_words(self.publish)} and subscribe {in_words(self.subscribe)}"
         if not self.publish and not self.subscribe:
             words = "may publish and subscribe nothing"
         roles = [
@@ -174,7 +188,8 @@ def _quoted(text: str) -> str:
     return ascii(text if len(text) <= 200 else f"{text[:200]}…")
 
 
-def _listed(patterns: tuple[str, ...], most: int | None = None) -> str:
+def in_words(patterns: tuple[str, ...], most: int | None = None) -> str:
+    """Patterns, the first so many of them."""
     if not patterns:
         return "nothing"
     if "**" in patterns:
@@ -190,6 +205,11 @@ EVERYTHING = Rights(["**"], ["**"], coordinator=True, relay=True, list=True)
 ALL = EVERYTHING
 NONE = Rights()
 """Of a certificate that gives none."""
+
+
+def held(rights: Rights | None) -> Rights:
+    """The rights of who has shown these; None: nobody is asked for any."""
+    return EVERYTHING if rights is None else rights
 
 
 class _Readings:

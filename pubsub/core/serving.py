@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pubsub.core.cursor import Cursor, Skip, SubKey
 from pubsub.core.log import Batch
 from pubsub.core.publication import Publication
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.errors import ProtocolError
 from pubsub.wire import messages
 from pubsub.wire.frames import BUFFER_PIECE, Event, buffer_header, data_header
@@ -68,6 +69,8 @@ class Serving:
         on_output: called once when there is something to write; `pump` then, but not within the
             call.
         max_channels: how many may be open at once.
+        rights: of the subscribing peer. Whatever a coordinator has said: what it may not subscribe
+            is refused here.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Serving:
         on_output: Callable[[], None],
         *,
         max_channels: int,
+        rights: Rights = EVERYTHING,
     ) -> None:
         self.peer_id = peer_id
         self.address = address
@@ -85,6 +89,7 @@ class Serving:
         self._on_output = on_output
         self._due = False  # it was called, and `pump` was not yet
         self._max_channels = max_channels
+        self._rights = rights
         self._channels: dict[int, _Channel] = {}
         self._highest = -1
         self._control: list[Chunk] = []
@@ -143,6 +148,10 @@ class Serving:
         if publication is None:
             why = f"there is no stream {asked.stream_id} here"
             self._say(End(asked.channel, 0, "unknown", why))
+        elif not self._rights.may_subscribe(publication.topic):
+            publication.refuse(SubKey(self.peer_id, asked.sub_id))
+            why = f"it may not subscribe this topic: it {self._rights.may('subscribe')}"
+            self._say(End(asked.channel, 0, "refused", why[:1024]))
         elif publication.ended:  # the END itself was lost with the link; its count must not be
             self._say(End(asked.channel, publication.log.next_seq, "closed", "the Pub was closed"))
         else:

@@ -19,10 +19,15 @@ from pubsub.faces.process import end_with_loop, end_with_process, forget, refuse
 from pubsub.links import descriptors
 from pubsub.runtime.runtime import Runtime
 from pubsub.runtime.thread import LoopThread, refuse_green
+from pubsub.support.logs import logger
+from pubsub.support.ratelimit import RateLimit
 from pubsub.support.reentry import calls_of, running_loop
 from pubsub.trust.credentials import credentials_from
 
 __all__ = ["Peer"]
+
+log = logger("pubsub.open")
+log.logger.addFilter(RateLimit(most=1))  # a program may make many Peers
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -86,6 +91,11 @@ class Peer:
             refuse_at_exit()
         descriptors.fill_standard()
         guard = credentials.guard()
+        if guard.open:
+            log.warning(
+                "%s: everybody who can connect to this process may read and publish everything",
+                credentials.source,
+            )
         try:
             if loop is None:
                 self._thread = LoopThread()

@@ -92,6 +92,7 @@ class TlsLayer(asyncio.BufferedProtocol):
         "_raw_reading",
         "_reading",
         "_scratch",
+        "_sealed",
         "_server_side",
         "_shut",
         "_ssl",
@@ -123,6 +124,7 @@ class TlsLayer(asyncio.BufferedProtocol):
         self._raw: Any = None
         self._early: list[bytes] = []  # what was written before it is up
         self._early_size = 0
+        self._sealed: list[bytes] = []  # what is encrypted, and not sent yet
         self._high = WRITE_HIGH_WATER
         self._raw_full = False
         self._pressed = False  # the link knows that no more is taken
@@ -265,9 +267,8 @@ class TlsLayer(asyncio.BufferedProtocol):
         self.peer_der = tls.getpeercert(True) or b""
         early, self._early, self._early_size = self._early, [], 0
         if early:
-            self._seal(b"".join(early))  # goes with the last message of the handshake
-        else:
-            self._flush()
+            self._seal(b"".join(early))
+        self._flush()  # the last message of the handshake, and what was written early behind it
         self._pace()
         self._press()
         return True
@@ -340,7 +341,7 @@ class TlsLayer(asyncio.BufferedProtocol):
     def resume_reading(self) -> None:
         """Go on, in a later turn of the loop, with what is here already."""
         self._reading = True
-        if self._drained and not self._eof:
+        if self._drained:
             self._pace()
         elif not self._waking:
             self._waking = True
@@ -354,7 +355,7 @@ class TlsLayer(asyncio.BufferedProtocol):
     def _pace(self) -> None:
         """Read of the plain transport what the link takes: else what it does not would grow here.
         A handshake goes on in any case."""
-        wanted = not self.up or (self._reading and self._drained)
+        wanted = self._reading or not self.up
         if wanted != self._raw_reading and not self._eof and not self._raw.is_closing():
             self._raw_reading = wanted
             if wanted:
@@ -370,6 +371,7 @@ class TlsLayer(asyncio.BufferedProtocol):
             return
         if self.up:
             self._seal(data)
+            self._flush()
         else:
             self._early.append(bytes(data))
             self._early_size += len(data)
@@ -378,49 +380,54 @@ class TlsLayer(asyncio.BufferedProtocol):
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         """Send all of it: small chunks share records, large ones are encrypted from where they
         are."""
+        if not self.up:
+            self.write(b"".join(list_of_data))
+            return
+        if self._half or self._closing:
+            return
         small: list[bytes | bytearray | memoryview] = []
         size = 0
         for data in list_of_data:
-            if small and (len(data) >= JOIN_BELOW or size + len(data) > RECORD):
-                self.write(b"".join(small))
+            large = len(data) >= JOIN_BELOW
+            if small and (large or size + len(data) > RECORD):
+                self._seal(b"".join(small))
                 small, size = [], 0
-            if len(data) >= JOIN_BELOW:
-                self.write(data)
+            if large:
+                self._seal(data)
             else:
                 small.append(data)
                 size += len(data)
-        if small:
-            self.write(b"".join(small))
+        if size:
+            self._seal(b"".join(small))
+        self._flush()
 
     def _seal(self, data: bytes | bytearray | memoryview) -> None:
+        """Encrypt it, to be sent by `_flush`."""
         tls = self._ssl
-        if tls is None:
+        if tls is None or self._closing:
             return
-        pieces = []
+        view = memoryview(data)
+        sent, size = 0, len(view)
         try:
-            if len(data) <= FEED:
-                sent = tls.write(data)
-            else:
-                sent = 0
-            if sent < len(data):
-                view = memoryview(data)
-                while sent < len(data):
-                    sent += tls.write(view[sent : sent + FEED])
-                    if self._out.pending >= FEED:
-                        pieces.append(self._out.read())
+            while sent < size:
+                sent += tls.write(view[sent : sent + FEED])
+                if sent < size or self._out.pending >= FEED:
+                    self._sealed.append(self._out.read())
         except ssl.SSLError as error:
             self._refuse(error)
-            return
-        if not pieces:
-            self._flush()
-        elif not self._raw.is_closing():
-            pieces.append(self._out.read())
-            self._raw.writelines(pieces)
 
     def _flush(self) -> None:
-        """Send what OpenSSL has to say."""
-        data = self._out.read()
-        if data and not self._shut and not self._raw.is_closing():
+        """Send what was encrypted, and what OpenSSL has to say."""
+        data, sealed = self._out.read(), self._sealed
+        if sealed:
+            self._sealed = []
+            if data:
+                sealed.append(data)
+        if not (data or sealed) or self._shut or self._raw.is_closing():
+            return
+        if sealed:
+            self._raw.writelines(sealed)
+        else:
             self._raw.write(data)
 
     def _press(self) -> None:

@@ -28,6 +28,7 @@ from pubsub.links.resolving import host_of, numeric
 from pubsub.support.logs import logger
 from pubsub.support.occupants import occupant
 from pubsub.trust.guard import Guard, is_auth
+from pubsub.wire import messages
 from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused
 from pubsub.wire.messages import Control, Expect, Match, Register, Revoked, encode
@@ -70,6 +71,9 @@ class Directed(Protocol):
 
     def expected(self, session: Session, expect: Expect) -> None:
         """An EXPECT came."""
+
+    def refused(self, session: Session, refused: messages.Refused) -> None:
+        """A REFUSED came: that Pub or Sub may not be."""
 
     def revoked(self, revoked: Revoked) -> None:
         """A REVOKED came. Raises ProtocolError where it is not to be believed."""
@@ -366,6 +370,8 @@ class Session(KeptLink):
             self._directed.matched(self, event)
         elif isinstance(event, Expect):
             self._directed.expected(self, event)
+        elif isinstance(event, messages.Refused):
+            self._directed.refused(self, event)
         elif isinstance(event, Revoked):
             self._directed.revoked(event)
         else:

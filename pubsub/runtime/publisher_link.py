@@ -13,6 +13,7 @@ from pubsub.config import Address, Settings, Way, is_loopback
 from pubsub.core.directory import Directory
 from pubsub.core.inbox import Inbox
 from pubsub.core.receiving import Receiving
+from pubsub.core.rights import held
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.errors import ProtocolError
 from pubsub.links.keeping import KeptLink, Trouble
@@ -215,6 +216,7 @@ class Remote(KeptLink):
         self._unused: asyncio.TimerHandle | None = None
         self._refused = False
         self._who: tuple[str, bytes] | None = None  # what it showed when it was met first
+        self._kept_said = False
         self.met: Address | None = None
 
     @property
@@ -357,7 +359,14 @@ class Remote(KeptLink):
 
     def _begin(self, link: Link, other: Other) -> Receiving:
         self.met = self.address.address
-        receiving = self._receiving = Receiving(self._output, self._answered)
+        receiving = self._receiving = Receiving(
+            self._output,
+            self._answered,
+            rights=held(other.standing.rights),
+            on_refused=self._kept,
+            name=other.standing.name,
+            vouched=other.standing.authenticated,
+        )
         link.reader.sink = receiving
         for stream in self._streams:
             self._subscribe(receiving, stream)
@@ -366,6 +375,19 @@ class Remote(KeptLink):
     def _output(self) -> None:
         if self.link is not None:
             self._owner.turn.touch(self.link)
+
+    def _kept(self, stream: Stream, why: str) -> None:
+        """A stream is refused, on either side, for want of a right. Said once: of a pattern's
+        thousand topics, all have the same trouble."""
+        say = log.debug if self._kept_said else log.warning
+        self._kept_said = True
+        say(
+            "Sub(%r) gets no %r from %s: %s",
+            stream.inbox.pattern,
+            stream.topic,
+            stream.publisher,
+            why,
+        )
 
     def _answered(self, stream: Stream) -> None:
         self._settled(stream)

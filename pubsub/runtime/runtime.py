@@ -20,6 +20,7 @@ from pubsub.config import Address, Settings, is_loopback, is_wildcard
 from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
+from pubsub.core.rights import SHOWN, in_words
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import AuthError, Closed, ProtocolError
@@ -44,7 +45,7 @@ from pubsub.support.ratelimit import RateLimit
 from pubsub.trust.guard import Guard
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.messages import Expect, Match, Register, Revoked, Unregister
+from pubsub.wire.messages import Expect, Match, Refused, Register, Revoked, Unregister
 
 __all__ = ["OpenPub", "Runtime", "Sink", "Source"]
 
@@ -294,7 +295,19 @@ class Runtime:
                 pub.source.seal()
                 self._join_locally(pub.publication, sub)
         self._tell(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
+        if is_pattern(inbox.pattern):
+            self._say_what_is_covered(inbox.pattern)
         return inbox, self.readiness.add(inbox.sub_id, inbox)
+
+    def _say_what_is_covered(self, pattern: str) -> None:
+        """A Sub whose pattern is wider than its right gets a part of what it asks for."""
+        rights = self.guard.rights
+        part = rights.part(pattern)
+        if part and not rights.covers(pattern):
+            log.warning(
+                "Sub(%r) gets only what this process may subscribe as well: %s",
+                *(pattern, in_words(part, SHOWN)),
+            )
 
     def close_sub(self, sub_id: int) -> None:
         """Close an inbox: whatever waits in it is given up."""
@@ -317,6 +330,8 @@ class Runtime:
             publication.topic,
             f"{self.address or 'local'}#{publication.stream_id}",
             self.settings.max_batch,
+            name=self.guard.name,
+            vouched=True,
         )
         sub.inbox.add(stream)
         self.turn.local.join(publication, stream)
@@ -398,6 +413,27 @@ class Runtime:
             self.clock.arm(now + self.settings.join_timeout)
         if expect.complete:
             self.readiness.answered(session, expect.stream_id)
+
+    def refused(self, session: Session, refused: Refused) -> None:
+        """See `Directed`. Another coordinator may know of other rights, and one that refuses is
+        enough: whoever is to receive it might be registered there."""
+        number, why = refused.id, f"refused by the coordinator at {session}: {refused.reason}"
+        pub, sub = self._pubs.get(number), self._subs.get(number)
+        if pub is not None:
+            topic = pub.publication.topic
+            error = AuthError(f"Pub({topic!r}) is {why}")
+            pub.source.seal()
+            lacking = pub.publication.unreceived(pub.source.count())
+            self.readiness.remove(number, error)  # before it hears that it is closed
+            pub.source.abandon(error)
+            self.end_pub(number)
+            if lacking:
+                log.error("%s; not delivered: %s", error, lingering.messages(lacking))
+        elif sub is not None:
+            error = AuthError(f"Sub({sub.inbox.pattern!r}) is {why}")
+            self.readiness.remove(number, error)
+            self.close_sub(number)
+            sub.sink.abandon(error)
 
     def revoked(self, revoked: Revoked) -> None:
         """See `Directed`."""

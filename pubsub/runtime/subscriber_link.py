@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from pubsub.config import Address, Settings
 from pubsub.core.publication import Leaver, Publication
+from pubsub.core.rights import held
 from pubsub.core.serving import Serving
 from pubsub.errors import ProtocolError
 from pubsub.links.link import Link
@@ -176,6 +177,7 @@ class Served:
             self._owner.find,
             self._output,
             max_channels=self._owner.settings.max_channels,
+            rights=held(other.standing.rights),
         )
         if not stays:
             link.goodbye()

@@ -25,7 +25,7 @@ from pubsub.wire.handshake import Authenticator, Identity, Standing
 from pubsub.wire.messages import Auth, Hello
 
 if TYPE_CHECKING:
-    from pubsub.trust.certificates import Card, Contexts, Pair
+    from pubsub.trust.certificates import Card, Contexts, Pair, Revoked
 
 __all__ = ["IMPOSTOR", "Der", "Group", "Guard", "Holder", "Private", "is_auth"]
 
@@ -320,9 +320,10 @@ class Holder(Guard):
 
     def __init__(self, read: Callable[[], tuple[Contexts, bytes]]) -> None:
         self._read = read
-        self._gone = frozenset[int]()
-        self._number = -1
-        self.renew(read())
+        self._lists: dict[str, Revoked] = {}  # the newest of each CA
+        self._contexts, revoked = read()
+        if revoked:
+            self.learn(revoked)
 
     @property
     def rights(self) -> Rights:
@@ -357,7 +358,13 @@ class Holder(Guard):
 
     def renew(self, found: tuple[Contexts, bytes]) -> None:
         """See `Guard`."""
-        self._contexts, revoked = found
+        contexts, revoked = found
+        if contexts.own.name != self.name:  # under another, others would take us for an impostor
+            raise AuthError(
+                f"the certificate file is that of {contexts.own.name!r} now, and this process is "
+                f"{self.name!r}: start it anew"
+            )
+        self._contexts = contexts
         if revoked:
             self.learn(revoked)
 
@@ -366,9 +373,11 @@ class Holder(Guard):
         from pubsub.trust.certificates import revoked_by
 
         found = revoked_by(self._contexts, revoked, "the list of revoked certificates")
-        newer = found.number > self._number
+        known = self._lists.get(found.issuer)
+        newer = known is None or found.number > known.number
         if newer:
-            self.revoked, self._number, self._gone = revoked, found.number, found.serials
+            self.revoked = revoked
+            self._lists[found.issuer] = found
         return newer
 
     def standing(self, card: Card) -> Standing:
@@ -377,15 +386,20 @@ class Holder(Guard):
         Raises:
             ProtocolError: nothing: it was revoked.
         """
-        if card.serial in self._gone:
+        if any(each.has(card) for each in self._lists.values()):
             raise ProtocolError(f"the certificate of {card.name!r} was revoked", code="auth")
-        return Standing(
-            *(card.rights, card.name, True, frozenset({f"{card.serial:x}"}), card.not_after)
-        )
+        stands_on = frozenset({(card.issuer, card.serial), self._own})
+        return Standing(card.rights, card.name, True, stands_on, card.not_after)
+
+    @property
+    def _own(self) -> tuple[str, int]:
+        """The certificate that others were shown: with a new one, they are to be shown that."""
+        return "own", self._contexts.own.serial
 
     def counts(self, standing: Standing) -> bool:
         """See `Guard`."""
-        return not any(int(serial, 16) in self._gone for serial in standing.stands_on)
+        gone = {(each.issuer, serial) for each in self._lists.values() for serial in each.serials}
+        return self._own in standing.stands_on and gone.isdisjoint(standing.stands_on)
 
     @property
     def until(self) -> float:  # type: ignore[override]

@@ -90,7 +90,7 @@ class Standing(NamedTuple):
     """That of its certificate; empty: it has none."""
     authenticated: bool = False
     """It has shown that it belongs here."""
-    stands_on: frozenset[str] = frozenset()
+    stands_on: frozenset[Any] = frozenset()
     """The keys or certificates that the connection stands on: each counts, or it is over."""
     until: float = float("inf")
     """When that ends, in seconds since 1970."""
@@ -296,7 +296,7 @@ class Acceptor:
         else:
             raise ProtocolError(f"{_name(event)} where AUTH belongs", code="auth")
         standing = self._authenticator.vouch(hello.role, hello.peer_id)
-        # who has shown nothing is not told who this is
+        # only now: who has shown nothing does not learn by trying who this is not
         if hello.peer_id == me.peer_id:
             raise ProtocolError("it says that it is this very peer", code="identity")
         if hello.expects and hello.expects != me.peer_id:

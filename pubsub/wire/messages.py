@@ -42,6 +42,7 @@ __all__ = [
     "Ping",
     "Pong",
     "Query",
+    "Refused",
     "Register",
     "Revoked",
     "Subscribe",
@@ -57,7 +58,7 @@ __all__ = [
 PROTOCOL_VERSION = 2
 MAX_PAYLOAD_BEFORE_WELCOME = 4096
 """Bytes that a frame may have before the other end is known."""
-MAX_WAYS = 16
+MAX_WAYS = 8
 """Ways to one peer that a HELLO or MATCH may list."""
 MAX_REQUEST_PAYLOAD = 64 * 1024
 """Bytes that a frame to a publisher or to a coordinator may have: all of them are small."""
@@ -104,6 +105,7 @@ class Kind(IntEnum):
     EXPECT = 19
     QUERY = 20
     ANSWER = 21
+    REFUSED = 22
     REVOKED = 23
 
 
@@ -577,6 +579,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Coordinator → peer: your Pub or Sub is not registered, because you have no right to it."""
+
+    KIND: ClassVar[Kind] = Kind.REFUSED
+    id: int = _field(_entity)
+    """Of the REGISTER."""
+    reason: str = _field(_shown(1024))
+    """A sentence for people: who may not do what, and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Revoked:
     """Coordinator → peer: the newest list of revoked certificates, on which both ends of a link
     act."""
@@ -605,6 +618,7 @@ Control: TypeAlias = (
     | Expect
     | Query
     | Answer
+    | Refused
     | Revoked
 )
 

@@ -24,10 +24,20 @@ from hypothesis.stateful import (
 import pubsub.coordinator.registry as registry_module
 from pubsub.config import Address
 from pubsub.coordinator.registry import SWEEP, Push, Registry
+from pubsub.core.rights import EVERYTHING, NONE, Rights
 from pubsub.core.topics import matches
 from pubsub.errors import ProtocolError
 from pubsub.wire.handshake import place_of, tcp
-from pubsub.wire.messages import Expect, ExpectedSub, Match, MatchedPub, Register, encode, parse
+from pubsub.wire.messages import (
+    Expect,
+    ExpectedSub,
+    Match,
+    MatchedPub,
+    Refused,
+    Register,
+    encode,
+    parse,
+)
 from tests.wire.said import matched
 
 INFO = {"name": "camera", "pid": 4711, "hostname": "box", "library": "1.0"}
@@ -203,6 +213,7 @@ class Told:
 
     def hear(self, pushes: list[Push]) -> list[Push]:
         for peer_id, message in pushes:
+            assert not isinstance(message, Refused)
             id = message.sub_id if isinstance(message, Match) else message.stream_id
             known = self.known.setdefault((peer_id, id), set())
             for row_ in message.added:
@@ -221,6 +232,7 @@ def test_what_a_peer_had_goes_piece_by_piece(monkeypatch: pytest.MonkeyPatch, wa
         told.hear(registry.register("B", pub(id, f"t/{id}"), 0.0))
     registry.lose("B", 0.0)
     (first,) = told.hear(registry.leave("B") if way == "leave" else registry.expire(5.0))
+    assert isinstance(first[1], Match)
     assert len(first[1].removed) == 50, "a registration and a row each"
     assert [r["peer_id"] for r in registry.peers()] == ["A", "C"]
     assert registry.next_expiry() is None
@@ -230,6 +242,7 @@ def test_what_a_peer_had_goes_piece_by_piece(monkeypatch: pytest.MonkeyPatch, wa
     told.hear(registry.register("C", sub(2, "t/299"), 6.0))
     while registry.sweeping:
         for _, message in told.hear(registry.sweep()):
+            assert not isinstance(message, Refused)
             assert len(message.removed) <= 50
     assert told.known["A", 1] == told.known["C", 2] == set()
     assert [r["topic"] for r in registry.topics()] == ["**", "t/299"]
@@ -514,7 +527,12 @@ def test_g3_a_loopback_address_is_told_on_its_own_machine_only(
         pushes: list[Push] = []
         for peer_id, message in calls if pub_first else reversed(calls):
             pushes += registry.register(peer_id, message, 0.0)
-        rows = [row_ for _, message in pushes for row_ in message.added]
+        rows = [
+            row_
+            for _, message in pushes
+            if not isinstance(message, Refused)
+            for row_ in message.added
+        ]
         assert set(rows) in (
             {found, expected},
             {found._replace(before=True), expected._replace(before=True)},
@@ -739,6 +757,168 @@ def test_the_steps_of_a_registration_do_not_grow_with_what_is_known() -> None:
     assert large < 1.2 * small
 
 
+# --- rights -------------------------------------------------------------------------------------
+
+
+def allowed(registry: Registry, peer_id: str, rights: Rights, who: str = "") -> None:
+    """It is connected, anew if it was."""
+    ways = tcp(f"{peer_id}.net", 1)
+    registry.connect(peer_id, ways, INFO, 0.0, rights=rights, who=(who, b"claim"))
+
+
+def rows_for(pushes: list[Push]) -> dict[str, list[Any]]:
+    """Who is told of whom."""
+    told: dict[str, list[Any]] = {}
+    for peer_id, message in pushes:
+        assert not isinstance(message, Refused)
+        told.setdefault(peer_id, []).extend(row_[0] for row_ in message.added)
+    return told
+
+
+KITCHEN = Rights(["kitchen/**"], ["config/*"])
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (pub(1, "attic/temp"), "may not publish 'attic/temp': it may publish 'kitchen/**'"),
+        (pub(1, "config/a"), "may not publish 'config/a': it may publish 'kitchen/**'"),
+        (sub(1, "kitchen/temp"), "may not subscribe 'kitchen/temp': it may subscribe 'config/*'"),
+        (sub(1, "config/a/b"), "may not subscribe 'config/a/b': it may subscribe 'config/*'"),
+        (sub(1, "kitchen/**"), "may not subscribe 'kitchen/**': it may subscribe 'config/*'"),
+        (sub(1, "*/a/b"), "may not subscribe '*/a/b': it may subscribe 'config/*'"),
+    ],
+)
+@pytest.mark.parametrize("who", ["", "stove"])
+def test_who_has_no_right_is_refused_and_nothing_is_registered(
+    message: Register, reason: str, who: str
+) -> None:
+    registry = Registry()
+    allowed(registry, "A", KITCHEN, who)
+    said = Refused(1, f"{who!r} {reason}" if who else f"this peer {reason}")
+    assert registry.register("A", message, 0.0) == [("A", said)]
+    assert list(registry.topics()) == []
+    assert [(r["pubs"], r["subs"], r["state"]) for r in registry.peers()] == [(0, 0, "connected")]
+    assert registry.register("A", pub(1, "kitchen/temp"), 0.0) == [("A", expect(1, revision=1))]
+
+
+def test_a_pattern_is_taken_where_anything_could_match_both() -> None:
+    registry = Registry()
+    allowed(registry, "A", KITCHEN)
+    for id, pattern in enumerate(("**", "*/*", "config/**", "**/x")):
+        ((_, answer),) = registry.register("A", sub(id, pattern), 0.0)
+        assert isinstance(answer, Match)
+
+
+def test_the_longest_topic_and_rights_fit_into_a_refusal() -> None:
+    registry = Registry()
+    many = Rights([f"{n}{'x' * 1000}" for n in range(100)])
+    allowed(registry, "A", many, "w" * 10_000)
+    ((_, refused),) = registry.register("A", pub(1, "é" * 512), 0.0)
+    assert isinstance(refused, Refused)
+    assert parse(msgpack.unpackb(encode(refused)[4:])) == refused
+
+
+@pytest.mark.parametrize("pub_first", [True, False])
+def test_a_pair_is_told_of_each_other_only_where_both_have_the_right(pub_first: bool) -> None:
+    registry = connected("P")
+    allowed(registry, "S", KITCHEN)
+    calls = [("P", pub(1, "config/a")), ("P", pub(2, "secret/a")), ("S", sub(1, "**"))]
+    told: dict[str, list[Any]] = {}
+    for peer_id, message in calls if pub_first else reversed(calls):
+        for to, rows in rows_for(registry.register(peer_id, message, 0.0)).items():
+            told.setdefault(to, []).extend(rows)
+    assert told == {"P": ["S"], "S": ["P"]}
+    gone = registry.unregister("P", 2)
+    assert gone == [], "of what it was not told, it is not told that it is gone"
+    assert [peer_id for peer_id, _ in registry.unregister("P", 1)] == ["S"]
+    registry.register("P", pub(3, "secret/a"), 0.0)
+    assert registry.unregister("S", 1) == []
+
+
+@pytest.mark.parametrize("pattern", ["*/a", "**/a", "config/**", "**"])
+def test_a_limited_sub_gets_what_matches_both_and_nothing_else(pattern: str) -> None:
+    registry = connected("P")
+    topics = ["a", "config/a", "config/b", "secret/a", "config/a/b", "kitchen/a"]
+    for id, topic in enumerate(topics):
+        registry.register("P", pub(id, topic), 0.0)
+    rights = Rights(subscribe=["config/*", "*/a", "kitchen/**"])
+    allowed(registry, "S", rights)
+    (_, answer), *_ = registry.register("S", sub(1, pattern), 0.0)
+    assert isinstance(answer, Match)
+    assert [r.topic for r in answer.added] == [
+        topic for topic in topics if matches(pattern, topic) and rights.may_subscribe(topic)
+    ]
+
+
+def test_other_rights_make_another_registration() -> None:
+    registry = connected("P")
+    registry.register("P", pub(1, "config/a"), 0.0)
+    registry.register("P", pub(2, "secret/a"), 0.0)
+    allowed(registry, "S", EVERYTHING)
+    assert rows_for(registry.register("S", sub(1, "**"), 0.0)) == {"S": ["P", "P"], "P": ["S", "S"]}
+    allowed(registry, "S", KITCHEN)
+    pushes = registry.register("S", sub(1, "**", renewed=True), 0.0)
+    lost = [message.stream_id for _, message in pushes if isinstance(message, Expect)]
+    assert lost == [1, 2, 1], "both publishers hear that it is gone, and the one that it is there"
+    (answer,) = [message for _, message in pushes if isinstance(message, Match)]
+    assert [r.topic for r in answer.added] == ["config/a"]
+    assert registry.next_expiry() is None, "it is current"
+    allowed(registry, "S", NONE)
+    *gone, (to, refused) = registry.register("S", sub(1, "**", renewed=True), 0.0)
+    assert (to, type(refused)) == ("S", Refused)
+    assert gone == [("P", expect(1, removed=[("S", 1)], revision=6))]
+    assert registry.next_expiry() is None
+
+
+def test_the_same_rights_in_another_object_renew() -> None:
+    registry = Registry()
+    allowed(registry, "A", Rights(["kitchen/**"], ["config/*"]))
+    registry.register("A", sub(1, "config/*"), 0.0)
+    allowed(registry, "A", Rights(["kitchen/**"], ["config/*"]))
+    assert registry.register("A", sub(1, "config/*"), 0.0) == [("A", match(1, revision=1))]
+
+
+def test_a_pub_that_lost_its_right_goes_for_those_who_had_it() -> None:
+    registry = connected("S")
+    registry.register("S", sub(1, "kitchen/a"), 0.0)
+    allowed(registry, "P", KITCHEN)
+    registry.register("P", pub(1, "kitchen/a"), 0.0)
+    allowed(registry, "P", Rights(["attic/*"]))
+    lost, (to, refused) = registry.register("P", pub(1, "kitchen/a", renewed=True), 0.0)
+    assert lost == ("S", match(1, removed=[("P", 1)], revision=3))
+    assert (to, type(refused)) == ("P", Refused)
+
+
+def test_topics_are_told_within_the_rights_of_who_asks() -> None:
+    registry = connected("A", "B")
+    allowed(registry, "C", KITCHEN)
+    topics = ["kitchen/a", "secret/a", "config/a"]
+    for id, topic in enumerate(topics):
+        registry.register("A", pub(id, topic), 0.0)
+    for id, pattern in enumerate(("**", "kitchen/*", "config/*", "config/**", "secret/*")):
+        registry.register("B", sub(id, pattern), 0.0)
+    registry.register("C", sub(1, "**"), 0.0)
+    assert [tuple(r.values()) for r in registry.topics(KITCHEN)] == [
+        ("config/*", 1, 1),
+        ("config/a", 1, 4),
+        ("kitchen/*", 1, 1),
+        ("kitchen/a", 1, 2),
+    ]
+    assert list(registry.topics(NONE)) == []
+    assert [r["topic"] for r in registry.topics()] == sorted(
+        {"**", "kitchen/*", "config/*", "config/**", "secret/*", *topics}
+    )
+
+
+def test_peers_are_told_to_who_may_list_them() -> None:
+    registry = connected("A")
+    with pytest.raises(ProtocolError, match="cert issue --list") as it:
+        registry.peers(KITCHEN)
+    assert it.value.code == "auth"
+    assert [r["peer_id"] for r in registry.peers(Rights(list=True))] == ["A"]
+
+
 # --- any sequence of calls, against a model -----------------------------------------------------
 
 
@@ -802,6 +982,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def apply(self, pushes: list[Push], answer: tuple[str, int] | None = None) -> None:
         for peer_id, message in pushes:
             encode(message)
+            assert not isinstance(message, Refused)
             peer = self.peers[peer_id]
             assert peer.connected
             id = message.sub_id if isinstance(message, Match) else message.stream_id

@@ -19,6 +19,7 @@ import pubsub.links.link as link_module
 from pubsub.config import Settings
 from pubsub.coordinator.registry import Push, Registry
 from pubsub.coordinator.server import ANSWER_ROWS, Coordinator
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.links.link import Link
 from pubsub.links.listening import ACCEPTS
 from pubsub.support.ratelimit import RateLimit
@@ -90,7 +91,7 @@ class Many(Registry):
         self.turn = 0
         self.asked: Counter[int] = Counter()
 
-    def topics(self) -> Iterator[dict[str, Any]]:
+    def topics(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
         for number in range(self.count):
             self.asked[self.turn] += 1
             yield {"topic": f"topic/{number}", "publishers": 1, "subscribers": 0}

@@ -42,6 +42,9 @@ def test_rights_allow_the_topics_of_their_patterns_and_no_others() -> None:
     assert rights.may_see("config/a")
     assert rights.may_see("sensors/kitchen/temp")
     assert not rights.may_see("other")
+    assert rights.may_see("config/*")
+    assert rights.may_see("sensors/kitchen/*/x")
+    assert not rights.may_see("config/**")
 
 
 def test_everything_and_none() -> None:

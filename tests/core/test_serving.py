@@ -9,7 +9,9 @@ import msgpack
 import pytest
 
 import pubsub.core.serving as serving_module
+from pubsub.core.cursor import SubKey
 from pubsub.core.publication import Publication
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.serving import SHARED_PIECE, Serving
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import (
@@ -65,11 +67,15 @@ def put(made: Publication, *values: Any, buffers: tuple[bytes, ...] = ()) -> int
 class End_:
     """A Serving, and what it writes as the subscriber reads it."""
 
-    def __init__(self, *publications: Publication, max_channels: int = 10) -> None:
+    def __init__(
+        self, *publications: Publication, max_channels: int = 10, rights: Rights = EVERYTHING
+    ) -> None:
         self.publications = {made.stream_id: made for made in publications}
         self.dirty = False
         self.serving = Serving(
-            "subscriber", "subscriber:1", self.find, self.on_output, max_channels=max_channels
+            *("subscriber", "subscriber:1", self.find, self.on_output),
+            max_channels=max_channels,
+            rights=rights,
         )
         self.gathering = Gathering(bytearray(4096), 10**8)
         self.pieces = self.gathering.pieces
@@ -845,3 +851,76 @@ def test_g3_a_link_whose_channel_another_one_takes_is_told_and_its_places_are_he
     assert [event.first for event in new.pump() if isinstance(event, Data)] == [0, 0]
     old.serving.broken(1.0)
     assert [state for made in (first, second) for state, _ in made.cursors()] == ["attached"] * 2
+
+
+# --- rights -------------------------------------------------------------------------------------
+
+
+def test_a_subscriber_without_the_right_is_refused_and_the_link_goes_on() -> None:
+    end = End_(publication(1), publication(2), rights=Rights(["**"], ["topic/2"]))
+    put(end.publications[1], "secret")
+    put(end.publications[2], "open")
+    end.hear(subscribe(0, 1), subscribe(1, 2))
+    refused, answer, *rest = end.pump()
+    why = "it may not subscribe this topic: it may subscribe 'topic/2'"
+    assert refused == End(0, 0, "refused", why)
+    assert isinstance(answer, Subscribed)
+    assert (answer.channel, answer.topic) == (1, "topic/2")
+    assert rest == []
+    assert end.serving.channels == 1
+    end.hear(Ack(0, 1, UNLIMITED), Unsubscribe(0))
+    put(end.publications[1], "secret")
+    put(end.publications[2], "news")
+    assert values(end.pump()) == [(1, "news")]
+
+
+def test_what_is_refused_names_no_topic_and_no_count_even_of_a_stream_that_ended() -> None:
+    made = publication(1)
+    put(made, 1, 2, 3)
+    made.end("closed", "the Pub was closed")
+    end = End_(made, rights=Rights(subscribe=["other"]))
+    end.hear(subscribe(0, 1))
+    (refused,) = end.pump()
+    assert isinstance(refused, End)
+    assert (refused.final, refused.code) == (0, "refused")
+    assert "topic/1" not in refused.reason
+
+
+def test_no_place_is_held_for_who_is_refused() -> None:
+    """A coordinator has said that it comes, by whatever it knew then."""
+    made = publication(1, buffer=100, block=True)
+    made.expect(SubKey("subscriber", 7), before=False, observer=False, now=0.0)
+    put(made, "x" * 50)
+    assert not made.room(100)
+    end = End_(made, rights=Rights(subscribe=["other"]))
+    end.hear(subscribe(0, 1))
+    assert made.room(100)
+    assert list(made.cursors()) == []
+
+
+def test_a_refusal_ends_no_channel_of_another_link() -> None:
+    made = publication(1)
+    one, other = End_(made), End_(made, rights=Rights())
+    one.hear(subscribe(0, 1))
+    one.pump()
+    other.hear(subscribe(0, 1))
+    put(made, "goes on")
+    assert values(one.pump()) == [(0, "goes on")]
+
+
+def test_rights_are_asked_once_for_each_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    rights = Rights(subscribe=["topic/*"])
+
+    def may_subscribe(self: Rights, topic: str) -> bool:
+        asked.append(topic)
+        return True
+
+    monkeypatch.setattr(Rights, "may_subscribe", may_subscribe)
+    end = End_(publication(1), publication(2), rights=rights)
+    end.hear(subscribe(0, 1), subscribe(1, 2))
+    for value in range(100):
+        put(end.publications[1], value)
+        put(end.publications[2], value)
+        end.pump()
+    assert asked == ["topic/1", "topic/2"]

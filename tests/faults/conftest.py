@@ -8,15 +8,20 @@ import pytest
 from tests.cli.processes import Start, daemon, processes
 
 HERE = Path(__file__).parent
-SECURED = ("test_security.py", "test_rotation.py", "test_strangers.py", "test_users.py")
-"""Where keys and certificates are what it is about."""
+KEYED = (
+    "test_machines.py",
+    "test_rotation.py",
+    "test_security.py",
+    "test_strangers.py",
+    "test_users.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Here strangers speak, and proxies lie between the two ends of a connection: everything is
-    open."""
+    open, but where keys are what is tested."""
     for item in items:
-        if HERE in item.path.parents and item.path.name not in SECURED:
+        if HERE in item.path.parents and item.path.name not in KEYED:
             item.add_marker(pytest.mark.insecure)
 
 

@@ -57,6 +57,9 @@ class Raw(Transport):
         assert not self.closing
         self.written += data
 
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
+
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
 
@@ -437,6 +440,24 @@ async def test_what_is_no_tls_any_more_breaks_the_connection() -> None:
     assert type(client.ears.losses[0]) is Lost
 
 
+async def test_what_is_said_behind_the_first_data_is_no_refusal() -> None:
+    for data, kind in ((b"", AuthError), (b"x", Lost)):
+        client, server = two()
+        server.layer.write(data)
+        carry(server, client)
+        client.layer._refuse(an_error(ssl.SSLError, "TLSV1_ALERT_UNKNOWN_CA"))
+        fall(client, OSError("reset"))
+        assert [type(error) for error in client.ears.losses] == [kind]
+
+
+async def test_what_tls_itself_answers_is_sent() -> None:
+    client, server = two()
+    server.layer._out.write(b"an answer")
+    client.layer.write(b"x")
+    carry(client, server)
+    assert server.raw.written == b"an answer"
+
+
 async def test_an_error_of_our_own_is_not_the_loops() -> None:
     client, server = two()
 
@@ -749,7 +770,6 @@ class Pair:
         self.scratch = bytearray(SCRATCH_SIZE)
         self.cipher = bytearray(SCRATCH_SIZE)
         self.accepted: list[Link] = []
-        self.came = asyncio.Event()
         self.server: asyncio.Server | None = None
         self.port = 0
 
@@ -757,7 +777,6 @@ class Pair:
         acceptor = Acceptor(Identity("peer", "them"), ("peer",))
         link = Link(self.loop, acceptor, self.there, self.settings, self.scratch)
         self.accepted.append(link)
-        self.came.set()
         return Door(link, tls, self.cipher)
 
     async def listen(self, tls: ssl.SSLContext) -> None:
@@ -880,8 +899,9 @@ async def test_who_never_closes_does_not_keep_a_refused_connection(pair: Pair) -
     await pair.listen(context(True))
     with socket.create_connection(("127.0.0.1", pair.port)) as stranger:
         stranger.sendall(b"\x16\x03\x01\0\x30\x01\0\0\x2c" + bytes(44))
-        await asyncio.wait_for(pair.came.wait(), 30)
+        await asyncio.wait_for(pair.there.over.wait(), 30)
         await asyncio.wait_for(pair.accepted[0].gone(), 30)
+        stranger.settimeout(30)
         assert stranger.recv(100)[:2] == b"\x15\x03", "the alert"
     assert str(pair.there.ends[0]).startswith("the TLS handshake failed (")
 

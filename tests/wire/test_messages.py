@@ -35,7 +35,9 @@ from pubsub.wire.messages import (
     Ping,
     Pong,
     Query,
+    Refused,
     Register,
+    Revoked,
     Subscribe,
     Subscribed,
     Unregister,
@@ -180,6 +182,8 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     },
     Query: {"token": u64, "what": st.sampled_from(["topics", "peers"])},
     Answer: {"token": u64, "complete": flag, "rows": st.lists(table, max_size=3).map(tuple)},
+    Refused: {"id": u32, "reason": shown(1024)},
+    Revoked: {"list": st.binary(max_size=20) | st.just(bytes(4 << 20))},
 }
 
 KINDS = pytest.mark.parametrize("cls", FIELDS, ids=lambda cls: cls.__name__)
@@ -250,6 +254,7 @@ def test_every_kind_but_those_of_the_bulk_has_a_message() -> None:
         ),
         (Register(7, "sub", "a/*", True, False), "0000000d 96 10 07 a3737562 a3612f2a c3 c2"),
         (Match(1, 2, True, (), (("p", 3),)), "0000000b 96 12 01 02 c3 90 91 92a17003"),
+        (Refused(7, "no"), "00000006 93 16 07 a26e6f"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
@@ -419,6 +424,8 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
         *(is_uint(U64), is_bool),
         lambda value: type(value) is list and all(is_table(row) for row in value),
     ],
+    Refused: [is_entity, is_text(1024)],
+    Revoked: [lambda value: type(value) is bytes and len(value) <= 4 << 20],
 }
 
 
@@ -459,7 +466,7 @@ TOO_LONG = [
     ([1, 2, "peer", "peer", "", "", b"", b"", [["x" * 33, "", 0]], False, "", {}], "ways"),
     ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "x" * 256, 0]], False, "", {}], "ways"),
     ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "", 65536]], False, "", {}], "ways"),
-    ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "", 1]] * 17, False, "", {}], "ways"),
+    ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "", 1]] * 9, False, "", {}], "ways"),
     ([1, 2, "peer", "peer", "", "", b"", b"", [], False, "x" * 65, {}], "host_id"),
     ([2, "peer", "x" * 65, b"", b""], "peer_id"),
     ([2, "peer", "", bytes(65), b""], "nonce"),
