@@ -144,7 +144,7 @@ async def test_a_peer_and_a_coordinator_show_none_and_log_none(
         pytest.importorskip("cryptography")
     caplog.set_level(logging.DEBUG)
     write_file(tmp_path / "key", f"{key.text()}\n".encode())
-    settings = {"key_file": str(tmp_path / "key"), "encrypt": encrypt}
+    settings: dict[str, Any] = {"key_file": str(tmp_path / "key"), "encrypt": encrypt}
     guard = credentials_from(Settings(**settings), {}).guard()
     coordinator = Coordinator(asyncio.get_running_loop(), guard=guard, settle=0.0)
     address = str(await coordinator.start("127.0.0.1", 0))

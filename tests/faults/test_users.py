@@ -11,7 +11,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -86,7 +86,7 @@ def port() -> int:
 
 def process(start: Start, user: User, port: int) -> Worker:
     """One of his, with nothing configured but which port is looked at first."""
-    worker = start_worker(start, **user.env)
+    worker = start_worker(start, None, (), **user.env)
     worker.default_coordinator(port=port)
     worker.peer(name="a")
     return worker
@@ -96,7 +96,7 @@ class Pair:
     """Two processes of a user: one publishes, the other subscribes."""
 
     def __init__(self, start: Start, user: User, port: int) -> None:
-        self._start = lambda: process(start, user, port)
+        self._start: Callable[[], Worker] = lambda: process(start, user, port)
         self.here: Worker | None = None
         self.there: Worker | None = None
         self.stream = ""
@@ -170,7 +170,7 @@ def test_g7_where_the_first_users_coordinator_goes_each_still_finds_his_own(
 def test_all_of_one_users_processes_at_once_have_one_secret(
     start: Start, users: tuple[User, User], port: int
 ) -> None:
-    workers = [start_worker(start, **users[0].env) for _ in range(4)]
+    workers = [start_worker(start, None, (), **users[0].env) for _ in range(4)]
     for worker in workers:
         worker.default_coordinator(port=port)
     for worker in workers:  # all of them make it
@@ -211,7 +211,7 @@ def test_a_secret_that_others_may_read_is_refused_with_what_mends_it(
 
 def refusal(start: Start, env: dict[str, str]) -> str:
     """Why a process has no Peer."""
-    worker = start_worker(start, **env)
+    worker = start_worker(start, None, (), **env)
     worker.tell("peer", name="a")
     line = worker.running.out()
     assert "AuthError" in line, line
@@ -234,7 +234,7 @@ def test_another_users_secret_is_not_taken(start: Start, users: tuple[User, User
     user, other = users
     if "PUBSUB_TEST_UID" not in user.env:
         pytest.skip("both are the same user of the system")
-    start_worker(start, **user.env).peer(name="a")
+    start_worker(start, None, (), **user.env).peer(name="a")
     until(user.secret.exists)
     line = refusal(start, {**other.env, "XDG_CONFIG_HOME": str(user.home)})
     assert "Permission denied" in line
