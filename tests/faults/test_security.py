@@ -409,12 +409,12 @@ def seen_on_the_wire(group: Group) -> set[str]:
     ]
     assert [process.out() for process in talking] == ["{'some-payload': 1}"] * 2
     peers = group.run("w2", "pubsub", "peers", coordinator=COORDINATOR)
-    code, out, err = peers.end()
-    assert (code, err) == (0, [])
+    code, out, _ = peers.end()  # where all is open, each says so
+    assert code == 0
     assert any("name-of-w1" in line for line in out)
     for process in talking:
         process.close_input()
-        assert process.end() == (0, [], [])
+        assert process.end()[:2] == (0, [])
     seen = sniffer.close()
     assert seen.count(socket.inet_aton("10.77.1.11")) > 20  # it did listen
     return {mark for mark in MARKS if mark.encode() in seen}
