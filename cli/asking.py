@@ -114,7 +114,11 @@ def _conversation(
     other = None
     for event in _events(connection, reader):
         if other is None:
-            answer, other = dialler.receive(event)
+            try:
+                answer, other = dialler.receive(event)
+            except ProtocolError as error:  # else nobody there would know who came in vain, and why
+                connection.sendall(encode(Goodbye.because(error.code, str(error))))
+                raise
             if answer is not None:
                 connection.sendall(encode(answer))
             if other is not None:

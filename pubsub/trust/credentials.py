@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from pubsub.config import Settings
 from pubsub.errors import AuthError
@@ -50,6 +50,9 @@ class Credentials(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<Credentials: {self.kind}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Credentials are not pickled: they may be a key itself")
 
     def keys(self) -> tuple[Key, ...]:
         """Those of a group, as they are now.

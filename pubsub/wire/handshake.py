@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from pubsub.errors import AuthError, ProtocolError, PubSubError
 from pubsub.wire.frames import Event
@@ -66,6 +66,9 @@ class Identity:
     host_id: str = ""
     secret: bytes = field(default=b"", repr=False)
     """Random, of this process: what its claims are made of."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an Identity is not pickled: its secret is its process's own")
 
     @property
     def place(self) -> tuple[str, int]:

@@ -12,7 +12,11 @@ KEYED = (
     "test_ends.py",
     "test_machines.py",
     "test_resources.py",
+    "test_rotation.py",
+    "test_security.py",
     "test_signals.py",
+    "test_strangers.py",
+    "test_users.py",
 )
 
 
