@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from pubsub.config import Address, Settings, Way, is_loopback
 from pubsub.core.directory import Directory
-from pubsub.core.inbox import Inbox
+from pubsub.core.inbox import MAX_STREAMS, Inbox
 from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
 from pubsub.core.stream import Stream, StreamKey
@@ -75,7 +75,7 @@ class Publishers:
         self.readiness = readiness
         self.identity = identity
         self.remotes: dict[str, Remote] = {}
-        self.directory = Directory()
+        self.directory = Directory(MAX_STREAMS)
         self._scratch = scratch
         self._random = random
 
@@ -106,34 +106,49 @@ class Publishers:
         if inbox.over(key):
             return
         way = Way(*place_of(row.ways), session)
+        who = str(way) if way.host else row.who or f"peer {row.peer_id}"
+        publisher = f"{who}#{row.stream_id}"
+        if len(inbox.streams) >= MAX_STREAMS and key not in inbox.streams:
+            if not inbox.crowded:
+                inbox.crowded = True
+                log.warning(
+                    "Sub(%r) has %d streams, and more publishers match: the others are not "
+                    "subscribed",
+                    *(inbox.pattern, MAX_STREAMS),
+                )
+            self._leave_out(inbox, key, row, publisher)
+            return
         remote = self.remotes.get(row.peer_id)
         if remote is None:
             remote = self.remotes[row.peer_id] = Remote(
                 self, row.peer_id, way, self._scratch, self._random
             )
-        who = str(way) if way.host else row.who or f"peer {row.peer_id}"
         if remote.nowhere:
             remote.is_out_of_reach(who, row.topic, session.reached)
         if key in inbox.streams:
             return
-        publisher = f"{who}#{row.stream_id}"
-        full = remote.streams >= self.settings.max_channels
-        if full:
+        if remote.streams >= self.settings.max_channels:
             remote.refuse()
-            if key in inbox.gone:
-                return
+            self._leave_out(inbox, key, row, publisher)
+            return
         stream = inbox.returned(key)
         if stream is None:
-            stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
-            stream.before = row.before
-            stream.since = self.loop.time()
-            if full:
-                stream.vanish(trouble=True)
-                return
+            stream = self._stream(inbox, key, row, publisher)
             inbox.add(stream)
         stream.publisher = publisher
         self.readiness.wait_for(stream)
         remote.add(stream)
+
+    def _stream(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> Stream:
+        stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
+        stream.before = row.before
+        stream.since = self.loop.time()
+        return stream
+
+    def _leave_out(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> None:
+        """One more than may be: its Sub is told that it does not get it."""
+        if key not in inbox.gone:
+            self._stream(inbox, key, row, publisher).vanish(trouble=True)
 
     def ways(self, peer_id: str) -> list[Way]:
         """Where the coordinators say that a peer is."""
