@@ -172,6 +172,11 @@ POSITIVE = _Positive(min=0, min_open=True)
     help="Accept pickled messages, which may run code of the sender's choice.",
 )
 @click.option(
+    "--allow-pickle-of-anyone",
+    is_flag=True,
+    help="The same, with --insecure too, where nobody has shown who sends it.",
+)
+@click.option(
     "-q", "--quiet", is_flag=True, help="Do not say at the end what was received and lost."
 )
 @coordinator_option(", where the command runs one itself if there is none")

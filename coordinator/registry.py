@@ -472,7 +472,8 @@ class Registry:
         another run."""
         topic = registration.topic
         if registration.is_pub:
-            found = {sub for sub in self._subs.match(topic) if sub.may_hear(topic)}
+            subs = self._subs.match(topic)
+            found = {sub for sub in subs if not sub.limited or sub.may_hear(topic)}
         elif not registration.limited:
             found = self._pubs.match(topic)
         else:  # what it has a right to may be little of what it matches

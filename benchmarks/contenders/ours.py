@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting
-from benchmarks.loops import run
+from benchmarks.loops import run, usual_guard
 from pubsub.faces.asyncpub import AsyncPub
 from pubsub.faces.asyncsub import AsyncSub
 from pubsub.faces.blockingpub import BlockingPub
@@ -21,7 +21,7 @@ async def _coordinate(announce: Callable[[str], None]) -> None:
     from pubsub.coordinator.server import Coordinator  # here: no peer needs it
 
     # as one that has run for a while: none of its peers is still on the way back
-    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0)
+    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0, guard=usual_guard())
     announce(str(await coordinator.start("127.0.0.1", 0)))
     await asyncio.Event().wait()
 

@@ -23,6 +23,7 @@ class Receiving:
         rights: of the publishing peer. What it may not publish is given up, whoever has said that
             it does.
         on_refused: called with a stream that is given up over rights, and why.
+        name, vouched: of the publishing peer, for its streams (see `Stream`).
     """
 
     def __init__(
@@ -32,7 +33,11 @@ class Receiving:
         *,
         rights: Rights = EVERYTHING,
         on_refused: Callable[[Stream, str], None] = lambda stream, why: None,
+        name: str = "",
+        vouched: bool = False,
     ) -> None:
+        self._name = name
+        self._vouched = vouched
         self._on_output = on_output
         self._on_settled = on_settled
         self._rights = rights
@@ -83,6 +88,7 @@ class Receiving:
                 self._say(Unsubscribe(event.channel))
                 self._refuse(stream, why)
             else:
+                stream.name, stream.vouched = self._name, self._vouched
                 stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
         else:
             del self._channels[event.channel]

@@ -379,6 +379,8 @@ class Remote(KeptLink):
             self._answered,
             rights=held(other.standing.rights),
             on_refused=self._kept,
+            name=other.standing.name,
+            vouched=other.standing.authenticated,
         )
         link.reader.sink = receiving
         for stream in self._streams:

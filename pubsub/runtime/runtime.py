@@ -340,6 +340,8 @@ class Runtime:
             publication.topic,
             f"{self.address or 'local'}#{publication.stream_id}",
             self.settings.max_batch,
+            name=self.guard.name,
+            vouched=True,
         )
         sub.inbox.add(stream)
         self.turn.local.join(publication, stream)

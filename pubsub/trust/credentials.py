@@ -102,11 +102,14 @@ def credentials_from(settings: Settings, environ: Mapping[str, str]) -> Credenti
     found = {
         name: getattr(settings, name) for name in ARGUMENTS if getattr(settings, name) is not None
     }
-    kind, value, source = _only({k: v for k, v in found.items() if v is not False}, ARGUMENTS)
+    closed = found.get("insecure") is False
+    if closed:  # which says of a key that the environment names nothing
+        del found["insecure"]
+    kind, value, source = _only(found, ARGUMENTS)
     by_argument = bool(found)
     if not by_argument:
         there = {name: environ.get(name, "").strip() for name in ENVIRONMENT}
-        if there["PUBSUB_INSECURE"].lower() in NO:
+        if closed or there["PUBSUB_INSECURE"].lower() in NO:
             there["PUBSUB_INSECURE"] = ""
         kind, value, source = _only({k: v for k, v in there.items() if v}, {k: k for k in there})
         kind = ENVIRONMENT.get(kind, kind)

@@ -293,7 +293,7 @@ class Acceptor:
         else:
             raise ProtocolError(f"{_name(event)} where AUTH belongs", code="auth")
         standing = self._authenticator.vouch(hello.role, hello.peer_id)
-        # who has shown nothing is not told who this is
+        # only now: who has shown nothing does not learn by trying who this is not
         if hello.peer_id == me.peer_id:
             raise ProtocolError("it says that it is this very peer", code="identity")
         if hello.expects and hello.expects != me.peer_id:

@@ -58,7 +58,7 @@ __all__ = [
 PROTOCOL_VERSION = 2
 MAX_PAYLOAD_BEFORE_WELCOME = 4096
 """Bytes that a frame may have before the other end is known."""
-MAX_WAYS = 16
+MAX_WAYS = 8
 """Ways to one peer that a HELLO or MATCH may list."""
 MAX_REQUEST_PAYLOAD = 64 * 1024
 """Bytes that a frame to a publisher or to a coordinator may have: all of them are small."""

@@ -762,7 +762,8 @@ def test_the_steps_of_a_registration_do_not_grow_with_what_is_known() -> None:
 
 def allowed(registry: Registry, peer_id: str, rights: Rights, who: str = "") -> None:
     """It is connected, anew if it was."""
-    registry.connect(peer_id, f"{peer_id}.net", 1, INFO, 0.0, rights=rights, who=who)
+    ways = tcp(f"{peer_id}.net", 1)
+    registry.connect(peer_id, ways, INFO, 0.0, rights=rights, who=(who, b"claim"))
 
 
 def rows_for(pushes: list[Push]) -> dict[str, list[Any]]:

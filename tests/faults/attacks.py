@@ -231,14 +231,14 @@ saying(ON_ANYONE, "http", "another protocol", b"GET / HTTP/1.1\r\nHost: example.
 saying(
     ON_ANYONE,
     "tls",
-    "TLS where a frame was expected",
+    "it speaks TLS where plain belongs",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
 )
 saying(ON_ANYONE, "noise", "over the 4,096 allowed", random.Random(1).randbytes(5000))
 saying(ON_ANYONE, "four_gigabytes", "over the 4,096 allowed", b"\xff\xff\xff\xff\x95\x07")
 saying(ON_ANYONE, "deep_hello", "not msgpack", framed(b"\x9c\x01\x02" + DEEP[:3000]))
 saying(ON_ANYONE, "ping_first", "a PING where HELLO belongs", Ping(1))
-saying(ON_ANYONE, "auth", "an AUTH where HELLO belongs", Auth("peer", "x", b"", b""))
+saying(ON_ANYONE, "auth", "AUTH where HELLO belongs", Auth("peer", "x", b"", b""))
 saying(ON_ANYONE, "version", "speaks version 99", packed(1, 99))
 saying(
     ON_ANYONE,

@@ -176,7 +176,8 @@ def test_a_name_of_two_families_is_said_as_both_addresses_with_one_port(machines
     process = machines.run(
         *("head", "pubsubd", "coordinator", "--host", "localhost", "--port", "0"), coordinator=None
     )
-    said = process.err().removeprefix("pubsubd: coordinator on ").split(" and ")
+    line = process.err().removesuffix(", open to everyone who can reach it (--insecure)")
+    said = line.removeprefix("pubsubd: coordinator on ").split(" and ")
     assert {address.rpartition(":")[0] for address in said} == {"127.0.0.1", "[::1]"}
     assert len({address.rpartition(":")[2] for address in said}) == 1
     for address in said:

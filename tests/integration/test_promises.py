@@ -165,28 +165,27 @@ async def test_g3_nobody_comes_as_another(coordinator: str) -> None:
         coordinator_in_loop() as elsewhere,
         Peer(f"{coordinator},{elsewhere}") as here,
         Peer(coordinator, linger=0) as victim,
-        Peer(elsewhere, linger=0) as thief,
-        Peer(coordinator, linger=0) as bold,
     ):
         pub, sub = await here.pub("t"), await victim.sub("t")
         await pub.put(0)
         assert await sub.get(timeout=LONG) == 0
         [served] = here.runtime.subscribers.served
-        for other in (thief, bold):
-            other.runtime.peer_id = other.runtime.doors.peer_id = victim.peer_id
-        stolen = thief.sub("t")
-        remotes = thief.runtime.publishers.remotes
-        await eventually(lambda: [r for r in remotes.values() if r._backoff._attempts > 1])
-        with pytest.raises(AuthError, match=IMPOSTOR):
-            await bold.sub("t")
-        await pub.put(1)
-        assert await sub.get(timeout=LONG) == 1
-        assert [how["state"] for how in stolen.publishers.values()] == ["connecting"]
-        assert [*here.runtime.subscribers.served] == [served]
-        assert break_links(victim) == 1
-        await pub.put("back")
-        assert await sub.get(timeout=LONG) == "back"
-        assert sub.lost == 0
+        async with Peer(elsewhere, linger=0) as thief, Peer(coordinator, linger=0) as bold:
+            for other in (thief, bold):  # before the loop runs, and they say who they are
+                other.runtime.peer_id = other.runtime.doors.peer_id = victim.peer_id
+            stolen = thief.sub("t")
+            remotes = thief.runtime.publishers.remotes
+            await eventually(lambda: [r for r in remotes.values() if r._backoff._attempts > 1])
+            with pytest.raises(AuthError, match=IMPOSTOR):
+                await bold.sub("t")
+            await pub.put(1)
+            assert await sub.get(timeout=LONG) == 1
+            assert [how["state"] for how in stolen.publishers.values()] == ["connecting"]
+            assert [*here.runtime.subscribers.served] == [served]
+            assert break_links(victim) == 1
+            await pub.put("back")
+            assert await sub.get(timeout=LONG) == "back"
+            assert sub.lost == 0
 
 
 async def test_g5_a_broken_link_loses_nothing(coordinator: str) -> None:

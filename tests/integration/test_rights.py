@@ -15,7 +15,7 @@ from pubsub import Gap, Peer
 from pubsub.cli.asking import ask
 from pubsub.config import Address
 from pubsub.core.rights import Rights
-from pubsub.errors import AuthError, CoordinatorUnavailable
+from pubsub.errors import AuthError
 from pubsub.wire.handshake import Acceptor, Dialler, Other
 from tests.integration.support import (
     coordinator_in_loop,
@@ -43,7 +43,9 @@ class Given:
         eyes = COORDINATOR if me.role == "coordinator" else me.info["name"]
         whom = other.info["name"] if other.role == "peer" else other.role
         rights: Any = self._rights.get((me.peer_id, whom)) or self._rights.get((eyes, whom))
-        return other if rights is None else other._replace(rights=rights)
+        if rights is None:
+            return other
+        return other._replace(standing=other.standing._replace(rights=rights))
 
 
 @pytest.fixture
@@ -231,7 +233,7 @@ async def test_a_subscriber_takes_nothing_from_who_may_not_publish_it(
 
 
 async def test_a_pattern_wider_than_the_right_is_told_once_what_is_covered(
-    given: Given, caplog: pytest.LogCaptureFixture
+    given: Given, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given.give("display", KITCHEN)
     async with (
@@ -239,7 +241,7 @@ async def test_a_pattern_wider_than_the_right_is_told_once_what_is_covered(
         Peer(address, name="stove") as stove,
         Peer(address, name="display") as display,
     ):
-        display.runtime.rights = KITCHEN
+        monkeypatch.setattr(type(display.runtime.guard), "rights", KITCHEN)
         inside, outside = await stove.pub("config/a"), await stove.pub("secret/a")
         sub = await display.sub("**")
         await display.sub("config/*")
@@ -256,11 +258,14 @@ async def test_who_asks_is_told_what_is_within_its_rights(given: Given) -> None:
     given.give("client", KITCHEN)
     async with coordinator_in_loop() as address, Peer(address, name="stove") as stove:
         pubs = [await stove.pub("kitchen/a"), await stove.pub("secret/a")]
+        guard = stove.runtime.guard.twin()
         at = Address("127.0.0.1", int(address.rpartition(":")[2]))
-        rows = await asyncio.to_thread(ask, at, "topics")
+        rows = await asyncio.to_thread(ask, at, "topics", guard)
         assert [row["topic"] for row in rows] == ["kitchen/a"]
-        with pytest.raises(CoordinatorUnavailable, match="cert issue --list"):
-            await asyncio.to_thread(ask, at, "peers")
+        with pytest.raises(AuthError, match=f"the coordinator at {address}: .*cert issue --list"):
+            await asyncio.to_thread(ask, at, "peers", guard)
         given.give("client", Rights(list=True))
-        assert [row["name"] for row in await asyncio.to_thread(ask, at, "peers")] == ["stove"]
+        assert [row["name"] for row in await asyncio.to_thread(ask, at, "peers", guard)] == [
+            "stove"
+        ]
         assert not any(pub.closed for pub in pubs)

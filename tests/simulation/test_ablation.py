@@ -34,6 +34,9 @@ from pubsub.wire.messages import Match, Register, Subscribe
 from tests.simulation.model import Violation
 from tests.simulation.world import simulate
 
+pytestmark = pytest.mark.timeout(300)  # they compute, and a busy machine takes its time
+
+
 MOST = 100
 """Seeds within which a missing safeguard must be found. The world of the one that finds it runs
 once more with it, to see that its absence is the only reason."""

@@ -691,6 +691,7 @@ def test_g8_a_stopped_subscriber_changes_nothing_for_the_others(overflow: str) -
 
     def times(stop: bool) -> tuple[list[float], list[float]]:
         stage = Stage()
+        stage.network.chop = 0.0  # by chance, reads that get little fall behind for a second
         put: list[float] = []
         got: list[float] = []
 

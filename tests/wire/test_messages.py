@@ -37,6 +37,7 @@ from pubsub.wire.messages import (
     Query,
     Refused,
     Register,
+    Revoked,
     Subscribe,
     Subscribed,
     Unregister,
@@ -182,6 +183,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     Query: {"token": u64, "what": st.sampled_from(["topics", "peers"])},
     Answer: {"token": u64, "complete": flag, "rows": st.lists(table, max_size=3).map(tuple)},
     Refused: {"id": u32, "reason": shown(1024)},
+    Revoked: {"list": st.binary(max_size=20) | st.just(bytes(4 << 20))},
 }
 
 KINDS = pytest.mark.parametrize("cls", FIELDS, ids=lambda cls: cls.__name__)
@@ -423,6 +425,7 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
         lambda value: type(value) is list and all(is_table(row) for row in value),
     ],
     Refused: [is_entity, is_text(1024)],
+    Revoked: [lambda value: type(value) is bytes and len(value) <= 4 << 20],
 }
 
 
@@ -463,7 +466,7 @@ TOO_LONG = [
     ([1, 2, "peer", "peer", "", "", b"", b"", [["x" * 33, "", 0]], False, "", {}], "ways"),
     ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "x" * 256, 0]], False, "", {}], "ways"),
     ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "", 65536]], False, "", {}], "ways"),
-    ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "", 1]] * 17, False, "", {}], "ways"),
+    ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "", 1]] * 9, False, "", {}], "ways"),
     ([1, 2, "peer", "peer", "", "", b"", b"", [], False, "x" * 65, {}], "host_id"),
     ([2, "peer", "x" * 65, b"", b""], "peer_id"),
     ([2, "peer", "", bytes(65), b""], "nonce"),
