@@ -16,7 +16,8 @@ from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.errors import ProtocolError
-from pubsub.links.keeping import KeptLink, Trouble
+from pubsub.links.dialling import Dialling, TriedLately
+from pubsub.links.keeping import KeptLink, Trouble, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
 from pubsub.runtime.coordinator_link import Session
@@ -55,6 +56,7 @@ class Publishers:
     Attributes:
         remotes: by the id of the peer.
         directory: which publishers the coordinators list, and where.
+        dialling: who has its turn to dial.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Publishers:
         self.identity = identity
         self.remotes: dict[str, Remote] = {}
         self.directory = Directory(MAX_STREAMS)
+        self.dialling = Dialling(loop, random)
         self._scratch = scratch
         self._random = random
 
@@ -232,6 +235,7 @@ class Remote(KeptLink):
         self._refused = False
         self._who: tuple[str, bytes] | None = None  # what it showed when it was met first
         self._kept_said = False
+        self._missing = False  # it was not reached the last time
         self.met: Address | None = None
 
     @property
@@ -337,6 +341,40 @@ class Remote(KeptLink):
         """All that the coordinators name; where none does any more, what they named last."""
         self._last_ways = self._owner.ways(self.peer_id) or self._last_ways
         return self._last_ways
+
+    async def _connect(self, way: Way, timeout: float) -> None:
+        """At once where it was met, and showed who it is; elsewhere when it has its turn: what
+        others say of where it is may be wrong."""
+        dialling, address, again = self._owner.dialling, way.address, self._missing
+        if address == self.met:
+            await super()._connect(way, timeout)
+            return
+        dialling.check(address, self)
+        patience = Patience(self._loop, timeout, self._wait_no_longer)
+        try:
+            await dialling.enter(again)
+        finally:
+            patience.cancel()
+        try:
+            if not self._wanted():
+                raise ConnectionError("nothing is wanted of it any more")
+            dialling.check(address, self)
+            self._missing = True
+            await super()._connect(way, dialling.timeout(timeout, again))
+            self._missing = False
+            dialling.worked(address)
+        except TriedLately:
+            raise
+        except Exception as error:
+            dialling.failed(address, self, explain(error))
+            raise
+        finally:
+            dialling.leave(again)
+
+    def _wait_no_longer(self) -> None:
+        """It waits for its turn: no Sub waits for it any longer to be ready."""
+        for stream in self._streams:
+            self._owner.readiness.settled(stream)
 
     async def _introduce(self, local_host: str, authenticator: Authenticator) -> Dialler:
         return Dialler(self._owner.identity(local_host), "peer", self.peer_id, authenticator)
