@@ -12,7 +12,7 @@ import pubsub.core.serving as serving_module
 from pubsub.core.cursor import SubKey
 from pubsub.core.publication import Publication
 from pubsub.core.rights import EVERYTHING, Rights
-from pubsub.core.serving import SHARED_PIECE, Serving
+from pubsub.core.serving import ASKED_BURST, SHARED_PIECE, Serving
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import (
     BATCH_COST,
@@ -927,3 +927,94 @@ def test_rights_are_asked_once_for_each_channel(monkeypatch: pytest.MonkeyPatch)
         put(end.publications[2], value)
         end.pump()
     assert asked == ["topic/1", "topic/2"]
+
+
+# --- what is asked again and again ----------------------------------------------------------------
+
+
+def asking(channel: int, *, history: int | None = None, sub_id: int = 7) -> Subscribe:
+    return Subscribe(channel, 1, sub_id, None, history, UNLIMITED, False, False, UNLIMITED)
+
+
+def keeping(*puts: Any) -> Publication:
+    """A publication that keeps these for who asks."""
+    made = publication()
+    made.history = len(puts)
+    for value in puts:
+        put(made, value)
+    return made
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one Sub", "many Subs"])
+def test_who_asks_for_what_was_put_before_again_and_again_is_refused(same: bool) -> None:
+    made = keeping("a", "b")
+    end = End_(made)
+    for channel in range(ASKED_BURST):
+        end.hear(asking(channel, sub_id=7 if same else channel), Unsubscribe(channel))
+        end.pump()
+    end.hear(asking(ASKED_BURST))
+    [refused] = end.pump()
+    assert isinstance(refused, End)
+    assert (refused.channel, refused.code) == (ASKED_BURST, "refused")
+    assert "too often: 256 times at once" in refused.reason
+    end.now += 1.0
+    end.hear(asking(ASKED_BURST + 1), asking(ASKED_BURST + 2, sub_id=8))
+    answers = [event for event in end.pump() if isinstance(event, (Subscribed, End))]
+    assert [type(answer) for answer in answers] == [Subscribed, End], "one more in each second"
+    end.hear(asking(ASKED_BURST + 3, history=0, sub_id=9))
+    [answer] = end.pump()
+    assert isinstance(answer, Subscribed), "what asks for nothing old is served on"
+
+
+def test_a_process_of_200_subs_may_ask_and_what_keeps_nothing_may_be_asked_for_ever() -> None:
+    made = keeping("a")
+    end = End_(made, max_channels=1000)
+    end.hear(*(asking(channel, sub_id=channel) for channel in range(200)))
+    assert len(values(end.pump())) == 200
+    made.history = 0
+    end.hear(*(asking(200 + n, sub_id=200 + n) for n in range(500)))
+    assert not [event for event in end.pump() if isinstance(event, End)]
+
+
+def test_g3_who_goes_on_again_and_again_where_no_place_is_held_goes_on_from_now() -> None:
+    made = keeping("a", "b")
+    end = End_(made)
+    for channel in range(ASKED_BURST):
+        end.hear(subscribe(channel, resume=0), Unsubscribe(channel))
+        end.pump()
+    end.hear(subscribe(ASKED_BURST, resume=0))
+    assert end.pump() == [Subscribed(ASKED_BURST, "topic/1", "msgpack", 0, 2, 250_000)]
+    [(_, cursor)] = made.cursors()
+    assert cursor.lost == 2, "a counted gap"
+    put(made, "c")
+    assert values(end.pump()) == [(ASKED_BURST, "c")]
+
+
+def test_g5_who_comes_back_to_the_places_that_were_held_is_not_counted() -> None:
+    made = publication()
+    many = 2 * ASKED_BURST
+    old, new = End_(made, max_channels=many), End_(made, max_channels=many)
+    old.hear(*(subscribe(channel, sub_id=channel) for channel in range(many)))
+    old.pump()
+    put(made, "a")
+    old.serving.broken(0.0)
+    new.hear(*(subscribe(channel, sub_id=channel, resume=0) for channel in range(many)))
+    assert len(values(new.pump())) == many
+
+
+def test_a_channel_whose_sub_subscribes_anew_on_the_same_link_hears_of_its_end() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(0))
+    end.pump()
+    put(made, "a")
+    end.hear(subscribe(1, resume=0))
+    over, answer, *rest = end.pump()
+    why = "its Sub has subscribed the stream again, on channel 1"
+    assert over == End(0, 0, "refused", why)
+    assert isinstance(answer, Subscribed)
+    assert values(rest) == [(1, "a")]
+    assert (end.serving.channels, end.displaced, made.attached) == (1, 0, 1)
+    end.hear(Ack(0, 0, 0), Unsubscribe(0))  # was on its way
+    put(made, "b")
+    assert values(end.pump()) == [(1, "b")]
