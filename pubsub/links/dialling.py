@@ -10,6 +10,7 @@ names such a place, and a thousand publishers are to come back at once when thei
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from pubsub.config import Address
@@ -110,6 +111,18 @@ class Dialling:
         failed = self._failed.get(address)
         if failed is not None and failed.by is not who and self._loop.time() < failed.until:
             raise TriedLately(f"another was looked for there a moment ago: {failed.why}")
+
+    def begin(self, address: Address, who: object) -> None:
+        """It is dialled for that one, which has its turn. Where an attempt failed, there is one at a
+        time: others wait until it is known how this one ends.
+
+        Raises:
+            TriedLately: not yet.
+        """
+        self.check(address, who)
+        failed = self._failed.get(address)
+        if failed is not None:
+            failed.by, failed.until = who, math.inf
 
     def failed(self, address: Address, who: object, why: str) -> None:
         """An attempt was in vain."""

@@ -16,7 +16,7 @@ from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.errors import ProtocolError
-from pubsub.links.dialling import Dialling, TriedLately
+from pubsub.links.dialling import Dialling
 from pubsub.links.keeping import KeptLink, Trouble, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
@@ -349,6 +349,7 @@ class Remote(KeptLink):
         if address == self.met:
             await super()._connect(way, timeout)
             return
+        self._missing = True
         dialling.check(address, self)
         patience = Patience(self._loop, timeout, self._wait_no_longer)
         try:
@@ -358,16 +359,14 @@ class Remote(KeptLink):
         try:
             if not self._wanted():
                 raise ConnectionError("nothing is wanted of it any more")
-            dialling.check(address, self)
-            self._missing = True
-            await super()._connect(way, dialling.timeout(timeout, again))
+            dialling.begin(address, self)
+            try:
+                await super()._connect(way, dialling.timeout(timeout, again))
+            except BaseException as error:
+                dialling.failed(address, self, explain(error))
+                raise
             self._missing = False
             dialling.worked(address)
-        except TriedLately:
-            raise
-        except Exception as error:
-            dialling.failed(address, self, explain(error))
-            raise
         finally:
             dialling.leave(again)
 
