@@ -364,6 +364,8 @@ class _Audience:
                 say(f"{who} has left, with {lacks} of {put} messages not taken")
             elif how == "away" and lacks:
                 say(f"{who} has gone without a word: it may lack {lacks} of {put} messages")
+            elif how == "shut" and lacks:
+                say(f"{who} let nothing be sent to it: it lacks {lacks} of {put} messages")
             elif how == "absent" and lacks:
                 say(f"{who} did not come: it lacks {lacks} of {put} messages")
             elif how == "end" and lacks and who not in self._left:  # of those it was said

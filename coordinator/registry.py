@@ -51,7 +51,16 @@ from pubsub.wire.messages import (
     WayRow,
 )
 
-__all__ = ["GRACE", "MAX_REGISTRATIONS", "ROWS_PER_FRAME", "SWEEP", "Push", "Registry"]
+__all__ = [
+    "GRACE",
+    "MAX_ALL",
+    "MAX_PEERS",
+    "MAX_REGISTRATIONS",
+    "ROWS_PER_FRAME",
+    "SWEEP",
+    "Push",
+    "Registry",
+]
 
 GRACE = 5.0
 """Seconds that the registrations of a peer outlive its connection."""
@@ -59,6 +68,10 @@ MAX_REGISTRATIONS = 200_000
 """Pubs and Subs that one peer may have."""
 MAX_SEGMENTS = 1_000_000
 """Segments that their topics and patterns may have in all: each is an entry in an index."""
+MAX_PEERS = 100_000
+"""Peers that are known at once, with those that are away and those that are being taken away."""
+MAX_ALL = 2_000_000
+"""Pubs and Subs that all of them may have together."""
 ROWS_PER_FRAME = 500
 """Rows that one MATCH or EXPECT may have, so that no long answer holds up the others."""
 SWEEP = 250
@@ -157,7 +170,7 @@ class Registry:
     Args:
         grace: seconds that a peer's registrations are kept after its connection broke, and, once
             it is back, until it has registered them again (counted from the last one it did).
-        max_registrations, max_segments: see `MAX_REGISTRATIONS`, `MAX_SEGMENTS`.
+        max_registrations, max_segments, max_peers, max_all: see `MAX_REGISTRATIONS` and so on.
     """
 
     def __init__(
@@ -165,10 +178,15 @@ class Registry:
         grace: float = GRACE,
         max_registrations: int = MAX_REGISTRATIONS,
         max_segments: int = MAX_SEGMENTS,
+        max_peers: int = MAX_PEERS,
+        max_all: int = MAX_ALL,
     ) -> None:
         self.grace = grace
         self._max_registrations = max_registrations
         self._max_segments = max_segments
+        self._max_peers = max_peers
+        self._max_all = max_all
+        self._registered = 0  # by all peers
         self._revision = 0
         self._peers: dict[str, _Peer] = {}
         self._pubs: TopicIndex[_Registration] = TopicIndex()
@@ -208,9 +226,18 @@ class Registry:
 
         `ways` say where it can be dialled, `who` what only it can show, `source` is the address
         from which its connection comes, and `met_at` the one of the coordinator that it dialled.
+
+        Raises:
+            ProtocolError: there are too many peers, and it is not known yet. Nothing has changed.
         """
         peer = self._peers.get(peer_id)
         if peer is None:
+            full = len(self._peers) + len(self._going) >= self._max_peers
+            if full and peer_id not in self._going:
+                raise ProtocolError(
+                    f"this coordinator knows {self._max_peers:,} peers, and takes no more",
+                    code="limit",
+                )
             # One that is not all gone is only away, lest the same be told as new and then as gone.
             going = self._going.pop(peer_id, None)
             peer = self._peers[peer_id] = _Peer(peer_id, who) if going is None else going[0]
@@ -311,11 +338,14 @@ class Registry:
         The same one may come again: it is answered, and on a new connection is current again.
         Another topic, role or observer flag under the same id replaces what was there, and so does
         the same one where the peer's rights are others now. One that it has no right to is REFUSED,
-        and nothing is there under its id then.
+        and nothing is there under its id then. So is a new one where all peers together have too
+        many: what its peer has already stays. One that comes again, to a coordinator that has not
+        known it, is not refused, which would end it: for its peer it is as if the coordinator were
+        down.
 
         Raises:
-            ProtocolError: the topic or pattern is not valid, the peer has too many, or it is not
-                connected. Nothing has changed then.
+            ProtocolError: the topic or pattern is not valid, the peer has too many (or all have,
+                and it comes again), or it is not connected. Nothing has changed then.
         """
         peer = self._peers.get(peer_id)
         if peer is None or not peer.connected:
@@ -346,10 +376,16 @@ class Registry:
         if beyond:
             what = f"{message.role} {message.id} on {topic[:60]!r}"
             raise ProtocolError(what + beyond, code="limit")
+        if known is None and self._registered >= self._max_all:
+            why = f"this coordinator has {self._max_all:,} Pubs and Subs, and takes no more"
+            if message.renewed:
+                raise ProtocolError(why, code="limit")
+            return [(peer_id, Refused(message.id, why))]
         pushes = [] if known is None else self._remove_one(known)
         self._revision += 1
         new = _Registration(peer, message, topic, self._revision)
         peer.registrations[new.id] = new
+        self._registered += 1
         peer.pubs += new.is_pub
         peer.segments += segments
         self._index(new).add(new.topic, new)
@@ -388,6 +424,7 @@ class Registry:
         """Take a registration away and note it for those that it matched; returns how many."""
         peer = registration.peer
         del peer.registrations[registration.id]
+        self._registered -= 1
         peer.pubs -= registration.is_pub
         peer.segments -= _segments(registration.topic)
         if registration.session != peer.session:

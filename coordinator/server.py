@@ -67,6 +67,8 @@ ANSWERS_AHEAD = 256 * 1024
 """Bytes of answers that may wait for a connection before its next request is looked at."""
 MAX_BEHIND = 32 * 1024 * 1024
 """Bytes of news that may wait for a connection that does not read."""
+SHOWN_ID = 8
+"""Characters of an identity that strangers are shown."""
 ANSWER_ROWS = 500
 """Rows of one ANSWER."""
 
@@ -180,10 +182,22 @@ class Coordinator:
         """The handshake is done.
 
         Raises:
-            ProtocolError: it is not the one that has come under its identity before.
+            ProtocolError: it is not the one that has come under its identity before, or one peer
+                too many.
         """
         if other.role == "peer" and not self.registry.knows(other.peer_id, other.who):
             raise ProtocolError(IMPOSTOR, code="auth")
+        if other.role == "peer" and not self._closing:
+            here, there = link.sockname, link.peername
+            pushes = self.registry.connect(
+                *(other.peer_id, other.ways, other.info, self.loop.time()),
+                who=other.who,
+                listens=other.listens,
+                host_id=other.host_id,
+                source=unmapped(there[0]) if there else "",
+                met_at=Address(unmapped(here[0]), here[1]) if here else Address("", 0),
+                rights=connection.rights,
+            )
         self._links[link] = None
         if self._closing:
             link.goodbye(reason="the coordinator is being stopped")
@@ -194,19 +208,7 @@ class Coordinator:
             self._prober.clear(other.peer_id)
             before = self._connections.get(other.peer_id)
             self._connections[other.peer_id] = connection
-            here, there = link.sockname, link.peername
-            self.push(
-                self.registry.connect(
-                    *(other.peer_id, other.ways, other.info, self.loop.time()),
-                    who=other.who,
-                    listens=other.listens,
-                    host_id=other.host_id,
-                    source=unmapped(there[0]) if there else "",
-                    met_at=Address(unmapped(here[0]), here[1]) if here else Address("", 0),
-                    rights=connection.rights,
-                )
-                or ()
-            )
+            self.push(pushes)
             if self.guard.revoked:
                 link.send(Revoked(self.guard.revoked))
             if before is not None and before.link is not None:
@@ -409,9 +411,17 @@ class _Connection:
             if len(self._answers) >= 16:
                 raise ProtocolError("too many questions at once", code="limit")
             registry = coordinator.registry
-            ask = registry.topics if request.what == "topics" else registry.peers
+            ask = registry.topics if request.what == "topics" else self._peers
             self._answers.append(self._answer(request, ask(self.rights)))
             coordinator.touch(self)
+
+    def _peers(self, rights: Rights) -> Iterator[dict[str, Any]]:
+        """Where everybody may ask, no whole identity is told: who has it could come under it,
+        somewhere, before its owner does."""
+        rows = self.coordinator.registry.peers(rights)
+        if not self.coordinator.guard.open:
+            return rows
+        return ({**row, "peer_id": row["peer_id"][:SHOWN_ID]} for row in rows)
 
     def _answer(self, query: Query, rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
         while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from pubsub.config import Way
+from pubsub.core.inbox import MAX_STREAMS
 from pubsub.core.stream import StreamKey
 from pubsub.wire.messages import Match
 
@@ -31,9 +32,14 @@ class _Told:
 
 
 class Directory:
-    """The publishers that any coordinator lists for each Sub, and where they are."""
+    """The publishers that any coordinator lists for each Sub, and where they are.
 
-    def __init__(self) -> None:
+    Parameters:
+        most: rows that each of them may have for one Sub; what it says beyond is not heard.
+    """
+
+    def __init__(self, most: int = MAX_STREAMS) -> None:
+        self._most = most
         self._listings: dict[object, dict[int, _Listing]] = {}
         self._told: dict[str, dict[object, _Told]] = {}
 
@@ -49,6 +55,8 @@ class Directory:
             key = StreamKey(row.peer_id, row.stream_id)
             ways = tuple(Way(w.host, w.port, source) for w in row.ways if w.kind == "tcp")
             if key not in listing:
+                if len(listing) >= self._most:
+                    continue
                 self._tell(source, key, ways)
             self._told[row.peer_id][source].ways = ways
             listing[key] = False

@@ -298,7 +298,7 @@ def _look_at(future: asyncio.Future[None]) -> None:
         future.exception()
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """One short line of why a connection failed."""
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there (connection refused)"

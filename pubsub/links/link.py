@@ -422,16 +422,21 @@ class Link(asyncio.BufferedProtocol):
         self.cut = error.code != "internal"
         self._end(error, Goodbye.because(error.code, str(error)))
 
-    def goodbye(self, code: str = "closing", reason: str = "the process is done") -> None:
+    def goodbye(
+        self,
+        code: str = "closing",
+        reason: str = "the process is done",
+        error: Exception | None = None,
+    ) -> None:
         """End the link in order: what the endpoint has to say at once, GOODBYE, end of file; the
-        other end closes."""
+        other end closes. `error`: what the endpoint is told, if that is to be no orderly end."""
         if self.state is HANDSHAKE:  # nobody to say it to
             self.abort()
         elif self.state is OPEN:
             chunks = self._core.pump(0) if self._core is not None else ()
             if chunks and not self.transport.is_closing():
                 self._write(chunks)
-            self._end(None, Goodbye.because(code, reason), close=False)
+            self._end(error, Goodbye.because(code, reason), close=False)
 
     def renew(self) -> None:
         """What it stands on counts no more: end it, so that who dialled dials again."""

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 
 from pubsub.config import Address, Settings, Way, is_loopback
 from pubsub.core.directory import Directory
-from pubsub.core.inbox import Inbox
+from pubsub.core.inbox import MAX_STREAMS, Inbox
 from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.errors import ProtocolError
-from pubsub.links.keeping import KeptLink, Trouble
+from pubsub.links.dialling import Dialling
+from pubsub.links.keeping import KeptLink, Trouble, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
 from pubsub.runtime.coordinator_link import Session
@@ -55,6 +56,7 @@ class Publishers:
     Attributes:
         remotes: by the id of the peer.
         directory: which publishers the coordinators list, and where.
+        dialling: who has its turn to dial.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class Publishers:
         self.readiness = readiness
         self.identity = identity
         self.remotes: dict[str, Remote] = {}
-        self.directory = Directory()
+        self.directory = Directory(MAX_STREAMS)
+        self.dialling = Dialling(loop, random)
         self._scratch = scratch
         self._random = random
 
@@ -106,34 +109,49 @@ class Publishers:
         if inbox.over(key):
             return
         way = Way(*place_of(row.ways), session)
+        who = str(way) if way.host else row.who or f"peer {row.peer_id}"
+        publisher = f"{who}#{row.stream_id}"
+        if len(inbox.streams) >= MAX_STREAMS and key not in inbox.streams:
+            if not inbox.crowded:
+                inbox.crowded = True
+                log.warning(
+                    "Sub(%r) has %d streams, and more publishers match: the others are not "
+                    "subscribed",
+                    *(inbox.pattern, MAX_STREAMS),
+                )
+            self._leave_out(inbox, key, row, publisher)
+            return
         remote = self.remotes.get(row.peer_id)
         if remote is None:
             remote = self.remotes[row.peer_id] = Remote(
                 self, row.peer_id, way, self._scratch, self._random
             )
-        who = str(way) if way.host else row.who or f"peer {row.peer_id}"
         if remote.nowhere:
             remote.is_out_of_reach(who, row.topic, session.reached)
         if key in inbox.streams:
             return
-        publisher = f"{who}#{row.stream_id}"
-        full = remote.streams >= self.settings.max_channels
-        if full:
+        if remote.streams >= self.settings.max_channels:
             remote.refuse()
-            if key in inbox.gone:
-                return
+            self._leave_out(inbox, key, row, publisher)
+            return
         stream = inbox.returned(key)
         if stream is None:
-            stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
-            stream.before = row.before
-            stream.since = self.loop.time()
-            if full:
-                stream.vanish(trouble=True)
-                return
+            stream = self._stream(inbox, key, row, publisher)
             inbox.add(stream)
         stream.publisher = publisher
         self.readiness.wait_for(stream)
         remote.add(stream)
+
+    def _stream(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> Stream:
+        stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
+        stream.before = row.before
+        stream.since = self.loop.time()
+        return stream
+
+    def _leave_out(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> None:
+        """One more than may be: its Sub is told that it does not get it."""
+        if key not in inbox.gone:
+            self._stream(inbox, key, row, publisher).vanish(trouble=True)
 
     def ways(self, peer_id: str) -> list[Way]:
         """Where the coordinators say that a peer is."""
@@ -217,6 +235,7 @@ class Remote(KeptLink):
         self._refused = False
         self._who: tuple[str, bytes] | None = None  # what it showed when it was met first
         self._kept_said = False
+        self._missing = False  # it was not reached the last time
         self.met: Address | None = None
 
     @property
@@ -322,6 +341,39 @@ class Remote(KeptLink):
         """All that the coordinators name; where none does any more, what they named last."""
         self._last_ways = self._owner.ways(self.peer_id) or self._last_ways
         return self._last_ways
+
+    async def _connect(self, way: Way, timeout: float) -> None:
+        """At once where it was met, and showed who it is; elsewhere when it has its turn: what
+        others say of where it is may be wrong."""
+        dialling, address, again = self._owner.dialling, way.address, self._missing
+        if address == self.met:
+            await super()._connect(way, timeout)
+            return
+        self._missing = True
+        dialling.check(address, self)
+        patience = Patience(self._loop, timeout, self._wait_no_longer)
+        try:
+            await dialling.enter(again)
+        finally:
+            patience.cancel()
+        try:
+            if not self._wanted():
+                raise ConnectionError("nothing is wanted of it any more")
+            dialling.begin(address, self)
+            try:
+                await super()._connect(way, dialling.timeout(timeout, again))
+            except BaseException as error:
+                dialling.failed(address, self, explain(error))
+                raise
+            self._missing = False
+            dialling.worked(address)
+        finally:
+            dialling.leave(again)
+
+    def _wait_no_longer(self) -> None:
+        """It waits for its turn: no Sub waits for it any longer to be ready."""
+        for stream in self._streams:
+            self._owner.readiness.settled(stream)
 
     async def _introduce(self, local_host: str, authenticator: Authenticator) -> Dialler:
         return Dialler(self._owner.identity(local_host), "peer", self.peer_id, authenticator)

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, Protocol
 from pubsub.config import Address, Settings, is_loopback, is_wildcard
 from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
-from pubsub.core.publication import Publication
+from pubsub.core.publication import Leaver, Publication
 from pubsub.core.rights import SHOWN, in_words
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
@@ -211,6 +211,8 @@ class Runtime:
             holding=self.subscribers.holding,
         )
         publication.on_absent = lambda who: self.subscribers.absent.append((topic, who))
+        publication.on_shut = lambda who: self._is_shut(topic, who)
+        publication.on_due = self.clock.arm
         self._pubs[publication.stream_id] = OpenPub(publication, source)
         for sub in self._subs.values():
             if _wants(sub.inbox.pattern, topic):
@@ -218,6 +220,14 @@ class Runtime:
         self.clock.arm(self.clock.now() + self.settings.join_timeout)
         self._tell(Register(publication.stream_id, "pub", topic, False, False))
         return publication, self.readiness.add(publication.stream_id, publication)
+
+    def _is_shut(self, topic: str, who: Leaver) -> None:
+        """A subscriber was cut off, because it held up a Pub that waits for all."""
+        log.warning(
+            "Pub(%r, overflow='block'): the subscriber %s is cut off, because it has let nothing "
+            "be sent to it for %g s (resume_timeout): it lacks %s",
+            *(topic, who.name, self.settings.resume_timeout, lingering.messages(who.lacks)),
+        )
 
     async def close_pub(self, stream_id: int, linger: float | None = None) -> None:
         """Close a stream: wait up to `linger` seconds until every subscriber has received what

@@ -11,7 +11,7 @@ from pubsub.core.publication import Leaver, Publication
 from pubsub.core.rights import held
 from pubsub.core.serving import Serving
 from pubsub.errors import ProtocolError
-from pubsub.links.link import Link
+from pubsub.links.link import Link, Lost
 from pubsub.links.probing import Prober, home
 from pubsub.runtime.clock import Clock
 from pubsub.runtime.lingering import messages
@@ -178,6 +178,8 @@ class Served:
             self._output,
             max_channels=self._owner.settings.max_channels,
             rights=held(other.standing.rights),
+            now=self._owner.clock.now,
+            on_displaced=self._displaced,
         )
         if not stays:
             link.goodbye()
@@ -190,6 +192,13 @@ class Served:
             if not self._shared and serving is not None and serving.channels > 1:
                 self._shared = True
                 link.keep_short()
+
+    def _displaced(self) -> None:
+        """Another link of the same peer serves a channel of this one: it ends, and the places of
+        the others are held."""
+        link, why = self.link, "the same peer has connected anew"
+        if link is not None:
+            link.loop.call_soon(link.goodbye, "busy", why, Lost(why))
 
     def close(self) -> None:
         """Say GOODBYE."""

@@ -641,6 +641,74 @@ def test_the_topics_of_one_peer_may_not_have_too_many_segments() -> None:
     assert len(list(registry.topics())) == 3
 
 
+def test_there_may_be_so_many_peers_and_one_that_is_known_is_never_refused() -> None:
+    registry = connected("A", "B", registry=Registry(max_peers=2))
+    with pytest.raises(ProtocolError, match="knows 2 peers, and takes no more") as caught:
+        connected("C", registry=registry)
+    assert caught.value.code == "limit"
+    registry.register("A", pub(1), 0.0)
+    registry.lose("A", 0.0)
+    connected("A", registry=registry)  # from away
+    connected("A", registry=registry)  # in the place of its own connection
+    registry.leave("B")
+    connected("C", registry=registry)
+    with pytest.raises(ProtocolError):
+        connected("B", registry=registry)
+    assert {row["peer_id"] for row in registry.peers()} == {"A", "C"}
+
+
+def test_a_peer_that_is_being_taken_away_still_counts_and_may_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "SWEEP", 1)
+    registry = connected("A", registry=Registry(max_peers=1))
+    for number in range(3):
+        registry.register("A", pub(number), 0.0)
+    registry.leave("A")
+    assert registry.sweeping
+    with pytest.raises(ProtocolError, match="takes no more"):
+        connected("B", registry=registry)
+    connected("A", registry=registry)
+
+
+def test_all_together_may_not_have_too_many_and_what_is_there_stays() -> None:
+    registry = connected("A", "B", registry=Registry(max_all=2))
+    registry.register("A", pub(1), 0.0)
+    registry.register("A", sub(2), 0.0)
+    why = "this coordinator has 2 Pubs and Subs, and takes no more"
+    assert registry.register("B", pub(1), 0.0) == [("B", Refused(1, why))]
+    registry.register("A", pub(2, "instead"), 0.0)
+    assert registry.topics().__next__()["publishers"] == 1
+    registry.lose("A", 0.0)
+    connected("A", registry=registry)
+    [(_, again)] = registry.register("A", pub(1), 0.0)  # known already
+    assert isinstance(again, Expect)
+    registry.unregister("A", 2)
+    [(_, answer)] = registry.register("B", pub(1, "now"), 0.0)
+    assert isinstance(answer, Expect)
+
+
+def test_g7_what_comes_again_to_a_coordinator_that_is_full_is_not_refused_for_good() -> None:
+    """REFUSED would end a Pub whose streams go on; to be sent away is as if it were down."""
+    registry = connected("A", "B", registry=Registry(max_all=1))
+    registry.register("A", pub(1), 0.0)
+    with pytest.raises(ProtocolError, match="has 1 Pubs and Subs, and takes no more") as caught:
+        registry.register("B", pub(1, renewed=True), 0.0)
+    assert caught.value.code == "limit"
+
+
+def test_what_goes_with_its_peer_counts_no_more() -> None:
+    registry = connected("A", "B", registry=Registry(max_all=3))
+    for number in range(3):
+        registry.register("A", pub(number), 0.0)
+    registry.leave("A")
+    while registry.sweeping:
+        registry.sweep()
+    for number in range(3):
+        [(_, answer)] = registry.register("B", pub(number), 0.0)
+        assert isinstance(answer, Expect)
+
+
 # --- what people ask ----------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.links.link import Link
 from pubsub.links.listening import ACCEPTS
 from pubsub.support.ratelimit import RateLimit
+from pubsub.trust.guard import Guard
 from pubsub.wire.frames import FrameReader
 from pubsub.wire.messages import (
     Answer,
@@ -397,3 +398,44 @@ async def test_a_wake_up_that_raises_is_asked_for_again_by_the_next() -> None:
             ask(connection)
         ask(connection)
         assert loop.calls == [work]
+
+
+async def test_one_peer_too_many_hears_why_and_one_that_is_known_comes_back() -> None:
+    async with (
+        coordinator_with(Registry(max_peers=1)) as coordinator,
+        caller(coordinator, "peer", "first") as first,
+    ):
+        async with caller(coordinator, "peer", "second") as second:
+            goodbye = await second.hear()
+            assert isinstance(goodbye, Goodbye)
+            assert goodbye.code == "limit"
+            assert "knows 1 peers, and takes no more" in goodbye.reason
+        async with caller(coordinator, "client", "who only asks") as client:
+            client.writer.write(encode(Query(1, "peers")))
+            [row] = (await client.hear()).rows
+            assert row["peer_id"] == "first"
+        first.writer.transport.abort()
+        await eventually(lambda: not coordinator._connections)
+        async with caller(coordinator, "peer", "first") as again:
+            again.writer.write(encode(Register(1, "pub", "t", False, False)))
+            assert isinstance(await again.hear(), Expect)
+        await eventually(lambda: not coordinator._links)  # nothing is left of who was refused
+
+
+async def test_no_whole_identity_is_told_where_everybody_may_ask() -> None:
+    class Closed(Guard):
+        open = False
+
+    whole = "0123456789abcdef"
+    for guard, told in ((Guard(), whole[:8]), (Closed(), whole)):
+        loop = asyncio.get_running_loop()
+        coordinator = Coordinator(loop, settings=Settings(), settle=0.0, guard=guard)
+        await coordinator.start("127.0.0.1", 0)
+        async with (
+            caller(coordinator, "peer", whole),
+            caller(coordinator, "client", "asking") as client,
+        ):
+            client.writer.write(encode(Query(1, "peers")))
+            [row] = (await client.hear()).rows
+            assert row["peer_id"] == told
+        await coordinator.close()

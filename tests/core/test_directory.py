@@ -227,3 +227,15 @@ class Union(RuleBasedStateMachine):
 
 TestUnion = Union.TestCase
 TestUnion.settings = settings(max_examples=50)
+
+
+def test_g6_a_coordinator_lists_so_many_for_a_sub_and_what_it_says_beyond_is_not_heard() -> None:
+    directory = Directory(2)
+    directory.match(ONE, match(1, "ABC"))
+    assert [bool(directory.ways(peer)) for peer in "ABC"] == [True, True, False]
+    directory.match(ONE, match(2, "C"))
+    assert directory.ways("C"), "it is another Sub"
+    assert not directory.listed(1, StreamKey("C", 5))
+    assert directory.match(ONE, match(1, "", "AC")) == [StreamKey("A", 5)]
+    directory.match(ONE, match(1, "C"))
+    assert directory.listed(1, StreamKey("C", 5)), "there is room now"
