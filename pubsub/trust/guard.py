@@ -214,7 +214,6 @@ class Group(Private):
 
     Parameters:
         keys: the first is used, all are trusted.
-        source: where they come from, for people.
         read: reads them again.
         encrypt: True: TLS on loopback, too; False: the proof alone, everywhere.
     """
@@ -225,7 +224,6 @@ class Group(Private):
     def __init__(
         self,
         keys: tuple[Key, ...],
-        source: str,
         read: Callable[[], tuple[Key, ...]],
         encrypt: bool | None,
         pair: Pair | None,
@@ -233,8 +231,7 @@ class Group(Private):
         super().__init__(keys[0])
         self._read = read
         self._keys = keys
-        self._source = source
-        self._whose = f"the key of {source}"
+        self._whose = f"the key {keys[0].id} of this group"  # a stranger may read it
         self._encrypt = encrypt
         self._pair = pair
         self._contexts: Contexts | None = None
@@ -287,7 +284,7 @@ class Group(Private):
     def twin(self) -> Group:
         """See `Guard`."""
         pair = None if self._pair is None else type(self._pair).new()
-        return Group(self._keys, self._source, self._read, self._encrypt, pair)
+        return Group(self._keys, self._read, self._encrypt, pair)
 
     def read(self) -> tuple[Key, ...]:
         """See `Guard`."""

@@ -40,5 +40,5 @@ def test_a_handshake_that_began_with_the_key_before_does_not_stand_on_the_new_on
     old, new = Key.new(), Key.new()
     theirs = new_key().public_key()
     der = der_of(group_leaf(Authority.of_group(new), theirs))
-    guard = Group((old, new), "a file", lambda: (old, new), True, Pair.new())
+    guard = Group((old, new), lambda: (old, new), True, Pair.new())
     assert stands(guard, der, identity_of_key(theirs), (new,)) == [False, True]
