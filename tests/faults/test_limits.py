@@ -39,10 +39,12 @@ def every_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_coordinator_that_knows_too_many_peers_says_so_to_one_more() -> None:
-    async with beside(Registry(max_peers=2)) as pair:
-        async with Peer(pair.address, connect_timeout=0.5) as third:
-            with pytest.raises(CoordinatorUnavailable, match="knows 2 peers, and takes no more"):
-                await third.pub("t")
+    async with (
+        beside(Registry(max_peers=2)) as pair,
+        Peer(pair.address, connect_timeout=0.5) as third,
+    ):
+        with pytest.raises(CoordinatorUnavailable, match="knows 2 peers, and takes no more"):
+            await third.pub("t")
 
 
 async def test_one_pub_too_many_is_refused_and_the_others_of_its_peer_stay() -> None:
