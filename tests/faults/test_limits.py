@@ -218,13 +218,14 @@ async def test_whatever_it_is_told_a_peer_dials_few_at_a_time_and_few_where_it_w
         tell(pair, *(matched(f"{n:016x}", "127.0.0.1", port, 1, "t", False) for n in range(2_000)))
         await eventually(lambda: third.came >= AT_ONCE + 1)  # one after the first ones failed
         async with Peer(pair.address) as fresh:  # an honest publisher is found all the same
-            await fresh.pub("t")
+            pub = await fresh.pub("t")
             await eventually(
                 lambda: any(
                     how["state"] == "attached" and at.startswith(fresh.address)
                     for at, how in pair.sub.publishers.items()
                 )
             )
+            await pub.close()
         assert third.most <= AT_ONCE
         # at first delays of 50 ms, which double up to 2 s; half of that by chance
         assert third.came <= AT_ONCE + 12 + (loop.time() - began)
