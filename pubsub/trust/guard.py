@@ -11,11 +11,12 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
-from pubsub.config import is_loopback
+from pubsub.config import is_loopback, unmapped
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.support.host import this_host
@@ -115,6 +116,13 @@ class Guard:
         """Whether a connection that stands on that may go on."""
         return True
 
+    def objection(self, host: str, source: str, standing: Standing) -> str:
+        """Why others are not told to dial that host, which one who comes from `source` says that it
+        is reached at; empty: they are. (Whoever could name any would have all others dial it.)"""
+        if is_loopback(source) or _same(host, source):
+            return ""
+        return "start the coordinator with --trust-advertise, or give all a key"
+
     def twin(self) -> Guard:
         """For another part of the same process that has an identity of its own."""
         return self
@@ -195,6 +203,10 @@ class Private(Guard):
 
     def _host_key(self) -> bytes:
         return self._keys[0].derive("host identity")
+
+    def objection(self, host: str, source: str, standing: Standing) -> str:
+        """See `Guard`: who is dialled must show who it is anyway."""
+        return ""
 
     def counts(self, standing: Standing) -> bool:
         """See `Guard`."""
@@ -389,7 +401,14 @@ class Holder(Guard):
         if any(each.has(card) for each in self._lists.values()):
             raise ProtocolError(f"the certificate of {card.name!r} was revoked", code="auth")
         stands_on = frozenset({(card.issuer, card.serial), own})
-        return Standing(card.rights, card.name, True, stands_on, card.not_after)
+        return Standing(card.rights, card.name, True, stands_on, card.not_after, card.hosts)
+
+    def objection(self, host: str, source: str, standing: Standing) -> str:
+        """See `Guard`."""
+        here = is_loopback(host) and is_loopback(source)
+        if here or any(_same(host, known) for known in (source, *standing.hosts)):
+            return ""
+        return f"issue the certificate of {standing.name!r} with --advertise {host}"
 
     @property
     def own(self) -> tuple[str, int]:
@@ -444,6 +463,14 @@ def is_auth(error: Exception) -> bool:
 
 def _on_loopback(ends: Ends) -> bool:
     return all(end and is_loopback(end[0]) for end in ends)
+
+
+def _same(host: str, other: str) -> bool:
+    """Whether both are the same address, however they are written, or the same name."""
+    try:
+        return ip_address(unmapped(host)) == ip_address(unmapped(other))
+    except ValueError:
+        return host.lower() == other.lower()
 
 
 def _machine() -> bytes:
