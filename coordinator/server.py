@@ -179,7 +179,12 @@ class Coordinator:
         self._rush = True
         settle = max(0.0, self._started + self._settle - self.loop.time())
         me = Identity("coordinator", self.peer_id, info=about(), host_id=self._host_id)
-        return Acceptor(me, ("peer", "client"), settle, authenticator)
+        return Acceptor(me, ("peer", "client"), settle, authenticator, self._admit)
+
+    def _admit(self, other: Other) -> None:
+        """Raise ProtocolError where it is not the one that has come under its identity before."""
+        if other.role == "peer" and not self.registry.knows(other.peer_id, other.who):
+            raise ProtocolError(IMPOSTOR, code="auth")
 
     # --- what connections ask for -------------------------------------------------------
 
@@ -187,11 +192,8 @@ class Coordinator:
         """The handshake is done.
 
         Raises:
-            ProtocolError: it is not the one that has come under its identity before, or one peer
-                too many.
+            ProtocolError: it is one peer too many.
         """
-        if other.role == "peer" and not self.registry.knows(other.peer_id, other.who):
-            raise ProtocolError(IMPOSTOR, code="auth")
         if other.role == "peer" and not self._closing:
             here, there = link.sockname, link.peername
             source = unmapped(there[0]) if there else ""

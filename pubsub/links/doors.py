@@ -280,10 +280,13 @@ class Doors:
         peer_id: str,
         seat: Callable[[Other], Endpoint],
         guard: Guard,
+        admit: Callable[[Other], None] = lambda other: None,
     ) -> None:
         self.doorman = Doorman(
             *(loop, settings, scratch),
-            lambda authenticator: Acceptor(self.me(), ("peer",), authenticator=authenticator),
+            lambda authenticator: Acceptor(
+                self.me(), ("peer",), authenticator=authenticator, admit=admit
+            ),
             *(seat, guard),
         )
         self.servers: dict[str, asyncio.Server] = {}

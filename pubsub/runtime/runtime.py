@@ -141,6 +141,7 @@ class Runtime:
             self.peer_id,
             lambda other: Served(self.subscribers),
             guard,
+            lambda other: self.subscribers.admit(other),
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
         self._pubs: dict[int, OpenPub] = {}

@@ -72,16 +72,15 @@ class Subscribers:
         """The links."""
         return [LinkRow("subscriber", served.peer_id, True) for served in list(self.served)]
 
-    def joined(self, served: Served, other: Other) -> bool:
-        """It is connected; returns whether it may stay.
-
-        Raises:
-            ProtocolError: it is not the one that has come under its identity before.
-        """
-        known = self._known.setdefault(other.peer_id, _Known(other.who))
-        if known.who != other.who:
+    def admit(self, other: Other) -> None:
+        """Raise ProtocolError where it is not the one that has come under its identity before."""
+        known = self._known.get(other.peer_id)
+        if known is not None and known.who != other.who:
             raise ProtocolError(IMPOSTOR, code="auth")
-        known.links += 1
+
+    def joined(self, served: Served, other: Other) -> bool:
+        """It is connected; returns whether it may stay."""
+        self._known.setdefault(other.peer_id, _Known(other.who)).links += 1
         self.served[served] = None
         self.prober.clear(other.peer_id)
         return not self.closed

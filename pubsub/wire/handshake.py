@@ -9,6 +9,7 @@ last word on whether the other end is who it says that it is.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -259,6 +260,8 @@ class Acceptor:
         takes: the roles that may dial it.
         settle: see `Welcome.settle`.
         authenticator: asks the other end.
+        admit: raises ProtocolError where it is not to be let in all the same; it is told nothing
+            then of what WELCOME says, such as the claim that is for somebody else.
     """
 
     def __init__(
@@ -267,7 +270,9 @@ class Acceptor:
         takes: tuple[str, ...],
         settle: float = 0.0,
         authenticator: Authenticator = _TRUST,
+        admit: Callable[[Other], None] = lambda other: None,
     ) -> None:
+        self._admit = admit
         self.me = me
         self.takes = takes
         self.settle = settle
@@ -307,6 +312,7 @@ class Acceptor:
             *(hello.role, hello.peer_id, hello.ways, hello.info, 0.0, hello.claim, hello.listens),
             *(hello.host_id, standing),
         )
+        self._admit(other)
         claim = me.claim(hello.peer_id)
         welcome = Welcome(
             *(PROTOCOL_VERSION, me.role, me.peer_id, claim, me.host_id, self.settle, me.info)
