@@ -78,12 +78,20 @@ pubsubd = program(
 )
 @credential_options
 @click.option(
+    "--trust-advertise",
+    is_flag=True,
+    help="Tell others to dial whatever address a program says that it has; by itself only with a "
+    "key. Else: the one from which it comes, or that its certificate names.",
+)
+@click.option(
     "--encrypt/--no-encrypt",
     default=None,
     help="With a key: TLS on loopback too; or nowhere, where all others say so, too. Default: TLS "
     "between machines.",
 )
-def coordinator(host: str, port: int, log_level: str, encrypt: bool | None) -> int:
+def coordinator(
+    host: str, port: int, log_level: str, trust_advertise: bool, encrypt: bool | None
+) -> int:
     """Run a coordinator: tells subscribers where publishers are, and carries no message.
 
     On one machine it needs nothing: the programs of one user know each other by a secret. For
@@ -126,7 +134,7 @@ def coordinator(host: str, port: int, log_level: str, encrypt: bool | None) -> i
             f"the certificate of {guard.name!r} does not make it a coordinator: issue one with "
             "`pubsubd cert issue DIR NAME --coordinator`"
         )
-    return run(_serve(address, exposed, guard))
+    return run(_serve(address, exposed, guard, trust_advertise))
 
 
 def _take_descriptors() -> None:
@@ -152,12 +160,12 @@ def _is_loopback(address: Address) -> bool:
         raise Failure(f"--host {address.host}: {error.strerror or error}") from None
 
 
-async def _serve(address: Address, exposed: bool, guard: Guard) -> int:
+async def _serve(address: Address, exposed: bool, guard: Guard, trust_advertise: bool) -> int:
     from pubsub.coordinator.server import Coordinator  # `pubsubd --help` needs none of it
 
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
-    server = Coordinator(loop, guard=guard)
+    server = Coordinator(loop, guard=guard, trust_advertise=trust_advertise)
     server.renewal.start()
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, server.renewal.look)

@@ -40,9 +40,11 @@ from pubsub.wire.messages import (
     MAX_REQUEST_PAYLOAD,
     Answer,
     Query,
+    Refused,
     Register,
     Revoked,
     Unregister,
+    WayRow,
     encode,
 )
 
@@ -83,6 +85,7 @@ class Coordinator:
         registry: what it knows; a fresh one where none is given.
         settle: see `SETTLE`.
         guard: how its connections are secured; None: all are open.
+        trust_advertise: whatever a peer says where it is reached is told to the others.
     """
 
     def __init__(
@@ -93,7 +96,9 @@ class Coordinator:
         registry: Registry | None = None,
         settle: float = SETTLE,
         guard: Guard | None = None,
+        trust_advertise: bool = False,
     ) -> None:
+        self.trust_advertise = trust_advertise
         self.loop = loop
         self.settings = settings or Settings()
         self.registry = registry or Registry()
@@ -189,12 +194,14 @@ class Coordinator:
             raise ProtocolError(IMPOSTOR, code="auth")
         if other.role == "peer" and not self._closing:
             here, there = link.sockname, link.peername
+            source = unmapped(there[0]) if there else ""
+            ways, objections = self._judge(other, source)
             pushes = self.registry.connect(
-                *(other.peer_id, other.ways, other.info, self.loop.time()),
+                *(other.peer_id, ways, other.info, self.loop.time()),
                 who=other.who,
                 listens=other.listens,
                 host_id=other.host_id,
-                source=unmapped(there[0]) if there else "",
+                source=source,
                 met_at=Address(unmapped(here[0]), here[1]) if here else Address("", 0),
                 rights=connection.rights,
             )
@@ -211,8 +218,25 @@ class Coordinator:
             self.push(pushes)
             if self.guard.revoked:
                 link.send(Revoked(self.guard.revoked))
+            for objection in objections:
+                log.info("%s: %s", link, objection)
+                link.send(Refused(0, objection))
             if before is not None and before.link is not None:
                 before.link.goodbye("busy", "the peer has connected anew")
+
+    def _judge(self, other: Other, source: str) -> tuple[tuple[WayRow, ...], list[str]]:
+        """Which of its ways others are told, and why not the rest."""
+        told, objections = [], []
+        for way in other.ways:
+            why = ""
+            if way.kind == "tcp" and not self.trust_advertise:
+                why = self.guard.objection(way.host, source, other.standing)
+            if why:
+                at = Address(way.host, way.port)
+                objections.append(f"nobody is told to dial {at}, as you come from {source}: {why}")
+            else:
+                told.append(way)
+        return tuple(told), objections
 
     def tell_revoked(self) -> None:
         """Hand the newest list of revoked certificates to all."""

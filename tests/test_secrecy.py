@@ -94,7 +94,7 @@ def things(key: Key, path: Path) -> dict[str, Callable[[], Any]]:
     env = {"PUBSUB_KEY": key.text()}
 
     def group() -> Any:
-        return Group((key,), "PUBSUB_KEY", lambda: (key,), None, None)
+        return Group((key,), lambda: (key,), None, None)
 
     return {
         "key": lambda: key,

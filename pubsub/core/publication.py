@@ -139,7 +139,7 @@ class Publication:
         self._cursors: dict[SubKey, Cursor] = {}
         self._attached: dict[SubKey, Cursor] = {}
         self._away: dict[str, dict[SubKey, Cursor]] = {}  # by peer: those with a deadline
-        self._shut: dict[Cursor, int] = {}  # who lets nothing be sent; what its outlet took
+        self._shut: dict[Cursor, int] = {}  # who lets nothing be sent; what its outlet has taken
         self._late: dict[SubKey, int] = {}  # who was expected in vain, and from where on
         self._holding = {} if holding is None else holding
         self._waiters: list[Waiter] = []

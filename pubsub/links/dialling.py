@@ -113,8 +113,8 @@ class Dialling:
             raise TriedLately(f"another was looked for there a moment ago: {failed.why}")
 
     def begin(self, address: Address, who: object) -> None:
-        """It is dialled for that one, which has its turn. Where an attempt failed, one is made at a
-        time: others wait until it is known how this one ends.
+        """It is dialled for that one, which has its turn. Where an attempt failed, there is one at
+        a time: others wait until it is known how this one ends.
 
         Raises:
             TriedLately: not yet.

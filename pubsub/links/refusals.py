@@ -7,6 +7,7 @@ import struct
 import time
 
 from pubsub.wire.frames import FrameReader
+from pubsub.wire.handshake import Refused
 from pubsub.wire.messages import MAX_PAYLOAD_BEFORE_WELCOME, Goodbye
 
 __all__ = ["CLOSED_EARLY", "HEARD", "NO_TLS", "explain_foreign", "explain_tls", "words_of"]
@@ -128,6 +129,15 @@ def explain_foreign(head: bytes, *, ended: bool = False) -> str | None:
         if isinstance(event, Goodbye) and event.reason:
             return f"{plain}, and says: {event.reason}"
     return plain
+
+
+def passing(head: bytes) -> Refused | None:
+    """What a plain GOODBYE says that has nothing to do with TLS: who said it had no time, and may
+    have it later. None: these bytes are none."""
+    for event in FrameReader(bytearray(2 * MAX_PAYLOAD_BEFORE_WELCOME)).feed(head):
+        if isinstance(event, Goodbye) and event.code in ("busy", "timeout", "closing", "internal"):
+            return Refused(event)
+    return None
 
 
 def words_of(error: ssl.SSLError) -> str:

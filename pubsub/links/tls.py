@@ -25,6 +25,7 @@ from pubsub.links.refusals import (
     NO_TLS,
     explain_foreign,
     explain_tls,
+    passing,
     words_of,
 )
 from pubsub.support.logs import logger
@@ -175,7 +176,10 @@ class TlsLayer(asyncio.BufferedProtocol):
             return not self._closing
         head = bytes(self._foreign or b"")
         tls = not head or head[0] == TLS_HANDSHAKE
-        self._fail(AuthError(CLOSED_EARLY if tls else explain_foreign(head, ended=True)))
+        if tls:
+            self._fail(Lost(CLOSED_EARLY))
+        else:
+            self._fail(passing(head) or AuthError(explain_foreign(head, ended=True)))
         return False
 
     def pause_writing(self) -> None:
@@ -229,7 +233,7 @@ class TlsLayer(asyncio.BufferedProtocol):
             if text is None:
                 return
         if text is not None:
-            self._fail(AuthError(text))
+            self._fail(passing(bytes(head)) or AuthError(text))
         else:
             self._foreign = None
             self._advance(memoryview(head))

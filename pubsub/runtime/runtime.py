@@ -427,6 +427,9 @@ class Runtime:
     def refused(self, session: Session, refused: Refused) -> None:
         """See `Directed`. Another coordinator may know of other rights, and one that refuses is
         enough: whoever is to receive it might be registered there."""
+        if not refused.id:  # of no Pub or Sub: an address of ours
+            log.warning("the coordinator at %s: %s", session, refused.reason)
+            return
         number, why = refused.id, f"refused by the coordinator at {session}: {refused.reason}"
         pub, sub = self._pubs.get(number), self._subs.get(number)
         if pub is not None:

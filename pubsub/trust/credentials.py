@@ -91,8 +91,7 @@ class Credentials(NamedTuple):
             pair = Pair.new()
         except AuthError:  # told where TLS is needed
             pair = None
-        source = self.source if self.kind == "key" else self.value
-        return Group(keys, source, self.keys, self.encrypt, pair)
+        return Group(keys, self.keys, self.encrypt, pair)
 
 
 def credentials_from(settings: Settings, environ: Mapping[str, str]) -> Credentials:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import hmac
 import os
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
-from pubsub.config import is_loopback
+from pubsub.config import is_loopback, unmapped
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.support.host import this_host
@@ -115,6 +116,13 @@ class Guard:
         """Whether a connection that stands on that may go on."""
         return True
 
+    def objection(self, host: str, source: str, standing: Standing) -> str:
+        """Why others are not told to dial that host, which one who comes from `source` says that it
+        is reached at; empty: they are. (Whoever could name any would have all others dial it.)"""
+        if is_loopback(source) or _same(host, source):
+            return ""
+        return "start the coordinator with --trust-advertise, or give all a key"
+
     def twin(self) -> Guard:
         """For another part of the same process that has an identity of its own."""
         return self
@@ -196,6 +204,10 @@ class Private(Guard):
     def _host_key(self) -> bytes:
         return self._keys[0].derive("host identity")
 
+    def objection(self, host: str, source: str, standing: Standing) -> str:
+        """See `Guard`: who is dialled must show who it is anyway."""
+        return ""
+
     def counts(self, standing: Standing) -> bool:
         """See `Guard`."""
         return standing.stands_on <= {key.id for key in self._keys}
@@ -214,7 +226,6 @@ class Group(Private):
 
     Parameters:
         keys: the first is used, all are trusted.
-        source: where they come from, for people.
         read: reads them again.
         encrypt: True: TLS on loopback, too; False: the proof alone, everywhere.
     """
@@ -225,7 +236,6 @@ class Group(Private):
     def __init__(
         self,
         keys: tuple[Key, ...],
-        source: str,
         read: Callable[[], tuple[Key, ...]],
         encrypt: bool | None,
         pair: Pair | None,
@@ -233,8 +243,7 @@ class Group(Private):
         super().__init__(keys[0])
         self._read = read
         self._keys = keys
-        self._source = source
-        self._whose = f"the key of {source}"
+        self._whose = f"the key {keys[0].id} of this group"  # a stranger may read it
         self._encrypt = encrypt
         self._pair = pair
         self._contexts: Contexts | None = None
@@ -287,7 +296,7 @@ class Group(Private):
     def twin(self) -> Group:
         """See `Guard`."""
         pair = None if self._pair is None else type(self._pair).new()
-        return Group(self._keys, self._source, self._read, self._encrypt, pair)
+        return Group(self._keys, self._read, self._encrypt, pair)
 
     def read(self) -> tuple[Key, ...]:
         """See `Guard`."""
@@ -392,7 +401,14 @@ class Holder(Guard):
         if any(each.has(card) for each in self._lists.values()):
             raise ProtocolError(f"the certificate of {card.name!r} was revoked", code="auth")
         stands_on = frozenset({(card.issuer, card.serial), own})
-        return Standing(card.rights, card.name, True, stands_on, card.not_after)
+        return Standing(card.rights, card.name, True, stands_on, card.not_after, card.hosts)
+
+    def objection(self, host: str, source: str, standing: Standing) -> str:
+        """See `Guard`."""
+        here = is_loopback(host) and is_loopback(source)
+        if here or any(_same(host, known) for known in (source, *standing.hosts)):
+            return ""
+        return f"issue the certificate of {standing.name!r} with --advertise {host}"
 
     @property
     def own(self) -> tuple[str, int]:
@@ -447,6 +463,14 @@ def is_auth(error: Exception) -> bool:
 
 def _on_loopback(ends: Ends) -> bool:
     return all(end and is_loopback(end[0]) for end in ends)
+
+
+def _same(host: str, other: str) -> bool:
+    """Whether both are the same address, however they are written, or the same name."""
+    try:
+        return ip_address(unmapped(host)) == ip_address(unmapped(other))
+    except ValueError:
+        return host.lower() == other.lower()
 
 
 def _machine() -> bytes:

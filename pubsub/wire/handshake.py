@@ -94,6 +94,8 @@ class Standing(NamedTuple):
     """The keys or certificates that the connection stands on: each counts, or it is over."""
     until: float = float("inf")
     """When that ends, in seconds since 1970."""
+    hosts: tuple[str, ...] = ()
+    """Where else it may say that it is reached, beside the address from which it comes."""
 
 
 class Other(NamedTuple):

@@ -580,11 +580,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Coordinator → peer: your Pub or Sub is not registered, because you have no right to it."""
+    """Coordinator → peer: your Pub or Sub is not registered, because you have no right to it; or
+    others are not told of one of your ways."""
 
     KIND: ClassVar[Kind] = Kind.REFUSED
     id: int = _field(_entity)
-    """Of the REGISTER."""
+    """Of the REGISTER; 0: it is about a way of the HELLO."""
     reason: str = _field(_shown(1024))
     """A sentence for people: who may not do what, and what is allowed."""
 

@@ -33,6 +33,7 @@ from pubsub.wire.messages import (
     Match,
     Ping,
     Query,
+    Refused,
     Register,
     Welcome,
     encode,
@@ -439,3 +440,30 @@ async def test_no_whole_identity_is_told_where_everybody_may_ask() -> None:
             [row] = (await client.hear()).rows
             assert row["peer_id"] == told
         await coordinator.close()
+
+
+async def test_an_address_that_is_not_told_is_said_to_its_peer_and_the_registration_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Guard, "objection", lambda *args: "say so by --trust-advertise")
+    async with coordinator_with() as coordinator:
+        for trusted in (False, True):
+            coordinator.trust_advertise = trusted
+            name = f"camera {trusted}"
+            async with caller(coordinator, "peer", name, "10.9.9.9", 9) as camera:
+                if not trusted:
+                    refused = await camera.hear()
+                    assert isinstance(refused, Refused)
+                    assert refused.id == 0
+                    assert refused.reason == (
+                        "nobody is told to dial 10.9.9.9:9, as you come from 127.0.0.1: "
+                        "say so by --trust-advertise"
+                    )
+                camera.writer.write(encode(Register(1, "pub", "t", False, False)))
+                assert isinstance(await camera.hear(), Expect)
+                async with caller(coordinator, "peer", f"display {trusted}") as display:
+                    display.writer.write(encode(Register(1, "sub", "t", False, False)))
+                    told = await display.hear()
+                    assert isinstance(told, Match)
+                    rows = [row for row in told.added if row.peer_id == name]
+                    assert [len(row.ways) for row in rows] == [int(trusted)]

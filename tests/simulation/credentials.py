@@ -147,7 +147,7 @@ class Keys(Credentials):
         return self._plain(lambda: keys) if kind == "plain" else self._group(lambda: keys)
 
     def _plain(self, read: Callable[[], tuple[Key, ...]]) -> Guard:
-        return Group(read(), "a file", read, False, None)
+        return Group(read(), read, False, None)
 
     def _group(self, read: Callable[[], tuple[Key, ...]]) -> Guard:
         raise NotImplementedError
@@ -170,7 +170,7 @@ class Tls(Keys):
     tls = True
 
     def _group(self, read: Callable[[], tuple[Key, ...]]) -> Guard:
-        return Group(read(), "a file", read, True, _pair(self._random))
+        return Group(read(), read, True, _pair(self._random))
 
 
 class Issued(Credentials):
@@ -244,7 +244,7 @@ class Issued(Credentials):
         """See `Credentials`."""
         if kind == "plain":
             key = Key(self._random.randbytes(32))
-            return Group((key,), "a file", lambda: (key,), False, None)
+            return Group((key,), lambda: (key,), False, None)
         if kind == "other":
             contexts = self._contexts(host, 0, self._foreign)
         elif kind == "old":
