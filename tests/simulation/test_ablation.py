@@ -86,10 +86,12 @@ def repeating(stack: ExitStack) -> None:
     where it goes on. (With small windows that would be over the window.)"""
 
     def again(attach: Any) -> Any:
-        def from_acked(self: Publication, key: Any, outlet: Any, asked: Subscribe) -> Any:
+        def from_acked(
+            self: Publication, key: Any, outlet: Any, asked: Subscribe, **more: Any
+        ) -> Any:
             known = self._cursors.get(key)
             acked = None if known is None else known.acked
-            cursor, answer = attach(self, key, outlet, asked)
+            cursor, answer = attach(self, key, outlet, asked, **more)
             if acked is not None and asked.resume is not None and asked.limit > 10**6:
                 cursor.place(max(acked, self.log.start))
                 REPEATED.append(answer.next - cursor.next)
@@ -493,17 +495,7 @@ def claims_at_the_coordinator(stack: ExitStack) -> None:
 
 def claims_at_the_publisher(stack: ExitStack) -> None:
     """A publisher takes whoever says that it is a subscriber for that subscriber."""
-
-    def make(joined: Any) -> Any:
-        def anybody(self: Subscribers, served: Any, other: Any) -> bool:
-            known = self._known.get(other.peer_id)
-            if known is not None:
-                known.who = other.who
-            return bool(joined(self, served, other))
-
-        return anybody
-
-    replace(stack, Subscribers, "joined", make)
+    replace(stack, Subscribers, "admit", lambda admit: lambda self, other: None)
 
 
 def proof(stack: ExitStack) -> None:
