@@ -365,7 +365,7 @@ def start_worker(
 
 def become(uid: int) -> None:
     """Be that user from now on. What is imported late is imported now: he may not read it."""
-    import encodings.idna
+    import encodings.idna  # noqa: F401
 
     import pubsub.cli.pubsub
     import pubsub.coordinator.server
