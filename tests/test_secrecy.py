@@ -69,6 +69,7 @@ def shown(thing: Any) -> str:
     try:
         fails()
     except ValueError as error:
+        error.__context__ = None  # of what else was handled at this time
         told = traceback.TracebackException.from_exception(error, capture_locals=True)
         out.writelines(told.format())
         record = logging.LogRecord("x", 50, __file__, 1, "%s %r", (thing, thing), sys.exc_info())

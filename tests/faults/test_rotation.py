@@ -127,6 +127,7 @@ async def test_g5_a_key_is_changed_under_a_flow_and_nothing_is_lost(
             await flowing.passes(100)
         assert flowing.got == flowing.put
         assert sub.lost == 0
+        await eventually(lambda: len(pub.subscribers) == 1)  # the newcomers have left
         (how,) = pub.subscribers.values()
         assert how["lost"] == 0
         with pytest.raises(AuthError, match=r"another key|does not have the key"):

@@ -41,6 +41,7 @@ from pubsub.wire.handshake import Acceptor, Dialler, Identity, Other, Refused, t
 from pubsub.wire.messages import (
     _CHECKS,
     Ack,
+    Control,
     End,
     Goodbye,
     Kind,
@@ -687,6 +688,9 @@ class _Link:
 
     def listen(self, on: bool) -> None:
         self.listening = on
+
+    def send(self, message: Control) -> None:
+        self.written += len(encode(message))
 
     def flush(self) -> None:
         while not self.paused and not self.closing:

@@ -7,6 +7,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -286,7 +287,7 @@ def test_a_host_that_is_none_is_refused(ca: Path, host: str) -> None:
 
 
 def words(data: bytes, now: float | None = None) -> dict[str, str]:
-    return dict(describe(data, "it", NOW.timestamp() if now is None else now))
+    return dict(describe(data, "it", time.time() if now is None else now))
 
 
 def test_a_certificate_in_words(ca: Path, monkeypatch: pytest.MonkeyPatch) -> None:
