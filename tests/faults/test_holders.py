@@ -63,7 +63,7 @@ from tests.faults.attacks import (
 )
 from tests.faults.test_hostile import LIMITED, MIB, Beside, beside, memory
 from tests.faults.test_strangers import attempt, trap
-from tests.integration.support import default_guard, eventually
+from tests.integration.support import coordinator_in_loop, default_guard, eventually
 from tests.wire.said import hello, welcome
 
 pytest.importorskip("cryptography", reason="certificates need the extra pubsubd[tls]")
@@ -417,11 +417,10 @@ class Liar(Coordinator):
         super().joined(connection, link, other)
 
 
-def sends_unasked(left: list[attacks.Publishing]) -> Callable[[Stranger, int], None]:
-    """Publish one after the other, as one does who was asked."""
+def sends_unasked(attack: attacks.Publishing) -> Callable[[Stranger, int], None]:
+    """Publish, as one does who was asked."""
 
     def publish(stranger: Stranger, channel: int) -> None:
-        attack = left.pop(0) if left else ON_SUBSCRIBER[0]
         if attack.answer:
             stranger.send(Subscribed(channel, "t", "msgpack", 0, 0, 1 << 20))
         stranger.send(batch(channel, 0, b"\x07"))
@@ -440,23 +439,23 @@ async def test_nothing_is_taken_from_a_holder_where_a_publisher_is_said_to_be(
         return [welcome("peer", said.expects)]
 
     # what comes on a channel that is over is passed over, for as long as a link is wanted
-    left = [attack for attack in ON_SUBSCRIBER if attack.name != "beyond_the_window"]
-    async with (
-        honest(certificates, monkeypatch, caplog) as pair,
-        trap(poses, sends_unasked(left)) as false,
-    ):
-        told = f"127.0.0.1:{false.port}"
-        while left:
-            # each one is dialled at once: a link that was refused is tried with growing delays
-            caught, todo, taken = false.caught, len(left), len(pair.got)
+    chosen = [attack for attack in ON_SUBSCRIBER if attack.name != "beyond_the_window"]
+
+    async def one(attack: attacks.Publishing) -> None:
+        async with trap(poses, sends_unasked(attack)) as false:
+            told = f"127.0.0.1:{false.port}"
             async with Peer(
                 pair.address, advertise=told, cert=certificates.honest, **PATIENCE
             ) as bait:
-                await bait.pub("t")
-                await eventually(lambda todo=todo: len(left) < todo, left[0].name)  # type: ignore[misc]
-                await eventually(lambda taken=taken: len(pair.got) > taken + 100)  # type: ignore[misc]
-            await eventually(lambda caught=caught: false.caught > caught)  # type: ignore[misc]
-        assert {type(event) for event in false.heard} <= {Subscribe, Unsubscribe, Goodbye, Ping}
+                pub = await bait.pub("t")
+                await eventually(lambda: false.caught, attack.name)
+                assert not pub.closed
+            heard = {type(event) for event in false.heard}
+            assert heard <= {Subscribe, Unsubscribe, Goodbye, Ping}
+
+    async with honest(certificates, monkeypatch, caplog) as pair:
+        for start in range(0, len(chosen), 5):
+            await asyncio.gather(*map(one, chosen[start : start + 5]))
 
 
 @pytest.mark.parametrize("lies", [False, True], ids=["honest", "lying"])
@@ -532,3 +531,44 @@ async def test_a_holder_is_no_coordinator_for_anybody(
         for goodbye in false.heard:
             assert isinstance(goodbye, Goodbye)
             assert (goodbye.code, why in goodbye.reason) == ("auth", True)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TimeoutError,
+    reason="a publisher knows who has an identity only from who came first under it",
+)
+async def test_a_holder_keeps_nobody_out_who_comes_later(
+    certificates: Certificates,
+) -> None:
+    """It knows the identity of one with which it shares a topic, comes under it to a publisher of
+    another topic, and stays."""
+
+    def squat(address: str, publisher: str, there: Peer) -> list[Holder]:
+        asks = Holder(address)
+        asks.hello("coordinator")
+        asks.send(register(1, "sub", "a/*"))
+        match = asks.wait_for(Match)
+        assert isinstance(match, Match)
+        assert [row.peer_id for row in match.added] == [there.peer_id]
+        squats = Holder(publisher)
+        squats.send(hello("peer", "peer", there.peer_id))
+        squats.wait_for(Welcome)
+        return [asks, squats]
+
+    async with (
+        coordinator_in_loop() as address,
+        Peer(address, cert=certificates.honest) as here,
+        Peer(address, cert=certificates.holder_of_t) as there,
+    ):
+        pub, shared = await here.pub("t"), await there.pub("a/b")
+        assert not shared.closed
+        at = str(here.runtime.address)
+        holders = await asyncio.to_thread(squat, address, at, there)
+        try:
+            async with there.sub("t") as sub:
+                pub.put("for whom it is")
+                assert await sub.get(timeout=5) == "for whom it is"
+        finally:
+            for holder in holders:
+                holder.socket.close()

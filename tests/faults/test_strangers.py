@@ -282,8 +282,9 @@ async def test_a_stranger_where_a_publisher_was_gives_a_subscriber_nothing(
             # each one is dialled at once: a link that was refused is tried with growing delays
             caught = false.caught
             async with Peer(pair.address, advertise=told, **LIMITS) as bait:
-                await bait.pub("t")
+                pub = await bait.pub("t")
                 await eventually(lambda caught=caught: false.caught > caught, attack.name)  # type: ignore[misc]
+                assert not pub.closed
         assert {type(event) for event in false.heard} <= {Goodbye}
         for goodbye in false.heard:
             assert isinstance(goodbye, Goodbye)
