@@ -124,8 +124,9 @@ class Dialling:
         if failed is not None:
             failed.by, failed.until = who, math.inf
 
-    def failed(self, address: Address, who: object, why: str) -> None:
-        """An attempt was in vain."""
+    def failed(self, address: Address, who: object, why: str, another: bool = False) -> None:
+        """An attempt was in vain. `another`: somebody else lives there, as after a restart, who may
+        be wanted too: he is dialled soon."""
         now = self._loop.time()
         if len(self._failed) >= self._look_at:
             kept = {a: f for a, f in self._failed.items() if now < f.until + FORGOTTEN}
@@ -135,6 +136,8 @@ class Dialling:
             failed = self._failed[address] = _Failed(self._random)
         if failed.by is who or now >= failed.until:  # of those that were under way, one counts
             failed.by, failed.why = who, why
+            if another:
+                failed.backoff = Backoff(self._random)
             failed.until = now + failed.backoff.delay()
 
     def worked(self, address: Address) -> None:

@@ -44,7 +44,7 @@ waits, or speaks plain, takes 8 KiB, so that all who have not said who they are 
 MiB."""
 FIRST = 2 * 1024
 """Bytes that one that waits may have sent. (A ClientHello has 250 to 1,600.)"""
-HASTE = 0.5
+HASTE = 1.0
 """Seconds after which a TLS handshake has to go for one that waits."""
 
 

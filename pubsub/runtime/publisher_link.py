@@ -363,7 +363,8 @@ class Remote(KeptLink):
             try:
                 await super()._connect(way, dialling.timeout(timeout, again))
             except BaseException as error:
-                dialling.failed(address, self, explain(error))
+                another = getattr(error, "code", "") == "identity"
+                dialling.failed(address, self, explain(error), another)
                 raise
             self._missing = False
             dialling.worked(address)
