@@ -97,7 +97,9 @@ def _rows(
     connection: socket.socket, what: Literal["topics", "peers"] | None, guard: Guard
 ) -> Iterator[dict[str, Any]]:
     try:
-        yield from _conversation(*_secure(connection, guard), what)
+        secured, dialler = _secure(connection, guard)
+        with secured:  # the one below has given up its descriptor
+            yield from _conversation(secured, dialler, what)
     except ssl.SSLError as error:
         raise AuthError(
             explain_tls(error, now=this_host().wall_clock(), grouped=guard.grouped)

@@ -50,6 +50,9 @@ __all__ = [
 ]
 
 LONG = 30.0
+UNDER = ""
+"""What the topics begin with that come in great numbers: whoever may not have them is not served
+enough to reach any limit."""
 DEEP = b"\x91" * 10_000
 """msgpack: an array in an array in an array …"""
 
@@ -80,8 +83,8 @@ def piece(channel: int, total: int, offset: int, payload: bytes) -> bytes:
     return buffer_header(channel, total, offset, len(payload)) + payload
 
 
-class Stranger:
-    """One connection, and what is said on it.
+class Stranger(Nowhere):
+    """One connection, and what is said on it; DATA and BUFFER are no events, they go nowhere.
 
     Parameters:
         address: ``host:port`` to dial, or a socket that was accepted.
@@ -98,7 +101,7 @@ class Stranger:
         else:
             self.socket = address
         self.socket.settimeout(LONG)
-        self.reader = FrameReader(bytearray(256 * 1024), Nowhere())
+        self.reader = FrameReader(bytearray(256 * 1024), self)
         self.reader.max_payload = 2**31
         self.goodbye: Goodbye | None = None
         self._events: Iterator[Event] = iter(())
@@ -333,7 +336,7 @@ def very_many_topics(target: Target) -> Goodbye | None:
         reading.start()
         for start in range(0, 1_000_000, 1_000):
             if not stranger.send(
-                *(register(start + i, "pub", f"flood/{start + i}") for i in range(1_000))
+                *(register(start + i, "pub", f"{UNDER}flood/{start + i}") for i in range(1_000))
             ):
                 break
         reading.join()
@@ -348,7 +351,7 @@ def very_deep_topics(target: Target) -> Goodbye | None:
         reading = threading.Thread(target=stranger.until_cut, daemon=True)
         reading.start()
         for i in range(1_000_000):
-            topic = "/".join(f"{i}.{j}" for j in range(64))
+            topic = UNDER + "/".join(f"{i}.{j}" for j in range(64 - UNDER.count("/")))
             if not stranger.send(register(i, "pub", topic)):
                 break
         reading.join()
@@ -359,7 +362,7 @@ def very_deep_topics(target: Target) -> Goodbye | None:
 def many_questions(target: Target) -> Goodbye | None:
     with Stranger(target.address, deaf=True) as stranger:
         stranger.hello("coordinator")
-        stranger.send(*(register(i, "pub", f"flood/{i}" * 9) for i in range(4_000)))
+        stranger.send(*(register(i, "pub", f"{UNDER}{f'flood/{i}' * 9}") for i in range(4_000)))
         while stranger.send(*(Query(1, "topics") for _ in range(1_000))):
             pass
         return stranger.until_cut()
@@ -370,7 +373,7 @@ def large_answers_that_nobody_reads(target: Target) -> Goodbye | None:
     """Each of these Subs matches thousands of Pubs."""
     with Stranger(target.address, deaf=True) as stranger:
         stranger.hello("coordinator")
-        stranger.send(*(register(i, "pub", f"flood/{i}") for i in range(4_000)))
+        stranger.send(*(register(i, "pub", f"{UNDER}flood/{i}") for i in range(4_000)))
         stranger.send(*(register(i, "sub", "**") for i in range(4_000, 4_900)))
         while stranger.send(Ping(0)):  # no more than an honest peer might: they are not the point
             time.sleep(0.05)

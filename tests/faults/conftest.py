@@ -10,7 +10,9 @@ from tests.cli.processes import Start, daemon, processes
 HERE = Path(__file__).parent
 KEYED = (
     "test_ends.py",
+    "test_holders.py",
     "test_machines.py",
+    "test_renewal.py",
     "test_resources.py",
     "test_rotation.py",
     "test_security.py",

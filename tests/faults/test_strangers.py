@@ -26,7 +26,7 @@ from pubsub.config import parse_address
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import Key
 from pubsub.trust.proof import NONCE
-from pubsub.wire.frames import Event
+from pubsub.wire.frames import Data, Event
 from pubsub.wire.handshake import Dialler, Identity
 from pubsub.wire.messages import PROTOCOL_VERSION, Auth, Goodbye, Hello, Welcome, encode
 from tests.faults import attacks
@@ -110,6 +110,9 @@ class Uninvited(Stranger):
         if event is not None:
             self.heard.append(event)
         return event
+
+    def data(self, channel: int, *what: Any) -> None:
+        self.heard.append(Data(channel, *what))
 
     def hello(self, wants: str, host: str = "", port: int = 0, role: str = "peer") -> str:
         identity = secrets.token_hex(8)
@@ -213,9 +216,9 @@ class Trap:
             if self._closed:
                 connection.close()
                 return
-            with Stranger(connection) as stranger:
-                stranger.socket.settimeout(5)
-                try:
+            try:
+                with Stranger(connection) as stranger:
+                    stranger.socket.settimeout(5)
                     said = stranger.wait_for(Hello)
                     assert isinstance(said, Hello)
                     stranger.send(*self._poses(said))
@@ -224,8 +227,8 @@ class Trap:
                     while event is not None:
                         self.heard.append(event)
                         event = stranger.next()
-                except (OSError, StopIteration):
-                    pass
+            except (OSError, StopIteration):
+                pass
             self.caught += 1
 
     def close(self) -> None:
@@ -279,8 +282,9 @@ async def test_a_stranger_where_a_publisher_was_gives_a_subscriber_nothing(
             async with trap(poses, publish) as false:
                 told = f"127.0.0.1:{false.port}"
                 async with Peer(pair.address, advertise=told, **LIMITS) as bait:
-                    await bait.pub("t")
+                    pub = await bait.pub("t")
                     await eventually(lambda false=false: false.caught, attack.name)  # type: ignore[misc]
+                    assert not pub.closed
                 for goodbye in false.heard:
                     assert isinstance(goodbye, Goodbye)
                     assert goodbye.code == "auth"
