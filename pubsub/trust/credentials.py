@@ -84,13 +84,14 @@ class Credentials(NamedTuple):
             return Holder(self._certificate)
         if self.kind == "secret":
             return Private(user_secret(environ))
-        keys = self.keys()
-        try:
-            from pubsub.trust.certificates import Pair
+        keys, pair = self.keys(), None
+        if self.encrypt is not False:
+            try:
+                from pubsub.trust.certificates import Pair
 
-            pair = Pair.new()
-        except AuthError:  # told where TLS is needed
-            pair = None
+                pair = Pair.new()
+            except AuthError:
+                pass  # told where TLS is needed
         return Group(keys, self.keys, self.encrypt, pair)
 
 
