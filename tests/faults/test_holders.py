@@ -236,16 +236,16 @@ async def honest(
         yield pair
         taken = len(pair.got)
         await eventually(lambda: len(pair.got) > taken)
+        publication, registry = pair.pub._publication, pair.coordinator.registry
+        assert {state for state, _ in publication.cursors()} == {"attached"}  # held for nobody
+        await eventually(lambda: len(pair.pub.subscribers) == 2)  # others have left just now
+        ours_alone = [{"topic": "t", "publishers": 1, "subscribers": 2}]
+        await eventually(lambda: [r for r in registry.topics() if r["topic"] == "t"] == ours_alone)
         await sub.close()
         await taking
         assert false == []
         assert Holder.beyond == []
         assert sub.lost == 0
-        places = pair.pub._publication.cursors()
-        assert [state for state, _ in places] == ["attached"]
-        assert len(pair.pub.subscribers) == 1
-        rows = [row for row in pair.coordinator.registry.topics() if row["topic"] == "t"]
-        assert rows == [{"topic": "t", "publishers": 1, "subscribers": 1}]
     assert not [r for r in caplog.records if r.exc_info or "internal error" in r.getMessage()]
 
 
