@@ -266,7 +266,7 @@ class Group(Private):
 
     def takes_tls(self) -> SSLContext | None:
         """See `Guard`."""
-        return self._secured().server
+        return None if self._encrypt is False else self._secured().server
 
     def dials(self, ends: Ends, der: Der | None) -> Authenticator:
         """See `Guard`."""
