@@ -56,6 +56,15 @@ else
 	$(BIN)/python -m pytest $(ARGS)
 endif
 
+# Where everything is open in the suite, everything has a key and is TLS here.
+OVER_TLS := $(patsubst %,tests/faults/test_%.py,proxy partition gone coordinators signals ends callers) \
+	tests/integration/test_promises.py
+
+.PHONY: test-tls
+test-tls: $(DEV) ## the tests of faults and promises once more, over TLS (ARGS="tests/faults/test_gone.py")
+	PUBSUB_TEST_TRUST=tls $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q \
+		$(or $(ARGS),$(OVER_TLS))
+
 .PHONY: soak
 soak: $(DEV) ## simulated worlds (SEEDS=1000, SEED=n again, PROFILE=faults), or real ones (MINUTES=30)
 ifeq ($(strip $(MINUTES)),)

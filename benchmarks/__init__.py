@@ -3,6 +3,7 @@
     make bench                                            all of it, under 15 minutes
     make bench ONLY=throughput,latency PEERS=pyzmq,zenoh  some of it
     make bench ARGS="--write docs"                        docs/benchmarks.md, its chart and figures
+    make bench ONLY=tls                                   plain, proof only and TLS
     python -m benchmarks --from docs/benchmarks.json      the report again, nothing measured
 
 How it is made, from the outside in:
@@ -14,6 +15,8 @@ How it is made, from the outside in:
 `stage`           child processes: started, spoken to, listened to, and never left behind
 `child`, `roles`  what runs in a child: publisher, subscriber, the two ends of a round trip
 `special`         the roles of what is neither plain throughput nor a round trip
+`returning`       peers that come back to a coordinator at once
+`strangers`       what those cost it that stop before they have said who they are
 `workloads`       the objects that are sent, and what is measured with them
 `packing`         msgpack as the peers' users would set it up
 `contender`       what a library has to provide to be measured; `contenders/` has the modules

@@ -16,7 +16,7 @@ from benchmarks.stage import Failed
 from benchmarks.workloads import WORKLOADS, Workload
 
 FULL = Effort(rounds=3, seconds=0.5, trips=6_000, warm_up=500, joins=40)
-SMOKE = Effort(rounds=1, seconds=0.02, trips=100, warm_up=10, joins=3)
+SMOKE = Effort(rounds=1, seconds=0.02, trips=100, warm_up=10, joins=3, peers=20)
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 SUMMARY = "<!-- bench: begin -->", "<!-- bench: end -->"
 
@@ -32,7 +32,9 @@ def _arguments() -> argparse.Namespace:
         "--only",
         metavar="NAME,…",
         default="",
-        help="workloads, or groups of them: " + ", ".join(_names_of_workloads()),
+        help="workloads, or groups of them: "
+        + ", ".join(_names_of_workloads())
+        + " (default: all but tls)",
     )
     parser.add_argument(
         "--peers",
@@ -69,6 +71,12 @@ def _arguments() -> argparse.Namespace:
         "--seconds", type=float, metavar="S", help=f"of each sending, default: {FULL.seconds:g}"
     )
     parser.add_argument(
+        "--crowd",
+        type=int,
+        metavar="N",
+        help=f"peers that come back to a coordinator, default: {FULL.peers:,}",
+    )
+    parser.add_argument(
         "--patience",
         type=float,
         metavar="S",
@@ -78,6 +86,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error(f"--rounds {arguments.rounds} is below 1")
+    if arguments.crowd is not None and arguments.crowd < 1:
+        parser.error(f"--crowd {arguments.crowd} is below 1")
     if arguments.seconds is not None and not 0 < arguments.seconds <= 600:
         parser.error(f"--seconds {arguments.seconds:g} is not between 0 and 600")
     try:
@@ -102,7 +112,9 @@ def _pick_workloads(names: list[str]) -> list[Workload]:
         raise ValueError(
             f"--only: there is no {unknown[0]!r}; there are {', '.join(_names_of_workloads())}"
         )
-    return [w for w in WORKLOADS if not names or w.name in names or w.group in names]
+    if not names:
+        return [w for w in WORKLOADS if w.group != "tls"]
+    return [w for w in WORKLOADS if w.name in names or w.group in names]
 
 
 def _pick_contenders(faces: list[str], names: list[str]) -> list[Contender]:
@@ -145,6 +157,7 @@ def _measure(arguments: argparse.Namespace) -> report.Figures:
         trips=base.trips,
         warm_up=base.warm_up,
         joins=base.joins,
+        peers=arguments.crowd or base.peers,
         patience=arguments.patience,
     )
     left_out = {c.name: lack for c in arguments.contenders if (lack := c.missing())}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Any, Final
 from xml.sax.saxutils import escape
 
 from benchmarks.report import COLUMNS, results_of
-from benchmarks.workloads import Group
 
 __all__ = ["as_svg"]
 
@@ -48,7 +47,7 @@ def as_svg(figures: dict[str, Any]) -> str:
 
 def _panel(workload: dict[str, str], figures: dict[str, Any]) -> tuple[list[str], float] | None:
     results = results_of(figures)
-    columns = COLUMNS[cast("Group", workload["group"])]
+    columns = COLUMNS[workload.get("course", workload["group"])]
     named = {name: (heading, written) for name, heading, written in columns}
     found = {
         name: result

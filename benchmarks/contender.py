@@ -37,6 +37,7 @@ __all__ = [
     "BlockingTopics",
     "Contender",
     "Meeting",
+    "environment_of",
     "found",
 ]
 
@@ -241,6 +242,11 @@ class AsyncContender(Contender):
     @abstractmethod
     async def open_pair(self, meeting: Meeting, first: bool) -> AsyncPair:
         """See `BlockingContender`."""
+
+
+def environment_of(assignments: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE`` as `os.environ` has it."""
+    return {name: value for name, _, value in (each.partition("=") for each in assignments)}
 
 
 def found(package: str) -> bool:

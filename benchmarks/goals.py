@@ -57,6 +57,13 @@ class Goal:
 
 _ASYNC, _BLOCKING = ("pubsub-async",), ("pubsub-blocking",)
 
+_PLAIN, _PROOF, _TLS = ("pubsub-plain",), ("pubsub-proof",), ("pubsub-tls",)
+
+
+def _more(title: str, workload: str, most: float) -> Goal:
+    title = f"{title}, TLS: more than plain"
+    return Goal(title, workload, "p50", "most", most, faces=_TLS, unit="µs", less=_PLAIN[0])
+
 
 def _at_least(title: str, workload: str, factor: float, *against: str, beside: str = "") -> Goal:
     return Goal(title, workload, "rate", "least", factor, against, beside)
@@ -97,6 +104,29 @@ GOALS: Final = (
         "delay_p99",
         "most",
         2_000,
+        unit="µs",
+    ),
+    Goal("small dict, proof", "tls-small-dict", "rate", "least", 0.95, _PLAIN, faces=_PROOF),
+    Goal("small dict, TLS", "tls-small-dict", "rate", "least", 0.75, _PLAIN, faces=_TLS),
+    Goal("64 KiB bytes, TLS", "tls-64-kib", "rate", "least", 0.45, _PLAIN, faces=_TLS),
+    _more("round trip p50", "tls-round-trip", 35),
+    _more("first message of a new process", "tls-first-message", 8_000),
+    Goal(
+        "a stranger in a handshake",
+        "tls-strangers",
+        "most_kib",
+        "most",
+        190,
+        faces=_TLS,
+        unit="KiB",
+    ),
+    Goal(
+        "delay of a small message behind 8 MiB on its link, p99, TLS",
+        "tls-behind-8-mib",
+        "delay_p99",
+        "most",
+        2_000,
+        faces=_TLS,
         unit="µs",
     ),
     Goal("CPU per small dict, at full speed", "small-dict", "cpu_per_million", "most", 0.6, ZMQ),

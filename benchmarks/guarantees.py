@@ -35,7 +35,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loops import run
+from benchmarks.loops import run, usual_guard
 from benchmarks.machine import describe
 from pubsub import Peer
 from pubsub.config import MIB
@@ -80,7 +80,7 @@ def _say(**what: Any) -> None:
 
 async def _coordinate() -> None:
     orders = await _stdin()
-    coordinator = Coordinator(asyncio.get_running_loop())
+    coordinator = Coordinator(asyncio.get_running_loop(), guard=usual_guard())
     _say(at=str(await coordinator.start("127.0.0.1", 0)))
     await _told(orders)
 

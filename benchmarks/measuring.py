@@ -27,9 +27,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.contender import Contender
+from benchmarks.contender import Contender, environment_of
+from benchmarks.returning import come_back
 from benchmarks.stage import Child, Failed, Stage
-from benchmarks.workloads import Group, Workload
+from benchmarks.strangers import cost_of_strangers
+from benchmarks.workloads import Workload
 
 __all__ = ["Effort", "NoRate", "measure"]
 
@@ -51,7 +53,8 @@ class Effort:
         rounds: of everything.
         seconds: that a publisher sends.
         trips, warm_up: round trips that count, and that come before.
-        joins: subscribers that are made, one after the other.
+        joins: subscribers that are made, one after the other; of processes, a quarter of that.
+        peers: that come back to a coordinator.
         patience: seconds to wait for whatever should take less than one.
     """
 
@@ -60,6 +63,7 @@ class Effort:
     trips: int
     warm_up: int
     joins: int = 50
+    peers: int = 10_000
     patience: float = 30.0
 
 
@@ -77,7 +81,7 @@ def measure(
     """
     with Stage(contender, effort.patience) as stage:
         course = Course(stage, workload, place, effort)
-        run = _alone if hasattr(contender, "alone") else COURSES[workload.group]
+        run = _alone if hasattr(contender, "alone") else COURSES[workload.measured_as]
         figures = run(course)
         return figures, stage.finish()
 
@@ -247,6 +251,27 @@ def _joins(course: Course) -> Figures:
     return {**_trips(joined), "cold": joined["cold"]}
 
 
+def _starts(course: Course) -> Figures:
+    effort, hear = course.effort, course.hear
+    joins = max(3, effort.joins // 4)
+    publisher = course.start("publish-ticks")
+    starter = course.start("start", joins=joins)
+    course.meet(publisher, starter)
+    joined = hear(starter, "joined", 5.0 * joins)
+    publisher.say("over")
+    return {**_trips(joined), "cold": joined["cold"]}
+
+
+def _return(course: Course) -> Figures:
+    _, *credentials = course.place.split()
+    return come_back(course.effort.peers, environment_of(credentials))
+
+
+def _strangers(course: Course) -> Figures:
+    _, *credentials = course.place.split()
+    return cost_of_strangers(min(300, course.effort.peers), environment_of(credentials))
+
+
 def _idle(course: Course) -> Figures:
     first, second = course.start("idle"), course.start("idle-too")
     course.meet(first, second)
@@ -319,13 +344,16 @@ def _alone(course: Course) -> Figures:
     }
 
 
-COURSES: dict[Group, Callable[[Course], Figures]] = {
+COURSES: dict[str, Callable[[Course], Figures]] = {
     "throughput": _throughput,
     "latency": _round_trips,
     "fan-out": _throughput,
     "rate": _paced,
     "topics": _topics,
     "join": _joins,
+    "start": _starts,
+    "return": _return,
+    "strangers": _strangers,
     "idle": _idle,
     "mixed": _mixed,
 }

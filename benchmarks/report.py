@@ -46,7 +46,12 @@ _TIMES: Final[tuple[Column, ...]] = (
     ("p99", "p99 µs", _short),
     ("p999", "p99.9 µs", _short),
 )
-COLUMNS: Final[dict[Group, tuple[Column, ...]]] = {
+_JOINS: Final[tuple[Column, ...]] = (
+    ("p50", "median µs", _short),
+    ("p99", "p99 µs", _short),
+    ("cold", "first µs", _short),
+)
+COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "throughput": (("rate", "messages/s", _count), ("mb_per_second", "MB/s", _short), _CPU),
     "latency": _TIMES,
     "fan-out": (
@@ -56,7 +61,21 @@ COLUMNS: Final[dict[Group, tuple[Column, ...]]] = {
     ),
     "rate": (*_TIMES, _CPU),
     "topics": (("rate", "messages/s", _count), _CPU),
-    "join": (("p50", "median µs", _short), ("p99", "p99 µs", _short), ("cold", "first µs", _short)),
+    "join": _JOINS,
+    "start": _JOINS,
+    "return": (
+        ("last_after", "last back after s", _short),
+        ("half_after", "half after s", _short),
+        ("tried_in_vain", "attempts in vain", _count),
+        ("connect_cpu_us", "coordinator's CPU µs a handshake", _short),
+        ("link_kib", "coordinator's KiB a link", _short),
+        ("peers", "peers", _count),
+    ),
+    "strangers": (
+        ("silent_kib", "KiB of a silent one", _short),
+        ("hello_kib", "KiB after a ClientHello", _short),
+        ("most_kib", "KiB at most", _short),
+    ),
     "idle": (("rss_mib", "resident MiB", _fixed),),
     "mixed": (
         ("delay_p99", "delay p99 µs", _short),
@@ -82,6 +101,10 @@ NOTES: Final[dict[Group, str]] = {
     "mixed": "1,000 small dicts a second, and one message of 8 MiB each 100 ms on another topic "
     "of the same link. *behind*: put within 20 ms after the large one; *delay*: above the median "
     "of the others.",
+    "tls": "The same face with other credentials. *First message*: from before a process is "
+    "started to the first message of its Sub, while a publisher puts each millisecond. *Peers that "
+    "come back*: all are connected, the coordinator is killed and started again at the same place; "
+    "counted from when it listens, all handshakes in full; all peers are in one process.",
 }
 
 
@@ -104,7 +127,10 @@ def as_figures(
         "contenders": {
             c.name: {"title": c.title, "how": c.how, "kind": c.kind} for c in contenders
         },
-        "workloads": [{"name": w.name, "title": w.title, "group": w.group} for w in workloads],
+        "workloads": [
+            {"name": w.name, "title": w.title, "group": w.group, "course": w.measured_as}
+            for w in workloads
+        ],
         "left_out": left_out,
         "results": [{**asdict(result), "median": medians(result)} for result in results.values()],
         "goals": [asdict(verdict) for goal in goals for verdict in judge(goal, results, kinds)],
@@ -155,7 +181,8 @@ def as_text(figures: Figures, level: int = 2) -> str:
     for group, workloads in groups.items():
         parts += [f"{sign} {GROUPS[group][0].upper()}{GROUPS[group][1:]}", wrapped(NOTES[group])]
         for workload in workloads:
-            table = _workload(workload["name"], COLUMNS[group], figures, results)
+            columns = COLUMNS[workload.get("course", group)]
+            table = _workload(workload["name"], columns, figures, results)
             parts += [f"**{workload['title']}**", table or "Not measured."]
     how = (f"- {c['title']}: {c['how']}" for c in figures["contenders"].values())
     parts += [f"{sign} How each was used", "\n".join(wrapped(line, "  ") for line in how)]

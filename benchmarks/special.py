@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -240,6 +241,19 @@ async def _join(face: Face, job: Job) -> None:
     job.say("joined", cold=taken[0] / 1000, **percentiles(taken[1:]))
 
 
+async def _start(face: Face, job: Job) -> None:
+    """One process after the other: each counts from before it is started to its first message."""
+    command = face.it.program(job.meeting)
+    taken = []
+    for _ in range(1 + job.joins):
+        start = clock()
+        done = await asyncio.to_thread(
+            subprocess.run, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True
+        )
+        taken.append(int(done.stdout) - start)
+    job.say("joined", cold=taken[0] / 1000, **percentiles(taken[1:]))
+
+
 # --- idle -------------------------------------------------------------------------------
 
 
@@ -346,6 +360,7 @@ ROLES: dict[str, Special] = {
     "subscribe-topics": _subscribe_topics,
     "publish-ticks": _publish_ticks,
     "join": _join,
+    "start": _start,
     "idle": _idle,
     "idle-too": _idle_too,
     "publish-both": _publish_both,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
 __all__ = ["GROUPS", "KIB", "MIB", "WORKLOADS", "Group", "Workload"]
 
-Group = Literal["throughput", "latency", "fan-out", "rate", "topics", "join", "idle", "mixed"]
+Group = Literal[
+    "throughput", "latency", "fan-out", "rate", "topics", "join", "idle", "mixed", "tls"
+]
 
 GROUPS: Final[dict[Group, str]] = {
     "throughput": "messages delivered a second, one publisher to one subscriber",
@@ -20,6 +22,7 @@ GROUPS: Final[dict[Group, str]] = {
     "join": "from making a subscriber to its first message",
     "idle": "memory of a process that publishes and subscribes, but does nothing",
     "mixed": "what a large message on the same link costs a small one",
+    "tls": "plain, proof only and TLS side by side",
 }
 
 KIB: Final = 1024
@@ -50,6 +53,8 @@ class Workload:
         run: how many messages go to one topic before the next (topics).
         needs: a package that it takes to make the messages.
         same_as: a workload with the very same course; its figures are taken where it is measured.
+        course: how it is measured, where its group does not say that: as another group is, or in a
+            way of its own.
     """
 
     name: str
@@ -66,6 +71,12 @@ class Workload:
     run: int = 1
     needs: str = ""
     same_as: str = ""
+    course: str = ""
+
+    @property
+    def measured_as(self) -> str:
+        """See `course`."""
+        return self.course or self.group
 
 
 def small_dict(number: int) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def _same_array(one: Any, other: Any) -> bool:
     return bool((one["a"] == other["a"]).all())
 
 
-WORKLOADS: Final = (
+_WORKLOADS: Final = (
     Workload("small-dict", "small dict", "throughput", _small_dicts, {}),
     Workload("int", "one int", "throughput", _ints, 0),
     Workload("1-kib", "1 KiB bytes", "throughput", _bytes_of(KIB), b"", size=KIB),
@@ -172,5 +183,42 @@ WORKLOADS: Final = (
         _small_dicts,
         {},
         rate=1_000,
+    ),
+)
+_CHANNELS: Final = (
+    *("small-dict", "1-kib", "64-kib", "8-mib-array", "round-trip", "behind-8-mib"),
+)
+"""What is measured over each channel as well."""
+
+WORKLOADS: Final = (
+    *_WORKLOADS,
+    *(
+        replace(each, name=f"tls-{each.name}", group="tls", course=each.group)
+        for each in _WORKLOADS
+        if each.name in _CHANNELS
+    ),
+    Workload(
+        "tls-first-message",
+        "first message of a new process",
+        "tls",
+        _small_dicts,
+        {},
+        course="start",
+    ),
+    Workload(
+        "tls-return",
+        "peers that come back to a coordinator at once",
+        "tls",
+        _small_dicts,
+        {},
+        course="return",
+    ),
+    Workload(
+        "tls-strangers",
+        "strangers that stop in the midst of a handshake with a coordinator",
+        "tls",
+        _small_dicts,
+        {},
+        course="strangers",
     ),
 )

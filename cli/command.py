@@ -24,6 +24,7 @@ from pubsub.runtime.thread import new_loop
 
 if TYPE_CHECKING:
     from pubsub import Peer
+    from pubsub.trust.guard import Guard
 
 __all__ = [
     "FAILED",
@@ -35,7 +36,10 @@ __all__ = [
     "Program",
     "after_ctrl_c",
     "coordinator_option",
+    "credential_options",
     "end_signals",
+    "given_credentials",
+    "guard_of_command",
     "log_lines",
     "make_peer",
     "program",
@@ -228,6 +232,57 @@ def coordinator_option(more: str = "") -> Callable[[F], F]:
     )
 
 
+def credential_options(function: F) -> F:
+    """``--key-file``, ``--cert`` and ``--insecure``: see `given_credentials`."""
+    for option in (
+        click.option(
+            "--insecure",
+            is_flag=True,
+            default=None,
+            expose_value=False,
+            callback=_note_credentials,
+            help="Without credentials, where everyone may read and publish everything.",
+        ),
+        click.option(
+            "--cert",
+            metavar="FILE",
+            expose_value=False,
+            callback=_note_credentials,
+            help="The certificate of this program (pubsubd cert issue). Default: $PUBSUB_CERT.",
+        ),
+        click.option(
+            "--key-file",
+            metavar="FILE",
+            expose_value=False,
+            callback=_note_credentials,
+            help="The key of the group (pubsubd key new). Default: $PUBSUB_KEY_FILE, else the "
+            "secret of this user.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def _note_credentials(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    if value is not None:
+        ctx.meta.setdefault(f"{__name__}.credentials", {})[param.name] = value
+    return value
+
+
+def given_credentials() -> dict[str, Any]:
+    """What the options of this command say, as settings of a Peer."""
+    context = click.get_current_context(silent=True)  # none, where a shell completes
+    given: dict[str, Any] = context.meta.get(f"{__name__}.credentials", {}) if context else {}
+    return given
+
+
+def guard_of_command(**more: Any) -> Guard:
+    """How the connections of this command are secured."""
+    from pubsub.trust.credentials import credentials_from
+
+    return credentials_from(Settings(**given_credentials(), **more), os.environ).guard()
+
+
 def make_peer(
     name: str, coordinator: str | None, timeout: float | None, connect_timeout: float | None = None
 ) -> Peer:
@@ -243,6 +298,7 @@ def make_peer(
         name=name[:80],
         connect_timeout=connect_timeout or min(usual.connect_timeout, most),
         join_timeout=min(usual.join_timeout, most),
+        **given_credentials(),
     )
     if timeout is not None:
         peer.runtime.readiness.mute_waits = 0  # nor for a coordinator that is busy

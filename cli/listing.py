@@ -13,7 +13,8 @@ import click
 from pubsub.cli.asking import ask
 from pubsub.cli.command import FAILED, OK, say, way_out
 from pubsub.config import Address
-from pubsub.errors import CoordinatorUnavailable
+from pubsub.errors import AuthError, CoordinatorUnavailable
+from pubsub.trust.guard import Guard
 
 __all__ = ["show", "table"]
 
@@ -23,7 +24,13 @@ COLUMNS = {
 }
 
 
-def show(what: Literal["topics", "peers"], addresses: Sequence[Address], *, as_json: bool) -> int:
+def show(
+    what: Literal["topics", "peers"],
+    addresses: Sequence[Address],
+    guard: Guard,
+    *,
+    as_json: bool,
+) -> int:
     """Ask every coordinator and print the rows of those that answered; returns the exit code.
 
     Where there are several, each row says by ``coordinator`` who told it: they know nothing of
@@ -32,10 +39,14 @@ def show(what: Literal["topics", "peers"], addresses: Sequence[Address], *, as_j
     rows: list[dict[str, Any]] = []
     failed = 0
     with ThreadPoolExecutor(max_workers=min(32, len(addresses))) as pool:
-        answers = [pool.submit(ask, address, what) for address in addresses]
+        answers = [pool.submit(ask, address, what, guard) for address in addresses]
     for address, answer in zip(addresses, answers, strict=True):
         try:
             found = answer.result()
+        except AuthError as error:
+            failed += 1
+            say(str(error))
+            continue
         except CoordinatorUnavailable as error:
             failed += 1
             say(f"{error}: {way_out()}" if failed == len(addresses) else str(error))

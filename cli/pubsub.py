@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.shell_completion import CompletionItem
 
-from pubsub.cli.command import coordinator_option, log_lines, program, run, say, show_help
+from pubsub.cli.command import (
+    coordinator_option,
+    credential_options,
+    guard_of_command,
+    log_lines,
+    program,
+    run,
+    say,
+    show_help,
+)
 from pubsub.config import FOREVER, coordinators_from
 from pubsub.core.topics import check_pattern, check_topic
 from pubsub.errors import PubSubError, TopicError
@@ -67,7 +76,8 @@ class _Topic(ParamType):
 
         try:
             addresses, _ = coordinators_from(ctx.params.get("coordinator"), {})
-            rows = ask(addresses[0], "topics", timeout=0.5)
+            guard = guard_of_command()
+            rows = ask(addresses[0], "topics", guard, timeout=0.5)
         except (PubSubError, ValueError):
             return []
         return [CompletionItem(row["topic"]) for row in rows if row["topic"].startswith(incomplete)]
@@ -162,9 +172,15 @@ POSITIVE = _Positive(min=0, min_open=True)
     help="Accept pickled messages, which may run code of the sender's choice.",
 )
 @click.option(
+    "--allow-pickle-of-anyone",
+    is_flag=True,
+    help="The same, with --insecure too, where nobody has shown who sends it.",
+)
+@click.option(
     "-q", "--quiet", is_flag=True, help="Do not say at the end what was received and lost."
 )
 @coordinator_option(", where the command runs one itself if there is none")
+@credential_options
 def tail(**options: Any) -> int:
     """Show the messages of topics as they come, a line each.
 
@@ -212,6 +228,7 @@ def tail(**options: Any) -> int:
     "(default: 5).",
 )
 @coordinator_option(", where with --wait the command runs one itself if there is none")
+@credential_options
 def put(value: str, json_lines: bool, wait: int | None, **options: Any) -> int:
     """Put a message on a topic.
 
@@ -248,6 +265,7 @@ def put(value: str, json_lines: bool, wait: int | None, **options: Any) -> int:
 @pubsub.command(epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
 @coordinator_option()
+@credential_options
 def topics(as_json: bool, coordinator: str | None) -> int:
     """Show the topics and patterns that the coordinator knows.
 
@@ -260,6 +278,7 @@ def topics(as_json: bool, coordinator: str | None) -> int:
 @pubsub.command(epilog=EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
 @coordinator_option()
+@credential_options
 def peers(as_json: bool, coordinator: str | None) -> int:
     """Show the processes that the coordinator knows.
 
@@ -270,10 +289,12 @@ def peers(as_json: bool, coordinator: str | None) -> int:
 
 
 def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:
+    from pubsub.cli.asking import find_default
     from pubsub.cli.listing import show
 
-    addresses, _ = coordinators_from(coordinator, {})
-    return show(what, addresses, as_json=as_json)
+    guard = guard_of_command()
+    addresses, configured = coordinators_from(coordinator, {})
+    return show(what, addresses if configured else [find_default(guard)], guard, as_json=as_json)
 
 
 main = pubsub

@@ -1,4 +1,4 @@
-"""The command ``pubsubd``: runs the coordinator."""
+"""The command ``pubsubd``: runs the coordinator, and makes keys and certificates."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,23 @@ from pathlib import Path
 
 import click
 
-from pubsub.cli.command import OK, Failure, end_signals, program, run, say, show_help
+from pubsub.cli.certs import cert
+from pubsub.cli.command import (
+    OK,
+    Failure,
+    credential_options,
+    end_signals,
+    guard_of_command,
+    program,
+    run,
+    say,
+    show_help,
+)
+from pubsub.cli.keys import key
 from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
 from pubsub.links.listening import NAME_TIMEOUT
 from pubsub.links.resolving import resolve_blocking
+from pubsub.trust.guard import Guard
 
 __all__ = ["main"]
 
@@ -45,7 +59,7 @@ pubsubd = program(
     default=DEFAULT_COORDINATOR.host,
     show_default=True,
     help="Address to listen on; 0.0.0.0 is all of this machine, :: also those of IPv6. Other than "
-    "loopback: only with --insecure.",
+    "loopback: only with a key or a certificate (or --insecure).",
 )
 @click.option(
     "--port",
@@ -62,13 +76,34 @@ pubsubd = program(
     show_default=True,
     help="What to log on standard error.",
 )
+@credential_options
 @click.option(
-    "--insecure",
+    "--trust-advertise",
     is_flag=True,
-    help="Listen on any address, though nothing checks yet who connects.",
+    help="Tell others to dial whatever address a program says that it has; by itself only with a "
+    "key. Else: the one from which it comes, or that its certificate names.",
 )
-def coordinator(host: str, port: int, log_level: str, insecure: bool) -> int:
+@click.option(
+    "--encrypt/--no-encrypt",
+    default=None,
+    help="With a key: TLS on loopback too; or nowhere, where all others say so, too. Default: TLS "
+    "between machines.",
+)
+def coordinator(
+    host: str, port: int, log_level: str, trust_advertise: bool, encrypt: bool | None
+) -> int:
     """Run a coordinator: tells subscribers where publishers are, and carries no message.
+
+    On one machine it needs nothing: the programs of one user know each other by a secret. For
+    several machines, make a key, and copy it to each of them:
+
+    \b
+    pubsubd key new ~/pubsub.key
+    export PUBSUB_KEY_FILE=~/pubsub.key
+    pubsubd coordinator --host 0.0.0.0
+
+    SIGHUP has it read its key or certificate anew, as it does each minute. docs/security.md says
+    who is protected from whom, and how programs can have different rights.
 
     It may be stopped and started at any time: streams go on meanwhile, and all that it knows its
     peers tell it again when it comes back. But a program to which no coordinator is named, neither
@@ -86,13 +121,20 @@ def coordinator(host: str, port: int, log_level: str, insecure: bool) -> int:
     _take_descriptors()
     address = Address(host, port)
     exposed = not _is_loopback(address)
-    if exposed and not insecure:
+    guard = guard_of_command(encrypt=encrypt)
+    if exposed and guard.local:
         raise click.UsageError(
-            f"--host {host} can be reached from other machines, and nothing checks yet who "
-            "connects (authentication is not there yet): where everyone on that network may "
-            "publish and subscribe, add --insecure"
+            f"--host {host} can be reached from other machines, and no key says who may connect "
+            "from there: make one by `pubsubd key new FILE`, copy it to each machine, and set "
+            "PUBSUB_KEY_FILE to it (or add --insecure, where everyone on that network may publish "
+            "and subscribe)"
         )
-    return run(_serve(address, exposed))
+    if not guard.rights.coordinator:
+        raise Failure(
+            f"the certificate of {guard.name!r} does not make it a coordinator: issue one with "
+            "`pubsubd cert issue DIR NAME --coordinator`"
+        )
+    return run(_serve(address, exposed, guard, trust_advertise))
 
 
 def _take_descriptors() -> None:
@@ -118,11 +160,15 @@ def _is_loopback(address: Address) -> bool:
         raise Failure(f"--host {address.host}: {error.strerror or error}") from None
 
 
-async def _serve(address: Address, exposed: bool) -> int:
+async def _serve(address: Address, exposed: bool, guard: Guard, trust_advertise: bool) -> int:
     from pubsub.coordinator.server import Coordinator  # `pubsubd --help` needs none of it
 
     told = asyncio.Event()
-    server = Coordinator(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    server = Coordinator(loop, guard=guard, trust_advertise=trust_advertise)
+    server.renewal.start()
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, server.renewal.look)
     with end_signals(lambda code: told.set()):
         try:
             await server.start(*address)
@@ -131,7 +177,7 @@ async def _serve(address: Address, exposed: bool) -> int:
                 raise Failure(_in_use(address)) from None
             why = os.strerror(error.errno) if error.errno else str(error)
             raise Failure(f"cannot listen on {address}: {why}") from None
-        note = ", open to everyone who can reach it (--insecure)" if exposed else ""
+        note = ", open to everyone who can reach it (--insecure)" if guard.open else ""
         say(f"coordinator on {' and '.join(map(str, server.addresses))}{note}", by="pubsubd")
         if exposed:
             say(_how_to_reach(server.addresses), by="pubsubd")
@@ -185,6 +231,9 @@ def _in_use(address: Address) -> str:
         )
     return text
 
+
+pubsubd.add_command(key)
+pubsubd.add_command(cert)
 
 main = pubsubd
 

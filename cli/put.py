@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import IO, Any, NoReturn
 
 from pubsub import EncodeError, MessageTooLarge, Peer, PubSubError
+from pubsub.cli.asking import find_default
 from pubsub.cli.command import (
     FAILED,
     INTERRUPTED,
@@ -23,10 +24,11 @@ from pubsub.cli.command import (
     TERMINATED,
     TIMED_OUT,
     after_ctrl_c,
+    guard_of_command,
     make_peer,
     say,
 )
-from pubsub.config import DEFAULT_COORDINATOR, FOREVER
+from pubsub.config import FOREVER
 from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.pub import flush
 from pubsub.runtime.snapshot import PubRow, SubscriberRow
@@ -144,7 +146,8 @@ def _peer(sending: Sending) -> Peer:
     if sending.coordinator is None and not sending.wait:
         # Where nobody listens at the default address nobody can be subscribed: a coordinator of
         # our own, for the blink of an eye, would serve no one.
-        return make_peer(name, str(DEFAULT_COORDINATOR), sending.timeout, connect_timeout=1.0)
+        found = str(find_default(guard_of_command()))
+        return make_peer(name, found, sending.timeout, connect_timeout=1.0)
     return make_peer(name, sending.coordinator, sending.timeout)
 
 
@@ -361,6 +364,8 @@ class _Audience:
                 say(f"{who} has left, with {lacks} of {put} messages not taken")
             elif how == "away" and lacks:
                 say(f"{who} has gone without a word: it may lack {lacks} of {put} messages")
+            elif how == "shut" and lacks:
+                say(f"{who} let nothing be sent to it: it lacks {lacks} of {put} messages")
             elif how == "absent" and lacks:
                 say(f"{who} did not come: it lacks {lacks} of {put} messages")
             elif how == "end" and lacks and who not in self._left:  # of those it was said

@@ -37,6 +37,7 @@ class Wanted:
     times: bool = False
     topics: bool = False
     allow_pickle: bool = False
+    allow_pickle_of_anyone: bool = False
     quiet: bool = False
 
 
@@ -128,7 +129,7 @@ class _Tail:
                 peer=peer,
                 history=wanted.history,
                 observer=True,
-                allow_pickle=wanted.allow_pickle,
+                allow_pickle="anyone" if wanted.allow_pickle_of_anyone else wanted.allow_pickle,
             )
             for pattern in self._patterns
         ]
@@ -175,7 +176,14 @@ class _Tail:
             except DecodeError as error:
                 if self._shows(number, error.topic):
                     self._refused += 1
-                    say(str(error).replace("use Sub(..., allow_pickle=True)", "use --allow-pickle"))
+                    text = str(error).replace(
+                        "use Sub(..., allow_pickle=True)", "use --allow-pickle"
+                    )
+                    say(
+                        text.replace(
+                            'use Sub(..., allow_pickle="anyone")', "use --allow-pickle-of-anyone"
+                        )
+                    )
 
     def _shows(self, number: int, topic: str) -> bool:
         """Whether it is for this Sub to show a topic: the first whose pattern matches does."""

@@ -15,6 +15,10 @@ soft; peers bring it back after a restart. How it stays true:
 Work and messages of a call grow with the matches of what it changes, not with what is known. What
 goes with one peer may be much: it is taken away piece by piece (`sweep`), and counts for all others
 until its turn has come. What an address of loopback means: see docs/architecture.md, "Discovery".
+
+A Pub and a Sub are told of each other only where both have the right to the topic; who has none to
+what it registers is refused, and keeps its connection. A registration counts with the rights that
+its peer had when it came: with others, it is another registration.
 """
 
 from __future__ import annotations
@@ -27,11 +31,36 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from pubsub.config import Address, is_loopback
-from pubsub.core.topics import PatternIndex, TopicIndex, check_pattern, check_topic, is_pattern
+from pubsub.core.rights import EVERYTHING, Rights
+from pubsub.core.topics import (
+    PatternIndex,
+    TopicIndex,
+    check_pattern,
+    check_topic,
+    is_pattern,
+    matches,
+)
 from pubsub.errors import ProtocolError, TopicError
-from pubsub.wire.messages import Expect, ExpectedSub, Match, MatchedPub, Register
+from pubsub.wire.messages import (
+    Expect,
+    ExpectedSub,
+    Match,
+    MatchedPub,
+    Refused,
+    Register,
+    WayRow,
+)
 
-__all__ = ["GRACE", "MAX_REGISTRATIONS", "ROWS_PER_FRAME", "SWEEP", "Push", "Registry"]
+__all__ = [
+    "GRACE",
+    "MAX_ALL",
+    "MAX_PEERS",
+    "MAX_REGISTRATIONS",
+    "ROWS_PER_FRAME",
+    "SWEEP",
+    "Push",
+    "Registry",
+]
 
 GRACE = 5.0
 """Seconds that the registrations of a peer outlive its connection."""
@@ -39,12 +68,16 @@ MAX_REGISTRATIONS = 200_000
 """Pubs and Subs that one peer may have."""
 MAX_SEGMENTS = 1_000_000
 """Segments that their topics and patterns may have in all: each is an entry in an index."""
+MAX_PEERS = 100_000
+"""Peers that are known at once, with those that are away and those that are being taken away."""
+MAX_ALL = 2_000_000
+"""Pubs and Subs that all of them may have together."""
 ROWS_PER_FRAME = 500
 """Rows that one MATCH or EXPECT may have, so that no long answer holds up the others."""
 SWEEP = 250
 """Registrations, and matches of them, that one `sweep` takes away: a few milliseconds."""
 
-Push: TypeAlias = tuple[str, Match | Expect]
+Push: TypeAlias = tuple[str, Match | Expect | Refused]
 """The peer to send to, and the message."""
 
 
@@ -54,13 +87,16 @@ _NOWHERE = Address("", 0)
 @dataclass(slots=True, eq=False)
 class _Peer:
     peer_id: str
-    address: Address = _NOWHERE
-    local: bool = False  # only its own machine can dial that address
+    who: tuple[str, bytes]  # what only it can show
+    ways: tuple[WayRow, ...] = ()
+    listens: bool = False
+    host_id: str = ""
+    local: bool = False  # only its own machine can dial it
     machine: str = ""  # the address from which it came; empty: on the coordinator's machine
     met_at: Address = _NOWHERE  # where it reached the coordinator
     connected: bool = False
     session: int = 0  # counts its connections
-    moved: int = 0  # the session in which its address, or its machine, last changed
+    moved: int = 0  # the session in which its ways, or its machine, last changed
     registrations: dict[int, _Registration] = field(default_factory=dict)
     pubs: int = 0  # how many of the registrations are Pubs
     segments: int = 0  # of their topics and patterns
@@ -68,6 +104,7 @@ class _Peer:
     name: str = ""
     hostname: str = ""
     pid: int = 0
+    rights: Rights = EVERYTHING
 
     def describe(self, info: dict[str, Any]) -> None:
         name, hostname, pid = info.get("name"), info.get("hostname"), info.get("pid")
@@ -81,7 +118,18 @@ class _Peer:
 
 
 class _Registration:
-    __slots__ = ("id", "is_pub", "observer", "peer", "renewed", "revision", "session", "topic")
+    __slots__ = (
+        "id",
+        "is_pub",
+        "limited",
+        "observer",
+        "peer",
+        "renewed",
+        "revision",
+        "rights",
+        "session",
+        "topic",
+    )
 
     def __init__(self, peer: _Peer, message: Register, topic: str, revision: int) -> None:
         self.peer = peer
@@ -93,6 +141,13 @@ class _Registration:
         self.revision = revision
         self.session = peer.session
         """The session of its peer in which it was last registered."""
+        self.rights = peer.rights
+        self.limited = is_pattern(topic) and "**" not in self.rights.subscribe
+        """Whether it may match what it has no right to. (No topic that was registered does.)"""
+
+    def may_hear(self, topic: str) -> bool:
+        """Whether a Sub that matches a topic may be told of it."""
+        return not self.limited or self.rights.may_subscribe(topic)
 
     def is_current(self) -> bool:
         return self.peer.connected and self.session == self.peer.session
@@ -115,7 +170,7 @@ class Registry:
     Args:
         grace: seconds that a peer's registrations are kept after its connection broke, and, once
             it is back, until it has registered them again (counted from the last one it did).
-        max_registrations, max_segments: see `MAX_REGISTRATIONS`, `MAX_SEGMENTS`.
+        max_registrations, max_segments, max_peers, max_all: see `MAX_REGISTRATIONS` and so on.
     """
 
     def __init__(
@@ -123,10 +178,15 @@ class Registry:
         grace: float = GRACE,
         max_registrations: int = MAX_REGISTRATIONS,
         max_segments: int = MAX_SEGMENTS,
+        max_peers: int = MAX_PEERS,
+        max_all: int = MAX_ALL,
     ) -> None:
         self.grace = grace
         self._max_registrations = max_registrations
         self._max_segments = max_segments
+        self._max_peers = max_peers
+        self._max_all = max_all
+        self._registered = 0  # by all peers
         self._revision = 0
         self._peers: dict[str, _Peer] = {}
         self._pubs: TopicIndex[_Registration] = TopicIndex()
@@ -142,40 +202,58 @@ class Registry:
 
     # --- connections --------------------------------------------------------------------
 
+    def knows(self, peer_id: str, who: tuple[str, bytes]) -> bool:
+        """Whether that is the one that came under this identity before, or nobody did."""
+        peer = self._peers.get(peer_id)
+        return peer is None or peer.who == who
+
     def connect(
         self,
         peer_id: str,
-        host: str,
-        port: int,
+        ways: tuple[WayRow, ...],
         info: dict[str, Any],
         now: float,
         *,
+        who: tuple[str, bytes] = ("", b""),
+        listens: bool = True,
+        host_id: str = "",
         source: str = "",
         met_at: Address = _NOWHERE,
+        rights: Rights = EVERYTHING,
     ) -> list[Push]:
         """A peer has connected: a new one, one that was away, or one whose old connection this
         one replaces. What it had registered is kept until it should have come again.
 
-        `host` and `port` are where it says that it listens, `source` is the address from which its
-        connection comes, and `met_at` the one of the coordinator that it dialled.
+        `ways` say where it can be dialled, `who` what only it can show, `source` is the address
+        from which its connection comes, and `met_at` the one of the coordinator that it dialled.
+
+        Raises:
+            ProtocolError: there are too many peers, and it is not known yet. Nothing has changed.
         """
         peer = self._peers.get(peer_id)
         if peer is None:
+            full = len(self._peers) + len(self._going) >= self._max_peers
+            if full and peer_id not in self._going:
+                raise ProtocolError(
+                    f"this coordinator knows {self._max_peers:,} peers, and takes no more",
+                    code="limit",
+                )
             # One that is not all gone is only away, lest the same be told as new and then as gone.
             going = self._going.pop(peer_id, None)
-            peer = self._peers[peer_id] = _Peer(peer_id) if going is None else going[0]
+            peer = self._peers[peer_id] = _Peer(peer_id, who) if going is None else going[0]
         peer.connected = True
         peer.session += 1
         peer.stale = len(peer.registrations)
         peer.describe(info)
-        address = Address(host, port)
+        peer.who, peer.listens, peer.host_id = who, listens, host_id
         # whoever dials an address of its own machine does so from that same address, or loopback
         machine = "" if is_loopback(source) or source == met_at.host else source
-        if (peer.address, peer.machine) != (address, machine):
-            peer.address, peer.machine = address, machine
-            peer.local = is_loopback(host)
+        if (peer.ways, peer.machine) != (ways, machine):
+            peer.ways, peer.machine = ways, machine
+            peer.local = bool(ways) and all(is_loopback(way.host) for way in ways)
             peer.moved = peer.session
         peer.met_at = met_at
+        peer.rights = rights
         self._set_due(peer, now)
         return []
 
@@ -258,23 +336,34 @@ class Registry:
         """A connected peer has a Pub or Sub. It is told its matches, and these are told of it.
 
         The same one may come again: it is answered, and on a new connection is current again.
-        Another topic, role or observer flag under the same id replaces what was there.
+        Another topic, role or observer flag under the same id replaces what was there, and so does
+        the same one where the peer's rights are others now. One that it has no right to is REFUSED,
+        and nothing is there under its id then. So is a new one where all peers together have too
+        many: what its peer has already stays. One that comes again, to a coordinator that has not
+        known it, is not refused, which would end it: for its peer it is as if the coordinator were
+        down.
 
         Raises:
-            ProtocolError: the topic or pattern is not valid, the peer has too many, or it is not
-                connected. Nothing has changed then.
+            ProtocolError: the topic or pattern is not valid, the peer has too many (or all have,
+                and it comes again), or it is not connected. Nothing has changed then.
         """
         peer = self._peers.get(peer_id)
         if peer is None or not peer.connected:
             raise ProtocolError(f"peer {peer_id!r} registers and is not connected")
         known = peer.registrations.get(message.id)
         if known is not None and known.is_same(message):
-            return self._renew(known, now)
+            if known.rights == peer.rights:
+                return self._renew(known, now)
+            self._set_due(peer, now)
         try:
             check = check_topic if message.role == "pub" else check_pattern
             topic = check(message.topic)
         except TopicError as error:
             raise ProtocolError(f"{message.role} {message.id}: {error.problem}") from None
+        refused = _refused(peer, message, topic)
+        if refused is not None:
+            lost = [] if known is None else self._remove_one(known)
+            return [*lost, (peer_id, refused)]
         replaced = 0 if known is None else _segments(known.topic)
         segments = _segments(topic)
         beyond = ""
@@ -287,10 +376,16 @@ class Registry:
         if beyond:
             what = f"{message.role} {message.id} on {topic[:60]!r}"
             raise ProtocolError(what + beyond, code="limit")
+        if known is None and self._registered >= self._max_all:
+            why = f"this coordinator has {self._max_all:,} Pubs and Subs, and takes no more"
+            if message.renewed:
+                raise ProtocolError(why, code="limit")
+            return [(peer_id, Refused(message.id, why))]
         pushes = [] if known is None else self._remove_one(known)
         self._revision += 1
         new = _Registration(peer, message, topic, self._revision)
         peer.registrations[new.id] = new
+        self._registered += 1
         peer.pubs += new.is_pub
         peer.segments += segments
         self._index(new).add(new.topic, new)
@@ -329,6 +424,7 @@ class Registry:
         """Take a registration away and note it for those that it matched; returns how many."""
         peer = registration.peer
         del peer.registrations[registration.id]
+        self._registered -= 1
         peer.pubs -= registration.is_pub
         peer.segments -= _segments(registration.topic)
         if registration.session != peer.session:
@@ -375,7 +471,14 @@ class Registry:
         """Those of the other role, the oldest first: sets have no order that would be the same in
         another run."""
         topic = registration.topic
-        found = self._subs.match(topic) if registration.is_pub else self._pubs.match(topic)
+        if registration.is_pub:
+            subs = self._subs.match(topic)
+            found = {sub for sub in subs if not sub.limited or sub.may_hear(topic)}
+        elif not registration.limited:
+            found = self._pubs.match(topic)
+        else:  # what it has a right to may be little of what it matches
+            parts = [self._pubs.match(part) for part in registration.rights.part(topic)]
+            found = {pub for part in parts for pub in part if matches(topic, pub.topic)}
         return sorted(found, key=_by_revision) if len(found) > 1 else list(found)
 
     def _answer(self, to: _Registration, matching: list[_Registration]) -> list[Push]:
@@ -400,8 +503,9 @@ class Registry:
 
     # --- what people ask ----------------------------------------------------------------
 
-    def topics(self) -> Iterator[dict[str, Any]]:
-        """A row for each topic and pattern, sorted: ``topic``, ``publishers``, ``subscribers``.
+    def topics(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
+        """A row for each topic and pattern that is within those rights, sorted: ``topic``,
+        ``publishers``, ``subscribers``.
 
         Subscribers of a topic are counted with those whose pattern matches it; the publishers of
         a pattern are those that match it, its subscribers only its own. Each row is made when it
@@ -410,22 +514,39 @@ class Registry:
         for topic in sorted({*self._pubs, *self._subs}):
             if not self._pubs.count(topic) and not self._subs.count(topic):
                 continue  # it went while we waited
-            pattern = is_pattern(topic)
+            if not rights.may_see(topic):
+                continue
+            if is_pattern(topic):
+                subscribers = self._subs.count(topic)
+            else:
+                subscribers = sum(sub.may_hear(topic) for sub in self._subs.match(topic))
             yield {
                 "topic": topic,
                 "publishers": len(self._pubs.match(topic)),
-                "subscribers": self._subs.count(topic) if pattern else len(self._subs.match(topic)),
+                "subscribers": subscribers,
             }
 
-    def peers(self) -> Iterator[dict[str, Any]]:
+    def peers(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
         """A row for each peer, sorted by name and id, each made when it is asked for:
         ``peer_id``, ``address`` (empty: it cannot be dialled), ``name``, ``pid``, ``hostname``,
         ``pubs``, ``subs`` and ``state``, which is ``connected`` or ``away``.
+
+        Raises:
+            ProtocolError: whoever has those rights may not list them.
         """
+        if not rights.list:
+            raise ProtocolError(
+                "the peers are told to nobody whose certificate does not say so: issue it with "
+                "`pubsubd cert issue --list`",
+                code="auth",
+            )
+        return self._peer_rows()
+
+    def _peer_rows(self) -> Iterator[dict[str, Any]]:
         for peer in sorted(self._peers.values(), key=attrgetter("name", "peer_id")):
             yield {
                 "peer_id": peer.peer_id,
-                "address": str(peer.address) if peer.address.host else "",
+                "address": str(Address(*peer.ways[0][1:])) if peer.ways else "",
                 "name": peer.name,
                 "pid": peer.pid,
                 "hostname": peer.hostname,
@@ -433,6 +554,24 @@ class Registry:
                 "subs": len(peer.registrations) - peer.pubs,
                 "state": "connected" if peer.connected else "away",
             }
+
+
+def _refused(peer: _Peer, message: Register, topic: str) -> Refused | None:
+    """Why a peer has no right to what it registers; None: it has. A pattern is refused only where
+    nothing could ever match both."""
+    rights = peer.rights
+    if message.role == "pub":
+        verb, allowed = "publish", rights.may_publish(topic)
+    elif is_pattern(topic):
+        verb, allowed = "subscribe", bool(rights.part(topic))
+    else:
+        verb, allowed = "subscribe", rights.may_subscribe(topic)
+    if allowed:
+        return None
+    who = repr(peer.who[0][:100]) if peer.who[0] else "this peer"
+    shown = repr(topic if len(topic) <= 200 else f"{topic[:200]}…")
+    reason = f"{who} may not {verb} {shown}: it {rights.may(verb)}"
+    return Refused(message.id, reason if len(reason) <= 1024 else f"{reason[:1023]}…")
 
 
 def _segments(topic: str) -> int:
@@ -444,9 +583,13 @@ def _row(of: _Registration, to: _Registration) -> MatchedPub | ExpectedSub:
     peer = of.peer
     if of.is_pub:
         apart = peer.local and peer.machine != to.peer.machine
-        host, port = _NOWHERE if apart else peer.address
-        who = peer.in_words() if apart else ""
-        return MatchedPub(peer.peer_id, host, port, of.id, of.topic, _is_before(to, of), who)
+        ways = peer.ways
+        if peer.machine != to.peer.machine:
+            ways = tuple(way for way in ways if not is_loopback(way.host))
+        return MatchedPub(
+            *(peer.peer_id, ways, peer.listens, peer.host_id, of.id, of.topic, _is_before(to, of)),
+            peer.in_words() if apart else "",
+        )
     apart = to.peer.local and peer.machine != to.peer.machine
     elsewhere = ""
     if apart:  # one of both has dialled an address that means the same to all

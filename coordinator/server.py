@@ -19,20 +19,34 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from pubsub.config import Address, Settings, unmapped
 from pubsub.coordinator.registry import Push, Registry
+from pubsub.core.rights import EVERYTHING, Rights, held
 from pubsub.errors import ProtocolError
 from pubsub.links.doors import Doorman
 from pubsub.links.link import Link
 from pubsub.links.listening import REQUEST_SCRATCH, accept_more, listen, stop_accepting
 from pubsub.links.probing import Prober, home
+from pubsub.links.renewal import Renewal
 from pubsub.support.about import about
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
+from pubsub.trust.guard import IMPOSTOR, Guard
 from pubsub.wire.frames import Event
-from pubsub.wire.handshake import Acceptor, Identity, Other
-from pubsub.wire.messages import MAX_REQUEST_PAYLOAD, Answer, Query, Register, Unregister, encode
+from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other
+from pubsub.wire.messages import (
+    MAX_REQUEST_PAYLOAD,
+    Answer,
+    Query,
+    Refused,
+    Register,
+    Revoked,
+    Unregister,
+    WayRow,
+    encode,
+)
 
 __all__ = ["SETTLE", "Coordinator"]
 
@@ -55,6 +69,8 @@ ANSWERS_AHEAD = 256 * 1024
 """Bytes of answers that may wait for a connection before its next request is looked at."""
 MAX_BEHIND = 32 * 1024 * 1024
 """Bytes of news that may wait for a connection that does not read."""
+SHOWN_ID = 8
+"""Characters of an identity that strangers are shown."""
 ANSWER_ROWS = 500
 """Rows of one ANSWER."""
 
@@ -68,6 +84,8 @@ class Coordinator:
             vanished stays listed.
         registry: what it knows; a fresh one where none is given.
         settle: see `SETTLE`.
+        guard: how its connections are secured; None: all are open.
+        trust_advertise: whatever a peer says where it is reached is told to the others.
     """
 
     def __init__(
@@ -77,11 +95,15 @@ class Coordinator:
         settings: Settings | None = None,
         registry: Registry | None = None,
         settle: float = SETTLE,
+        guard: Guard | None = None,
+        trust_advertise: bool = False,
     ) -> None:
+        self.trust_advertise = trust_advertise
         self.loop = loop
         self.settings = settings or Settings()
         self.registry = registry or Registry()
-        self.peer_id = this_host().entropy(8).hex()
+        self.guard = guard = guard or Guard()
+        self.peer_id = guard.peer_id or this_host().entropy(8).hex()
         self.servers: list[asyncio.Server] = []
         self.addresses: list[Address] = []
         """Where it listens: a name may stand for several."""
@@ -89,9 +111,14 @@ class Coordinator:
         self._links: dict[Link, None] = {}
         self._scratch = bytearray(REQUEST_SCRATCH)
         self._doorman = Doorman(
-            loop, self.settings, self._scratch, self._greet, lambda other: _Connection(self)
+            *(loop, self.settings, self._scratch, self._greet),
+            *(lambda other: _Connection(self), guard),
         )
-        self._prober = Prober(loop, self.peer_id, self.settings, self._scratch)
+        self._prober = Prober(loop, self.peer_id, self.settings, self._scratch, guard)
+        self._host_id = guard.host_id()
+        self.renewal = Renewal(loop, lambda: [guard], lambda: self._links)
+        self._revoked = guard.revoked
+        self.renewal.on_review = self.tell_revoked
         self._settle = settle
         self._started = loop.time()
         self._expiry: asyncio.TimerHandle | None = None
@@ -116,8 +143,14 @@ class Coordinator:
         log.info("listening on %s", " and ".join(map(str, self.addresses)))
         return self.addresses[0]
 
+    @property
+    def links(self) -> list[Link]:
+        """All connections whose handshake is done."""
+        return list(self._links)
+
     async def close(self) -> None:
         """Say GOODBYE to everyone and stop."""
+        self.renewal.stop()
         self._closing = True
         try:
             await stop_accepting(self.loop, self.servers)
@@ -142,16 +175,38 @@ class Coordinator:
         if self._expiry is not None:
             self._expiry.cancel()
 
-    def _greet(self) -> Acceptor:
+    def _greet(self, authenticator: Authenticator) -> Acceptor:
         self._rush = True
         settle = max(0.0, self._started + self._settle - self.loop.time())
-        me = Identity("coordinator", self.peer_id, info=about())
-        return Acceptor(me, ("peer", "client"), settle)
+        me = Identity("coordinator", self.peer_id, info=about(), host_id=self._host_id)
+        return Acceptor(me, ("peer", "client"), settle, authenticator, self._admit)
+
+    def _admit(self, other: Other) -> None:
+        """Raise ProtocolError where it is not the one that has come under its identity before."""
+        if other.role == "peer" and not self.registry.knows(other.peer_id, other.who):
+            raise ProtocolError(IMPOSTOR, code="auth")
 
     # --- what connections ask for -------------------------------------------------------
 
     def joined(self, connection: _Connection, link: Link, other: Other) -> None:
-        """The handshake is done."""
+        """The handshake is done.
+
+        Raises:
+            ProtocolError: it is one peer too many.
+        """
+        if other.role == "peer" and not self._closing:
+            here, there = link.sockname, link.peername
+            source = unmapped(there[0]) if there else ""
+            ways, objections = self._judge(other, source)
+            pushes = self.registry.connect(
+                *(other.peer_id, ways, other.info, self.loop.time()),
+                who=other.who,
+                listens=other.listens,
+                host_id=other.host_id,
+                source=source,
+                met_at=Address(unmapped(here[0]), here[1]) if here else Address("", 0),
+                rights=connection.rights,
+            )
         self._links[link] = None
         if self._closing:
             link.goodbye(reason="the coordinator is being stopped")
@@ -162,17 +217,36 @@ class Coordinator:
             self._prober.clear(other.peer_id)
             before = self._connections.get(other.peer_id)
             self._connections[other.peer_id] = connection
-            here, there = link.sockname, link.peername
-            self.push(
-                self.registry.connect(
-                    *(other.peer_id, other.host, other.port, other.info, self.loop.time()),
-                    source=unmapped(there[0]) if there else "",
-                    met_at=Address(unmapped(here[0]), here[1]) if here else Address("", 0),
-                )
-                or ()
-            )
+            self.push(pushes)
+            if self.guard.revoked:
+                link.send(Revoked(self.guard.revoked))
+            for objection in objections:
+                log.info("%s: %s", link, objection)
+                link.send(Refused(0, objection))
             if before is not None and before.link is not None:
                 before.link.goodbye("busy", "the peer has connected anew")
+
+    def _judge(self, other: Other, source: str) -> tuple[tuple[WayRow, ...], list[str]]:
+        """Which of its ways others are told, and why not the rest."""
+        told, objections = [], []
+        for way in other.ways:
+            why = ""
+            if way.kind == "tcp" and not self.trust_advertise:
+                why = self.guard.objection(way.host, source, other.standing)
+            if why:
+                at = Address(way.host, way.port)
+                objections.append(f"nobody is told to dial {at}, as you come from {source}: {why}")
+            else:
+                told.append(way)
+        return tuple(told), objections
+
+    def tell_revoked(self) -> None:
+        """Hand the newest list of revoked certificates to all."""
+        if self.guard.revoked != self._revoked:
+            self._revoked = self.guard.revoked
+            for connection in self._connections.values():
+                if connection.link is not None:
+                    connection.link.send(Revoked(self._revoked))
 
     def left(self, connection: _Connection, link: Link, *, orderly: bool) -> None:
         """A connection is gone."""
@@ -284,6 +358,7 @@ class _Connection:
         self.coordinator = coordinator
         self.link: Link | None = None
         self.peer_id = ""
+        self.rights: Rights = EVERYTHING
         self.home: Address | None = None
         """Where the peer lives, if that is known."""
         self.dirty = False
@@ -301,10 +376,15 @@ class _Connection:
 
     def opened(self, link: Link, other: Other) -> _Connection:
         """See `Endpoint`."""
-        self.link = link
         self.peer_id = other.peer_id if other.role == "peer" else ""
+        self.rights = held(other.standing.rights)
         link.reader.max_payload = MAX_REQUEST_PAYLOAD
-        self.coordinator.joined(self, link, other)
+        self.link = link
+        try:
+            self.coordinator.joined(self, link, other)
+        except ProtocolError:
+            self.link = None  # it never was one of ours
+            raise
         return self
 
     def receive(self, event: Event) -> None:
@@ -356,12 +436,20 @@ class _Connection:
         else:
             if len(self._answers) >= 16:
                 raise ProtocolError("too many questions at once", code="limit")
-            self._answers.append(self._answer(request))
+            registry = coordinator.registry
+            ask = registry.topics if request.what == "topics" else self._peers
+            self._answers.append(self._answer(request, ask(self.rights)))
             coordinator.touch(self)
 
-    def _answer(self, query: Query) -> Iterator[bytes]:
-        registry = self.coordinator.registry
-        rows = registry.topics() if query.what == "topics" else registry.peers()
+    def _peers(self, rights: Rights) -> Iterator[dict[str, Any]]:
+        """Where everybody may ask, no whole identity is told: who has it could come under it,
+        somewhere, before its owner does."""
+        rows = self.coordinator.registry.peers(rights)
+        if not self.coordinator.guard.open:
+            return rows
+        return ({**row, "peer_id": row["peer_id"][:SHOWN_ID]} for row in rows)
+
+    def _answer(self, query: Query, rows: Iterator[dict[str, Any]]) -> Iterator[bytes]:
         while True:
             part = tuple(islice(rows, ANSWER_ROWS))
             complete = len(part) < ANSWER_ROWS

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from numbers import Integral, Real
+from types import NoneType
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -254,6 +256,17 @@ class Settings:
     """``host`` or ``host:port`` that other peers are told to dial; None: where we listen."""
     name: str = ""
     """What ``pubsub peers`` shows for this process; empty: the program's name."""
+    key_file: str | None = None
+    """File with the key of a group (`pubsubd key new`); all who have it trust each other."""
+    cert: str | None = None
+    """File with an issued certificate (`pubsubd cert issue`): who this process is, with what
+    rights."""
+    insecure: bool | None = None
+    """True: no credentials; everybody who can connect may read and publish. False: not even where
+    ``PUBSUB_INSECURE`` is set."""
+    encrypt: bool | None = None
+    """With a key: True: TLS on loopback too; False: nowhere, only who has the key is let in (for
+    closed fast networks; both ends must say so); None: TLS between machines."""
     ping_interval: float = 5.0
     """How often each side of a connection asks the other for a sign of life."""
     ping_timeout: float = 15.0
@@ -281,17 +294,25 @@ class Settings:
     """Connections that have not yet said who they are."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "int":
-                object.__setattr__(self, field.name, whole(field.name, value, 0))
-            elif field.type == "float":
-                number = seconds(field.name, value)
+        for each in fields(self):
+            name, value = each.name, getattr(self, each.name)
+            if each.type == "int":
+                object.__setattr__(self, name, whole(name, value, 0))
+            elif each.type == "float":
+                number = seconds(name, value)
                 if number is None:
-                    raise TypeError(f"{field.name}=None is not a number of seconds")
+                    raise TypeError(f"{name}=None is not a number of seconds")
                 if value < 0:  # a call may have waited too long already; a setting has not
-                    raise ValueError(f"{field.name}={value!r} is negative")
-                object.__setattr__(self, field.name, number)
+                    raise ValueError(f"{name}={value!r} is negative")
+                object.__setattr__(self, name, number)
+            elif each.type == "bool | None" and not isinstance(value, (bool, NoneType)):
+                raise TypeError(f"{name}={value!r} is neither True nor False")
+        for name in ("key_file", "cert"):
+            path = getattr(self, name)
+            if path is not None:
+                if not isinstance(path, (str, os.PathLike)) or not str(path):
+                    raise TypeError(f"{name}={path!r} is not the path of a file")
+                object.__setattr__(self, name, os.fspath(path))
         for name in ("ping_interval", "ping_timeout", "handshake_timeout", "max_message"):
             if getattr(self, name) == 0:
                 raise ValueError(f"{name} must be above 0")

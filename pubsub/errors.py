@@ -138,7 +138,8 @@ class CoordinatorUnavailable(PubSubError, ConnectionError):
 
 
 class AuthError(PubSubError, PermissionError):
-    """The other end refused this process, or could not prove who it is."""
+    """The other end refused this process, or could not prove who it is; or this process has no
+    right to a topic, and the message says to which it has."""
 
 
 class ProtocolError(PubSubError):

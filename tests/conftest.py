@@ -3,6 +3,16 @@
 ``PUBSUB_TEST_LOOP=uvloop`` (the default where it is installed) or ``asyncio`` chooses the loop of
 async tests. With ``asyncio``, uvloop cannot be imported at all, neither in this process nor in the
 Python processes that tests start, so that the runtime's own loops are plain ones too.
+
+Nothing of whoever runs the tests is read or written: the secret by which the processes of a user
+know each other lies in a directory of the run. Tests that are marked ``insecure`` run without any.
+
+``PUBSUB_TEST_TRUST=tls`` gives all of them a key, also those that are marked ``insecure``, and has
+them use TLS on loopback: what is promised holds there too. Tests that are marked ``by_hand`` are
+skipped then.
+
+No test may say a secret: what each prints and logs, and the processes that it starts, is looked
+through after it (see `tests.secrecy`).
 """
 
 from __future__ import annotations
@@ -15,7 +25,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +33,11 @@ import pytest
 from hypothesis import settings
 
 from pubsub.support.ratelimit import RateLimit
+from pubsub.trust.files import write_file
+from pubsub.trust.keys import Key
+from tests import secrecy
 
+TRUST = os.environ.get("PUBSUB_TEST_TRUST", "")
 LOOP = os.environ.get("PUBSUB_TEST_LOOP") or ("asyncio" if sys.platform == "win32" else "uvloop")
 INTEGRATION = Path(__file__).parent / "integration"
 IN_ONE_WORKER = ("tests/test_benchmarks.py",)
@@ -31,6 +45,7 @@ IN_ONE_WORKER = ("tests/test_benchmarks.py",)
 
 _HIDE_UVLOOP = 'raise ModuleNotFoundError("PUBSUB_TEST_LOOP=asyncio hides uvloop", name="uvloop")\n'
 _hiding_place: Path | None = None
+_home: Path | None = None
 
 # Time is no part of a property, and a run in CI must be the same run twice.
 settings.register_profile(
@@ -40,7 +55,7 @@ settings.load_profile("pubsubd")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    global _hiding_place
+    global _hiding_place, _home
     # Whoever starts us in the background, as `nohup make test &` and many a CI do, may have us
     # ignore Ctrl-C, and every process that a test starts and interrupts would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -49,9 +64,19 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, default)
     if LOOP not in ("uvloop", "asyncio"):
         raise pytest.UsageError(f"PUBSUB_TEST_LOOP={LOOP!r} is neither 'uvloop' nor 'asyncio'")
+    if TRUST not in ("", "tls"):
+        raise pytest.UsageError(f"PUBSUB_TEST_TRUST={TRUST!r} is neither empty nor 'tls'")
     # A developer's own coordinator is no part of a test.
-    for name in [n for n in os.environ if n.startswith("PUBSUB_") and n != "PUBSUB_TEST_LOOP"]:
-        del os.environ[name]
+    for name in list(os.environ):
+        if name.startswith("PUBSUB_") and not name.startswith("PUBSUB_TEST_"):
+            del os.environ[name]
+    secrecy.watch()
+    _home = Path(tempfile.mkdtemp(prefix="pubsubd-home-"))
+    os.environ["XDG_CONFIG_HOME"] = str(_home)  # of all processes that tests start, too
+    if TRUST:
+        write_file(_home / "key", f"{Key.new().text()}\n".encode())
+        os.environ["PUBSUB_KEY_FILE"] = str(_home / "key")
+        os.environ["PUBSUB_ENCRYPT"] = "1"
     if LOOP == "asyncio":
         _hiding_place = Path(tempfile.mkdtemp(prefix="pubsubd-no-uvloop-"))
         (_hiding_place / "uvloop.py").write_text(_HIDE_UVLOOP)
@@ -61,12 +86,25 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if _hiding_place is not None:
-        shutil.rmtree(_hiding_place, ignore_errors=True)
+    for place in filter(None, (_hiding_place, _home)):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"event loop: {LOOP}"
+    return f"event loop: {LOOP}" + (f", trust: {TRUST}" if TRUST else "")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.when == "teardown":
+        found = secrecy.found_in([*report.sections, ("processes", secrecy.said_by_processes())])
+        if found:
+            report.outcome = "failed"
+            report.longrepr = f"a secret was said in: {', '.join(found)}"
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +118,18 @@ def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("pubsub.absent", "pubsub.coordinator", "pubsub.foreign"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
     log.manager._clear_cache()  # type: ignore[attr-defined]  # what `setLevel` does, too
+
+
+@pytest.fixture(autouse=True)
+def _insecure_where_it_says_so(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if TRUST:
+        if request.node.get_closest_marker("by_hand") is not None:
+            pytest.skip("speaks, or reads, what TLS hides")
+    elif request.node.get_closest_marker("insecure") is not None:
+        monkeypatch.setenv("PUBSUB_INSECURE", "1")
+        monkeypatch.setattr(logging.getLogger("pubsub.open"), "disabled", True)
 
 
 @pytest.fixture

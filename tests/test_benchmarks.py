@@ -89,6 +89,9 @@ PEERS = "stream,sockets,msgpack,pyzmq-nodrop,zenoh-tcp,nats-py,redis-py"
 ONLY = "1-kib,64-kib,fan-out-1,rate-1k,topics-each,join,idle"
 
 
+CHANNELS = "tls-small-dict,tls-round-trip,tls-first-message,tls-return,tls-strangers"
+
+
 def bench(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *arguments],
@@ -113,13 +116,15 @@ def runs(folder: Path) -> Iterator[dict[str, subprocess.Popen[str]]]:
     (folder / "theirs" / "liars.py").write_text(LIARS)
     paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     options = ("--smoke", "--faces=none", "--only=small-dict", "--patience=12")
-    ours, peers = (("--write", str(folder / name)) for name in ("ours", "peers"))
-    for name in ("ours", "peers"):
+    names = ("ours", "peers", "channels")
+    ours, peers, channels = (("--write", str(folder / name)) for name in names)
+    for name in names:
         (folder / name).mkdir()
     started = {
         # 8 MiB and many processes take their time even in small; `make bench` has them.
         "peers": bench("--smoke", "--only=small-dict,round-trip", "--peers=" + PEERS, *peers),
         "ours": bench("--smoke", "--only=" + ONLY, "--peers=protocol,bare", *ours),
+        "channels": bench("--smoke", "--only=" + CHANNELS, "--peers=protocol", *channels),
         "liars": bench(*options, "--peers=theirs.liars,stream", PYTHONPATH=paths),
     }
     yield started
@@ -170,6 +175,26 @@ def test_every_kind_of_workload_works(runs: dict[str, subprocess.Popen[str]], fo
         for face in ("pubsub-async", "pubsub-blocking"):
             assert (workload["name"], face) in done
     _check(figures)
+
+
+def test_plain_proof_and_tls_are_measured_side_by_side(
+    runs: dict[str, subprocess.Popen[str]], folder: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    figures = _figures(runs, folder, "channels")
+    found = {(r["workload"], r["contender"]): r for r in figures["results"]}
+    names = ("pubsub-plain", "pubsub-proof", "pubsub-tls")
+    assert set(found) == {(workload, name) for workload in CHANNELS.split(",") for name in names}
+    for (workload, name), result in found.items():
+        (measured,) = result["rounds"]
+        assert not result["failures"]
+        if workload == "tls-return":
+            assert measured["peers"] == 20
+            assert measured["last_after"] >= measured["half_after"] > 0
+        elif workload == "tls-strangers":
+            assert ("most_kib" in measured) == (name == "pubsub-tls")
+        else:
+            assert measured.get("rate", measured.get("p50")) > 0
 
 
 def _check(figures: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ PAGES = (
     "docs/guarantees.md",
     PROTOCOL,
     "docs/scaling.md",
+    "docs/security.md",
 )
 # Each of them may have doctests; those of `EXAMPLES` must.
 DOCUMENTED = (
@@ -126,10 +127,15 @@ def examples() -> dict[str, list[Example]]:
             continue
         assert Kind[match[1]] == int(match[2]), f"{heading} has another number"
         found[match[1]] = [
-            Example(bytes.fromhex(frame), json.loads(array))
+            Example(bytes.fromhex(frame), json.loads(array, object_hook=_bytes))
             for frame, array in re.findall(r"```frame\n(.*?)```\n```json\n(.*?)```", text, re.S)
         ]
     return found
+
+
+def _bytes(found: dict[str, Any]) -> Any:
+    """What stands in JSON for bytes."""
+    return bytes.fromhex(found["bin"]) if [*found] == ["bin"] else found
 
 
 def decode(frame: bytes) -> Event | Piece:
@@ -209,6 +215,12 @@ def limits(kind: str) -> Iterator[tuple[Any, int, list[Any], list[Any]]]:
         elif match := re.fullmatch(r"str (\d+)", type_):
             size = int(match[1])
             good, bad = ["", "x" * size], ["x" * (size + 1), b"x", 1, None]
+        elif match := re.fullmatch(r"bin (\d+)( MiB)?", type_):
+            size = int(match[1]) << (20 if match[2] else 0)
+            good, bad = [b"", bytes(size)], [bytes(size + 1), "x", 1, None]
+        elif match := re.match(r"array of at most (\d+) ", type_):
+            size, row = int(match[1]), array[index][0]
+            good, bad = [[], [row] * size], [[row] * (size + 1), None, {}, [1], "a"]
         elif type_ == "bool":
             good, bad = [True, False], [0, 1, None, "true"]
         elif type_ == "seconds":
@@ -224,7 +236,7 @@ def limits(kind: str) -> Iterator[tuple[Any, int, list[Any], list[Any]]]:
             assert good, f"{kind}: a type that this test does not know: {type_}"
             bad = ["other", "", None, 1]
         if (kind, index) == ("HELLO", 1):
-            good, bad = [messages.PROTOCOL_VERSION], [0, 2, *bad]
+            good, bad = [messages.PROTOCOL_VERSION], [0, 1, *bad]
         yield array, index, good, bad
 
 
@@ -250,6 +262,7 @@ def test_the_field_table_says_what_the_parser_takes(kind: str) -> None:
     [
         ("MATCH", "added", messages.MatchedPub),
         ("EXPECT", "added", messages.ExpectedSub),
+        ("HELLO", "ways", messages.WayRow),
     ],
 )
 def test_the_rows_of_rows_are_named_in_their_order(kind: str, field: str, row: Any) -> None:
@@ -265,7 +278,7 @@ def test_every_goodbye_code_of_the_code_is_listed() -> None:
         for path in (ROOT / folder).rglob("*.py"):
             source = path.read_text(encoding="utf-8")
             used.update(re.findall(r'code="(\w+)"', source))
-            used.update(re.findall(r'goodbye\("(\w+)"', source))
+            used.update(re.findall(r'(?:goodbye|because)\("(\w+)"', source))
     assert set(messages.GOODBYE_CODES) == used
 
 
@@ -448,10 +461,18 @@ def test_the_house_of_the_architecture_is_the_one_that_is_enforced() -> None:
     }
 
 
+def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Those of a group and of the groups in it, each with its words."""
+    for name, command in group.commands.items():
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", found) for inner, found in commands(command))
+
+
 @pytest.mark.parametrize("group", [pubsub, pubsubd])
 def test_every_option_of_every_command_is_in_its_page(group: click.Group) -> None:
     text = page("docs/cli.md")
-    for name, command in group.commands.items():
+    for name, command in commands(group):
         assert name in text
         for param in command.params:
             if isinstance(param, click.Option):
@@ -463,9 +484,9 @@ def test_the_options_of_the_page_exist() -> None:
     known = {
         option
         for group in (pubsub, pubsubd)
-        for command in group.commands.values()
+        for _, command in commands(group)
         for param in command.params
-        for option in param.opts
+        for option in (*param.opts, *param.secondary_opts)
     }
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page("docs/cli.md")))
     assert named - known == {"--help"}

@@ -23,6 +23,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "runtime": ("pubsub.runtime",),
     "coordinator": ("pubsub.coordinator",),
     "links": ("pubsub.links",),
+    "trust": ("pubsub.trust",),
     "core": ("pubsub.core",),
     "codec": ("pubsub.codec",),
     "wire": ("pubsub.wire",),

@@ -85,7 +85,9 @@ def test_types_ship() -> None:
 
 
 def test_importing_pubsub_needs_no_extra(tmp_path: Path) -> None:
-    code = "import pubsub, sys; print(sorted({'numpy', 'click'} & set(sys.modules)))"
+    code = (
+        "import pubsub, sys; print(sorted({'numpy', 'click', 'cryptography'} & set(sys.modules)))"
+    )
     assert python(code, tmp_path) == "[]"
 
 

@@ -7,28 +7,34 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting
+from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting, environment_of
 from benchmarks.loops import run
+from pubsub.config import Settings
 from pubsub.faces.asyncpub import AsyncPub
 from pubsub.faces.asyncsub import AsyncSub
 from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.blockingsub import BlockingSub
+from pubsub.trust.credentials import credentials_from
 
-__all__ = ["CONTENDERS"]
+__all__ = ["CONTENDERS", "Async", "use"]
 
 
 async def _coordinate(announce: Callable[[str], None]) -> None:
     from pubsub.coordinator.server import Coordinator  # here: no peer needs it
 
     # as one that has run for a while: none of its peers is still on the way back
-    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0)
+    guard = credentials_from(Settings(), os.environ).guard()
+    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0, guard=guard)
     announce(str(await coordinator.start("127.0.0.1", 0)))
     await asyncio.Event().wait()
 
 
-def _use(coordinator: str) -> None:
-    """Have the Peer of this process, or of its loop, go there."""
+def use(place: str) -> None:
+    """Have the Peer of this process, or of its loop, go there: to a coordinator, with what else
+    follows it for the environment."""
+    coordinator, *more = place.split()
     os.environ["PUBSUB_COORDINATOR"] = coordinator
+    os.environ.update(environment_of(more))
 
 
 # --- async ------------------------------------------------------------------------------
@@ -117,26 +123,26 @@ class Async(AsyncContender):
         run(_coordinate(announce))
 
     async def open_publisher(self, meeting: Meeting) -> _AsyncPublisher:
-        _use(meeting.place)
+        use(meeting.place)
         return _AsyncPublisher(await AsyncPub(meeting.topic, overflow="block"))
 
     async def open_subscriber(self, meeting: Meeting) -> _AsyncSubscriber:
-        _use(meeting.place)
+        use(meeting.place)
         return _AsyncSubscriber(await AsyncSub(meeting.topic))
 
     async def open_topics(self, meeting: Meeting) -> _AsyncTopics:
-        _use(meeting.place)
+        use(meeting.place)
         pubs = [AsyncPub(f"{meeting.topic}/{i}", overflow="block") for i in range(meeting.topics)]
         for pub in pubs:
             await pub
         return _AsyncTopics(pubs)
 
     async def open_topics_subscriber(self, meeting: Meeting) -> _AsyncSubscriber:
-        _use(meeting.place)
+        use(meeting.place)
         return _AsyncSubscriber(await AsyncSub(f"{meeting.topic}/*"))
 
     async def open_pair(self, meeting: Meeting, first: bool) -> _AsyncPair:
-        _use(meeting.place)
+        use(meeting.place)
         there, back = f"{meeting.topic}/there", f"{meeting.topic}/back"
         return _AsyncPair(
             await AsyncPub(there if first else back), await AsyncSub(back if first else there)
@@ -227,26 +233,26 @@ class Blocking(BlockingContender):
         run(_coordinate(announce))
 
     def open_publisher(self, meeting: Meeting) -> _BlockingPublisher:
-        _use(meeting.place)
+        use(meeting.place)
         return _BlockingPublisher(BlockingPub(meeting.topic, overflow="block"))
 
     def open_subscriber(self, meeting: Meeting) -> _BlockingSubscriber:
-        _use(meeting.place)
+        use(meeting.place)
         return _BlockingSubscriber(BlockingSub(meeting.topic))
 
     def open_topics(self, meeting: Meeting) -> _BlockingTopics:
-        _use(meeting.place)
+        use(meeting.place)
         pubs = [
             BlockingPub(f"{meeting.topic}/{i}", overflow="block") for i in range(meeting.topics)
         ]
         return _BlockingTopics(pubs)
 
     def open_topics_subscriber(self, meeting: Meeting) -> _BlockingSubscriber:
-        _use(meeting.place)
+        use(meeting.place)
         return _BlockingSubscriber(BlockingSub(f"{meeting.topic}/*"))
 
     def open_pair(self, meeting: Meeting, first: bool) -> _BlockingPair:
-        _use(meeting.place)
+        use(meeting.place)
         there, back = f"{meeting.topic}/there", f"{meeting.topic}/back"
         return _BlockingPair(
             BlockingPub(there if first else back), BlockingSub(back if first else there)

@@ -23,7 +23,7 @@ from pubsub._version import __version__
 from pubsub.config import Settings
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import FrameReader
-from pubsub.wire.handshake import Dialler, Identity
+from pubsub.wire.handshake import Dialler, Identity, tcp
 from pubsub.wire.liveness import Backoff
 from pubsub.wire.messages import Expect, Goodbye, Match, Ping, Pong, Register, Welcome, encode
 
@@ -52,7 +52,7 @@ class _Peer:
 
     def __init__(self, plan: Plan, index: int, number: int, info: dict[str, Any]) -> None:
         self.index = index
-        me = Identity("peer", f"{number:016x}", "127.0.0.1", 1 + number % 65535, info)
+        me = Identity("peer", f"{number:016x}", tcp("127.0.0.1", 1 + number % 65535), info)
         opening = Dialler(me, "coordinator").opening()
         assert opening is not None
         self.hello = encode(opening)

@@ -26,9 +26,10 @@ from pubsub._version import __version__
 from pubsub.config import Address, Settings
 from pubsub.links.keeping import explain
 from pubsub.runtime.coordinator_link import Session
+from pubsub.trust.credentials import credentials_from
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.handshake import Identity
-from pubsub.wire.messages import Expect, Match, Register, Unregister, encode
+from pubsub.wire.handshake import Identity, tcp
+from pubsub.wire.messages import Expect, Match, Refused, Register, Revoked, Unregister, encode
 
 BATCH = 20
 """Registrations that go out in one write where the plan does not say."""
@@ -52,11 +53,13 @@ class _Peer:
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         self.identity = Identity(
-            "peer", f"{number:016x}", "127.0.0.1", 1 + number % 65535, world.info
+            *("peer", f"{world.prefix}{number:016x}"),
+            *(tcp("127.0.0.1", 1 + number % 65535), world.info),
         )
         self.account = Account(world.plan.of(number))
         self.session = Session(
-            world.loop, world.address, self, world.settings, world.scratch, world.random
+            *(world.loop, world.address, self, world.settings, world.scratch, world.random),
+            world.guard,
         )
         self.sessions = [self.session]
 
@@ -73,6 +76,9 @@ class _Peer:
 
     def replaced(self, session: Session, by: Session | None) -> None:
         """Never here: each has one session."""
+
+    def revoked(self, revoked: Revoked) -> None:
+        """Never here: there are no certificates."""
 
     def connected(self, session: Session, settle: float) -> None:
         self.account.expect_all()
@@ -92,6 +98,9 @@ class _Peer:
             if row.sub_id >= EXTRA:
                 self.world.announced(row.peer_id, row.sub_id)
         self._told(expect.stream_id, expect)
+
+    def refused(self, session: Session, refused: Refused) -> None:
+        raise AssertionError(refused.reason)
 
     def _told(self, id: int, message: Match | Expect) -> None:
         world = self.world
@@ -134,6 +143,10 @@ class World:
         self.plan = plan
         self.address = Address("127.0.0.1", port)
         self.settings = Settings()
+        self.guard = credentials_from(self.settings, os.environ).guard()
+        self.prefix = f"{self.guard.peer_id}-" if self.guard.peer_id else ""
+        """All are one process, and so one holder: as its own questions to peers do, they come under
+        identities that begin with that one's."""
         self.scratch = bytearray(SCRATCH_SIZE)
         self.random = random.random
         self.chance = random.Random(1)

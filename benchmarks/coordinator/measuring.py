@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.coordinator.plan import Plan
 from benchmarks.coordinator.processes import Crowd, Daemon, Failed
 from pubsub.coordinator.registry import Registry
+from pubsub.wire.handshake import tcp
 from pubsub.wire.messages import Register, encode
 
 __all__ = ["MEASURES", "Effort"]
@@ -256,7 +257,7 @@ def topic(effort: Effort) -> dict[str, Any]:
         registry = Registry()
         peers = [f"{number:016x}" for number in range(max(1, size // 100))]
         for peer_id in ["publisher", *peers]:
-            registry.connect(peer_id, "127.0.0.1", 1, {}, 0.0)
+            registry.connect(peer_id, tcp("127.0.0.1", 1), {}, 0.0)
         for number in range(size):
             sub = Register(number, "sub", "topic", False, False)
             registry.register(peers[number % len(peers)], sub, 0.0)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,14 @@ def allow_files(count: int) -> int:
     return soft if soft >= 0 else count
 
 
+OPEN = {"PUBSUB_INSECURE": "1"}
+"""Some peers speak the protocol by hand, and know no credentials."""
+
+
 class _Process:
     """A child. It ends when its standard input is closed, whatever has become of its parent."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str]) -> None:
         self.name = module.rpartition(".")[2]
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -49,6 +54,7 @@ class _Process:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env={**os.environ, **environment},
         )
         self.printed: list[str] = []
         self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -94,9 +100,11 @@ class _Process:
 class Daemon(_Process):
     """The coordinator."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, environment: Mapping[str, str] = OPEN) -> None:
         super().__init__(
-            "benchmarks.coordinator.daemon", "coordinator", "--port", str(port), "--log-level=info"
+            *("benchmarks.coordinator.daemon", "coordinator", "--port", str(port)),
+            "--log-level=info",
+            environment=environment,
         )
         self.port = int(self._wait(r"coordinator on 127\.0\.0\.1:(\d+)")[1])
 
@@ -125,8 +133,10 @@ class Daemon(_Process):
 class Crowd(_Process):
     """The peers, or the herd: told by a line of JSON, it answers with one."""
 
-    def __init__(self, module: str, *arguments: Any) -> None:
-        super().__init__(f"benchmarks.coordinator.{module}", *map(str, arguments))
+    def __init__(self, module: str, *arguments: Any, environment: Mapping[str, str] = OPEN) -> None:
+        super().__init__(
+            f"benchmarks.coordinator.{module}", *map(str, arguments), environment=environment
+        )
 
     def tell(self, what: str, **more: Any) -> None:
         """Have it do something."""

@@ -36,6 +36,8 @@ class Outlet(Protocol):
 
     address: str
     """``host:port`` of the subscribing peer, for people."""
+    taken: int
+    """Rises when it has taken something, of whatever stream."""
 
     def enqueue(self, cursor: Cursor) -> None:
         """The cursor may have something to send; it is queued until the outlet says otherwise,
@@ -63,6 +65,11 @@ class Cursor:
     address: str = ""
     """Of that outlet, for people; empty: it never was attached."""
     deadline: float | None = None
+    """Until when it holds its place; None: as long as its link lives."""
+    granted: bool = False
+    """It has let something be sent to it, on this channel or one before."""
+    shut_until: float | None = None
+    """Until when it may let nothing be sent to it, where a Pub waits for that."""
     queued: bool = False
     confirm: int | None = None
     """A flush waits until everything below it is known to have arrived; None: none does."""

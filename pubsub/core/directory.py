@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from pubsub.config import Way
+from pubsub.core.inbox import MAX_STREAMS
 from pubsub.core.stream import StreamKey
 from pubsub.wire.messages import Match
 
@@ -22,18 +23,23 @@ and has not said them again."""
 class _Told:
     """What one coordinator says of one peer."""
 
-    __slots__ = ("rows", "way")
+    __slots__ = ("rows", "ways")
 
-    def __init__(self, way: Way) -> None:
-        self.way = way
+    def __init__(self, ways: tuple[Way, ...]) -> None:
+        self.ways = ways
         self.rows = 0
         """How often it is listed, over all Subs."""
 
 
 class Directory:
-    """The publishers that any coordinator lists for each Sub, and where they are."""
+    """The publishers that any coordinator lists for each Sub, and where they are.
 
-    def __init__(self) -> None:
+    Parameters:
+        most: rows that each of them may have for one Sub; what it says beyond is not heard.
+    """
+
+    def __init__(self, most: int = MAX_STREAMS) -> None:
+        self._most = most
         self._listings: dict[object, dict[int, _Listing]] = {}
         self._told: dict[str, dict[object, _Told]] = {}
 
@@ -47,10 +53,12 @@ class Directory:
         listing = self._listings.setdefault(source, {}).setdefault(match.sub_id, {})
         for row in match.added:
             key = StreamKey(row.peer_id, row.stream_id)
-            way = Way(row.host, row.port, source)
+            ways = tuple(Way(w.host, w.port, source) for w in row.ways if w.kind == "tcp")
             if key not in listing:
-                self._tell(source, key, way)
-            self._told[row.peer_id][source].way = way
+                if len(listing) >= self._most:
+                    continue
+                self._tell(source, key, ways)
+            self._told[row.peer_id][source].ways = ways
             listing[key] = False
         gone = {StreamKey(*pair): None for pair in match.removed}
         if match.complete:
@@ -61,8 +69,8 @@ class Directory:
             self._untell(source, key)
         return [key for key in taken if not self.listed(match.sub_id, key)]
 
-    def _tell(self, source: object, key: StreamKey, way: Way) -> None:
-        self._told.setdefault(key.peer_id, {}).setdefault(source, _Told(way)).rows += 1
+    def _tell(self, source: object, key: StreamKey, ways: tuple[Way, ...]) -> None:
+        self._told.setdefault(key.peer_id, {}).setdefault(source, _Told(ways)).rows += 1
 
     def _untell(self, source: object, key: StreamKey) -> None:
         by_source = self._told[key.peer_id]
@@ -79,7 +87,7 @@ class Directory:
 
     def ways(self, peer_id: str) -> list[Way]:
         """Where a peer is, as each coordinator that lists anything of it has told it last."""
-        return [told.way for told in self._told.get(peer_id, {}).values() if told.way.host]
+        return [way for told in self._told.get(peer_id, {}).values() for way in told.ways]
 
     def drop(self, sub_id: int) -> None:
         """The Sub is closed."""
@@ -92,10 +100,10 @@ class Directory:
         connected and is the same coordinator, has said it again; without one, no longer."""
         for sub_id, listing in self._listings.pop(source, {}).items():
             for key in listing:
-                way = self._told[key.peer_id][source].way
+                ways = self._told[key.peer_id][source].ways
                 self._untell(source, key)
                 if to is not None:
                     theirs = self._listings.setdefault(to, {}).setdefault(sub_id, {})
                     if key not in theirs:
-                        self._tell(to, key, way._replace(told_by=to))
+                        self._tell(to, key, tuple(way._replace(told_by=to) for way in ways))
                         theirs[key] = True

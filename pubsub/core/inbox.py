@@ -25,12 +25,14 @@ from typing import Any, TypeVar, cast
 from pubsub.core.stream import Entry, Side, Stream, StreamKey
 from pubsub.core.window import Window
 
-__all__ = ["MAX_REPORTS", "OVER", "REMEMBERED", "Inbox"]
+__all__ = ["MAX_REPORTS", "MAX_STREAMS", "OVER", "REMEMBERED", "Inbox"]
 
 MAX_REPORTS = 1000
 """Gaps and errors by themselves, which count for nothing in the window, that may wait. Of further
 gaps only the sums wait, without the publishers' names; further errors are not told."""
 
+MAX_STREAMS = 100_000
+"""Streams that one Sub has at once, and that a coordinator may list for it."""
 REMEMBERED = 4096
 """Streams that were given up, of which each Sub remembers what has come, and how to go on."""
 OVER = 1000
@@ -103,6 +105,7 @@ class Inbox:
         streams: those that may still bring something.
         gone: those that were given up without END, the last `REMEMBERED` of them.
         lost: messages that were due to this Sub and will never be delivered, in all.
+        crowded: it was said that there are more than `MAX_STREAMS`.
         discarding: the Sub takes nothing any more: what comes is lost.
         on_entry: called when there is something to take (from the link's side).
     """
@@ -127,6 +130,7 @@ class Inbox:
         self.gone: dict[StreamKey, Stream] = {}
         self._over: dict[StreamKey, None] = {}
         self.lost = 0
+        self.crowded = False
         self.discarding = False
         self.on_entry: Callable[[], None] = lambda: None
         self.accepts: Callable[[Stream], Exception | None] = lambda stream: None

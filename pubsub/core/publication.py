@@ -34,7 +34,7 @@ MAX_LATE = 4096
 something."""
 
 
-How = Literal["closed", "away", "absent", "end"]
+How = Literal["closed", "away", "absent", "shut", "end"]
 
 
 class Leaver(NamedTuple):
@@ -43,7 +43,8 @@ class Leaver(NamedTuple):
     name: str
     how: How
     """``closed`` (it said so), ``away`` (its link broke, and it did not come back in time),
-    ``absent`` (it was expected, and never came) or ``end`` (of the Pub)."""
+    ``absent`` (it was expected, and never came), ``shut`` (it was attached, and let nothing be sent
+    to it for too long) or ``end`` (of the Pub)."""
     lacks: int
     """Messages put until then that it had not taken; at the end, that it is not known to have
     received."""
@@ -97,6 +98,8 @@ class Publication:
     Attributes:
         on_room: called when there may be room (set by whoever waits for it).
         on_absent: called with one that was expected, never came, and lacks something.
+        on_shut: called with one that is cut off because it let nothing be sent to it.
+        on_due: called with a time at which `expire` has something to do, where that is news.
         watchers: called after a subscriber attached, and at the end.
         leavers: the last `MAX_LEAVERS` that are gone and lacked something.
         reached: how many that are gone had received something.
@@ -128,12 +131,15 @@ class Publication:
         self.ended = False
         self.on_room: Callable[[], None] | None = None
         self.on_absent: Callable[[Leaver], None] | None = None
+        self.on_shut: Callable[[Leaver], None] | None = None
+        self.on_due: Callable[[float], None] | None = None
         self.watchers: list[Callable[[], None]] = []
         self.leavers: deque[Leaver] = deque(maxlen=MAX_LEAVERS)
         self.reached = 0
         self._cursors: dict[SubKey, Cursor] = {}
         self._attached: dict[SubKey, Cursor] = {}
         self._away: dict[str, dict[SubKey, Cursor]] = {}  # by peer: those with a deadline
+        self._shut: dict[Cursor, int] = {}  # who lets nothing be sent; what its outlet has taken
         self._late: dict[SubKey, int] = {}  # who was expected in vain, and from where on
         self._holding = {} if holding is None else holding
         self._waiters: list[Waiter] = []
@@ -212,6 +218,16 @@ class Publication:
         if cursor is not None and cursor.outlet is None and cursor.channel < 0:
             self._drop(cursor)
 
+    def refuse(self, key: SubKey) -> None:
+        """This Sub has no right to the stream: no place is held for it. (One that is attached came
+        on another link, which had the right, and ends with that.)"""
+        self._late.pop(key, None)
+        cursor = self._cursors.get(key)
+        if cursor is not None and cursor.outlet is None:
+            if cursor.channel >= 0:
+                self._leave(cursor, "away")
+            self._drop(cursor)
+
     def answered(self, now: float) -> None:
         """Every coordinator that can be reached has named the subscribers that it knows."""
         newborn = self._cursors.get(_NEWBORN)
@@ -231,9 +247,22 @@ class Publication:
         """Whether the first messages are no longer kept for subscribers still to be named."""
         return _NEWBORN not in self._cursors
 
-    def attach(self, key: SubKey, outlet: Outlet, asked: Subscribe) -> tuple[Cursor, Subscribed]:
+    def cursor(self, key: SubKey) -> Cursor | None:
+        """The place of that subscriber; None: it has none."""
+        return self._cursors.get(key)
+
+    def attach(
+        self,
+        key: SubKey,
+        outlet: Outlet,
+        asked: Subscribe,
+        *,
+        now: float | None = None,
+        from_now: bool = False,
+    ) -> tuple[Cursor, Subscribed]:
         """A subscriber is here: open its cursor, or give it back the one that waited. Returns the
-        cursor, and the answer.
+        cursor, and the answer. `from_now`: what was put before is not sent; it is a gap. `now`: the
+        time; None: it is of this process, and is waited for whatever it does.
 
         Raises:
             ProtocolError: it wants to resume behind the end.
@@ -258,10 +287,11 @@ class Publication:
                 due = newborn.due
             due = min(due, self._late.get(key, due))
         self._late.pop(key, None)
+        first = log.next_seq if from_now else due
         if cursor is None:
-            cursor = self._cursors[key] = Cursor(key, log, due, observer=asked.observer)
+            cursor = self._cursors[key] = Cursor(key, log, first, observer=asked.observer)
         else:
-            cursor.place(due)
+            cursor.place(first)
         for waiter in self._waiters:  # it may be due what was put before: a close waits for it too
             waiter.add(cursor)
         cursor.due = due
@@ -273,6 +303,10 @@ class Publication:
         cursor.sent = cursor.asked = 0
         cursor.limit = asked.limit
         cursor.largest = asked.max_batch + BATCH_COST
+        if asked.limit:
+            self._let(cursor)
+        elif self.block and now is not None and not (cursor.granted or asked.observer):
+            self._shuts(cursor, outlet, now)
         outlet.enqueue(cursor)
         cursor.queued = True
         self._attached[key] = cursor
@@ -289,6 +323,7 @@ class Publication:
             return
         cursor.outlet = None
         cursor.queued = False
+        self._shut.pop(cursor, None)
         self._hold(cursor, now + self.resume_timeout)
         if self._is_crowded():
             self._drop(cursor, "away")
@@ -316,8 +351,53 @@ class Publication:
         away = self._away.get(key.peer_id)
         if away is not None and away.pop(key, None) is not None and not away:
             del self._away[key.peer_id]
-            if not self._away:
-                self._holding.pop(self, None)
+            self._is_due_nothing()
+
+    def _is_due_nothing(self) -> None:
+        """Where no time is kept that could run out, nobody looks."""
+        if not self._away and not self._shut:
+            self._holding.pop(self, None)
+
+    def _shuts(self, cursor: Cursor, outlet: Outlet, now: float) -> None:
+        """It lets nothing be sent to it, not even one message, and puts will wait for it: so long,
+        and no longer, however often it comes anew. (One whose window is full has had something.)"""
+        if cursor.shut_until is None:
+            cursor.shut_until = now + self.resume_timeout
+        cursor.deadline = cursor.shut_until
+        self._shut[cursor] = outlet.taken
+        self._holding[self] = None
+        if self.on_due is not None:
+            self.on_due(cursor.deadline)
+
+    def _let(self, cursor: Cursor) -> None:
+        """It lets something be sent to it."""
+        cursor.granted = True
+        cursor.shut_until = cursor.deadline = None
+        if self._shut.pop(cursor, None) is not None:
+            self._is_due_nothing()
+
+    def _look_at_shut(self, now: float) -> float | None:
+        """Cut off who lets nothing be sent to it for too long, and is due something; returns when
+        the next is. A process that takes messages of other streams of ours is spared: it may have
+        no room for this one yet."""
+        due: float | None = None
+        for cursor, taken in list(self._shut.items()):
+            outlet = cursor.outlet
+            assert outlet is not None
+            assert cursor.shut_until is not None
+            if cursor.shut_until <= now and outlet.taken == taken and not cursor.at_end:
+                why = f"it has let nothing be sent to it for {self.resume_timeout:g} s"
+                outlet.end(cursor, 0, "refused", f"{why}, and the Pub waits for its subscribers")
+                gone = self._leave(cursor, "shut")
+                self._drop(cursor)
+                if gone is not None and self.on_shut is not None:
+                    self.on_shut(gone)
+                continue
+            if cursor.shut_until <= now:
+                self._shut[cursor] = outlet.taken
+                cursor.deadline = cursor.shut_until = now + self.resume_timeout
+            due = cursor.shut_until if due is None else min(due, cursor.shut_until)
+        return due
 
     def _is_late(self, key: SubKey, due: int) -> None:
         """No place is held for one that was expected. Should it come after all, it is told from
@@ -343,6 +423,8 @@ class Publication:
     def ack(self, cursor: Cursor, seq: int, limit: int) -> None:
         """See `Cursor.ack`; trims the log and opens the cursor's window."""
         cursor.ack(seq, limit)
+        if cursor.deadline is not None and limit:
+            self._let(cursor)
         self._trimmed()
         if cursor.outlet is not None and not cursor.queued and not cursor.at_end:
             cursor.outlet.enqueue(cursor)
@@ -351,7 +433,7 @@ class Publication:
 
     def expire(self, now: float) -> float | None:
         """Give up detached cursors whose time has passed; returns the next deadline, if any."""
-        due: float | None = None
+        due = self._look_at_shut(now)
         for cursor in [cursor for away in self._away.values() for cursor in away.values()]:
             if cursor.key is _NEWBORN and not self._heard and not self.block:
                 continue  # nobody to ask yet, and keeping it harms nobody
@@ -387,6 +469,7 @@ class Publication:
             cursor.release()
         self._cursors.clear()
         self._away.clear()
+        self._shut.clear()
         self._late.clear()
         self._holding.pop(self, None)
         while len(self.log):
@@ -415,7 +498,9 @@ class Publication:
             self._leave(cursor, how)
         del self._cursors[cursor.key]
         self._attached.pop(cursor.key, None)
+        self._shut.pop(cursor, None)
         self._is_back(cursor.key)
+        self._is_due_nothing()
         cursor.outlet = None
         cursor.release()
         self._trimmed()

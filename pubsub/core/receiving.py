@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.stream import Stream
+from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import Event
 from pubsub.wire.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
@@ -19,11 +21,28 @@ class Receiving:
         on_output: called once when there is something to write; `pump` then, but not within the
             call.
         on_settled: called with a stream when its SUBSCRIBE was answered, either way.
+        rights: of the publishing peer. What it may not publish is given up, whoever has said that
+            it does.
+        on_refused: called with a stream that is given up over rights, and why.
+        name, vouched: of the publishing peer, for its streams (see `Stream`).
     """
 
-    def __init__(self, on_output: Callable[[], None], on_settled: Callable[[Stream], None]) -> None:
+    def __init__(
+        self,
+        on_output: Callable[[], None],
+        on_settled: Callable[[Stream], None],
+        *,
+        rights: Rights = EVERYTHING,
+        on_refused: Callable[[Stream, str], None] = lambda stream, why: None,
+        name: str = "",
+        vouched: bool = False,
+    ) -> None:
+        self._name = name
+        self._vouched = vouched
         self._on_output = on_output
         self._on_settled = on_settled
+        self._rights = rights
+        self._on_refused = on_refused
         self._channels: dict[int, Stream] = {}
         self._next_channel = 0
         self._out: list[bytes | memoryview] = []
@@ -64,14 +83,39 @@ class Receiving:
         if isinstance(event, Subscribed):
             if stream.open:
                 raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
-            stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
+            why = self._objection(stream, event.topic)
+            if why:
+                del self._channels[event.channel]
+                self._say(Unsubscribe(event.channel))
+                self._refuse(stream, why)
+            else:
+                stream.name, stream.vouched = self._name, self._vouched
+                stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
         else:
             del self._channels[event.channel]
             if event.code == "closed":
                 stream.end(event.final)
-            else:  # forgotten, or kept from us: what was put meanwhile is not said
-                stream.vanish(event.code == "refused")
+            elif event.code == "refused":  # kept from us: what was put meanwhile is not said
+                self._refuse(stream, event.reason)
+            else:  # forgotten: nor is it here
+                stream.vanish(False)
         self._on_settled(stream)
+
+    def _objection(self, stream: Stream, topic: str) -> str:
+        """Why a stream of that topic is not taken for the one that was asked for; empty: it is."""
+        if topic != stream.topic:
+            return f"a coordinator has told its topic as {stream.topic!r}, and it says {topic!r}"
+        pattern = stream.inbox.pattern
+        if not (matches(pattern, topic) if is_pattern(pattern) else pattern == topic):
+            return "a coordinator has named it, and its topic is not what this Sub is for"
+        if not self._rights.may_publish(topic):
+            return f"it may not publish this topic: it {self._rights.may('publish')}"
+        return ""
+
+    def _refuse(self, stream: Stream, why: str) -> None:
+        """A stream cannot be had. Nothing is known of what is missed."""
+        stream.vanish(True)
+        self._on_refused(stream, why)
 
     def data(
         self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview

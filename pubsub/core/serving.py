@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pubsub.core.cursor import Cursor, Skip, SubKey
 from pubsub.core.log import Batch
 from pubsub.core.publication import Publication
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.errors import ProtocolError
 from pubsub.wire import messages
 from pubsub.wire.frames import BUFFER_PIECE, Event, buffer_header, data_header
@@ -21,7 +22,6 @@ from pubsub.wire.liveness import HEARTBEAT_TOKEN
 from pubsub.wire.messages import (
     Ack,
     End,
-    Goodbye,
     Ping,
     Pong,
     Subscribe,
@@ -36,6 +36,11 @@ SHARED_PIECE = 256 * 1024
 """Bytes of a large buffer that go into one BUFFER where there are other channels, which may pass in
 between. (With pieces of 1 MiB a small message waits half as long again, and with these a large one
 takes a third longer; a channel that is alone has nobody to delay.)"""
+ASKED_BURST = 256
+"""SUBSCRIBEs of one stream on one link that may ask, at once, for what was put before: each draws
+what the log holds, with a request of 20 bytes. (Each Sub of a process asks once.)"""
+ASKED_EVERY = 1.0
+"""Seconds after which there may be one more."""
 UNANSWERED = 500
 """PINGs that may wait for their PONG; flushes that come then share the next one. However many
 channels there are and however often they are flushed, a subscriber that was held up finds no more
@@ -68,6 +73,14 @@ class Serving:
         on_output: called once when there is something to write; `pump` then, but not within the
             call.
         max_channels: how many may be open at once.
+        rights: of the subscribing peer. Whatever a coordinator has said: what it may not subscribe
+            is refused here.
+        now: the time.
+        on_displaced: called once when another link of the same peer takes a channel: this link is
+            to end, and its other channels hold their places. Not to be done within the call.
+
+    Attributes:
+        taken: how many ACKs have said that something was taken.
     """
 
     def __init__(
@@ -78,6 +91,9 @@ class Serving:
         on_output: Callable[[], None],
         *,
         max_channels: int,
+        rights: Rights = EVERYTHING,
+        now: Callable[[], float] = lambda: 0.0,
+        on_displaced: Callable[[], None] = lambda: None,
     ) -> None:
         self.peer_id = peer_id
         self.address = address
@@ -85,6 +101,11 @@ class Serving:
         self._on_output = on_output
         self._due = False  # it was called, and `pump` was not yet
         self._max_channels = max_channels
+        self._rights = rights
+        self._now = now
+        self._on_displaced = on_displaced
+        self._asked: dict[int, float] = {}  # of each stream: when all that was asked has had time
+        self.taken = 0
         self._channels: dict[int, _Channel] = {}
         self._highest = -1
         self._control: list[Chunk] = []
@@ -110,6 +131,7 @@ class Serving:
         if isinstance(event, Ack):
             channel = self._channel(event.channel)
             if channel is not None and channel.cursor is not None:
+                self.taken += event.next > channel.cursor.acked
                 channel.publication.ack(channel.cursor, event.next, event.limit)
         elif isinstance(event, Pong):
             self._confirmed(event.token)
@@ -143,13 +165,45 @@ class Serving:
         if publication is None:
             why = f"there is no stream {asked.stream_id} here"
             self._say(End(asked.channel, 0, "unknown", why))
+        elif not self._rights.may_subscribe(publication.topic):
+            publication.refuse(SubKey(self.peer_id, asked.sub_id))
+            why = f"it may not subscribe this topic: it {self._rights.may('subscribe')}"
+            self._say(End(asked.channel, 0, "refused", why[:1024]))
         elif publication.ended:  # the END itself was lost with the link; its count must not be
             self._say(End(asked.channel, publication.log.next_seq, "closed", "the Pub was closed"))
         else:
-            channel = self._channels[asked.channel] = _Channel(asked.channel, publication)
             key = SubKey(self.peer_id, asked.sub_id)
-            channel.cursor, answer = publication.attach(key, self, asked)
+            cursor = publication.cursor(key)
+            often = self._draws(asked, publication, cursor) and self._asks_too_often(publication)
+            if often and asked.resume is None:
+                why = (
+                    f"it asks for what was put before too often: {ASKED_BURST} times at once, and "
+                    f"then once in {ASKED_EVERY:g} s"
+                )
+                self._say(End(asked.channel, 0, "refused", why))
+                return
+            channel = self._channels[asked.channel] = _Channel(asked.channel, publication)
+            channel.cursor, answer = publication.attach(
+                key, self, asked, now=self._now(), from_now=often
+            )
             self._say(answer)
+
+    def _draws(self, asked: Subscribe, publication: Publication, cursor: Cursor | None) -> bool:
+        """Whether it wants messages from before now, for which no place was held until it came back
+        from another link."""
+        if asked.resume is None:
+            return publication.history > 0 and asked.history != 0
+        return cursor is None or cursor.channel < 0 or cursor.outlet is self
+
+    def _asks_too_often(self, publication: Publication) -> bool:
+        """A stream that goes on elsewhere is then not refused, but goes on from now: what lies
+        between is a gap that its Sub counts."""
+        now, stream_id = self._now(), publication.stream_id
+        until = max(now, self._asked.get(stream_id, now)) + ASKED_EVERY
+        if until > now + ASKED_BURST * ASKED_EVERY:
+            return True
+        self._asked[stream_id] = until
+        return False
 
     def _confirmed(self, token: int) -> None:
         confirming = self._confirming
@@ -183,12 +237,16 @@ class Serving:
     def taken_over(self, cursor: Cursor) -> None:
         """The subscriber came back on another link. It does so when this one is dead, as far as it
         knows, and nobody hears this. Whoever is here all the same is told, and dials anew: it would
-        else wait for ever for what another one gets."""
-        if self._channels.pop(cursor.channel, None) is not None and not self._displaced:
-            self._wake()
+        else wait for ever for what another one gets. (On this very link: its old channel ends.)"""
+        if self._channels.pop(cursor.channel, None) is None:
+            return
+        newest = self._channels.get(self._highest)
+        if newest is not None and newest.cursor is None:
+            why = f"its Sub has subscribed the stream again, on channel {newest.number}"
+            self._say(End(cursor.channel, 0, "refused", why))
+        elif not self._displaced:
             self._displaced = True
-            goodbye = Goodbye.because("busy", "the same peer has connected anew")
-            self._control.append(encode(goodbye))
+            self._on_displaced()
 
     # --- what to write ------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ NAMED = 5
 State = Literal["attached", "expected", "reconnecting", "unnamed"]
 """How a subscriber stands; ``unnamed``: all those in one that coordinators may still name."""
 _WHY = {
+    "attached": "it lets nothing be sent to it",
     "expected": "a coordinator says that it comes",
     "reconnecting": "its link broke",
     "unnamed": "a coordinator may still name some that are older than the Pub",

@@ -82,6 +82,10 @@ class Stream:
     allocate: Allocator = LargeBuffer
     """Gives memory for large buffers that come in pieces."""
     codec: str = "msgpack"
+    name: str = ""
+    """Of the publisher's certificate; empty: it has none."""
+    vouched: bool = False
+    """The publisher has shown that it belongs here, or is this very process."""
     before: bool = False
     """The Sub is older than the Pub, and due its first message."""
     expected: int | None = None

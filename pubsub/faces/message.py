@@ -22,6 +22,8 @@ class Message(NamedTuple):
     """Its number in the stream of that Pub, from 0."""
     sent_at: float
     """Wall-clock time of the publisher when its batch was closed: seconds since 1970."""
+    name: str = ""
+    """Of the publisher's certificate, which has shown it; empty: none is used."""
 
 
 class Gap(NamedTuple):

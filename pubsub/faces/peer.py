@@ -19,9 +19,15 @@ from pubsub.faces.process import end_with_loop, end_with_process, forget, refuse
 from pubsub.links import descriptors
 from pubsub.runtime.runtime import Runtime
 from pubsub.runtime.thread import LoopThread, refuse_green
+from pubsub.support.logs import logger
+from pubsub.support.ratelimit import RateLimit
 from pubsub.support.reentry import calls_of, running_loop
+from pubsub.trust.credentials import credentials_from
 
 __all__ = ["Peer"]
+
+log = logger("pubsub.open")
+log.logger.addFilter(RateLimit(most=1))  # a program may make many Peers
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -73,6 +79,7 @@ class Peer:
                 known = ", ".join(Settings.__dataclass_fields__)
                 raise TypeError(f"Peer has no setting {unknown[0]!r}; it has {known}") from None
             raise error from None
+        credentials = credentials_from(self.settings, os.environ)
         self.coordinators = coordinators
         self._dead: Exception | None = None
         self._ending = threading.RLock()
@@ -83,12 +90,20 @@ class Peer:
         if loop is None:
             refuse_at_exit()
         descriptors.fill_standard()
+        guard = credentials.guard()
+        if guard.open:
+            log.warning(
+                "%s: everybody who can connect to this process may read and publish everything",
+                credentials.source,
+            )
         try:
             if loop is None:
                 self._thread = LoopThread()
                 loop = self._thread.start()
             self.runtime = Runtime(
-                loop, coordinators, configured, self.settings, given=coordinator is not None
+                *(loop, coordinators, configured, self.settings),
+                given=coordinator is not None,
+                guard=guard,
             )
             if self._thread is not None:
                 self._thread.call(self.runtime.start)

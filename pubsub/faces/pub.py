@@ -80,6 +80,8 @@ class Pub(Face, blocking=None):
         TopicError: the topic is not valid.
         CoordinatorUnavailable: blocking only, when no coordinator was ever reached; in an event
             loop ``await pub`` (or ``async with pub``) raises it.
+        AuthError: in the same places, and in every call from then on, when a coordinator says that
+            this process has no right to publish the topic.
         OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.
         WrongContext: no place for it: in the middle of the work of a Peer (in a signal handler,
             say), with another face than its `peer`, where threads are replaced (gevent, eventlet),

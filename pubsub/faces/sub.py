@@ -60,13 +60,16 @@ class Sub(Face, blocking=None):
             own `history` kept. Default 0.
         window: bytes that may wait here before publishers pause sending. Default 8 MiB.
         observer: True: a Pub never waits for this Sub, not even with ``overflow="block"``.
-        allow_pickle: True: accept streams with ``codec="pickle"``. Unpickling runs code of the
-            sender's choice: only where every publisher is trusted.
+        allow_pickle: True: accept streams with ``codec="pickle"`` of publishers that have shown who
+            they are; ``"anyone"``: of all, also where there are no credentials. Unpickling runs
+            code of the sender's choice: only where every publisher is trusted.
 
     Raises:
         TopicError: the topic or pattern is not valid.
         CoordinatorUnavailable: blocking only, when none could be reached in time; in an event
             loop ``await sub`` and ``get`` raise it.
+        AuthError: in the same places, when a coordinator says that this process has no right to
+            the topic, or to anything that matches the pattern.
         OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.
         WrongContext: no place for it: in the middle of the work of a Peer (in a signal handler,
             say), with another face than its `peer`, where threads are replaced (gevent, eventlet),
@@ -95,7 +98,7 @@ class Sub(Face, blocking=None):
         history: int | Literal["all"] = 0,
         window: int = 8 * MIB,
         observer: bool = False,
-        allow_pickle: bool = False,
+        allow_pickle: bool | Literal["anyone"] = False,
     ) -> None:
         refuse_inside("Sub")
         self._dead: Exception | None = None
@@ -112,7 +115,11 @@ class Sub(Face, blocking=None):
         )
         self.window = whole("window", window, 1)
         self.observer = bool(observer)
-        self.allow_pickle = bool(allow_pickle)
+        if isinstance(allow_pickle, str) and allow_pickle != "anyone":
+            raise ValueError(f'allow_pickle={allow_pickle!r} is neither True, False nor "anyone"')
+        self.allow_pickle: bool | Literal["anyone"] = (
+            "anyone" if allow_pickle == "anyone" else bool(allow_pickle)
+        )
         self.peer = peer if peer is not None else default_peer(Peer)
         self._values: Iterator[Any] = iter(())
         self._run: Run | None = None
@@ -142,7 +149,13 @@ class Sub(Face, blocking=None):
 
         def accepts(stream: Stream) -> Exception | None:
             try:
-                decoder_of(stream.codec, allow_pickle=allow_pickle)
+                decoder_of(stream.codec, allow_pickle=bool(allow_pickle))
+                if stream.codec == "pickle" and not (stream.vouched or allow_pickle == "anyone"):
+                    raise DecodeError(
+                        "this stream is pickled, and its publisher has not shown who it is (nobody "
+                        "has credentials here): give all of them a key, or use "
+                        'Sub(..., allow_pickle="anyone") where anyone may run code here'
+                    )
             except DecodeError as error:
                 return DecodeError(
                     f"{stream.topic!r} from {stream.publisher}: {error}",
@@ -227,7 +240,7 @@ class Sub(Face, blocking=None):
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
             decoder = self._decoders[stream.codec] = decoder_of(
-                stream.codec, allow_pickle=self.allow_pickle
+                stream.codec, allow_pickle=bool(self.allow_pickle)
             )
         broken: DecodeError | None = None
         raised: BaseException | None = None
@@ -364,7 +377,10 @@ class Sub(Face, blocking=None):
             pairs = run.pairs = zip(values, map(operator.length_hint, repeat(values)), strict=False)
         for value, left in pairs:
             stream = run.stream
-            return Message(value, stream.topic, stream.publisher, run.end - 1 - left, run.sent_at)
+            return Message(
+                *(value, stream.topic, stream.publisher, run.end - 1 - left, run.sent_at),
+                stream.name,
+            )
         return None
 
     # --- for people ---------------------------------------------------------------------
@@ -382,9 +398,10 @@ class Sub(Face, blocking=None):
         how each stands.
 
         The address is ``host:port#n``, with the Pub's number in its process. Of each: ``topic``,
-        ``state`` (``attached``; ``connecting``: not reached yet; ``reconnecting``: its link broke;
-        ``vanished`` or ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was
-        attached last, or first to be reached, in seconds since 1970; None: it is attached),
+        ``name`` (of the publisher's certificate; empty: none is used), ``state`` (``attached``;
+        ``connecting``: not reached yet; ``reconnecting``: its link broke; ``vanished`` or
+        ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was attached last, or
+        first to be reached, in seconds since 1970; None: it is attached),
         ``delivered`` (messages that were taken), ``lost``.
         """
         inbox = self._inbox
@@ -397,6 +414,7 @@ class Sub(Face, blocking=None):
         return {
             stream.publisher: {
                 "topic": stream.topic,
+                "name": stream.name,
                 "state": stream.state,
                 "since": None if stream.since is None else now - self._away(stream),
                 "delivered": stream.delivered - (left if stream is decoded else 0),

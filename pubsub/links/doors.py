@@ -7,6 +7,9 @@ import errno
 import os
 from collections.abc import Callable, Collection
 from functools import partial
+from logging import INFO, WARNING
+from ssl import SSLContext
+from typing import Any
 
 from pubsub.config import (
     Address,
@@ -16,17 +19,130 @@ from pubsub.config import (
     parse_advertise,
     unmapped,
 )
-from pubsub.errors import ProtocolError
+from pubsub.errors import AuthError, ProtocolError
 from pubsub.links.keeping import OURS
-from pubsub.links.link import Core, Endpoint, Link
+from pubsub.links.link import Core, Endpoint, Link, State, ends_of
 from pubsub.links.listening import listen, stop_accepting
+from pubsub.links.tls import TLS_HANDSHAKE, TlsLayer, cipher_scratch
 from pubsub.support.about import about
-from pubsub.wire.handshake import Acceptor, Identity, Other
+from pubsub.support.host import this_host
+from pubsub.support.logs import logger
+from pubsub.trust.guard import Guard
+from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other, tcp
 
 __all__ = ["Doorman", "Doors"]
 
+log = logger("pubsub.link")
+
 BACKLOG = 1024
 """Connections that may wait to be accepted at one of a peer's addresses."""
+
+SHAKING = 320
+"""TLS handshakes that go on at once; the others wait. A stranger in the midst of one may take 190
+KiB: a whole handshake of OpenSSL, and the 100 KiB that its certificates may announce. One that
+waits, or speaks plain, takes 8 KiB, so that all who have not said who they are stay below 128
+MiB."""
+FIRST = 2 * 1024
+"""Bytes that one that waits may have sent. (A ClientHello has 250 to 1,600.)"""
+HASTE = 1.0
+"""Seconds after which a TLS handshake has to go for one that waits."""
+
+
+class Entry(asyncio.BufferedProtocol):
+    """Takes the first bytes of an accepted connection: they say what it speaks, and so which
+    channel it has from there on."""
+
+    def __init__(self, doorman: Doorman, link: Link) -> None:
+        self._doorman = doorman
+        self._link = link
+        self._transport: Any = None
+        self.get_buffer = link.reader.get_buffer  # type: ignore[method-assign]
+        self.eof_received = link.eof_received  # type: ignore[method-assign]
+        self.pause_writing = link.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = link.resume_writing  # type: ignore[method-assign]
+        self.connection_lost = link.connection_lost  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._link.connection_made(transport)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        link = self._link
+        if link.state is State.LEAVING:
+            link.buffer_updated(nbytes)
+            return
+        first = link.reader.get_buffer()
+        try:
+            if first[0] == TLS_HANDSHAKE:
+                self._doorman.take_tls(link, self._transport, bytes(first[:nbytes]))
+                return
+            self._doorman.take(link)
+        except AuthError as error:
+            link.fail(ProtocolError(str(error), code="auth"))
+            return
+        self._transport.set_protocol(link)
+        link.buffer_updated(nbytes)
+
+
+class Anteroom:
+    """Where those who speak TLS wait until there is room for another handshake: many peers that
+    come back at once are not in each other's way, and those that stop in the midst of a handshake
+    keep nobody out for long."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._shaking: dict[Link, float] = {}
+        """Since when."""
+        self._waiting: dict[Link, Callable[[], None]] = {}
+        """What begins the handshake."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def enter(
+        self, link: Link, transport: asyncio.Transport, first: bytes, begin: Callable[[], None]
+    ) -> None:
+        """Begin the handshake of this one, at once or when it is its turn.
+
+        Raises:
+            AuthError: it has sent too much to be let wait.
+        """
+        if len(self._shaking) < SHAKING:
+            self._begin(link, begin)
+            return
+        if len(first) > FIRST:
+            raise AuthError(f"it begins with more than {FIRST:,} bytes of TLS, and others wait")
+        transport.pause_reading()
+
+        def later() -> None:
+            if not transport.is_closing():
+                transport.resume_reading()
+                begin()
+
+        self._waiting[link] = later
+        self._hurry()
+
+    def leave(self, link: Link) -> None:
+        """Its handshake is over, or it is gone."""
+        self._waiting.pop(link, None)
+        if self._shaking.pop(link, None) is not None and self._waiting:
+            first = next(iter(self._waiting))
+            self._begin(first, self._waiting.pop(first))
+
+    def _begin(self, link: Link, begin: Callable[[], None]) -> None:
+        self._shaking[link] = self._loop.time()
+        begin()
+
+    def _hurry(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(HASTE, self._make_room)
+
+    def _make_room(self) -> None:
+        self._timer = None
+        enough = self._loop.time() - HASTE
+        late = [link for link, since in self._shaking.items() if since <= enough]
+        for link in late[: len(self._waiting)]:
+            link.fail(ProtocolError("others wait, and its TLS handshake is slow", code="busy"))
+        if self._waiting:
+            self._hurry()
 
 
 class Doorman:
@@ -38,6 +154,7 @@ class Doorman:
 
     Parameters:
         greet: makes our side of a handshake.
+        guard: says which channels are taken, and what is asked.
         seat: makes the endpoint that serves whoever it turned out to be.
     """
 
@@ -46,9 +163,11 @@ class Doorman:
         loop: asyncio.AbstractEventLoop,
         settings: Settings,
         scratch: bytearray,
-        greet: Callable[[], Acceptor],
+        greet: Callable[[Authenticator], Acceptor],
         seat: Callable[[Other], Endpoint],
+        guard: Guard,
     ) -> None:
+        self.guard = guard
         self.limit = settings.max_unauthenticated
         self._loop = loop
         self._settings = settings
@@ -57,14 +176,52 @@ class Doorman:
         self._seat = seat
         self._waiting: dict[Link, None] = {}
         self._open: dict[Link, None] = {}
+        self._anteroom = Anteroom(loop)
 
     def __len__(self) -> int:
         """How many have not said who they are."""
         return len(self._waiting)
 
-    def accept(self) -> Link:
+    def accept(self) -> Entry:
         """What a server calls for each connection."""
-        return Link(self._loop, self._greet(), self, self._settings, self._scratch, self)
+        link = Link(self._loop, None, self, self._settings, self._scratch, self)
+        return Entry(self, link)
+
+    def take(self, link: Link) -> None:
+        """It speaks plain."""
+        link.begin(self._greet(self.guard.takes(ends_of(link, dialled=False), None)))
+
+    def take_tls(self, link: Link, transport: asyncio.Transport, first: bytes) -> None:
+        """It speaks TLS, and these are its first bytes.
+
+        Raises:
+            AuthError: nobody here does.
+        """
+        context = self.guard.takes_tls()
+        if context is None:
+            raise AuthError(
+                "it speaks TLS where plain belongs: here no key or certificate is set (or "
+                "--insecure is)"
+            )
+        self._anteroom.enter(
+            link, transport, first, lambda: self._shake(link, transport, first, context)
+        )
+
+    def _shake(
+        self, link: Link, transport: asyncio.Transport, first: bytes, context: SSLContext
+    ) -> None:
+        layer = TlsLayer(
+            self._loop,
+            context,
+            link,
+            server_side=True,
+            grouped=self.guard.grouped,
+            scratch=cipher_scratch(),
+        )
+        link.begin(
+            self._greet(self.guard.takes(ends_of(link, dialled=False), lambda: layer.peer_der))
+        )
+        layer.take_over(transport, first)
 
     def enter(self, link: Link) -> None:
         """See `Gate`."""
@@ -81,12 +238,17 @@ class Doorman:
     def opened(self, link: Link, other: Other) -> Core:
         """See `Endpoint`."""
         self._waiting.pop(link, None)
+        self._anteroom.leave(link)
         link.endpoint = self._seat(other)
         return link.endpoint.opened(link, other)
 
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
         self._waiting.pop(link, None)
+        self._anteroom.leave(link)
+        if isinstance(error, AuthError):  # where nothing is configured, other users try our port
+            level = INFO if self.guard.local else WARNING
+            log.log(level, "%s: %s; it is not let in", link, error)
 
     def abort_all_but(self, links: Collection[Link]) -> list[Link]:
         """At the end: close those that nobody has in his books, because they were cut off a moment
@@ -117,25 +279,37 @@ class Doors:
         scratch: bytearray,
         peer_id: str,
         seat: Callable[[Other], Endpoint],
+        guard: Guard,
+        admit: Callable[[Other], None] = lambda other: None,
     ) -> None:
         self.doorman = Doorman(
-            loop, settings, scratch, lambda: Acceptor(self._me(), ("peer",)), seat
+            *(loop, settings, scratch),
+            lambda authenticator: Acceptor(
+                self.me(), ("peer",), authenticator=authenticator, admit=admit
+            ),
+            *(seat, guard),
         )
         self.servers: dict[str, asyncio.Server] = {}
         self.identities: dict[str, Identity] = {}
         self._loop = loop
         self._settings = settings
         self.peer_id = peer_id
+        self._host_id = guard.host_id()
+        self._secret = this_host().entropy(16)
         self._listening: dict[str, asyncio.Task[Address]] = {}
 
-    def _me(self, host: str = "", port: int = 0) -> Identity:
-        return Identity("peer", self.peer_id, host, port, about(self._settings.name))
+    def me(self, host: str = "", port: int = 0) -> Identity:
+        """Who this process is, and that it listens there."""
+        return Identity(
+            *("peer", self.peer_id, tcp(host, port), about(self._settings.name)),
+            *(self._host_id, self._secret),
+        )
 
     @property
     def address(self) -> str:
         """``host:port`` that others are told; empty before a coordinator was reached."""
         for identity in self.identities.values():
-            return str(Address(identity.host, identity.port))
+            return str(Address(*identity.place))
         return ""
 
     def identity(self, local_host: str) -> Identity:
@@ -144,9 +318,9 @@ class Doors:
         local_host = unmapped(local_host).partition("%")[0]
         here = [self.identities.get(local_host), *self.identities.values()]
         for identity in here:
-            if identity and (is_loopback(local_host) or not is_loopback(identity.host)):
+            if identity and (is_loopback(local_host) or not is_loopback(identity.place[0])):
                 return identity
-        return self._me()
+        return self.me()
 
     async def identify(self, local_host: str) -> Identity:
         """Listen where the other peers of a coordinator can reach us that we reach from that
@@ -174,7 +348,7 @@ class Doors:
         address = Address(advertised, at.port)
         if self._settings.advertise:
             address = parse_advertise(self._settings.advertise, at.port)
-        return self.identities.setdefault(advertised, self._me(*address))
+        return self.identities.setdefault(advertised, self.me(*address))
 
     def _listened(self, host: str, listening: asyncio.Task[Address]) -> None:
         """Where that failed, whoever asks next tries again."""

@@ -12,19 +12,17 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from pubsub.config import Settings, Way
 from pubsub.errors import ProtocolError, PubSubError
-from pubsub.links.link import Core, Link, State
+from pubsub.links.link import Core, Link, State, ends_of
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import host_of, resolve
+from pubsub.links.tls import TlsLayer, cipher_scratch
 from pubsub.support.logs import logger
-from pubsub.wire.handshake import Dialler, Other
+from pubsub.trust.guard import Guard
+from pubsub.wire.handshake import Authenticator, Dialler, Other
 from pubsub.wire.liveness import Backoff
-
-if TYPE_CHECKING:
-    from ssl import SSLContext  # not every Python has it
 
 __all__ = ["KeptLink", "dial", "explain"]
 
@@ -58,7 +56,9 @@ class KeptLink:
         settings: Settings,
         scratch: bytearray,
         random: Callable[[], float],
+        guard: Guard,
     ) -> None:
+        self.guard = guard
         self.link: Link | None = None
         self.up = False
         self._loop = loop
@@ -85,7 +85,7 @@ class KeptLink:
         hosts = await resolve(self._loop, way.host, self._settings.connect_timeout / 2)
         return [Way(host, way.port, way) for host in hosts]
 
-    async def _introduce(self, local_host: str) -> Dialler:
+    async def _introduce(self, local_host: str, authenticator: Authenticator) -> Dialler:
         """What to say on a connection that was made from that address of ours."""
         raise NotImplementedError
 
@@ -157,8 +157,8 @@ class KeptLink:
         link = self.link = Link(self._loop, None, self, self._settings, self._scratch)
         self._way = way
         try:
-            await dial(link, way, timeout)
-            link.begin(await self._introduce(host_of(link.sockname)))
+            authenticator = await dial(link, way, timeout, self.guard)
+            link.begin(await self._introduce(host_of(link.sockname), authenticator))
             await answer
         except BaseException:
             if not self.up:
@@ -234,16 +234,22 @@ class KeptLink:
             self.link.goodbye()
 
 
-async def dial(link: Link, way: Way, timeout: float, *, ssl: SSLContext | None = None) -> None:
-    """Connect, over TLS where there is a context for it; where this raises, the link is to be
-    aborted.
+async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authenticator:
+    """Connect, by the channel that the guard says; returns what to ask the other end. Where this
+    raises, the link is to be aborted.
 
     Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the same
     turn as the result. Where the connection is there already, uvloop closes what is cancelled, and
     never tells the link: so it is not cancelled here, and told where others do it (`asyncio.run`
     ends all tasks)."""
     loop = link.loop
-    task = loop.create_task(_connect(link, way, ssl))
+    context = guard.context(way.host)
+    layer = None
+    if context is not None:
+        layer = TlsLayer(
+            loop, context, link, server_side=False, grouped=guard.grouped, scratch=cipher_scratch()
+        )
+    task = loop.create_task(_connect(link, way, layer or link))
 
     def ended(task: asyncio.Task[None]) -> None:
         if task.cancelled() and link.state is not State.CONNECTING:
@@ -257,6 +263,8 @@ async def dial(link: Link, way: Way, timeout: float, *, ssl: SSLContext | None =
         if not task.done():
             raise asyncio.TimeoutError
         task.result()
+        der = None if layer is None else lambda: layer.peer_der
+        return guard.dials(ends_of(link, dialled=True), der)
     finally:
         patience.cancel()
         if not task.done():
@@ -267,11 +275,10 @@ async def dial(link: Link, way: Way, timeout: float, *, ssl: SSLContext | None =
             task.exception()
 
 
-async def _connect(link: Link, way: Way, ssl: SSLContext | None) -> None:
+async def _connect(link: Link, way: Way, protocol: asyncio.BaseProtocol) -> None:
     loop, host, port = link.loop, way.host, way.port
-    options: dict[str, Any] = {"ssl": ssl, "server_hostname": host} if ssl else {}
     if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
-        await loop.create_connection(lambda: link, host, port, **options)
+        await loop.create_connection(lambda: protocol, host, port)
         return
     # plain asyncio would ask its executor for an address with a zone
     *_, name = socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)[0]
@@ -279,7 +286,7 @@ async def _connect(link: Link, way: Way, ssl: SSLContext | None) -> None:
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, name)
-        await loop.create_connection(lambda: link, sock=sock, **options)
+        await loop.create_connection(lambda: protocol, sock=sock)
     except BaseException:
         sock.close()
         raise
@@ -291,7 +298,7 @@ def _look_at(future: asyncio.Future[None]) -> None:
         future.exception()
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """One short line of why a connection failed."""
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there (connection refused)"

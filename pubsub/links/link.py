@@ -27,7 +27,7 @@ from pubsub.wire.handshake import Acceptor, Dialler, Other
 from pubsub.wire.liveness import HEARTBEAT_TOKEN, Heartbeat, Pulse
 from pubsub.wire.messages import Control, Goodbye, Hello, Ping, Pong, encode
 
-__all__ = ["TRANSITIONS", "Core", "Endpoint", "Gate", "Link", "Lost", "State"]
+__all__ = ["TRANSITIONS", "Core", "Endpoint", "Gate", "Link", "Lost", "State", "ends_of"]
 
 log = logger("pubsub.link")
 log.logger.addFilter(RateLimit())  # whoever can connect can make it speak
@@ -144,6 +144,7 @@ class Link(asyncio.BufferedProtocol):
     ) -> None:
         self.loop = loop
         self.endpoint = endpoint
+
         self.reader = FrameReader(scratch)
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
         self.state = CONNECTING
@@ -302,10 +303,12 @@ class Link(asyncio.BufferedProtocol):
         self.flush()
 
     def _heard_goodbye(self, goodbye: Goodbye) -> None:
-        error = None
+        error: Exception | None = None
         if goodbye.code != "closing":
             error = ProtocolError(f"the other end closed: {goodbye.reason}", code=goodbye.code)
-            level = INFO if goodbye.code == "busy" else WARNING  # we have connected anew, say
+            if goodbye.code == "rekey":  # it is to be dialled again at once
+                error = Lost(goodbye.reason)
+            level = INFO if goodbye.code in ("busy", "rekey") else WARNING
             log.log(level, "%s closed the connection (%s): %s", self, goodbye.code, goodbye.reason)
         self._end(error)
 
@@ -414,21 +417,32 @@ class Link(asyncio.BufferedProtocol):
         """The other end broke the protocol: say so, and cut it off."""
         if self.closing:
             return
-        dialled = self._gate is None and error.code == "timeout"  # who dials says it
+        dialled = self._gate is None and error.code in ("timeout", "auth")  # who dials says it
         log.log(INFO if dialled else WARNING, "%s: %s; the connection is cut", self, error)
         self.cut = error.code != "internal"
         self._end(error, Goodbye.because(error.code, str(error)))
 
-    def goodbye(self, code: str = "closing", reason: str = "the process is done") -> None:
+    def goodbye(
+        self,
+        code: str = "closing",
+        reason: str = "the process is done",
+        error: Exception | None = None,
+    ) -> None:
         """End the link in order: what the endpoint has to say at once, GOODBYE, end of file; the
-        other end closes."""
+        other end closes. `error`: what the endpoint is told, if that is to be no orderly end."""
         if self.state is HANDSHAKE:  # nobody to say it to
             self.abort()
         elif self.state is OPEN:
             chunks = self._core.pump(0) if self._core is not None else ()
             if chunks and not self.transport.is_closing():
                 self._write(chunks)
-            self._end(None, Goodbye.because(code, reason), close=False)
+            self._end(error, Goodbye.because(code, reason), close=False)
+
+    def renew(self) -> None:
+        """What it stands on counts no more: end it, so that who dialled dials again."""
+        why = "the key or certificate that this connection stands on counts no more"
+        if self.state is OPEN:
+            self._end(Lost(why), Goodbye.because("rekey", why), close=False)
 
     def abort(self) -> None:
         """Close at once."""
@@ -504,3 +518,9 @@ class Link(asyncio.BufferedProtocol):
             return f"{self.other.role} at {Address(self.other.host, self.other.port)}"
         name = self.peername
         return str(Address(name[0], name[1])) if name else "a connection"
+
+
+def ends_of(link: Link, *, dialled: bool) -> tuple[Any, Any]:
+    """The addresses of its connection: of who dialled, and of who was dialled."""
+    here, there = link.sockname, link.peername
+    return (here, there) if dialled else (there, here)

@@ -8,14 +8,11 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pubsub.config import is_wildcard
 from pubsub.links import descriptors
 from pubsub.links.resolving import resolve
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
 
 __all__ = [
     "NAME_TIMEOUT",
@@ -43,11 +40,9 @@ async def listen(
     host: str,
     port: int,
     backlog: int,
-    *,
-    ssl: SSLContext | None = None,
 ) -> list[asyncio.Server]:
-    """Listen at every address that a host has, under one port, over TLS where there is a context
-    for it; as many as `backlog` connections may wait in the kernel.
+    """Listen at every address that a host has, under one port; as many as `backlog` connections
+    may wait in the kernel.
 
     ``::`` and ``""`` are all addresses of this machine, of IPv4 and IPv6 alike.
 
@@ -59,7 +54,7 @@ async def listen(
     while True:
         tries -= 1
         try:
-            return await _listen_at_all(loop, accept, hosts, port, backlog, ssl)
+            return await _listen_at_all(loop, accept, hosts, port, backlog)
         except OSError as error:  # what is free at one address may be taken at the next
             if error.errno != errno.EADDRINUSE or not tries:
                 raise
@@ -78,13 +73,12 @@ async def _listen_at_all(
     hosts: list[str],
     port: int,
     backlog: int,
-    ssl: SSLContext | None,
 ) -> list[asyncio.Server]:
     servers: list[asyncio.Server] = []
     try:
         for host in hosts:
             try:
-                server = await _listen_at(loop, accept, host, port, backlog, ssl)
+                server = await _listen_at(loop, accept, host, port, backlog)
             except OSError as error:
                 # a name may have an address of a family that is switched off here
                 if error.errno not in _NOT_HERE or (host == hosts[-1] and not servers):
@@ -105,7 +99,6 @@ async def _listen_at(
     host: str,
     port: int,
     backlog: int,
-    ssl: SSLContext | None,
 ) -> asyncio.Server:
     """Listen at one address.
 
@@ -127,7 +120,7 @@ async def _listen_at(
         }
     try:
         server = await loop.create_server(
-            accept, **at, ssl=ssl, backlog=ACCEPTS if plain else backlog, start_serving=not plain
+            accept, **at, backlog=ACCEPTS if plain else backlog, start_serving=not plain
         )
     except BaseException as error:
         if "sock" in at:
@@ -177,8 +170,6 @@ async def accept_more(
     accept: Callable[[], asyncio.BaseProtocol],
     servers: Collection[asyncio.Server],
     backlog: int,
-    *,
-    ssl: SSLContext | None = None,
 ) -> list[asyncio.Server]:
     """Have uvloop, too, accept `ACCEPTS` connections in one turn, by listening to the socket under
     so many descriptors; returns what must be closed beside the servers.
@@ -195,7 +186,7 @@ async def accept_more(
                     same = socket.fromfd(listening.fileno(), listening.family, listening.type)
                 except OSError:  # no descriptor is left: then with fewer
                     return more
-                server = await loop.create_server(accept, sock=same, ssl=ssl, backlog=backlog)
+                server = await loop.create_server(accept, sock=same, backlog=backlog)
                 more.append(server)
                 descriptors.listening(loop, server)
     return more

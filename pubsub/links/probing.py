@@ -20,6 +20,7 @@ from pubsub.links.keeping import dial
 from pubsub.links.link import Link
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import host_of
+from pubsub.trust.guard import Guard
 from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Dialler, Identity, Other, Refused
 
@@ -109,14 +110,20 @@ class _Suspect:
 
 class Prober:
     """Asks at the addresses of those that went without a goodbye, until each is known to be gone,
-    has come back, or is of interest no more. `peer_id` is of whoever asks."""
+    has come back, or is of interest no more. `peer_id` is of whoever asks, `guard` says how."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, peer_id: str, settings: Settings, scratch: bytearray
+        self,
+        loop: asyncio.AbstractEventLoop,
+        peer_id: str,
+        settings: Settings,
+        scratch: bytearray,
+        guard: Guard,
     ) -> None:
         self._loop = loop
         self._settings = settings
         self._scratch = scratch
+        self._guard = guard
         self._within = min(WITHIN, settings.handshake_timeout / 2)  # before the link gives up
         # an identity of its own: whoever is asked does not take it for a subscriber come back
         self._me = Identity("peer", f"{peer_id}-probe")
@@ -183,11 +190,11 @@ class Prober:
 
     async def _question(self, suspect: _Suspect) -> Answer:
         answer: asyncio.Future[None] = self._loop.create_future()
-        handshake = Dialler(self._me, "peer", suspect.peer_id)
-        link = Link(self._loop, handshake, _Question(answer), self._settings, self._scratch)
+        link = Link(self._loop, None, _Question(answer), self._settings, self._scratch)
         self._links[link] = None
         try:
-            await dial(link, Way(*suspect.address), self._within)
+            asks = await dial(link, Way(*suspect.address), self._within, self._guard)
+            link.begin(Dialler(self._me, "peer", suspect.peer_id, asks))
             await asyncio.wait({answer}, timeout=self._within)
             if not answer.done():
                 return Answer.NONE
@@ -197,9 +204,9 @@ class Prober:
             return Answer.ALIVE
         except ConnectionRefusedError:
             return Answer.GONE
-        except Refused as refused:
-            return Answer.GONE if refused.code == "identity" else Answer.NONE
-        except (OSError, ProtocolError, AuthError, asyncio.TimeoutError):
+        except (Refused, ProtocolError) as error:  # it says so, or shows it
+            return Answer.GONE if error.code == "identity" else Answer.NONE
+        except (OSError, AuthError, asyncio.TimeoutError):
             return Answer.NONE
         finally:
             link.abort()

@@ -27,15 +27,17 @@ from pubsub.links.patience import Patience
 from pubsub.links.resolving import host_of, numeric
 from pubsub.support.logs import logger
 from pubsub.support.occupants import occupant
+from pubsub.trust.guard import Guard, is_auth
+from pubsub.wire import messages
 from pubsub.wire.frames import Event
-from pubsub.wire.handshake import Dialler, Identity, Other, Refused
-from pubsub.wire.messages import Control, Expect, Match, Register, encode
+from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused
+from pubsub.wire.messages import Control, Expect, Match, Register, Revoked, encode
 
 __all__ = ["Directed", "Session"]
 
 log = logger("pubsub")
 
-_PASSING = ("busy", "closing", "timeout")
+_PASSING = ("busy", "closing", "timeout", "rekey")
 """Why a coordinator may say GOODBYE, or be cut off, and be tried again with hope."""
 
 
@@ -43,6 +45,9 @@ FOLLOW = 30.0
 """Seconds after which a name is asked for again while a session with one of its addresses is up."""
 HEAD_START = 0.5
 """Seconds that the other addresses of a name have to answer, once one has."""
+PORTS = 10
+"""Where nothing is configured: ports from the default one on, of which the first is used that
+belongs to this user. (Others of the machine may have come first.)"""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 """No descriptor is left: that passes when something was closed."""
 
@@ -66,6 +71,12 @@ class Directed(Protocol):
 
     def expected(self, session: Session, expect: Expect) -> None:
         """An EXPECT came."""
+
+    def refused(self, session: Session, refused: messages.Refused) -> None:
+        """A REFUSED came: that Pub or Sub may not be."""
+
+    def revoked(self, revoked: Revoked) -> None:
+        """A REVOKED came. Raises ProtocolError where it is not to be believed."""
 
     def disconnected(self, session: Session) -> None:
         """A session is down, could not be brought up, or is not to be waited for any longer."""
@@ -107,10 +118,11 @@ class Session(KeptLink):
         settings: Settings,
         scratch: bytearray,
         random: Callable[[], float],
+        guard: Guard,
         embed: Callable[[Address], Awaitable[bool]] | None = None,
         place: Way | None = None,
     ) -> None:
-        super().__init__(loop, settings, scratch, random)
+        super().__init__(loop, settings, scratch, random, guard)
         self.address = address
         self.tried = False
         self.failure: Exception | None = None
@@ -123,7 +135,7 @@ class Session(KeptLink):
         self.place = place
         self._directed = directed
         self._make: Callable[[Way], Session] = lambda place: Session(
-            loop, address, directed, settings, scratch, random, embed, place
+            loop, address, directed, settings, scratch, random, guard, embed, place
         )
         self._embed = embed
         self._here = False  # it is on this machine
@@ -198,25 +210,25 @@ class Session(KeptLink):
 
     # --- the connection that is kept ----------------------------------------------------
 
-    async def _introduce(self, local_host: str) -> Dialler:
+    async def _introduce(self, local_host: str, authenticator: Authenticator) -> Dialler:
         # which address of ours others can reach depends on how we reach the coordinator
         self.zone = local_host.partition("%")[2]
         if self.link is not None:
             self._here = host_of(self.link.peername) == local_host
         try:
-            return Dialler(await self._directed.identify(local_host), "coordinator")
+            me = await self._directed.identify(local_host)
         except OSError:
             self.own = True
             raise
+        return Dialler(me, "coordinator", authenticator=authenticator)
 
     async def _connect(self, way: Way, timeout: float) -> None:
         self.own = False
         try:
-            await super()._connect(way, timeout)
-        except ConnectionRefusedError:
-            if self._embed is None or not await self._embed(self.address):
-                raise
-            await super()._connect(way, timeout)  # now it is us, or whoever was faster
+            if self._embed is None:
+                await super()._connect(way, timeout)
+            else:
+                await self._find(way, timeout, self._embed)
         except OSError as error:
             if self.own or error.errno not in EXHAUSTED:
                 raise
@@ -225,6 +237,29 @@ class Session(KeptLink):
             raise OSError(
                 error.errno, f"{why}; raise what this process may have (ulimit -n)"
             ) from None
+
+    async def _find(
+        self, way: Way, timeout: float, embed: Callable[[Address], Awaitable[bool]]
+    ) -> None:
+        """Connect to the first coordinator from that port on that is one of ours; where none is,
+        start it at the first that is free, unless somebody is faster there."""
+        places = [way._replace(port=port) for port in range(way.port, way.port + PORTS)]
+        failure: Exception = AuthError("")
+        for _ in places:
+            free: Way | None = None
+            for place in places:
+                try:
+                    await super()._connect(place, timeout)
+                    return
+                except ConnectionRefusedError as error:
+                    free, failure = free or place, error
+                except (AuthError, ProtocolError) as error:
+                    if not is_auth(error):
+                        raise
+                    failure = error  # it is another user's
+            if free is None or not await embed(free.address):
+                break
+        raise failure
 
     def _begin(self, link: Link, other: Other) -> Session:
         self.tried = True
@@ -297,7 +332,7 @@ class Session(KeptLink):
         self.failure = error = troubles[-1][1]
         self.not_a_coordinator = (
             (self.own and getattr(error, "errno", None) not in EXHAUSTED)
-            or isinstance(error, AuthError)
+            or is_auth(error)
             or (isinstance(error, (ProtocolError, Refused)) and error.code not in _PASSING)
         )
         self._directed.disconnected(self)
@@ -335,6 +370,10 @@ class Session(KeptLink):
             self._directed.matched(self, event)
         elif isinstance(event, Expect):
             self._directed.expected(self, event)
+        elif isinstance(event, messages.Refused):
+            self._directed.refused(self, event)
+        elif isinstance(event, Revoked):
+            self._directed.revoked(event)
         else:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a coordinator speaks")
 

@@ -11,18 +11,22 @@ from collections.abc import Callable, Sequence
 
 from pubsub.config import Address, Settings, Way, is_loopback
 from pubsub.core.directory import Directory
-from pubsub.core.inbox import Inbox
+from pubsub.core.inbox import MAX_STREAMS, Inbox
 from pubsub.core.receiving import Receiving
+from pubsub.core.rights import held
 from pubsub.core.stream import Stream, StreamKey
-from pubsub.links.keeping import KeptLink, Trouble
-from pubsub.links.link import Link
+from pubsub.errors import ProtocolError
+from pubsub.links.dialling import Dialling
+from pubsub.links.keeping import KeptLink, Trouble, explain
+from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.readiness import Readiness
 from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
-from pubsub.wire.handshake import Dialler, Identity, Other, Refused
+from pubsub.trust.guard import IMPOSTOR, Guard
+from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused, place_of
 from pubsub.wire.messages import Match, MatchedPub
 
 __all__ = ["Publishers", "Remote"]
@@ -47,10 +51,12 @@ class Publishers:
         identity: who we are to whom we dial from that address of ours.
         scratch: what links read into.
         random: for the time between attempts.
+        guard: how links are secured.
 
     Attributes:
         remotes: by the id of the peer.
         directory: which publishers the coordinators list, and where.
+        dialling: who has its turn to dial.
     """
 
     def __init__(
@@ -62,14 +68,17 @@ class Publishers:
         identity: Callable[[str], Identity],
         scratch: bytearray,
         random: Callable[[], float],
+        guard: Guard,
     ) -> None:
         self.loop = loop
+        self.guard = guard
         self.settings = settings
         self.turn = turn
         self.readiness = readiness
         self.identity = identity
         self.remotes: dict[str, Remote] = {}
-        self.directory = Directory()
+        self.directory = Directory(MAX_STREAMS)
+        self.dialling = Dialling(loop, random)
         self._scratch = scratch
         self._random = random
 
@@ -99,35 +108,50 @@ class Publishers:
         key = StreamKey(row.peer_id, row.stream_id)
         if inbox.over(key):
             return
-        way = Way(row.host, row.port, session)
+        way = Way(*place_of(row.ways), session)
+        who = str(way) if way.host else row.who or f"peer {row.peer_id}"
+        publisher = f"{who}#{row.stream_id}"
+        if len(inbox.streams) >= MAX_STREAMS and key not in inbox.streams:
+            if not inbox.crowded:
+                inbox.crowded = True
+                log.warning(
+                    "Sub(%r) has %d streams, and more publishers match: the others are not "
+                    "subscribed",
+                    *(inbox.pattern, MAX_STREAMS),
+                )
+            self._leave_out(inbox, key, row, publisher)
+            return
         remote = self.remotes.get(row.peer_id)
         if remote is None:
             remote = self.remotes[row.peer_id] = Remote(
                 self, row.peer_id, way, self._scratch, self._random
             )
-        who = str(way) if row.host else row.who or f"peer {row.peer_id}"
         if remote.nowhere:
             remote.is_out_of_reach(who, row.topic, session.reached)
         if key in inbox.streams:
             return
-        publisher = f"{who}#{row.stream_id}"
-        full = remote.streams >= self.settings.max_channels
-        if full:
+        if remote.streams >= self.settings.max_channels:
             remote.refuse()
-            if key in inbox.gone:
-                return
+            self._leave_out(inbox, key, row, publisher)
+            return
         stream = inbox.returned(key)
         if stream is None:
-            stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
-            stream.before = row.before
-            stream.since = self.loop.time()
-            if full:
-                stream.vanish(trouble=True)
-                return
+            stream = self._stream(inbox, key, row, publisher)
             inbox.add(stream)
         stream.publisher = publisher
         self.readiness.wait_for(stream)
         remote.add(stream)
+
+    def _stream(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> Stream:
+        stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
+        stream.before = row.before
+        stream.since = self.loop.time()
+        return stream
+
+    def _leave_out(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> None:
+        """One more than may be: its Sub is told that it does not get it."""
+        if key not in inbox.gone:
+            self._stream(inbox, key, row, publisher).vanish(trouble=True)
 
     def ways(self, peer_id: str) -> list[Way]:
         """Where the coordinators say that a peer is."""
@@ -200,7 +224,7 @@ class Remote(KeptLink):
         scratch: bytearray,
         random: Callable[[], float],
     ) -> None:
-        super().__init__(owner.loop, owner.settings, scratch, random)
+        super().__init__(owner.loop, owner.settings, scratch, random, owner.guard)
         self.peer_id = peer_id
         self._told = way
         self._last_ways: Sequence[Way] = (way,) if way.host else ()
@@ -209,6 +233,9 @@ class Remote(KeptLink):
         self._receiving: Receiving | None = None
         self._unused: asyncio.TimerHandle | None = None
         self._refused = False
+        self._who: tuple[str, bytes] | None = None  # what it showed when it was met first
+        self._kept_said = False
+        self._missing = False  # it was not reached the last time
         self.met: Address | None = None
 
     @property
@@ -315,8 +342,42 @@ class Remote(KeptLink):
         self._last_ways = self._owner.ways(self.peer_id) or self._last_ways
         return self._last_ways
 
-    async def _introduce(self, local_host: str) -> Dialler:
-        return Dialler(self._owner.identity(local_host), "peer", self.peer_id)
+    async def _connect(self, way: Way, timeout: float) -> None:
+        """At once where it was met, and showed who it is; elsewhere when it has its turn: what
+        others say of where it is may be wrong."""
+        dialling, address, again = self._owner.dialling, way.address, self._missing
+        if address == self.met:
+            await super()._connect(way, timeout)
+            return
+        self._missing = True
+        dialling.check(address, self)
+        patience = Patience(self._loop, timeout, self._wait_no_longer)
+        try:
+            await dialling.enter(again)
+        finally:
+            patience.cancel()
+        try:
+            if not self._wanted():
+                raise ConnectionError("nothing is wanted of it any more")
+            dialling.begin(address, self)
+            try:
+                await super()._connect(way, dialling.timeout(timeout, again))
+            except BaseException as error:
+                another = getattr(error, "code", "") == "identity"
+                dialling.failed(address, self, explain(error), another)
+                raise
+            self._missing = False
+            dialling.worked(address)
+        finally:
+            dialling.leave(again)
+
+    def _wait_no_longer(self) -> None:
+        """It waits for its turn: no Sub waits for it any longer to be ready."""
+        for stream in self._streams:
+            self._owner.readiness.settled(stream)
+
+    async def _introduce(self, local_host: str, authenticator: Authenticator) -> Dialler:
+        return Dialler(self._owner.identity(local_host), "peer", self.peer_id, authenticator)
 
     def _wanted(self) -> bool:
         return bool(self._streams) and not self._closed
@@ -342,9 +403,23 @@ class Remote(KeptLink):
             else:
                 owner.readiness.settled(stream)
 
+    def opened(self, link: Link, other: Other) -> Core:
+        """See `Endpoint`."""
+        if self._who is not None and self._who != other.who:
+            raise ProtocolError(IMPOSTOR, code="auth")
+        self._who = other.who
+        return super().opened(link, other)
+
     def _begin(self, link: Link, other: Other) -> Receiving:
         self.met = self.address.address
-        receiving = self._receiving = Receiving(self._output, self._answered)
+        receiving = self._receiving = Receiving(
+            self._output,
+            self._answered,
+            rights=held(other.standing.rights),
+            on_refused=self._kept,
+            name=other.standing.name,
+            vouched=other.standing.authenticated,
+        )
         link.reader.sink = receiving
         for stream in self._streams:
             self._subscribe(receiving, stream)
@@ -353,6 +428,19 @@ class Remote(KeptLink):
     def _output(self) -> None:
         if self.link is not None:
             self._owner.turn.touch(self.link)
+
+    def _kept(self, stream: Stream, why: str) -> None:
+        """A stream is refused, on either side, for want of a right. Said once: of a pattern's
+        thousand topics, all have the same trouble."""
+        say = log.debug if self._kept_said else log.warning
+        self._kept_said = True
+        say(
+            "Sub(%r) gets no %r from %s: %s",
+            stream.inbox.pattern,
+            stream.topic,
+            stream.publisher,
+            why,
+        )
 
     def _answered(self, stream: Stream) -> None:
         self._settled(stream)

@@ -9,11 +9,12 @@ from pubsub.config import Settings
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream
-from pubsub.errors import CoordinatorUnavailable
+from pubsub.errors import AuthError, CoordinatorUnavailable
 from pubsub.links.patience import Patience
 from pubsub.runtime.clock import Clock
 from pubsub.runtime.coordinator_link import Session
 from pubsub.support.logs import logger
+from pubsub.trust.guard import is_auth
 
 __all__ = ["Readiness", "Ready"]
 
@@ -189,6 +190,8 @@ class Readiness:
         for session in sessions:
             if session.own and session.failure is not None:
                 return session.failure
+        if all(s.failure is not None and is_auth(s.failure) for s in sessions):
+            return AuthError("; ".join(f"the coordinator at {s}: {s.failure}" for s in sessions))
         why = "; ".join(f"{session}: {session.trouble}" for session in sessions)
         where = "give the address where" if self._given else "set PUBSUB_COORDINATOR to where"
         way_out = f"start one with `pubsubd coordinator`, or {where} it runs"

@@ -19,14 +19,17 @@ from typing import Any, ParamSpec, Protocol
 from pubsub.config import Address, Settings, is_loopback, is_wildcard
 from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
-from pubsub.core.publication import Publication
+from pubsub.core.publication import Leaver, Publication
+from pubsub.core.rights import SHOWN, in_words
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
-from pubsub.errors import Closed
+from pubsub.errors import AuthError, Closed, ProtocolError
 from pubsub.links.doors import Doors
+from pubsub.links.keeping import KeptLink
 from pubsub.links.link import Link
 from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.probing import Prober
+from pubsub.links.renewal import Renewal
 from pubsub.runtime import lingering
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.publisher_link import Publishers, Remote
@@ -39,9 +42,10 @@ from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.place import check_place
 from pubsub.support.ratelimit import RateLimit
+from pubsub.trust.guard import Guard
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.messages import Expect, Match, Register, Unregister
+from pubsub.wire.messages import Expect, Match, Refused, Register, Revoked, Unregister
 
 __all__ = ["OpenPub", "Runtime", "Sink", "Source"]
 
@@ -102,6 +106,7 @@ class Runtime:
             coordinator itself.
         settings: times, sizes, addresses.
         given: True: the program names the addresses, and the environment does not change that.
+        guard: how its connections are secured; None: all are open.
     """
 
     def __init__(
@@ -112,12 +117,14 @@ class Runtime:
         settings: Settings,
         *,
         given: bool = False,
+        guard: Guard | None = None,
     ) -> None:
         self.loop = loop
+        self.guard = guard = guard or Guard()
         self.thread = 0
         self.settings = settings
         entropy = this_host().entropy
-        self.peer_id = entropy(8).hex()
+        self.peer_id = guard.peer_id or entropy(8).hex()
         self.closing = False  # nothing new is made
         self.why_closed = "this Peer is closed"
         self.exiting = False  # the process ends: who waits for anything stays where it is
@@ -133,6 +140,8 @@ class Runtime:
             self._request_scratch,
             self.peer_id,
             lambda other: Served(self.subscribers),
+            guard,
+            lambda other: self.subscribers.admit(other),
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
         self._pubs: dict[int, OpenPub] = {}
@@ -144,17 +153,18 @@ class Runtime:
             loop,
             settings,
             self.turn,
-            Prober(loop, self.peer_id, settings, self._request_scratch),
+            Prober(loop, self.peer_id, settings, self._request_scratch, guard),
             self.find,
             lambda peer_id: self.publishers.met(peer_id),
         )
         self.clock = self.subscribers.clock
+        self.renewal = Renewal(loop, self._guards, self.links)
         self._embedded: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._given = given
         embed = None if configured else self._embed
         self.sessions = [
-            Session(loop, address, self, settings, self._scratch, self._random, embed)
+            Session(loop, address, self, settings, self._scratch, self._random, guard, embed)
             for address in coordinators
         ]
         alone = None if configured else lambda: self._embedded is not None
@@ -169,6 +179,7 @@ class Runtime:
             self.identity,
             self._scratch,
             self._random,
+            guard,
         )
 
     @apart
@@ -176,6 +187,7 @@ class Runtime:
         """Begin to connect to the coordinators; called in the loop's thread."""
         self.thread = get_ident()
         reuse_memory(FOR_BATCHES)
+        self.renewal.start()
         for session in self.sessions:
             session.start()
 
@@ -200,6 +212,8 @@ class Runtime:
             holding=self.subscribers.holding,
         )
         publication.on_absent = lambda who: self.subscribers.absent.append((topic, who))
+        publication.on_shut = lambda who: self._is_shut(topic, who)
+        publication.on_due = self.clock.arm
         self._pubs[publication.stream_id] = OpenPub(publication, source)
         for sub in self._subs.values():
             if _wants(sub.inbox.pattern, topic):
@@ -207,6 +221,14 @@ class Runtime:
         self.clock.arm(self.clock.now() + self.settings.join_timeout)
         self._tell(Register(publication.stream_id, "pub", topic, False, False))
         return publication, self.readiness.add(publication.stream_id, publication)
+
+    def _is_shut(self, topic: str, who: Leaver) -> None:
+        """A subscriber was cut off, because it held up a Pub that waits for all."""
+        log.warning(
+            "Pub(%r, overflow='block'): the subscriber %s is cut off, because it has let nothing "
+            "be sent to it for %g s (resume_timeout): it lacks %s",
+            *(topic, who.name, self.settings.resume_timeout, lingering.messages(who.lacks)),
+        )
 
     async def close_pub(self, stream_id: int, linger: float | None = None) -> None:
         """Close a stream: wait up to `linger` seconds until every subscriber has received what
@@ -284,7 +306,19 @@ class Runtime:
                 pub.source.seal()
                 self._join_locally(pub.publication, sub)
         self._tell(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
+        if is_pattern(inbox.pattern):
+            self._say_what_is_covered(inbox.pattern)
         return inbox, self.readiness.add(inbox.sub_id, inbox)
+
+    def _say_what_is_covered(self, pattern: str) -> None:
+        """A Sub whose pattern is wider than its right gets a part of what it asks for."""
+        rights = self.guard.rights
+        part = rights.part(pattern)
+        if part and not rights.covers(pattern):
+            log.warning(
+                "Sub(%r) gets only what this process may subscribe as well: %s",
+                *(pattern, in_words(part, SHOWN)),
+            )
 
     def close_sub(self, sub_id: int) -> None:
         """Close an inbox: whatever waits in it is given up."""
@@ -307,6 +341,8 @@ class Runtime:
             publication.topic,
             f"{self.address or 'local'}#{publication.stream_id}",
             self.settings.max_batch,
+            name=self.guard.name,
+            vouched=True,
         )
         sub.inbox.add(stream)
         self.turn.local.join(publication, stream)
@@ -389,9 +425,42 @@ class Runtime:
         if expect.complete:
             self.readiness.answered(session, expect.stream_id)
 
+    def refused(self, session: Session, refused: Refused) -> None:
+        """See `Directed`. Another coordinator may know of other rights, and one that refuses is
+        enough: whoever is to receive it might be registered there."""
+        if not refused.id:  # of no Pub or Sub: an address of ours
+            log.warning("the coordinator at %s: %s", session, refused.reason)
+            return
+        number, why = refused.id, f"refused by the coordinator at {session}: {refused.reason}"
+        pub, sub = self._pubs.get(number), self._subs.get(number)
+        if pub is not None:
+            topic = pub.publication.topic
+            error = AuthError(f"Pub({topic!r}) is {why}")
+            pub.source.seal()
+            lacking = pub.publication.unreceived(pub.source.count())
+            self.readiness.remove(number, error)  # before it hears that it is closed
+            pub.source.abandon(error)
+            self.end_pub(number)
+            if lacking:
+                log.error("%s; not delivered: %s", error, lingering.messages(lacking))
+        elif sub is not None:
+            error = AuthError(f"Sub({sub.inbox.pattern!r}) is {why}")
+            self.readiness.remove(number, error)
+            self.close_sub(number)
+            sub.sink.abandon(error)
+
+    def revoked(self, revoked: Revoked) -> None:
+        """See `Directed`."""
+        try:
+            newer = self.guard.learn(revoked.list)
+        except AuthError as error:
+            raise ProtocolError(str(error)) from None
+        if newer:
+            self.renewal.review()
+
     def _is_out_of_reach(self, pub: OpenPub, coordinator: str) -> None:
         """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
-        hosts = [identity.host for identity in self.doors.identities.values()]
+        hosts = [each.place[0] for each in self.doors.identities.values()]
         if pub.out_of_reach or not all(map(is_loopback, hosts)):
             return
         pub.out_of_reach = True
@@ -431,18 +500,29 @@ class Runtime:
             ),
         )
 
+    def links(self) -> list[Link]:
+        """All connections that are open, or about to be."""
+        kept: list[KeptLink] = [*self.publishers.remotes.values(), *self.sessions]
+        ends: list[Served | KeptLink] = [*self.subscribers.served, *kept]
+        links = [end.link for end in ends if end.link is not None]
+        return links + (self._embedded.links if self._embedded is not None else [])
+
+    def _guards(self) -> list[Guard]:
+        return [self.guard, *([self._embedded.guard] if self._embedded is not None else [])]
+
     # --- the embedded coordinator -------------------------------------------------------
 
     async def _embed(self, address: Address) -> bool:
         """Start a coordinator in this process; True also where another one was faster."""
         from pubsub.coordinator.server import Coordinator  # only where it is needed
 
-        coordinator = Coordinator(self.loop, settings=self.settings)
+        coordinator = Coordinator(self.loop, settings=self.settings, guard=self.guard.twin())
         try:
             await coordinator.start(address.host, address.port)
         except OSError as error:
             return error.errno == errno.EADDRINUSE
         self._embedded = coordinator
+        self.renewal.on_review = coordinator.tell_revoked
         log.info("nothing listened on %s: this process is the coordinator now", address)
         return True
 
@@ -524,6 +604,7 @@ class Runtime:
             _alone(sub.sink.abandon, closed)
         self.turn.run()
         self.turn.close()
+        self.renewal.stop()
         peers: list[Served | Remote] = [*self.subscribers.served]
         peers += self.publishers.remotes.values()
         links = [end.link for end in (*peers, *self.sessions) if end.link is not None]

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from pubsub.config import Address, Settings
 from pubsub.core.publication import Leaver, Publication
+from pubsub.core.rights import held
 from pubsub.core.serving import Serving
-from pubsub.links.link import Link
+from pubsub.errors import ProtocolError
+from pubsub.links.link import Link, Lost
 from pubsub.links.probing import Prober, home
 from pubsub.runtime.clock import Clock
 from pubsub.runtime.lingering import messages
@@ -17,6 +19,7 @@ from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
+from pubsub.trust.guard import IMPOSTOR
 from pubsub.wire.handshake import Other
 from pubsub.wire.messages import MAX_REQUEST_PAYLOAD
 
@@ -63,20 +66,32 @@ class Subscribers:
         self.clock = Clock(loop, self._expire)
         self.closed = False
         self._met = met
+        self._known: dict[str, _Known] = {}
 
     def rows(self) -> list[LinkRow]:
         """The links."""
         return [LinkRow("subscriber", served.peer_id, True) for served in list(self.served)]
 
-    def joined(self, served: Served) -> bool:
+    def admit(self, other: Other) -> None:
+        """Raise ProtocolError where it is not the one that has come under its identity before."""
+        known = self._known.get(other.peer_id)
+        if known is not None and known.who != other.who:
+            raise ProtocolError(IMPOSTOR, code="auth")
+
+    def joined(self, served: Served, other: Other) -> bool:
         """It is connected; returns whether it may stay."""
+        self._known.setdefault(other.peer_id, _Known(other.who)).links += 1
         self.served[served] = None
-        self.prober.clear(served.peer_id)
+        self.prober.clear(other.peer_id)
         return not self.closed
 
     def departed(self, served: Served, *, broken: bool) -> None:
         """It is not connected any more; `broken`: and its cursors hold their places."""
-        self.served.pop(served, None)
+        if served in self.served:
+            del self.served[served]
+            known = self._known[served.peer_id]
+            known.links -= 1
+            self._forget_if_gone(served.peer_id, known)
         if broken and not self.closed:  # else no time is kept that could run out
             self.clock.arm(self.clock.now() + self.settings.resume_timeout)
             home = served.home or self._met(served.peer_id)  # where it is known to live
@@ -84,6 +99,11 @@ class Subscribers:
                 self.prober.suspect(
                     served.peer_id, home, self.settings.resume_timeout, self._is_gone
                 )
+
+    def _forget_if_gone(self, peer_id: str, known: _Known) -> None:
+        """An identity for which nothing is held is nobody's any more."""
+        if not known.links and not self._is_away(peer_id):
+            del self._known[peer_id]
 
     def _is_away(self, peer_id: str) -> bool:
         return any(publication.is_away(peer_id) for publication in self.holding)
@@ -97,6 +117,8 @@ class Subscribers:
     def _expire(self, now: float) -> float | None:
         """No place is held for longer."""
         dues = [publication.expire(now) for publication in list(self.holding)]
+        for peer_id, known in list(self._known.items()):
+            self._forget_if_gone(peer_id, known)
         absent, self.absent = self.absent, []
         for topic, who in absent:  # should it come after all, it counts that as lost
             if not who.observer:
@@ -111,6 +133,17 @@ class Subscribers:
         """Hold no place any more, and ask for nobody; returns the links that asked."""
         self.clock.stop()
         return self.prober.close()
+
+
+class _Known:
+    """What a peer showed when it came first, which nobody else can show, and how many links it
+    has now."""
+
+    __slots__ = ("links", "who")
+
+    def __init__(self, who: tuple[str, bytes]) -> None:
+        self.who = who
+        self.links = 0
 
 
 class Served:
@@ -131,6 +164,7 @@ class Served:
 
     def opened(self, link: Link, other: Other) -> Serving:
         """See `Endpoint`."""
+        stays = self._owner.joined(self, other)
         self.link = link
         self.peer_id = other.peer_id
         self.home = home(link, other)
@@ -142,8 +176,11 @@ class Served:
             self._owner.find,
             self._output,
             max_channels=self._owner.settings.max_channels,
+            rights=held(other.standing.rights),
+            now=self._owner.clock.now,
+            on_displaced=self._displaced,
         )
-        if not self._owner.joined(self):
+        if not stays:
             link.goodbye()
         return serving
 
@@ -154,6 +191,13 @@ class Served:
             if not self._shared and serving is not None and serving.channels > 1:
                 self._shared = True
                 link.keep_short()
+
+    def _displaced(self) -> None:
+        """Another link of the same peer serves a channel of this one: it ends, and the places of
+        the others are held."""
+        link, why = self.link, "the same peer has connected anew"
+        if link is not None:
+            link.loop.call_soon(link.goodbye, "busy", why, Lost(why))
 
     def close(self) -> None:
         """Say GOODBYE."""

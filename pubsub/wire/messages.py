@@ -42,19 +42,24 @@ __all__ = [
     "Ping",
     "Pong",
     "Query",
+    "Refused",
     "Register",
+    "Revoked",
     "Subscribe",
     "Subscribed",
     "Unregister",
     "Unsubscribe",
+    "WayRow",
     "Welcome",
     "encode",
     "parse",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_PAYLOAD_BEFORE_WELCOME = 4096
 """Bytes that a frame may have before the other end is known."""
+MAX_WAYS = 8
+"""Ways to one peer that a HELLO or MATCH may list."""
 MAX_REQUEST_PAYLOAD = 64 * 1024
 """Bytes that a frame to a publisher or to a coordinator may have: all of them are small."""
 
@@ -65,7 +70,8 @@ GOODBYE_CODES = {
     "limit": "over a limit above, or over the window of a channel",
     "role": "not what was wanted, or not served here",
     "identity": "another peer than the one that was asked for",
-    "auth": "authentication is not part of this version",
+    "auth": "who it says that it is, it has not shown",
+    "rekey": "the key or certificate that the connection stands on counts no more; dial again",
     "busy": "too many connections without a handshake, or the same peer has connected anew",
     "timeout": "no handshake in time",
     "internal": "a defect of the side that says it",
@@ -99,6 +105,8 @@ class Kind(IntEnum):
     EXPECT = 19
     QUERY = 20
     ANSWER = 21
+    REFUSED = 22
+    REVOKED = 23
 
 
 # --- checks: each returns the value to keep, or raises ValueError with what is wrong ----
@@ -144,6 +152,17 @@ def _identity(value: Any) -> str:
     return checked
 
 
+def _bytes(limit: int) -> Check:
+    def check(value: Any) -> bytes:
+        if type(value) is not bytes:
+            raise ValueError(f"{_short(value)} is not binary")
+        if len(value) > limit:
+            raise ValueError(f"{len(value)} bytes, over {limit}")
+        return value
+
+    return check
+
+
 def _flag(value: Any) -> bool:
     if type(value) is not bool:
         raise ValueError(f"{_short(value)} is neither true nor false")
@@ -187,10 +206,6 @@ def _rows(make: Callable[[Any], Any]) -> Check:
     return check
 
 
-def _anything(value: Any) -> Any:
-    return value
-
-
 def _short(value: Any) -> str:
     """A value for an error message, whatever its size and depth."""
     if type(value) in (str, bytes) and len(value) > 40:
@@ -209,6 +224,29 @@ _peer_id = _identity
 _topic = _text(1024)
 _dials = _one_of("peer", "client")
 _answers = _one_of("peer", "coordinator")
+
+
+class WayRow(NamedTuple):
+    """One way to a peer."""
+
+    kind: str
+    """``tcp``; a later version may have more, which this one passes on and does not use."""
+    host: str
+    port: int
+
+
+def _way(row: Any) -> WayRow:
+    if type(row) is not list or len(row) < 3:
+        raise ValueError(f"{_short(row)} is not [kind, host, port]")
+    return WayRow(_shown(32)(row[0]), _shown(255)(row[1]), _uint(65535)(row[2]))
+
+
+def _ways(value: Any) -> tuple[WayRow, ...]:
+    if type(value) is not list:
+        raise ValueError(f"{_short(value)} is not an array")
+    if len(value) > MAX_WAYS:
+        raise ValueError(f"{len(value)} ways, over {MAX_WAYS}")
+    return tuple(map(_way, value))
 
 
 def _field(check: Check, **more: Any) -> Any:
@@ -233,21 +271,34 @@ class Hello:
     """Its identity: random, new for every peer and after every fork."""
     expects: str = _field(_peer_id)
     """The identity it wants to meet, or ``""``; a peer that is another says GOODBYE."""
-    host: str = _field(_shown(255))
-    """Where it can be dialled (``""``: nowhere)."""
-    port: int = _field(_uint(65535))
-    """Where it can be dialled (0: nowhere)."""
+    nonce: bytes = _field(_bytes(64))
+    """Random; empty: it shows no credentials by AUTH, and expects none."""
+    claim: bytes = _field(_bytes(64))
+    """What only the process with that `peer_id` can say to whom it means (see `Claim`)."""
+    ways: tuple[WayRow, ...] = _field(_ways)
+    """How it can be reached; none: it cannot be dialled."""
+    listens: bool = _field(_flag)
+    """Whether it can be dialled at all."""
+    host_id: str = _field(_identity)
+    """The same for all peers with one kernel, network namespace and key; ``""``: not known."""
     info: dict[str, Any] = _field(_table)
     """For people only: ``name``, ``pid``, ``hostname``, ``library`` (version)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """Reserved for authentication; version 1 answers it with GOODBYE."""
+    """Between HELLO and WELCOME: first from the side that was dialled, then from the other; each
+    shows that it has the key."""
 
     KIND: ClassVar[Kind] = Kind.AUTH
-    method: str = _field(_text(64))
-    payload: Any = _field(_anything)
+    role: str = _field(_one_of("peer", "coordinator", "client"))
+    """What this side is."""
+    peer_id: str = _field(_peer_id)
+    """Its identity."""
+    nonce: bytes = _field(_bytes(64))
+    """Random, from the side that was dialled; empty in the answer."""
+    proof: bytes = _field(_bytes(64))
+    """See docs/protocol.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +311,10 @@ class Welcome:
     """What the answering side is: ``peer`` or ``coordinator``."""
     peer_id: str = _field(_peer_id)
     """Its identity; a coordinator's is new at each start."""
+    claim: bytes = _field(_bytes(64))
+    """As in HELLO, to whoever has dialled."""
+    host_id: str = _field(_identity)
+    """As in HELLO."""
     settle: float = _field(_seconds)
     """Of a coordinator that started a moment ago: seconds in which peers may still be coming
     back to it, during which a Pub keeps its first messages for them. Otherwise 0."""
@@ -426,9 +481,10 @@ class MatchedPub(NamedTuple):
     """A row of MATCH: a stream, and where it is."""
 
     peer_id: str
-    host: str
-    """``""``: nowhere that this subscriber could dial."""
-    port: int
+    ways: tuple[WayRow, ...]
+    """None: nowhere that this subscriber could dial."""
+    listens: bool
+    host_id: str
     stream_id: int
     topic: str
     before: bool
@@ -463,7 +519,7 @@ def _row(cls: Any, *checks: Check) -> Check:
 
 
 _matched_pub = _row(
-    *(MatchedPub, _peer_id, _shown(255), _uint(65535), _entity, _topic, _flag, _shown(255))
+    *(MatchedPub, _peer_id, _ways, _flag, _identity, _entity, _topic, _flag, _shown(255))
 )
 _expected_sub = _row(ExpectedSub, _peer_id, _entity, _flag, _flag, _shown(300))
 
@@ -522,6 +578,28 @@ class Answer:
     rows: tuple[dict[str, Any], ...] = _field(_rows(_table))
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Coordinator → peer: your Pub or Sub is not registered, because you have no right to it; or
+    others are not told of one of your ways."""
+
+    KIND: ClassVar[Kind] = Kind.REFUSED
+    id: int = _field(_entity)
+    """Of the REGISTER; 0: it is about a way of the HELLO."""
+    reason: str = _field(_shown(1024))
+    """A sentence for people: who may not do what, and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Coordinator → peer: the newest list of revoked certificates, on which both ends of a link
+    act."""
+
+    KIND: ClassVar[Kind] = Kind.REVOKED
+    list: bytes = _field(_bytes(4 * 1024 * 1024))
+    """As PEM, signed by the CA."""
+
+
 Control: TypeAlias = (
     Hello
     | Auth
@@ -541,6 +619,8 @@ Control: TypeAlias = (
     | Expect
     | Query
     | Answer
+    | Refused
+    | Revoked
 )
 
 _CONTROL: tuple[Any, ...] = Control.__args__

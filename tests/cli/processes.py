@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
+from tests import secrecy
+
 __all__ = ["LONG", "Result", "Running", "daemon", "execute", "processes"]
 
 LONG = 40.0
@@ -61,6 +63,7 @@ def execute(
         env=_environment(coordinator, env),
         timeout=LONG,
     )
+    secrecy.said(run.stdout + run.stderr)
     return Result(run.returncode, run.stdout, run.stderr.decode())
 
 
@@ -102,6 +105,7 @@ class Running:
         def listen() -> None:
             assert stream is not None
             for line in stream:
+                secrecy.said(line)
                 lines.put(line)
             lines.put(None)
 

@@ -133,7 +133,7 @@ def test_the_way_out_fits_where_the_address_came_from(
     where: str,
 ) -> None:
     nobody = Address("127.0.0.1", free_port())
-    for module in ("pubsub.config", "pubsub.cli.put"):
+    for module in ("pubsub.config", "pubsub.cli.asking"):
         monkeypatch.setattr(f"{module}.DEFAULT_COORDINATOR", nobody)
     monkeypatch.delenv("PUBSUB_COORDINATOR", raising=False)
     if variable is not None:
@@ -167,15 +167,17 @@ def test_a_command_alone_explains_itself(invoke: Invoke, command: click.Command)
 
 def commands() -> Iterator[tuple[click.Group, str]]:
     for group in (pubsub.pubsub, pubsubd.pubsubd):
-        for name in group.commands:
+        for name, command in group.commands.items():
             yield group, name
+            if isinstance(command, click.Group):
+                yield from ((group, f"{name} {inner}") for inner in command.commands)
 
 
 @pytest.mark.parametrize(("group", "name"), list(commands()))
 def test_every_command_has_help_and_says_its_exit_codes(
     invoke: Invoke, group: click.Group, name: str
 ) -> None:
-    code, out, err = invoke(group, name, "--help")
+    code, out, err = invoke(group, *name.split(), "--help")
     assert (code, err) == (0, "")
     if name != "completion":
         assert "Exit codes: 0 " in out
@@ -186,7 +188,7 @@ def test_help_fits_in_80_columns(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, group: click.Group, name: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    for args in ([], [name]):
+    for args in ([], name.split()):
         _, out, _ = invoke(group, *args, "--help")
         assert [line for line in out.splitlines() if len(line) > 80] == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,10 +14,15 @@ import pytest
 from pubsub import CoordinatorUnavailable, Peer
 from pubsub.cli.asking import ask
 from pubsub.cli.listing import table
-from pubsub.config import Address, parse_address
+from pubsub.config import Address, Settings, parse_address
 from pubsub.faces.blockingpub import BlockingPub
-from pubsub.wire.messages import Hello, Ping, Pong, Welcome, encode
+from pubsub.trust.credentials import credentials_from
+from pubsub.trust.guard import Guard
+from pubsub.wire.messages import Ping, Pong, encode
 from tests.cli.processes import LONG, Start, daemon, execute
+from tests.wire.said import hello, welcome
+
+OPEN = Guard()
 
 
 def test_a_table_is_aligned_and_numbers_stand_to_the_right() -> None:
@@ -102,7 +108,8 @@ def test_a_long_answer_comes_whole(start: Start) -> None:
     _, where = daemon(start)
     with Peer(where) as peer:
         pubs = [peer.pub(f"long/{i:04}") for i in range(1_200)]
-        rows = ask(parse_address(where), "topics")
+        guard = credentials_from(Settings(), os.environ).guard()
+        rows = ask(parse_address(where), "topics", guard)
         assert [row["topic"] for row in rows] == [pub.topic for pub in pubs]
 
 
@@ -161,14 +168,14 @@ def nonsense(connection: socket.socket) -> None:
 
 def stop_halfway(connection: socket.socket) -> None:
     connection.recv(1024)
-    connection.sendall(encode(Welcome(1, "coordinator", "c", 0.0, {})))
+    connection.sendall(encode(welcome("coordinator", "c")))
     connection.recv(1024)
 
 
 def say_hello(connection: socket.socket) -> None:
     connection.recv(1024)
-    connection.sendall(encode(Welcome(1, "coordinator", "c", 0.0, {})))
-    connection.sendall(encode(Hello(1, "peer", "coordinator", "p", "", "", 0, {})))
+    connection.sendall(encode(welcome("coordinator", "c")))
+    connection.sendall(encode(hello("peer", "coordinator", "p")))
     silence(connection)
 
 
@@ -188,7 +195,7 @@ def test_what_is_no_coordinator_is_called_so(
 ) -> None:
     timeout = 0.5 if talk is silence else LONG  # all others have to be told by what they say
     with server(talk) as address, pytest.raises(CoordinatorUnavailable) as caught:
-        ask(address, "topics", timeout=timeout)
+        ask(address, "topics", OPEN, timeout=timeout)
     assert str(caught.value).startswith(f"no coordinator at {address}: ")
     assert why in str(caught.value)
     assert caught.value.addresses == (str(address),)
@@ -199,13 +206,13 @@ def test_pings_are_answered_while_waiting() -> None:
 
     def talk(connection: socket.socket) -> None:
         connection.recv(1024)
-        connection.sendall(encode(Welcome(1, "coordinator", "c", 0.0, {})))
+        connection.sendall(encode(welcome("coordinator", "c")))
         connection.recv(1024)
         connection.sendall(encode(Ping(7)))
         heard.append(connection.recv(1024))
 
     with server(talk) as address, pytest.raises(CoordinatorUnavailable):
-        ask(address, "topics")
+        ask(address, "topics", OPEN)
     assert heard == [encode(Pong(7))]
 
 

@@ -110,12 +110,13 @@ pubsubd.pubsubd(["coordinator"])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
-def test_other_machines_are_let_in_only_with_insecure(host: str) -> None:
+def test_other_machines_are_let_in_only_with_a_key_or_insecure(host: str) -> None:
     result = execute("pubsubd", "coordinator", "--port", "0", "--host", host)
     assert (result.code, result.out) == (2, b"")
     assert len(result.err.splitlines()) == 1
     assert "add --insecure" in result.err
-    assert "authentication is not there yet" in result.err
+    assert "no key says who may connect from there" in result.err
+    assert "pubsubd key new FILE" in result.err
 
 
 def test_insecure_says_so(start: Start) -> None:

@@ -24,9 +24,21 @@ from hypothesis.stateful import (
 import pubsub.coordinator.registry as registry_module
 from pubsub.config import Address
 from pubsub.coordinator.registry import SWEEP, Push, Registry
+from pubsub.core.rights import EVERYTHING, NONE, Rights
 from pubsub.core.topics import matches
 from pubsub.errors import ProtocolError
-from pubsub.wire.messages import Expect, ExpectedSub, Match, MatchedPub, Register, encode, parse
+from pubsub.wire.handshake import place_of, tcp
+from pubsub.wire.messages import (
+    Expect,
+    ExpectedSub,
+    Match,
+    MatchedPub,
+    Refused,
+    Register,
+    encode,
+    parse,
+)
+from tests.wire.said import matched
 
 INFO = {"name": "camera", "pid": 4711, "hostname": "box", "library": "1.0"}
 
@@ -62,13 +74,13 @@ def expect(
 def row(
     peer_id: str, id: int, topic: str = "t", port: int = 1, *, before: bool = False
 ) -> MatchedPub:
-    return MatchedPub(peer_id, f"{peer_id}.net", port, id, topic, before)
+    return matched(peer_id, f"{peer_id}.net", port, id, topic, before)
 
 
 def connected(*peer_ids: str, registry: Registry | None = None, port: int = 1) -> Registry:
     registry = registry if registry is not None else Registry()
     for peer_id in peer_ids:
-        assert registry.connect(peer_id, f"{peer_id}.net", port, INFO, 0.0) == []
+        assert registry.connect(peer_id, tcp(f"{peer_id}.net", port), INFO, 0.0) == []
     return registry
 
 
@@ -201,10 +213,11 @@ class Told:
 
     def hear(self, pushes: list[Push]) -> list[Push]:
         for peer_id, message in pushes:
+            assert not isinstance(message, Refused)
             id = message.sub_id if isinstance(message, Match) else message.stream_id
             known = self.known.setdefault((peer_id, id), set())
             for row_ in message.added:
-                known.add((row_[0], row_[3] if isinstance(row_, MatchedPub) else row_[1]))
+                known.add((row_[0], row_.stream_id if isinstance(row_, MatchedPub) else row_[1]))
             assert known.issuperset(message.removed)
             known.difference_update(message.removed)
         return pushes
@@ -219,6 +232,7 @@ def test_what_a_peer_had_goes_piece_by_piece(monkeypatch: pytest.MonkeyPatch, wa
         told.hear(registry.register("B", pub(id, f"t/{id}"), 0.0))
     registry.lose("B", 0.0)
     (first,) = told.hear(registry.leave("B") if way == "leave" else registry.expire(5.0))
+    assert isinstance(first[1], Match)
     assert len(first[1].removed) == 50, "a registration and a row each"
     assert [r["peer_id"] for r in registry.peers()] == ["A", "C"]
     assert registry.next_expiry() is None
@@ -228,6 +242,7 @@ def test_what_a_peer_had_goes_piece_by_piece(monkeypatch: pytest.MonkeyPatch, wa
     told.hear(registry.register("C", sub(2, "t/299"), 6.0))
     while registry.sweeping:
         for _, message in told.hear(registry.sweep()):
+            assert not isinstance(message, Refused)
             assert len(message.removed) <= 50
     assert told.known["A", 1] == told.known["C", 2] == set()
     assert [r["topic"] for r in registry.topics()] == ["**", "t/299"]
@@ -400,7 +415,7 @@ def test_what_a_returning_peer_does_not_register_again_is_dropped_after_the_grac
     registry.register("A", pub(2), 0.0)
     registry.register("B", sub(3), 0.0)
     registry.lose("A", 10.0)
-    registry.connect("A", "A.net", 1, INFO, 14.0)
+    registry.connect("A", tcp("A.net", 1), INFO, 14.0)
     assert registry.next_expiry() == 19.0
     registry.register("A", pub(2, renewed=True), 16.0)
     assert registry.next_expiry() == 21.0, "each one that comes again gives the others time"
@@ -468,7 +483,7 @@ def reach(
     registry: Registry, peer_id: str, host: str, source: str, met_at: Address = HEAD
 ) -> Registry:
     """A peer that says that it listens at `host`, and comes from `source`."""
-    assert registry.connect(peer_id, host, 1, INFO, 0.0, source=source, met_at=met_at) == []
+    assert registry.connect(peer_id, tcp(host, 1), INFO, 0.0, source=source, met_at=met_at) == []
     return registry
 
 
@@ -499,10 +514,10 @@ def test_g3_a_loopback_address_is_told_on_its_own_machine_only(
     host: str, pub_from: str, sub_from: str, told: bool
 ) -> None:
     """And both are told why: each gets what the other's machine would need."""
-    matched = MatchedPub("P", host, 1, 1, "t", False)
+    found = matched("P", host, 1, 1, "t", False)
     expected = ExpectedSub("S", 2, False, False)
     if not told:
-        matched = MatchedPub("P", "", 0, 1, "t", False, "camera (pid 4711 on box)")
+        found = matched("P", "", 0, 1, "t", False, "camera (pid 4711 on box)")
         expected = ExpectedSub("S", 2, False, False, "10.77.1.1:7700")
     for pub_first in (True, False):
         registry = Registry()
@@ -512,10 +527,15 @@ def test_g3_a_loopback_address_is_told_on_its_own_machine_only(
         pushes: list[Push] = []
         for peer_id, message in calls if pub_first else reversed(calls):
             pushes += registry.register(peer_id, message, 0.0)
-        rows = [row_ for _, message in pushes for row_ in message.added]
+        rows = [
+            row_
+            for _, message in pushes
+            if not isinstance(message, Refused)
+            for row_ in message.added
+        ]
         assert set(rows) in (
-            {matched, expected},
-            {matched._replace(before=True), expected._replace(before=True)},
+            {found, expected},
+            {found._replace(before=True), expected._replace(before=True)},
         )
         if not told and "10.77" not in pub_from:
             assert not any(host in str(row_) for row_ in rows)
@@ -529,7 +549,7 @@ def test_a_publisher_that_comes_back_within_reach_is_told_with_its_address() -> 
     reach(registry, "P", "10.77.1.1", "10.77.1.1")
     assert registry.register("P", pub(1, renewed=True), 1.0) == [
         ("P", expect(1, [ExpectedSub("S", 2, False, False)], revision=2)),
-        ("S", match(2, [MatchedPub("P", "10.77.1.1", 1, 1, "t", False)], revision=2)),
+        ("S", match(2, [matched("P", "10.77.1.1", 1, 1, "t", False)], revision=2)),
     ]
 
 
@@ -544,9 +564,9 @@ def test_a_subscriber_that_comes_back_from_another_machine_is_told_anew_to_those
     registry.register("S", sub(2), 0.0)
     reach(registry, "S", "10.77.1.11", "10.77.1.11")
     who = "camera (pid 4711 on box)"
-    q = MatchedPub("Q", "10.77.1.1", 1, 1, "t", False)
+    q = matched("Q", "10.77.1.1", 1, 1, "t", False)
     assert registry.register("S", sub(2, renewed=True), 1.0) == [
-        ("S", match(2, [MatchedPub("P", "", 0, 1, "t", False, who), q], revision=3)),
+        ("S", match(2, [matched("P", "", 0, 1, "t", False, who), q], revision=3)),
         ("P", expect(1, [ExpectedSub("S", 2, False, False, "10.77.1.1:7700")], revision=3)),
     ]
 
@@ -554,7 +574,7 @@ def test_a_subscriber_that_comes_back_from_another_machine_is_told_anew_to_those
 def test_who_calls_itself_by_a_very_long_name_is_told_with_a_part_of_it() -> None:
     registry = Registry()
     info = {"name": "n" * 3000, "hostname": "h" * 3000, "pid": 10**18}
-    registry.connect("P", "127.0.0.1", 1, info, 0.0, source="127.0.0.1", met_at=OWN)
+    registry.connect("P", tcp("127.0.0.1", 1), info, 0.0, source="127.0.0.1", met_at=OWN)
     reach(registry, "S", "10.77.1.11", "10.77.1.11")
     registry.register("P", pub(1), 0.0)
     for _, message in registry.register("S", sub(2), 0.0):
@@ -621,6 +641,74 @@ def test_the_topics_of_one_peer_may_not_have_too_many_segments() -> None:
     assert len(list(registry.topics())) == 3
 
 
+def test_there_may_be_so_many_peers_and_one_that_is_known_is_never_refused() -> None:
+    registry = connected("A", "B", registry=Registry(max_peers=2))
+    with pytest.raises(ProtocolError, match="knows 2 peers, and takes no more") as caught:
+        connected("C", registry=registry)
+    assert caught.value.code == "limit"
+    registry.register("A", pub(1), 0.0)
+    registry.lose("A", 0.0)
+    connected("A", registry=registry)  # from away
+    connected("A", registry=registry)  # in the place of its own connection
+    registry.leave("B")
+    connected("C", registry=registry)
+    with pytest.raises(ProtocolError):
+        connected("B", registry=registry)
+    assert {row["peer_id"] for row in registry.peers()} == {"A", "C"}
+
+
+def test_a_peer_that_is_being_taken_away_still_counts_and_may_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "SWEEP", 1)
+    registry = connected("A", registry=Registry(max_peers=1))
+    for number in range(3):
+        registry.register("A", pub(number), 0.0)
+    registry.leave("A")
+    assert registry.sweeping
+    with pytest.raises(ProtocolError, match="takes no more"):
+        connected("B", registry=registry)
+    connected("A", registry=registry)
+
+
+def test_all_together_may_not_have_too_many_and_what_is_there_stays() -> None:
+    registry = connected("A", "B", registry=Registry(max_all=2))
+    registry.register("A", pub(1), 0.0)
+    registry.register("A", sub(2), 0.0)
+    why = "this coordinator has 2 Pubs and Subs, and takes no more"
+    assert registry.register("B", pub(1), 0.0) == [("B", Refused(1, why))]
+    registry.register("A", pub(2, "instead"), 0.0)
+    assert registry.topics().__next__()["publishers"] == 1
+    registry.lose("A", 0.0)
+    connected("A", registry=registry)
+    [(_, again)] = registry.register("A", pub(1), 0.0)  # known already
+    assert isinstance(again, Expect)
+    registry.unregister("A", 2)
+    [(_, answer)] = registry.register("B", pub(1, "now"), 0.0)
+    assert isinstance(answer, Expect)
+
+
+def test_g7_what_comes_again_to_a_coordinator_that_is_full_is_not_refused_for_good() -> None:
+    """REFUSED would end a Pub whose streams go on; to be sent away is as if it were down."""
+    registry = connected("A", "B", registry=Registry(max_all=1))
+    registry.register("A", pub(1), 0.0)
+    with pytest.raises(ProtocolError, match="has 1 Pubs and Subs, and takes no more") as caught:
+        registry.register("B", pub(1, renewed=True), 0.0)
+    assert caught.value.code == "limit"
+
+
+def test_what_goes_with_its_peer_counts_no_more() -> None:
+    registry = connected("A", "B", registry=Registry(max_all=3))
+    for number in range(3):
+        registry.register("A", pub(number), 0.0)
+    registry.leave("A")
+    while registry.sweeping:
+        registry.sweep()
+    for number in range(3):
+        [(_, answer)] = registry.register("B", pub(number), 0.0)
+        assert isinstance(answer, Expect)
+
+
 # --- what people ask ----------------------------------------------------------------------------
 
 
@@ -655,8 +743,8 @@ def test_topics_can_be_read_while_they_change() -> None:
 
 def test_peers_lists_who_is_connected_and_who_is_away() -> None:
     registry = connected("B", "A")
-    registry.connect("v6", "fe80::1", 7, {**INFO, "name": "a"}, 0.0)
-    registry.connect("nowhere", "", 0, {"name": 5, "pid": "x", "hostname": None}, 0.0)
+    registry.connect("v6", tcp("fe80::1", 7), {**INFO, "name": "a"}, 0.0)
+    registry.connect("nowhere", tcp("", 0), {"name": 5, "pid": "x", "hostname": None}, 0.0)
     for id in range(3):
         registry.register("A", pub(id), 0.0)
     registry.register("A", sub(9), 0.0)
@@ -695,7 +783,7 @@ def test_a_registration_is_kept_in_less_than_1_5_kib_and_given_back() -> None:
                 registry.leave(f"peer-{number}")
                 while registry.sweeping:
                     registry.sweep()
-                registry.connect(f"peer-{number}", "h", 1, INFO, 0.0)
+                registry.connect(f"peer-{number}", tcp("h", 1), INFO, 0.0)
             gc.collect()  # peers that have left and their registrations know each other
             left.append(tracemalloc.get_traced_memory()[0])
         kept = 3 * count * 512  # by those of the other rounds, if they were not given back
@@ -735,6 +823,168 @@ def test_the_steps_of_a_registration_do_not_grow_with_what_is_known() -> None:
 
     small, large = steps(200), steps(20_000)
     assert large < 1.2 * small
+
+
+# --- rights -------------------------------------------------------------------------------------
+
+
+def allowed(registry: Registry, peer_id: str, rights: Rights, who: str = "") -> None:
+    """It is connected, anew if it was."""
+    ways = tcp(f"{peer_id}.net", 1)
+    registry.connect(peer_id, ways, INFO, 0.0, rights=rights, who=(who, b"claim"))
+
+
+def rows_for(pushes: list[Push]) -> dict[str, list[Any]]:
+    """Who is told of whom."""
+    told: dict[str, list[Any]] = {}
+    for peer_id, message in pushes:
+        assert not isinstance(message, Refused)
+        told.setdefault(peer_id, []).extend(row_[0] for row_ in message.added)
+    return told
+
+
+KITCHEN = Rights(["kitchen/**"], ["config/*"])
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (pub(1, "attic/temp"), "may not publish 'attic/temp': it may publish 'kitchen/**'"),
+        (pub(1, "config/a"), "may not publish 'config/a': it may publish 'kitchen/**'"),
+        (sub(1, "kitchen/temp"), "may not subscribe 'kitchen/temp': it may subscribe 'config/*'"),
+        (sub(1, "config/a/b"), "may not subscribe 'config/a/b': it may subscribe 'config/*'"),
+        (sub(1, "kitchen/**"), "may not subscribe 'kitchen/**': it may subscribe 'config/*'"),
+        (sub(1, "*/a/b"), "may not subscribe '*/a/b': it may subscribe 'config/*'"),
+    ],
+)
+@pytest.mark.parametrize("who", ["", "stove"])
+def test_who_has_no_right_is_refused_and_nothing_is_registered(
+    message: Register, reason: str, who: str
+) -> None:
+    registry = Registry()
+    allowed(registry, "A", KITCHEN, who)
+    said = Refused(1, f"{who!r} {reason}" if who else f"this peer {reason}")
+    assert registry.register("A", message, 0.0) == [("A", said)]
+    assert list(registry.topics()) == []
+    assert [(r["pubs"], r["subs"], r["state"]) for r in registry.peers()] == [(0, 0, "connected")]
+    assert registry.register("A", pub(1, "kitchen/temp"), 0.0) == [("A", expect(1, revision=1))]
+
+
+def test_a_pattern_is_taken_where_anything_could_match_both() -> None:
+    registry = Registry()
+    allowed(registry, "A", KITCHEN)
+    for id, pattern in enumerate(("**", "*/*", "config/**", "**/x")):
+        ((_, answer),) = registry.register("A", sub(id, pattern), 0.0)
+        assert isinstance(answer, Match)
+
+
+def test_the_longest_topic_and_rights_fit_into_a_refusal() -> None:
+    registry = Registry()
+    many = Rights([f"{n}{'x' * 1000}" for n in range(100)])
+    allowed(registry, "A", many, "w" * 10_000)
+    ((_, refused),) = registry.register("A", pub(1, "é" * 512), 0.0)
+    assert isinstance(refused, Refused)
+    assert parse(msgpack.unpackb(encode(refused)[4:])) == refused
+
+
+@pytest.mark.parametrize("pub_first", [True, False])
+def test_a_pair_is_told_of_each_other_only_where_both_have_the_right(pub_first: bool) -> None:
+    registry = connected("P")
+    allowed(registry, "S", KITCHEN)
+    calls = [("P", pub(1, "config/a")), ("P", pub(2, "secret/a")), ("S", sub(1, "**"))]
+    told: dict[str, list[Any]] = {}
+    for peer_id, message in calls if pub_first else reversed(calls):
+        for to, rows in rows_for(registry.register(peer_id, message, 0.0)).items():
+            told.setdefault(to, []).extend(rows)
+    assert told == {"P": ["S"], "S": ["P"]}
+    gone = registry.unregister("P", 2)
+    assert gone == [], "of what it was not told, it is not told that it is gone"
+    assert [peer_id for peer_id, _ in registry.unregister("P", 1)] == ["S"]
+    registry.register("P", pub(3, "secret/a"), 0.0)
+    assert registry.unregister("S", 1) == []
+
+
+@pytest.mark.parametrize("pattern", ["*/a", "**/a", "config/**", "**"])
+def test_a_limited_sub_gets_what_matches_both_and_nothing_else(pattern: str) -> None:
+    registry = connected("P")
+    topics = ["a", "config/a", "config/b", "secret/a", "config/a/b", "kitchen/a"]
+    for id, topic in enumerate(topics):
+        registry.register("P", pub(id, topic), 0.0)
+    rights = Rights(subscribe=["config/*", "*/a", "kitchen/**"])
+    allowed(registry, "S", rights)
+    (_, answer), *_ = registry.register("S", sub(1, pattern), 0.0)
+    assert isinstance(answer, Match)
+    assert [r.topic for r in answer.added] == [
+        topic for topic in topics if matches(pattern, topic) and rights.may_subscribe(topic)
+    ]
+
+
+def test_other_rights_make_another_registration() -> None:
+    registry = connected("P")
+    registry.register("P", pub(1, "config/a"), 0.0)
+    registry.register("P", pub(2, "secret/a"), 0.0)
+    allowed(registry, "S", EVERYTHING)
+    assert rows_for(registry.register("S", sub(1, "**"), 0.0)) == {"S": ["P", "P"], "P": ["S", "S"]}
+    allowed(registry, "S", KITCHEN)
+    pushes = registry.register("S", sub(1, "**", renewed=True), 0.0)
+    lost = [message.stream_id for _, message in pushes if isinstance(message, Expect)]
+    assert lost == [1, 2, 1], "both publishers hear that it is gone, and the one that it is there"
+    (answer,) = [message for _, message in pushes if isinstance(message, Match)]
+    assert [r.topic for r in answer.added] == ["config/a"]
+    assert registry.next_expiry() is None, "it is current"
+    allowed(registry, "S", NONE)
+    *gone, (to, refused) = registry.register("S", sub(1, "**", renewed=True), 0.0)
+    assert (to, type(refused)) == ("S", Refused)
+    assert gone == [("P", expect(1, removed=[("S", 1)], revision=6))]
+    assert registry.next_expiry() is None
+
+
+def test_the_same_rights_in_another_object_renew() -> None:
+    registry = Registry()
+    allowed(registry, "A", Rights(["kitchen/**"], ["config/*"]))
+    registry.register("A", sub(1, "config/*"), 0.0)
+    allowed(registry, "A", Rights(["kitchen/**"], ["config/*"]))
+    assert registry.register("A", sub(1, "config/*"), 0.0) == [("A", match(1, revision=1))]
+
+
+def test_a_pub_that_lost_its_right_goes_for_those_who_had_it() -> None:
+    registry = connected("S")
+    registry.register("S", sub(1, "kitchen/a"), 0.0)
+    allowed(registry, "P", KITCHEN)
+    registry.register("P", pub(1, "kitchen/a"), 0.0)
+    allowed(registry, "P", Rights(["attic/*"]))
+    lost, (to, refused) = registry.register("P", pub(1, "kitchen/a", renewed=True), 0.0)
+    assert lost == ("S", match(1, removed=[("P", 1)], revision=3))
+    assert (to, type(refused)) == ("P", Refused)
+
+
+def test_topics_are_told_within_the_rights_of_who_asks() -> None:
+    registry = connected("A", "B")
+    allowed(registry, "C", KITCHEN)
+    topics = ["kitchen/a", "secret/a", "config/a"]
+    for id, topic in enumerate(topics):
+        registry.register("A", pub(id, topic), 0.0)
+    for id, pattern in enumerate(("**", "kitchen/*", "config/*", "config/**", "secret/*")):
+        registry.register("B", sub(id, pattern), 0.0)
+    registry.register("C", sub(1, "**"), 0.0)
+    assert [tuple(r.values()) for r in registry.topics(KITCHEN)] == [
+        ("config/*", 1, 1),
+        ("config/a", 1, 4),
+        ("kitchen/*", 1, 1),
+        ("kitchen/a", 1, 2),
+    ]
+    assert list(registry.topics(NONE)) == []
+    assert [r["topic"] for r in registry.topics()] == sorted(
+        {"**", "kitchen/*", "config/*", "config/**", "secret/*", *topics}
+    )
+
+
+def test_peers_are_told_to_who_may_list_them() -> None:
+    registry = connected("A")
+    with pytest.raises(ProtocolError, match="cert issue --list") as it:
+        registry.peers(KITCHEN)
+    assert it.value.code == "auth"
+    assert [r["peer_id"] for r in registry.peers(Rights(list=True))] == ["A"]
 
 
 # --- any sequence of calls, against a model -----------------------------------------------------
@@ -800,6 +1050,7 @@ class RegistryMachine(RuleBasedStateMachine):
     def apply(self, pushes: list[Push], answer: tuple[str, int] | None = None) -> None:
         for peer_id, message in pushes:
             encode(message)
+            assert not isinstance(message, Refused)
             peer = self.peers[peer_id]
             assert peer.connected
             id = message.sub_id if isinstance(message, Match) else message.stream_id
@@ -819,7 +1070,7 @@ class RegistryMachine(RuleBasedStateMachine):
                 assert message.complete
                 assert message.added or message.removed
             for row_ in message.added:
-                key = (row_[0], row_[3] if isinstance(row_, MatchedPub) else row_[1])
+                key = (row_[0], row_.stream_id if isinstance(row_, MatchedPub) else row_[1])
                 news = told.get(key) != row_
                 assert news or self.peers[key[0]].entries[key[1]].moved, "it knew that"
                 told[key] = row_
@@ -849,7 +1100,9 @@ class RegistryMachine(RuleBasedStateMachine):
             entry.moved |= moved
         met_at = Address("10.0.0.1", 7700)
         self.apply(
-            self.registry.connect(peer_id, host, 1, INFO, self.now, source=source, met_at=met_at)
+            self.registry.connect(
+                peer_id, tcp(host, 1), INFO, self.now, source=source, met_at=met_at
+            )
         )
 
     @precondition(lambda self: self.connected())
@@ -963,7 +1216,7 @@ class RegistryMachine(RuleBasedStateMachine):
                         )
                         apart = self.apart(self.peers[other_id], peer)
                         address = ("", 0) if apart else self.peers[other_id].address
-                        assert other.stale or (row_.host, row_.port) == address
+                        assert other.stale or place_of(row_.ways) == address
                     else:
                         assert row_.observer == other.message.observer
                         assert row_.before == (
@@ -1041,7 +1294,7 @@ def test_a_peer_that_leaves_while_its_stale_registrations_go_takes_each_away_onc
     for number in range(count):
         registry.register("peer", pub(number, f"t/{number}"), 0.0)
     registry.lose("peer", 1.0)
-    registry.connect("peer", "h", 1, INFO, 1.5)  # and registers nothing again
+    registry.connect("peer", tcp("h", 1), INFO, 1.5)  # and registers nothing again
     pushes = registry.expire(10.0)
     assert registry.sweeping
     pushes += registry.leave("peer")

@@ -19,25 +19,27 @@ import pubsub.links.link as link_module
 from pubsub.config import Settings
 from pubsub.coordinator.registry import Push, Registry
 from pubsub.coordinator.server import ANSWER_ROWS, Coordinator
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.links.link import Link
 from pubsub.links.listening import ACCEPTS
 from pubsub.support.ratelimit import RateLimit
+from pubsub.trust.guard import Guard
 from pubsub.wire.frames import FrameReader
 from pubsub.wire.messages import (
     Answer,
     Expect,
     ExpectedSub,
     Goodbye,
-    Hello,
     Match,
-    MatchedPub,
     Ping,
     Query,
+    Refused,
     Register,
     Welcome,
     encode,
 )
 from tests.integration.support import eventually, free_port
+from tests.wire.said import hello, matched
 
 pytestmark = pytest.mark.loop
 
@@ -76,7 +78,7 @@ async def caller(
 ) -> AsyncIterator[Caller]:
     port = coordinator.servers[0].sockets[0].getsockname()[1]
     found = Caller(*await asyncio.open_connection("127.0.0.1", port, limit=1024))
-    found.writer.write(encode(Hello(1, role, "coordinator", peer_id, "", host, at, {})))
+    found.writer.write(encode(hello(role, "coordinator", peer_id, "", host, at)))
     assert isinstance(await found.hear(), Welcome)
     yield found
     found.writer.close()
@@ -91,7 +93,7 @@ class Many(Registry):
         self.turn = 0
         self.asked: Counter[int] = Counter()
 
-    def topics(self) -> Iterator[dict[str, Any]]:
+    def topics(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
         for number in range(self.count):
             self.asked[self.turn] += 1
             yield {"topic": f"topic/{number}", "publishers": 1, "subscribers": 0}
@@ -198,7 +200,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_and_nobody_else(
     monkeypatch.setattr(server_module, "MAX_BEHIND", 100_000)
     monkeypatch.setattr(link_module, "GOODBYE_GRACE", 30.0)
     monkeypatch.setattr(link_module.log.logger, "filters", [])
-    row = MatchedPub("x" * 64, "y" * 255, 1, 1, "z" * 1000, False)
+    row = matched("x" * 64, "y" * 255, 1, 1, "z" * 1000, False)
     match = Match(1, 1, True, (row,) * 100, ())
     async with (
         coordinator_with() as coordinator,
@@ -397,3 +399,71 @@ async def test_a_wake_up_that_raises_is_asked_for_again_by_the_next() -> None:
             ask(connection)
         ask(connection)
         assert loop.calls == [work]
+
+
+async def test_one_peer_too_many_hears_why_and_one_that_is_known_comes_back() -> None:
+    async with (
+        coordinator_with(Registry(max_peers=1)) as coordinator,
+        caller(coordinator, "peer", "first") as first,
+    ):
+        async with caller(coordinator, "peer", "second") as second:
+            goodbye = await second.hear()
+            assert isinstance(goodbye, Goodbye)
+            assert goodbye.code == "limit"
+            assert "knows 1 peers, and takes no more" in goodbye.reason
+        async with caller(coordinator, "client", "who only asks") as client:
+            client.writer.write(encode(Query(1, "peers")))
+            [row] = (await client.hear()).rows
+            assert row["peer_id"] == "first"
+        first.writer.transport.abort()
+        await eventually(lambda: not coordinator._connections)
+        async with caller(coordinator, "peer", "first") as again:
+            again.writer.write(encode(Register(1, "pub", "t", False, False)))
+            assert isinstance(await again.hear(), Expect)
+        await eventually(lambda: not coordinator._links)  # nothing is left of who was refused
+
+
+async def test_no_whole_identity_is_told_where_everybody_may_ask() -> None:
+    class Closed(Guard):
+        open = False
+
+    whole = "0123456789abcdef"
+    for guard, told in ((Guard(), whole[:8]), (Closed(), whole)):
+        loop = asyncio.get_running_loop()
+        coordinator = Coordinator(loop, settings=Settings(), settle=0.0, guard=guard)
+        await coordinator.start("127.0.0.1", 0)
+        async with (
+            caller(coordinator, "peer", whole),
+            caller(coordinator, "client", "asking") as client,
+        ):
+            client.writer.write(encode(Query(1, "peers")))
+            [row] = (await client.hear()).rows
+            assert row["peer_id"] == told
+        await coordinator.close()
+
+
+async def test_an_address_that_is_not_told_is_said_to_its_peer_and_the_registration_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Guard, "objection", lambda *args: "say so by --trust-advertise")
+    async with coordinator_with() as coordinator:
+        for trusted in (False, True):
+            coordinator.trust_advertise = trusted
+            name = f"camera {trusted}"
+            async with caller(coordinator, "peer", name, "10.9.9.9", 9) as camera:
+                if not trusted:
+                    refused = await camera.hear()
+                    assert isinstance(refused, Refused)
+                    assert refused.id == 0
+                    assert refused.reason == (
+                        "nobody is told to dial 10.9.9.9:9, as you come from 127.0.0.1: "
+                        "say so by --trust-advertise"
+                    )
+                camera.writer.write(encode(Register(1, "pub", "t", False, False)))
+                assert isinstance(await camera.hear(), Expect)
+                async with caller(coordinator, "peer", f"display {trusted}") as display:
+                    display.writer.write(encode(Register(1, "sub", "t", False, False)))
+                    told = await display.hear()
+                    assert isinstance(told, Match)
+                    rows = [row for row in told.added if row.peer_id == name]
+                    assert [len(row.ways) for row in rows] == [int(trusted)]

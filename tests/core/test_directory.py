@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pubsub.core.directory import Directory
 from pubsub.core.stream import StreamKey
 from pubsub.wire.messages import Match, MatchedPub
+from tests.wire.said import matched
 
 ONE, TWO = "coordinator one", "coordinator two"
 
@@ -22,7 +23,7 @@ def match(
 ) -> Match:
     """A MATCH about peers that are letters."""
     rows = tuple(
-        MatchedPub(peer, "host", 1, 5, "topic", False) if isinstance(peer, str) else peer
+        matched(peer, "host", 1, 5, "topic", False) if isinstance(peer, str) else peer
         for peer in added
     )
     return Match(sub_id, 0, complete, rows, tuple((peer, 5) for peer in removed))
@@ -104,9 +105,9 @@ def test_each_coordinators_address_of_a_peer_is_a_way_while_it_lists_anything_of
     assert told(directory) == []
     directory.match(ONE, match(1, "a"))
     directory.match(ONE, match(2, "a"))
-    directory.match(TWO, match(1, added=[MatchedPub("a", "other", 2, 5, "topic", False)]))
+    directory.match(TWO, match(1, added=[matched("a", "other", 2, 5, "topic", False)]))
     assert told(directory) == [("host", 1, ONE), ("other", 2, TWO)]
-    directory.match(ONE, match(1, added=[MatchedPub("a", "moved", 3, 5, "topic", False)]))
+    directory.match(ONE, match(1, added=[matched("a", "moved", 3, 5, "topic", False)]))
     assert told(directory) == [("moved", 3, ONE), ("other", 2, TWO)], "the last that it told"
     directory.match(ONE, match(1, removed="a"))
     assert len(told(directory)) == 2, "it is listed for another Sub"
@@ -120,7 +121,7 @@ def test_each_coordinators_address_of_a_peer_is_a_way_while_it_lists_anything_of
 
 def test_an_address_that_is_none_is_no_way() -> None:
     directory = Directory()
-    directory.match(ONE, match(added=[MatchedPub("a", "", 0, 5, "topic", False)]))
+    directory.match(ONE, match(added=[matched("a", "", 0, 5, "topic", False)]))
     assert listed(directory) == "a"
     assert told(directory) == []
 
@@ -226,3 +227,15 @@ class Union(RuleBasedStateMachine):
 
 TestUnion = Union.TestCase
 TestUnion.settings = settings(max_examples=50)
+
+
+def test_g6_a_coordinator_lists_so_many_for_a_sub_and_what_it_says_beyond_is_not_heard() -> None:
+    directory = Directory(2)
+    directory.match(ONE, match(1, "ABC"))
+    assert [bool(directory.ways(peer)) for peer in "ABC"] == [True, True, False]
+    directory.match(ONE, match(2, "C"))
+    assert directory.ways("C"), "it is another Sub"
+    assert not directory.listed(1, StreamKey("C", 5))
+    assert directory.match(ONE, match(1, "", "AC")) == [StreamKey("A", 5)]
+    directory.match(ONE, match(1, "C"))
+    assert directory.listed(1, StreamKey("C", 5)), "there is room now"

@@ -658,7 +658,9 @@ class World(RuleBasedStateMachine):
         stream = sink.inbox.returned(key)
         assert (stream is not None) == gone
         if stream is None:
-            stream = Stream(sink.inbox, key, "?", "publisher:1", sink.max_batch)
+            stream = Stream(
+                sink.inbox, key, source.publication.topic, "publisher:1", sink.max_batch
+            )
             stream.before = before
             sink.inbox.add(stream)
         account.stream = stream

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pubsub.core.cursor import NO_LIMIT, Cursor, SubKey
-from pubsub.core.publication import MAX_LEAVERS, Publication
+from pubsub.core.publication import MAX_LEAVERS, Leaver, Publication
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST
 from pubsub.wire.messages import Subscribe
@@ -21,6 +21,7 @@ class Outlet:
     """Where cursors send; it does nothing by itself."""
 
     address = "subscriber:1"
+    taken = 0
 
     def __init__(self) -> None:
         self.queue: list[Cursor] = []
@@ -1111,3 +1112,120 @@ def test_who_is_attached_is_not_looked_at_for_who_is_away() -> None:
     made.detach(cursors[1], 60.0)
     attach(made, BERT, outlet, resume=0, history=None)
     assert not holding
+
+
+# --- who lets nothing be sent to it -------------------------------------------------------------
+
+
+class Shut:
+    """A blocking Pub, full, and somebody whose first window is `limit`."""
+
+    def __init__(self, limit: int = 0, *, block: bool = True, observer: bool = False) -> None:
+        self.holding: dict[Publication, None] = {}
+        self.made = publication(block=block, buffer=2000)
+        self.made._holding = self.holding
+        self.due: list[float] = []
+        self.gone: list[Leaver] = []
+        self.made.on_due = self.due.append
+        self.made.on_shut = self.gone.append
+        self.outlet = Outlet()
+        self.cursor = self.attach(limit, observer=observer)
+        put(self.made, 1, 1)
+        self.outlet.send()
+
+    def attach(self, limit: int, *, now: float = 0.0, observer: bool = False) -> Cursor:
+        asked = Subscribe(0, 7, 1, None, 0, limit, observer, False, NO_LIMIT)
+        return self.made.attach(ANNE, self.outlet, asked, now=now)[0]
+
+    @property
+    def waits(self) -> bool:
+        return not self.made.room(1000)
+
+
+def test_g8_who_lets_nothing_be_sent_to_it_is_cut_off_from_a_pub_that_waits() -> None:
+    shut = Shut()
+    assert shut.due == [RESUME]
+    assert shut.holding == {shut.made: None}, "or nobody would look"
+    assert shut.waits
+    assert shut.cursor.held_for(10.0) == RESUME - 10.0
+    assert shut.made.expire(RESUME - 0.1) == RESUME
+    assert shut.waits
+    assert shut.made.expire(RESUME) is None
+    assert not shut.waits
+    [(cursor, final, code, reason)] = shut.outlet.ended
+    assert (cursor, final, code) == (shut.cursor, 0, "refused")
+    assert "has let nothing be sent to it for 30 s" in reason
+    assert shut.gone == [("subscriber:1#1", "shut", 2, 0, False)]
+    assert not shut.holding
+    assert not list(shut.made.cursors())
+
+
+@pytest.mark.parametrize("how", ["by its first window", "by an ACK", "before its link broke"])
+def test_g8_who_is_slow_is_waited_for_as_long_as_it_lives(how: str) -> None:
+    shut = Shut(0 if how == "by an ACK" else 1)
+    if how == "by an ACK":
+        shut.made.ack(shut.cursor, 0, 1)
+    elif how == "before its link broke":
+        shut.made.detach(shut.cursor, 5.0)
+        assert shut.attach(0, now=6.0) is shut.cursor
+    shut.outlet.send()
+    assert shut.cursor.held_for(0.0) is None
+    assert shut.made.expire(1000.0) is None
+    assert shut.waits
+    assert not shut.outlet.ended
+    assert not shut.holding
+
+
+def test_g8_who_lets_nothing_be_sent_and_comes_again_and_again_has_no_more_time() -> None:
+    shut = Shut()
+    shut.attach(0, now=20.0)
+    assert shut.outlet.moved == [shut.cursor]
+    shut.made.detach(shut.cursor, 25.0)
+    shut.attach(0, now=26.0)
+    assert shut.made.expire(RESUME) is None
+    assert shut.gone
+
+
+def test_g8_who_has_no_room_yet_and_takes_messages_of_other_streams_is_spared() -> None:
+    shut = Shut()
+    shut.outlet.taken += 1
+    assert shut.made.expire(RESUME) == 2 * RESUME
+    assert shut.waits
+    assert not shut.gone
+    shut.made.expire(2 * RESUME)
+    assert shut.gone, "it took nothing more"
+
+
+@pytest.mark.parametrize("options", [{"block": False}, {"observer": True}], ids=str)
+def test_who_holds_up_nobody_may_let_nothing_be_sent(options: dict[str, bool]) -> None:
+    shut = Shut(**options)
+    assert (shut.due, shut.holding) == ([], {})
+    shut.made.expire(1000.0)
+    assert not shut.outlet.ended
+
+
+def test_who_lets_nothing_be_sent_where_nothing_is_put_is_not_cut_off() -> None:
+    made = publication(block=True)
+    outlet = Outlet()
+    asked = Subscribe(0, 7, 1, None, 0, 0, False, False, NO_LIMIT)
+    made.attach(ANNE, outlet, asked, now=0.0)
+    assert made.expire(RESUME) == 2 * RESUME
+    assert not outlet.ended
+    put(made, 1)
+    made.expire(2 * RESUME)
+    assert outlet.ended
+
+
+@pytest.mark.parametrize("how", ["unsubscribes", "ends", "breaks"])
+def test_nobody_looks_for_one_that_let_nothing_be_sent_and_is_gone(how: str) -> None:
+    shut = Shut()
+    if how == "unsubscribes":
+        shut.made.remove(shut.cursor)
+    elif how == "ends":
+        shut.made.end("closed", "")
+    else:
+        shut.made.detach(shut.cursor, 1.0)
+        shut.made.expire(1.0 + RESUME)
+    assert shut.made.expire(1000.0) is None
+    assert not shut.holding
+    assert not shut.gone

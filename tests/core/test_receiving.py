@@ -10,6 +10,7 @@ import pytest
 
 from pubsub.core.inbox import Inbox
 from pubsub.core.receiving import Receiving
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.stream import Entry, Stream, StreamKey
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import (
@@ -31,10 +32,10 @@ from pubsub.wire.messages import (
     Subscribe,
     Subscribed,
     Unsubscribe,
-    Welcome,
     encode,
 )
 from tests.wire.buffers import contents
+from tests.wire.said import welcome
 
 WINDOW = 8192
 MAX_BATCH = 100_000
@@ -43,10 +44,16 @@ MAX_BATCH = 100_000
 class End_:
     """A Receiving that is fed bytes, and what it writes as the publisher reads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, rights: Rights = EVERYTHING) -> None:
         self.dirty = False
         self.settled: list[Stream] = []
-        self.receiving = Receiving(self.on_output, self.settled.append)
+        self.refused: list[tuple[Stream, str]] = []
+        self.receiving = Receiving(
+            self.on_output,
+            self.settled.append,
+            rights=rights,
+            on_refused=lambda stream, why: self.refused.append((stream, why)),
+        )
         self.reader = FrameReader(bytearray(4096), self.receiving)
         self.reader.max_payload = 2 * BUFFER_PIECE
 
@@ -180,12 +187,12 @@ def test_an_answer_settles_it_either_way() -> None:
     assert end.said() == [Unsubscribe(3)]
 
 
-def test_the_answer_names_topic_codec_and_pace() -> None:
+def test_the_answer_names_codec_and_pace() -> None:
     end = End_()
     stream = stream_of(inbox_of())
     end.receiving.subscribe(stream)
-    end.hear(Subscribed(0, "another/topic", "raw", 3, 5, 100))
-    assert (stream.topic, stream.codec, stream.credit.ack_every) == ("another/topic", "raw", 100)
+    end.hear(Subscribed(0, "topic", "raw", 3, 5, 100))
+    assert (stream.topic, stream.codec, stream.credit.ack_every) == ("topic", "raw", 100)
     assert (stream.expected, stream.lost) == (5, 2)
 
 
@@ -335,7 +342,7 @@ HOSTILE: Sequence[object] = [
     pytest.param([Pong(3)], "a PONG where a publisher speaks", id="a pong never asked for"),
     pytest.param([Ping(3)], "a PING where", id="a ping, which the link answers"),
     pytest.param([Unsubscribe(0)], "UNSUBSCRIBE where", id="an unsubscription"),
-    pytest.param([Welcome(1, "peer", "x", 0.0, {})], "a WELCOME where", id="a welcome"),
+    pytest.param([welcome("peer", "x")], "a WELCOME where", id="a welcome"),
     pytest.param([b"GET / HTTP/1.1\r\n"], "this is another protocol", id="another protocol"),
     pytest.param([data_header(0, 2**63, 0.0, 2) + b"\x91\x01"], "malformed DATA", id="seq 2**63"),
 ]
@@ -523,3 +530,86 @@ def test_g3_an_acknowledgement_that_could_not_be_asked_for_is_given_with_the_nex
     end.dirty = False
     end.receiving.ack(stream)
     assert not end.dirty, "who has nothing to say asks for nothing"
+
+
+# --- rights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("topic", "rights", "why"),
+    [
+        (
+            "another/topic",
+            EVERYTHING,
+            "a coordinator has told its topic as 'topic', and it says 'another/topic'",
+        ),
+        ("topic", Rights(["x"], ["topic"]), "it may not publish this topic: it may publish 'x'"),
+        ("topic", Rights(), "it may not publish this topic: it may publish nothing"),
+    ],
+)
+def test_a_stream_is_given_up_that_its_publisher_may_not_have(
+    topic: str, rights: Rights, why: str
+) -> None:
+    end = End_(rights)
+    stream = stream_of(inbox_of())
+    end.receiving.subscribe(stream)
+    end.said()
+    end.hear(Subscribed(0, topic, "msgpack", 0, 0, 10**6))
+    assert end.said() == [Unsubscribe(0)]
+    assert (end.refused, end.settled) == ([(stream, why)], [stream])
+    assert stream.ended
+    assert stream.state == "unreachable"
+    end.read(buffer(0, 70_000, 0, bytes(70_000)), data(0, 0, "false"))
+    (entry,) = entries(stream)
+    assert (entry.gaps, entry.end) == (((0, "unreachable"),), 0), "what it sends is not heard"
+
+
+@pytest.mark.parametrize(("pattern", "topic"), [("kitchen/a", "attic/a"), ("kitchen/*", "attic/a")])
+def test_a_stream_is_given_up_that_the_sub_has_never_asked_for(pattern: str, topic: str) -> None:
+    """A coordinator may tell the true topic of a Pub to a Sub of another one."""
+    end = End_()
+    inbox = Inbox(1, pattern, window=1_000_000)
+    stream = Stream(inbox, StreamKey("peer", 0), topic, "host:1#0", 10**6)
+    inbox.add(stream)
+    end.receiving.subscribe(stream)
+    end.said()
+    end.hear(Subscribed(0, topic, "msgpack", 0, 0, 10**6))
+    assert end.said() == [Unsubscribe(0)]
+    why = "a coordinator has named it, and its topic is not what this Sub is for"
+    assert end.refused == [(stream, why)]
+    assert stream.ended
+
+
+def test_a_stream_that_lost_its_right_is_given_up_where_it_stands() -> None:
+    end = End_()
+    stream = opened(end)
+    end.read(data(0, 0, "a", "b"))
+    end.receiving.broken()
+    late = End_(Rights(["x"]))
+    late.receiving.subscribe(stream)
+    late.hear(subscribed(0, 2))
+    assert stream.state == "vanished"
+    assert [entry.gaps for entry in entries(stream)] == [(), ((0, "vanished"),)]
+
+
+def test_a_publisher_with_the_right_is_taken_beside_one_stream_it_has_none_to() -> None:
+    end = End_(Rights(["topic"]))
+    good, bad = (
+        stream_of(inbox_of(), 1),
+        Stream(inbox_of(8), StreamKey("publisher", 2), "other", "publisher:1", MAX_BATCH),
+    )
+    bad.inbox.add(bad)
+    end.receiving.subscribe(good)
+    end.receiving.subscribe(bad)
+    end.hear(subscribed(0), Subscribed(1, "other", "msgpack", 0, 0, 10**6))
+    end.read(data(0, 0, "a"))
+    assert [stream for stream, _ in end.refused] == [bad]
+    assert values(good) == ["a"]
+
+
+def test_an_end_that_refuses_says_why() -> None:
+    end = End_()
+    stream = stream_of(inbox_of())
+    end.receiving.subscribe(stream)
+    end.hear(End(0, 0, "refused", "it may not subscribe this topic"))
+    assert end.refused == [(stream, "it may not subscribe this topic")]

@@ -9,8 +9,10 @@ import msgpack
 import pytest
 
 import pubsub.core.serving as serving_module
+from pubsub.core.cursor import SubKey
 from pubsub.core.publication import Publication
-from pubsub.core.serving import SHARED_PIECE, Serving
+from pubsub.core.rights import EVERYTHING, Rights
+from pubsub.core.serving import ASKED_BURST, SHARED_PIECE, Serving
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import (
     BATCH_COST,
@@ -26,17 +28,15 @@ from pubsub.wire.messages import (
     Control,
     End,
     Gap,
-    Goodbye,
-    Hello,
     Ping,
     Pong,
     Subscribe,
     Subscribed,
     Unsubscribe,
-    Welcome,
     encode,
 )
 from tests.wire.buffers import whole
+from tests.wire.said import hello, welcome
 from tests.wire.sinks import Gathering, Piece
 
 UNLIMITED = 10**9
@@ -66,11 +66,19 @@ def put(made: Publication, *values: Any, buffers: tuple[bytes, ...] = ()) -> int
 class End_:
     """A Serving, and what it writes as the subscriber reads it."""
 
-    def __init__(self, *publications: Publication, max_channels: int = 10) -> None:
+    def __init__(
+        self, *publications: Publication, max_channels: int = 10, rights: Rights = EVERYTHING
+    ) -> None:
         self.publications = {made.stream_id: made for made in publications}
         self.dirty = False
+        self.now = 0.0
+        self.displaced = 0
         self.serving = Serving(
-            "subscriber", "subscriber:1", self.find, self.on_output, max_channels=max_channels
+            *("subscriber", "subscriber:1", self.find, self.on_output),
+            max_channels=max_channels,
+            rights=rights,
+            now=lambda: self.now,
+            on_displaced=self.on_displaced,
         )
         self.gathering = Gathering(bytearray(4096), 10**8)
         self.pieces = self.gathering.pieces
@@ -84,6 +92,9 @@ class End_:
 
     def on_output(self) -> None:
         self.dirty = True
+
+    def on_displaced(self) -> None:
+        self.displaced += 1
 
     def hear(self, *messages: Control) -> None:
         for message in messages:
@@ -464,7 +475,7 @@ def test_a_large_message_stops_when_its_channel_does(
         other = End_(made)
         other.hear(subscribe(resume=0))
         assert [type(event) for event in other.pump()] == [Subscribed, *[Piece] * 3, Data]
-        assert [type(event) for event in end.pump()] == [Goodbye]
+        assert end.displaced == 1
     else:
         end.serving.broken(0.0)
     assert end.pump() == []
@@ -663,7 +674,8 @@ def test_g5_a_half_open_link_that_is_lost_later_takes_nothing_with_it() -> None:
     new.pump()
     old.hear(Ack(0, 0, 0), Unsubscribe(0))  # was on its way
     put(made, "b")
-    assert [type(event) for event in old.pump()] == [Goodbye], "and no message"
+    assert old.displaced == 1
+    assert old.pump() == [], "no message"
     assert values(new.pump()) == [(0, "b")]
     old.serving.broken(0.0)
     assert made.attached == 1
@@ -704,8 +716,8 @@ def test_g5_a_half_open_link_that_is_lost_later_takes_nothing_with_it() -> None:
         ),
         pytest.param([Pong(1)], "a PONG for PING 1 that was never sent", id="never asked"),
         pytest.param([Ping(1)], "a PING where a subscriber speaks", id="a ping"),
-        pytest.param([Welcome(1, "peer", "x", 0.0, {})], "a WELCOME where", id="a welcome"),
-        pytest.param([Hello(1, "peer", "peer", "x", "", "", 0, {})], "a HELLO where", id="a hello"),
+        pytest.param([welcome("peer", "x")], "a WELCOME where", id="a welcome"),
+        pytest.param([hello("peer", "peer", "x")], "a HELLO where", id="a hello"),
         pytest.param([Subscribed(0, "t", "raw", 0, 0, 1)], "a SUBSCRIBED where", id="subscribed"),
         pytest.param([End(0, 0, "closed", "")], "END where", id="an end"),
     ],
@@ -836,13 +848,173 @@ def test_g3_a_link_whose_channel_another_one_takes_is_told_and_its_places_are_he
     put(first, 1)
     put(second, 2)
     new.hear(subscribe(0, 1, sub_id=1, resume=0))
-    assert old.dirty
-    told = [event for event in old.pump() if isinstance(event, Goodbye)]
-    assert [(event.code, event.reason) for event in told] == [
-        ("busy", "the same peer has connected anew")
-    ]
+    assert old.displaced == 1
     new.hear(subscribe(1, 2, sub_id=2, resume=0))
-    assert not [event for event in old.pump() if isinstance(event, Goodbye)], "once is enough"
+    assert old.displaced == 1, "once is enough"
     assert [event.first for event in new.pump() if isinstance(event, Data)] == [0, 0]
     old.serving.broken(1.0)
     assert [state for made in (first, second) for state, _ in made.cursors()] == ["attached"] * 2
+
+
+# --- rights -------------------------------------------------------------------------------------
+
+
+def test_a_subscriber_without_the_right_is_refused_and_the_link_goes_on() -> None:
+    end = End_(publication(1), publication(2), rights=Rights(["**"], ["topic/2"]))
+    put(end.publications[1], "secret")
+    put(end.publications[2], "open")
+    end.hear(subscribe(0, 1), subscribe(1, 2))
+    refused, answer, *rest = end.pump()
+    why = "it may not subscribe this topic: it may subscribe 'topic/2'"
+    assert refused == End(0, 0, "refused", why)
+    assert isinstance(answer, Subscribed)
+    assert (answer.channel, answer.topic) == (1, "topic/2")
+    assert rest == []
+    assert end.serving.channels == 1
+    end.hear(Ack(0, 1, UNLIMITED), Unsubscribe(0))
+    put(end.publications[1], "secret")
+    put(end.publications[2], "news")
+    assert values(end.pump()) == [(1, "news")]
+
+
+def test_what_is_refused_names_no_topic_and_no_count_even_of_a_stream_that_ended() -> None:
+    made = publication(1)
+    put(made, 1, 2, 3)
+    made.end("closed", "the Pub was closed")
+    end = End_(made, rights=Rights(subscribe=["other"]))
+    end.hear(subscribe(0, 1))
+    (refused,) = end.pump()
+    assert isinstance(refused, End)
+    assert (refused.final, refused.code) == (0, "refused")
+    assert "topic/1" not in refused.reason
+
+
+def test_no_place_is_held_for_who_is_refused() -> None:
+    """A coordinator has said that it comes, by whatever it knew then."""
+    made = publication(1, buffer=100, block=True)
+    made.expect(SubKey("subscriber", 7), before=False, observer=False, now=0.0)
+    put(made, "x" * 50)
+    assert not made.room(100)
+    end = End_(made, rights=Rights(subscribe=["other"]))
+    end.hear(subscribe(0, 1))
+    assert made.room(100)
+    assert list(made.cursors()) == []
+
+
+def test_a_refusal_ends_no_channel_of_another_link() -> None:
+    made = publication(1)
+    one, other = End_(made), End_(made, rights=Rights())
+    one.hear(subscribe(0, 1))
+    one.pump()
+    other.hear(subscribe(0, 1))
+    put(made, "goes on")
+    assert values(one.pump()) == [(0, "goes on")]
+
+
+def test_rights_are_asked_once_for_each_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    rights = Rights(subscribe=["topic/*"])
+
+    def may_subscribe(self: Rights, topic: str) -> bool:
+        asked.append(topic)
+        return True
+
+    monkeypatch.setattr(Rights, "may_subscribe", may_subscribe)
+    end = End_(publication(1), publication(2), rights=rights)
+    end.hear(subscribe(0, 1), subscribe(1, 2))
+    for value in range(100):
+        put(end.publications[1], value)
+        put(end.publications[2], value)
+        end.pump()
+    assert asked == ["topic/1", "topic/2"]
+
+
+# --- what is asked again and again ----------------------------------------------------------------
+
+
+def asking(channel: int, *, history: int | None = None, sub_id: int = 7) -> Subscribe:
+    return Subscribe(channel, 1, sub_id, None, history, UNLIMITED, False, False, UNLIMITED)
+
+
+def keeping(*puts: Any) -> Publication:
+    """A publication that keeps these for who asks."""
+    made = publication()
+    made.history = len(puts)
+    for value in puts:
+        put(made, value)
+    return made
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one Sub", "many Subs"])
+def test_who_asks_for_what_was_put_before_again_and_again_is_refused(same: bool) -> None:
+    made = keeping("a", "b")
+    end = End_(made)
+    for channel in range(ASKED_BURST):
+        end.hear(asking(channel, sub_id=7 if same else channel), Unsubscribe(channel))
+        end.pump()
+    end.hear(asking(ASKED_BURST))
+    [refused] = end.pump()
+    assert isinstance(refused, End)
+    assert (refused.channel, refused.code) == (ASKED_BURST, "refused")
+    assert "too often: 256 times at once" in refused.reason
+    end.now += 1.0
+    end.hear(asking(ASKED_BURST + 1), asking(ASKED_BURST + 2, sub_id=8))
+    answers = [event for event in end.pump() if isinstance(event, (Subscribed, End))]
+    assert [type(answer) for answer in answers] == [Subscribed, End], "one more in each second"
+    end.hear(asking(ASKED_BURST + 3, history=0, sub_id=9))
+    [answer] = end.pump()
+    assert isinstance(answer, Subscribed), "what asks for nothing old is served on"
+
+
+def test_a_process_of_200_subs_may_ask_and_what_keeps_nothing_may_be_asked_for_ever() -> None:
+    made = keeping("a")
+    end = End_(made, max_channels=1000)
+    end.hear(*(asking(channel, sub_id=channel) for channel in range(200)))
+    assert len(values(end.pump())) == 200
+    made.history = 0
+    end.hear(*(asking(200 + n, sub_id=200 + n) for n in range(500)))
+    assert not [event for event in end.pump() if isinstance(event, End)]
+
+
+def test_g3_who_goes_on_again_and_again_where_no_place_is_held_goes_on_from_now() -> None:
+    made = keeping("a", "b")
+    end = End_(made)
+    for channel in range(ASKED_BURST):
+        end.hear(subscribe(channel, resume=0), Unsubscribe(channel))
+        end.pump()
+    end.hear(subscribe(ASKED_BURST, resume=0))
+    assert end.pump() == [Subscribed(ASKED_BURST, "topic/1", "msgpack", 0, 2, 250_000)]
+    [(_, cursor)] = made.cursors()
+    assert cursor.lost == 2, "a counted gap"
+    put(made, "c")
+    assert values(end.pump()) == [(ASKED_BURST, "c")]
+
+
+def test_g5_who_comes_back_to_the_places_that_were_held_is_not_counted() -> None:
+    made = publication()
+    many = 2 * ASKED_BURST
+    old, new = End_(made, max_channels=many), End_(made, max_channels=many)
+    old.hear(*(subscribe(channel, sub_id=channel) for channel in range(many)))
+    old.pump()
+    put(made, "a")
+    old.serving.broken(0.0)
+    new.hear(*(subscribe(channel, sub_id=channel, resume=0) for channel in range(many)))
+    assert len(values(new.pump())) == many
+
+
+def test_a_channel_whose_sub_subscribes_anew_on_the_same_link_hears_of_its_end() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe(0))
+    end.pump()
+    put(made, "a")
+    end.hear(subscribe(1, resume=0))
+    over, answer, *rest = end.pump()
+    why = "its Sub has subscribed the stream again, on channel 1"
+    assert over == End(0, 0, "refused", why)
+    assert isinstance(answer, Subscribed)
+    assert values(rest) == [(1, "a")]
+    assert (end.serving.channels, end.displaced, made.attached) == (1, 0, 1)
+    end.hear(Ack(0, 0, 0), Unsubscribe(0))  # was on its way
+    put(made, "b")
+    assert values(end.pump()) == [(1, "b")]

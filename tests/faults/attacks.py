@@ -35,6 +35,7 @@ from pubsub.wire.messages import (
     Welcome,
     encode,
 )
+from tests.wire.said import hello, welcome
 from tests.wire.sinks import Nowhere
 
 __all__ = [
@@ -49,6 +50,9 @@ __all__ = [
 ]
 
 LONG = 30.0
+UNDER = ""
+"""What the topics begin with that come in great numbers: whoever may not have them is not served
+enough to reach any limit."""
 DEEP = b"\x91" * 10_000
 """msgpack: an array in an array in an array …"""
 
@@ -79,8 +83,8 @@ def piece(channel: int, total: int, offset: int, payload: bytes) -> bytes:
     return buffer_header(channel, total, offset, len(payload)) + payload
 
 
-class Stranger:
-    """One connection, and what is said on it.
+class Stranger(Nowhere):
+    """One connection, and what is said on it; DATA and BUFFER are no events, they go nowhere.
 
     Parameters:
         address: ``host:port`` to dial, or a socket that was accepted.
@@ -97,7 +101,7 @@ class Stranger:
         else:
             self.socket = address
         self.socket.settimeout(LONG)
-        self.reader = FrameReader(bytearray(256 * 1024), Nowhere())
+        self.reader = FrameReader(bytearray(256 * 1024), self)
         self.reader.max_payload = 2**31
         self.goodbye: Goodbye | None = None
         self._events: Iterator[Event] = iter(())
@@ -150,7 +154,7 @@ class Stranger:
     def hello(self, wants: str, host: str = "", port: int = 0, role: str = "peer") -> str:
         """Shake hands as an honest peer does; returns our identity."""
         identity = secrets.token_hex(8)
-        self.send(Hello(1, role, wants, identity, "", host, port, {"name": "stranger"}))
+        self.send(hello(role, wants, identity, "", host, port, {"name": "stranger"}))
         self.wait_for(Welcome)
         return identity
 
@@ -216,9 +220,9 @@ def saying(attacks: list[Attack], name: str, reason: str, *frames: bytes | Contr
 @attack(ON_ANYONE, "no handshake within")
 def slow_hello(target: Target) -> Goodbye | None:
     """Slowloris: a HELLO that comes byte by byte and never ends."""
-    hello = encode(Hello(1, "peer", target.role, "slow", "", "", 0, {"x": "y" * 2000}))
+    said = encode(hello("peer", target.role, "slow", info={"x": "y" * 2000}))
     with Stranger(target.address) as stranger:
-        for byte in hello:
+        for byte in said:
             if not stranger.send(bytes([byte])):
                 break
             time.sleep(0.05)
@@ -230,20 +234,20 @@ saying(ON_ANYONE, "http", "another protocol", b"GET / HTTP/1.1\r\nHost: example.
 saying(
     ON_ANYONE,
     "tls",
-    "TLS where a frame was expected",
+    "it speaks TLS where plain belongs",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
 )
 saying(ON_ANYONE, "noise", "over the 4,096 allowed", random.Random(1).randbytes(5000))
 saying(ON_ANYONE, "four_gigabytes", "over the 4,096 allowed", b"\xff\xff\xff\xff\x95\x07")
-saying(ON_ANYONE, "deep_hello", "not msgpack", framed(b"\x99\x01\x01" + DEEP[:3000]))
+saying(ON_ANYONE, "deep_hello", "not msgpack", framed(b"\x9c\x01\x02" + DEEP[:3000]))
 saying(ON_ANYONE, "ping_first", "a PING where HELLO belongs", Ping(1))
-saying(ON_ANYONE, "auth", "authentication is not part", Auth("none", None))
+saying(ON_ANYONE, "auth", "AUTH where HELLO belongs", Auth("peer", "x", b"", b""))
 saying(ON_ANYONE, "version", "speaks version 99", packed(1, 99))
 saying(
     ON_ANYONE,
     "forged_lines",
     "malformed HELLO",
-    packed(1, 1, "peer", "peer", "a\nb"),
+    packed(1, 2, "peer", "peer", "a\nb"),
 )
 
 
@@ -272,7 +276,7 @@ saying(
     register(1, "pub", "t"),
 )
 saying(ON_PUBLISHER, "unknown_kind", "unknown kind 99", packed(99))
-saying(ON_PUBLISHER, "hello_again", "a HELLO where", Hello(1, "peer", "peer", "x", "", "", 0, {}))
+saying(ON_PUBLISHER, "hello_again", "a HELLO where", hello("peer", "peer", "x"))
 
 
 @attack(ON_PUBLISHER, "more than 1000 channels")
@@ -332,7 +336,7 @@ def very_many_topics(target: Target) -> Goodbye | None:
         reading.start()
         for start in range(0, 1_000_000, 1_000):
             if not stranger.send(
-                *(register(start + i, "pub", f"flood/{start + i}") for i in range(1_000))
+                *(register(start + i, "pub", f"{UNDER}flood/{start + i}") for i in range(1_000))
             ):
                 break
         reading.join()
@@ -347,7 +351,7 @@ def very_deep_topics(target: Target) -> Goodbye | None:
         reading = threading.Thread(target=stranger.until_cut, daemon=True)
         reading.start()
         for i in range(1_000_000):
-            topic = "/".join(f"{i}.{j}" for j in range(64))
+            topic = UNDER + "/".join(f"{i}.{j}" for j in range(64 - UNDER.count("/")))
             if not stranger.send(register(i, "pub", topic)):
                 break
         reading.join()
@@ -358,7 +362,7 @@ def very_deep_topics(target: Target) -> Goodbye | None:
 def many_questions(target: Target) -> Goodbye | None:
     with Stranger(target.address, deaf=True) as stranger:
         stranger.hello("coordinator")
-        stranger.send(*(register(i, "pub", f"flood/{i}" * 9) for i in range(4_000)))
+        stranger.send(*(register(i, "pub", f"{UNDER}{f'flood/{i}' * 9}") for i in range(4_000)))
         while stranger.send(*(Query(1, "topics") for _ in range(1_000))):
             pass
         return stranger.until_cut()
@@ -369,7 +373,7 @@ def large_answers_that_nobody_reads(target: Target) -> Goodbye | None:
     """Each of these Subs matches thousands of Pubs."""
     with Stranger(target.address, deaf=True) as stranger:
         stranger.hello("coordinator")
-        stranger.send(*(register(i, "pub", f"flood/{i}") for i in range(4_000)))
+        stranger.send(*(register(i, "pub", f"{UNDER}flood/{i}") for i in range(4_000)))
         stranger.send(*(register(i, "sub", "**") for i in range(4_000, 4_900)))
         while stranger.send(Ping(0)):  # no more than an honest peer might: they are not the point
             time.sleep(0.05)
@@ -433,7 +437,7 @@ class HostilePublisher:
 
     def _serve(self, stranger: Stranger) -> None:
         stranger.wait_for(Hello)
-        stranger.send(Welcome(1, "peer", self.peer_id, 0.0, {}))
+        stranger.send(welcome("peer", self.peer_id))
         while True:
             event = stranger.next()
             if event is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -16,6 +19,10 @@ __all__ = ["HOSTS", "Hosts", "hosts"]
 
 HOSTS = {"head": 1, "w1": 11, "w2": 12}
 """What they are called, and the last part of their addresses: 10.77.1.n and fd77:1::n."""
+
+CLONE_NEWNET = 0x40000000
+
+T = TypeVar("T")
 
 _labs = itertools.count()
 
@@ -36,6 +43,20 @@ class Hosts:
     def on(self, host: str) -> tuple[str, ...]:
         """What runs a command there."""
         return ("ip", "netns", "exec", self.namespace(host))
+
+    def within(self, host: str, call: Callable[[], T]) -> T:
+        """Call it there: sockets that it makes are that machine's, wherever they are used. ``br``
+        is the network itself."""
+
+        def there() -> T:
+            libc = ctypes.CDLL(None, use_errno=True)
+            with open(f"/run/netns/{self.namespace(host)}") as file:
+                if libc.setns(file.fileno(), CLONE_NEWNET):  # of this thread alone
+                    raise OSError(ctypes.get_errno(), "setns")
+            return call()
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(there).result()
 
     def make(self) -> None:
         bridge = self.namespace("br")

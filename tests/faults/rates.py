@@ -8,6 +8,7 @@ longest time that one took, before it and while it is repeated without a pause.
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ SECONDS = 2
 
 
 async def coordinate() -> None:
+    """Open: strangers speak."""
     daemon = Coordinator(asyncio.get_running_loop(), settings=Settings(), settle=0.0)
     print(await daemon.start("127.0.0.1", 0), flush=True)
     await asyncio.Event().wait()
@@ -69,7 +71,11 @@ class Process:
     def __init__(self, *args: str) -> None:
         command = [sys.executable, "-m", *args]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PUBSUB_INSECURE": "1"},
         )
         self.lines: list[str] = []
         threading.Thread(target=self._read, daemon=True).start()

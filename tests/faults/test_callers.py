@@ -364,7 +364,7 @@ def test_a_thread_that_encodes_all_the_time_does_not_keep_back_what_it_put(
             return str, ("slow",)
 
     with Peer(coordinator) as here, Peer(coordinator) as there:
-        sub = there.sub("t", allow_pickle=True)
+        sub = there.sub("t", allow_pickle="anyone")
         pub = here.pub("t", codec="pickle")
         pub.wait_for_subscribers(1, timeout=LONG)
         over = threading.Event()

@@ -15,7 +15,13 @@ from pubsub.coordinator.server import Coordinator
 from tests.cli.processes import Start, daemon
 from tests.faults.proxy import proxy
 from tests.faults.worker import Worker, start_worker, until
-from tests.integration.support import LONG, coordinator_in_loop, eventually, free_port
+from tests.integration.support import (
+    LONG,
+    coordinator_in_loop,
+    default_guard,
+    eventually,
+    free_port,
+)
 
 HEARTBEAT = 5.0
 """Seconds of the default `ping_interval`, within which new matches work again."""
@@ -133,7 +139,11 @@ def test_g7_a_peer_that_is_made_while_the_coordinator_is_down_works_when_it_is_u
 
 async def test_a_coordinator_that_is_busy_or_slow_is_tried_again() -> None:
     """What passes is no proof that there is no coordinator: `connect_timeout` decides."""
-    coordinator = Coordinator(asyncio.get_running_loop(), settings=Settings(max_unauthenticated=0))
+    coordinator = Coordinator(
+        asyncio.get_running_loop(),
+        settings=Settings(max_unauthenticated=0),
+        guard=default_guard(),
+    )
     address = str(await coordinator.start("127.0.0.1", 0))
     async with Peer(address, connect_timeout=LONG) as peer:
         pub = peer.pub("t")

@@ -26,6 +26,7 @@ from tests.integration.support import (
     CoordinatorThread,
     coordinator_in_loop,
     coordinator_in_thread,
+    default_guard,
     eventually,
     free_port,
 )
@@ -170,7 +171,7 @@ def test_g8_a_killed_publisher_that_no_coordinator_lists_is_given_up_at_once(
 @pytest.mark.loop
 async def test_g5_a_publisher_that_was_given_up_and_is_back_is_resumed() -> None:
     """It lives; but for a while no coordinator lists it, and its address refuses."""
-    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0)
+    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0, guard=default_guard())
     address = str(await coordinator.start("127.0.0.1", 0))
     async with behind(address, **PATIENT) as (here, proxy), Peer(address, **PATIENT) as there:
         sub = await there.sub("t")

@@ -42,7 +42,7 @@ from tests.faults.attacks import (
     piece,
     register,
 )
-from tests.integration.support import eventually
+from tests.integration.support import default_guard, eventually
 
 pytestmark = pytest.mark.loop
 
@@ -134,7 +134,11 @@ async def beside(
     """A coordinator, and an honest pair that notices nothing of what happens in the block."""
     loop = asyncio.get_running_loop()
     daemon = Coordinator(
-        loop, settings=Settings(**{**LIMITS, **(coordinator or {})}), registry=registry, settle=0.0
+        loop,
+        settings=Settings(**{**LIMITS, **(coordinator or {})}),
+        registry=registry,
+        settle=0.0,
+        guard=default_guard(),
     )
     address = str(await daemon.start("127.0.0.1", 0))
     try:

@@ -66,7 +66,7 @@ class Machines:
     def coordinator(self, line: str) -> str:
         """Start it on the head node; returns what it says how to reach it."""
         process = self.run("head", *line.split(), coordinator=None)
-        assert process.err().endswith(":7700, open to everyone who can reach it (--insecure)")
+        assert process.err().endswith(":7700")
         return process.err()
 
     def sub(self, host: str, messages: int, coordinator: str | None) -> Running:
@@ -88,7 +88,15 @@ class Machines:
 
 
 @pytest.fixture
-def machines(start: Start, hosts: Hosts) -> Machines:
+def machines(
+    start: Start, hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Machines:
+    pytest.importorskip("cryptography", reason="needs the extra pubsubd[tls]")
+    monkeypatch.chdir(tmp_path)
+    made = start(*command("(pubsubd key new .*)").split(), coordinator=None)
+    assert made.end()[0] == 0
+    variable, _, path = command("export (PUBSUB_KEY_FILE=.*)").partition("=")
+    monkeypatch.setenv(variable, str(tmp_path / path))
     return Machines(start, hosts)
 
 
@@ -176,7 +184,8 @@ def test_a_name_of_two_families_is_said_as_both_addresses_with_one_port(machines
     process = machines.run(
         *("head", "pubsubd", "coordinator", "--host", "localhost", "--port", "0"), coordinator=None
     )
-    said = process.err().removeprefix("pubsubd: coordinator on ").split(" and ")
+    line = process.err()
+    said = line.removeprefix("pubsubd: coordinator on ").split(" and ")
     assert {address.rpartition(":")[0] for address in said} == {"127.0.0.1", "[::1]"}
     assert len({address.rpartition(":")[2] for address in said}) == 1
     for address in said:

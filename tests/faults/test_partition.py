@@ -72,7 +72,6 @@ def machines(start: Start, cable: Cable, **settings: Any) -> tuple[Worker, Worke
     inside = ("ip", "netns", "exec")
     coordinator = start(
         *("python", "-m", "pubsub.cli.pubsubd", "coordinator", "--host", HERE, "--port", "7700"),
-        "--insecure",
         prefix=(*inside, cable.here),
     )
     assert "coordinator on" in coordinator.err()

@@ -85,6 +85,7 @@ class _Process:
         self.limits = (0, 0)
         self.logged: list[str] = []
         keeper = logging.Handler()
+        logging.getLogger("pubsub.open").disabled = True  # that everything is open, tests know
         keeper.emit = lambda record: self.logged.append(record.getMessage())  # type: ignore[method-assign]
         logging.getLogger("pubsub").addHandler(keeper)
 
@@ -257,6 +258,13 @@ class _Process:
         sessions = self.peers[name].runtime.sessions
         await eventually(lambda: all(session.up is up for session in sessions))
 
+    async def renew(self, name: str) -> None:
+        """Look at its credentials now, as it does each minute."""
+        guard = self.peers[name].runtime.guard
+        found = guard.read()
+        self.peers[name].runtime.renewal.look()
+        await eventually(lambda: guard._keys == found)  # type: ignore[attr-defined]  # a Group's
+
     async def log_has(self, text: str) -> None:
         """Wait until it has logged this, since it was asked last."""
         await eventually(lambda: any(text in line for line in self.logged))
@@ -337,7 +345,7 @@ class Worker:
 
 
 def start_worker(
-    start: Start, coordinator: str | None = None, prefix: tuple[str, ...] = ()
+    start: Start, coordinator: str | None = None, prefix: tuple[str, ...] = (), **env: str
 ) -> Worker:
     """A new one; see `Running`."""
     root = str(Path(__file__).resolve().parents[2])
@@ -350,11 +358,27 @@ def start_worker(
             coordinator=coordinator,
             PYTHONPATH=os.pathsep.join(paths),
             prefix=prefix,
+            **env,
         )
     )
 
 
+def become(uid: int) -> None:
+    """Be that user from now on. What is imported late is imported now: he may not read it."""
+    import encodings.idna  # noqa: F401
+
+    import pubsub.cli.pubsub
+    import pubsub.coordinator.server
+    import pubsub.trust.certificates  # noqa: F401
+
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+
+
 if __name__ == "__main__":
+    if os.environ.get("PUBSUB_TEST_UID"):
+        become(int(os.environ["PUBSUB_TEST_UID"]))
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         import uvloop

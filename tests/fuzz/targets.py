@@ -37,13 +37,13 @@ from pubsub.wire.frames import (
     buffer_header,
     data_header,
 )
-from pubsub.wire.handshake import Acceptor, Dialler, Identity, Other, Refused
+from pubsub.wire.handshake import Acceptor, Dialler, Identity, Other, Refused, tcp
 from pubsub.wire.messages import (
     _CHECKS,
     Ack,
+    Control,
     End,
     Goodbye,
-    Hello,
     Kind,
     Match,
     Ping,
@@ -59,6 +59,7 @@ from pubsub.wire.messages import (
 )
 from tests.fuzz.transport import Clock, Transport
 from tests.wire.buffers import arrived, whole
+from tests.wire.said import hello
 from tests.wire.sinks import Nowhere
 
 __all__ = ["TARGETS"]
@@ -277,7 +278,7 @@ def frames(raw: bytes) -> None:
 def handshakes(raw: bytes) -> None:
     """Acceptor and Dialler: whatever comes first is welcomed or refused."""
     choices = Choices(raw)
-    me = Identity("peer", "me", "127.0.0.1", 1, {"name": "x"})
+    me = Identity("peer", "me", tcp("127.0.0.1", 1), {"name": "x"})
     machine: Acceptor | Dialler
     if choices.number(2):
         machine = Acceptor(me, choices.one_of(("peer",), ("peer", "client")))
@@ -294,7 +295,7 @@ def handshakes(raw: bytes) -> None:
         assert other.peer_id.isprintable()
         assert other.host.isprintable()
         registry = Registry()
-        registry.connect(other.peer_id, other.host, other.port, other.info, 0.0)
+        registry.connect(other.peer_id, other.ways, other.info, 0.0)
         for row in registry.peers():
             msgpack.packb(row)
 
@@ -555,7 +556,7 @@ def link(raw: bytes) -> None:
     clock = Clock()
     endpoint = _Endpoint(choices)
     settings = Settings()
-    identity = Identity("peer", "me", "127.0.0.1", 1, {})
+    identity = Identity("peer", "me", tcp("127.0.0.1", 1))
     made = Link(
         cast(Any, clock),
         Acceptor(identity, ("peer",)),
@@ -581,7 +582,7 @@ def link(raw: bytes) -> None:
             made.buffer_updated(size)
 
     if choices.number(8):
-        hear(encode(Hello(1, "peer", "peer", "them", "", "", 0, {})))
+        hear(encode(hello("peer", "peer", "them")))
     while choices and not transport.lost:
         step = choices.number(16)
         if step <= 3:
@@ -688,6 +689,9 @@ class _Link:
     def listen(self, on: bool) -> None:
         self.listening = on
 
+    def send(self, message: Control) -> None:
+        self.written += len(encode(message))
+
     def flush(self) -> None:
         while not self.paused and not self.closing:
             chunks = self.connection.pump(10**6)
@@ -734,7 +738,7 @@ def coordinator(raw: bytes) -> None:
             connection = _Connection(server)
             link = _Link(connection)
             role, name = choices.one_of("peer", "peer", "client"), choices.one_of("p", "q", "r")
-            connection.opened(cast(Link, link), Other(role, name, "h", 1, {}, 0.0))
+            connection.opened(cast(Link, link), Other(role, name, tcp("h", 1), {}, 0.0))
             links.append(link)
             continue
         link = choices.one_of(*links)

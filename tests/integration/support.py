@@ -19,12 +19,15 @@ from pubsub import Peer
 from pubsub.config import Settings
 from pubsub.coordinator.server import Coordinator
 from pubsub.links.listening import stop_accepting
+from pubsub.trust.credentials import credentials_from
+from pubsub.trust.guard import Guard
 
 __all__ = [
     "CoordinatorThread",
     "break_links",
     "coordinator_in_loop",
     "coordinator_in_thread",
+    "default_guard",
     "eventually",
     "free_port",
     "python",
@@ -62,13 +65,22 @@ def free_port() -> int:
     raise AssertionError("a thousand ports, and none is free")
 
 
+def default_guard() -> Guard:
+    """That of a process of which nobody says otherwise, as of each `Peer` here: the secret of this
+    user; none where everything is open."""
+    return credentials_from(Settings(), os.environ).guard()
+
+
 @asynccontextmanager
 async def coordinator_in_loop(
     port: int = 0, *, settle: float = 0.0, **settings: Any
 ) -> AsyncIterator[str]:
     """A coordinator in the running loop; yields its ``host:port``."""
     coordinator = Coordinator(
-        asyncio.get_running_loop(), settings=Settings(**settings), settle=settle
+        asyncio.get_running_loop(),
+        settings=Settings(**settings),
+        settle=settle,
+        guard=default_guard(),
     )
     address = await coordinator.start("127.0.0.1", port)
     try:
@@ -99,7 +111,9 @@ class CoordinatorThread:
         self._thread.start()
 
         async def begin() -> Coordinator:
-            coordinator = Coordinator(loop, settings=self.settings, settle=self.settle)
+            coordinator = Coordinator(
+                loop, settings=self.settings, settle=self.settle, guard=default_guard()
+            )
             await coordinator.start("127.0.0.1", self.port)
             return coordinator
 

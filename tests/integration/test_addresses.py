@@ -22,7 +22,14 @@ from pubsub.coordinator.server import Coordinator
 from pubsub.links import listening
 from pubsub.links.listening import listen, stop_accepting
 from pubsub.runtime.coordinator_link import Session
-from tests.integration.support import LONG, coordinator_in_loop, eventually, free_port
+from pubsub.wire.handshake import tcp
+from tests.integration.support import (
+    LONG,
+    coordinator_in_loop,
+    default_guard,
+    eventually,
+    free_port,
+)
 
 
 def _has_ipv6() -> bool:
@@ -130,7 +137,9 @@ async def _coordinator(
     host: str, registry: Registry | None = None
 ) -> AsyncIterator[tuple[Address, ...]]:
     """A coordinator; yields where it listens."""
-    coordinator = Coordinator(asyncio.get_running_loop(), registry=registry, settle=0)
+    coordinator = Coordinator(
+        asyncio.get_running_loop(), registry=registry, settle=0, guard=default_guard()
+    )
     first = await coordinator.start(host, 0)
     assert coordinator.addresses[0] == first
     try:
@@ -159,7 +168,7 @@ async def test_g3_a_wildcard_is_told_as_the_address_from_which_each_coordinator_
     ):
         pub = here.pub("t")
         await eventually(lambda: all(session.up for session in here.runtime.sessions))
-        told = {identity.host for identity in here.runtime.doors.identities.values()}
+        told = {identity.place[0] for identity in here.runtime.doors.identities.values()}
         assert told == {"127.0.0.1", "::1"}
         assert len(here.runtime.doors.servers) == servers
         for where in (v4, str(v6)):
@@ -180,11 +189,11 @@ class _TwoMachines(Registry):
     """A registry to which peers of the name ``far`` come from another machine."""
 
     def connect(
-        self, peer_id: str, host: str, port: int, info: dict[str, Any], now: float, **more: Any
+        self, peer_id: str, ways: Any, info: dict[str, Any], now: float, **more: Any
     ) -> list[Push]:
         if info["name"] == "far":
             more["source"], more["met_at"] = "10.77.1.11", Address("10.77.1.1", 7700)
-        return super().connect(peer_id, host, port, info, now, **more)
+        return super().connect(peer_id, ways, info, now, **more)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +268,7 @@ async def test_g3_who_comes_back_within_reach_is_dialled() -> None:
         (session,) = here.runtime.sessions
         identities = here.runtime.doors.identities
         (known,) = identities.items()  # that it leads here, one would not know by it
-        identities[known[0]] = dataclasses.replace(known[1], host="127.1")
+        identities[known[0]] = dataclasses.replace(known[1], ways=tcp("127.1", known[1].place[1]))
         assert session.link is not None
         session.link.abort()
         await pub.wait_for_subscribers(timeout=LONG)
@@ -275,13 +284,14 @@ async def test_a_publisher_is_told_the_address_that_fits_and_no_loopback_of_anot
         await peer.pub("t")
         runtime = peer.runtime
         mine = runtime.identity("127.0.0.1")
-        assert (mine.host, bool(mine.port)) == ("127.0.0.1", True)
+        host, port = mine.place
+        assert (host, bool(port)) == ("127.0.0.1", True)
         assert runtime.identity("::1") == runtime.identity("::ffff:127.0.0.1") == mine
         nowhere = runtime.identity("10.77.1.1")
-        assert (nowhere.host, nowhere.port, nowhere.peer_id) == ("", 0, mine.peer_id)
+        assert (nowhere.place, nowhere.peer_id) == (("", 0), mine.peer_id)
         for host in ("10.77.1.1", "10.77.1.2"):
-            runtime.doors.identities[host] = dataclasses.replace(mine, host=host)
-        assert [runtime.identity(f"10.77.1.{n}").host[-1] for n in (1, 2, 3)] == ["1", "2", "1"]
+            runtime.doors.identities[host] = dataclasses.replace(mine, ways=tcp(host, port))
+        assert [runtime.identity(f"10.77.1.{n}").place[0][-1] for n in (1, 2, 3)] == ["1", "2", "1"]
 
 
 @pytest.mark.parametrize("advertise", ["0.0.0.0", "[::]:7700", "::", "0.0.0.0:80"])
@@ -295,5 +305,5 @@ async def test_an_address_that_is_not_there_is_told_where_the_loop_names_no_numb
     loop = AsyncMock()
     loop.create_server.side_effect = OSError("could not bind on any address out of …")
     with pytest.raises(OSError) as raised:
-        await listening._listen_at(loop, asyncio.Protocol, "192.0.2.1", 0, 1, None)
+        await listening._listen_at(loop, asyncio.Protocol, "192.0.2.1", 0, 1)
     assert raised.value.errno == errno.EADDRNOTAVAIL

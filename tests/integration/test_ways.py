@@ -26,6 +26,8 @@ from pubsub.links import resolving
 from pubsub.links.keeping import dial
 from pubsub.runtime import readiness
 from pubsub.runtime.publisher_link import Remote
+from pubsub.trust.guard import Guard
+from pubsub.wire.handshake import Authenticator, tcp
 from pubsub.wire.messages import Register
 from tests.conftest import LOOP
 from tests.integration.support import (
@@ -33,6 +35,7 @@ from tests.integration.support import (
     break_links,
     coordinator_in_loop,
     coordinator_in_thread,
+    default_guard,
     eventually,
     free_port,
     python,
@@ -66,7 +69,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, ...]]:
 @asynccontextmanager
 async def at(host: str, port: int) -> AsyncIterator[Coordinator]:
     """A coordinator at that address."""
-    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0)
+    coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0, guard=default_guard())
     await coordinator.start(host, port)
     try:
         yield coordinator
@@ -96,12 +99,12 @@ async def told_twice(
     loop = asyncio.get_running_loop()
     port = free_port()
     async with coordinator_in_loop() as one:
-        other = Coordinator(loop, settle=0.0)
+        other = Coordinator(loop, settle=0.0, guard=default_guard())
         async with Peer(one) as here, Peer(f"{one},127.0.0.1:{port}", **settings) as there:
             sub, pub = await there.sub("t"), await here.pub("t")
             pub.put(0)
             assert await sub.get(timeout=LONG) == 0
-            other.registry.connect(here.peer_id, "127.0.0.1", wrong, {}, loop.time())
+            other.registry.connect(here.peer_id, tcp("127.0.0.1", wrong), {}, loop.time())
             stream = pub._publication.stream_id
             other.registry.register(
                 here.peer_id, Register(stream, "pub", "t", True, False), loop.time()
@@ -321,10 +324,10 @@ async def test_an_address_of_a_name_that_is_dead_holds_up_nobody_and_is_no_troub
 ) -> None:
     names["head"] = ("127.0.0.9", "127.0.0.1")
 
-    async def swallow(link: Any, way: Way, timeout: float) -> None:
+    async def swallow(link: Any, way: Way, timeout: float, guard: Guard) -> Authenticator:
         if way.host == "127.0.0.9":
             await asyncio.sleep(timeout)
-        await dial(link, way, timeout)
+        return await dial(link, way, timeout, guard)
 
     if how == "is silent":
         monkeypatch.setattr("pubsub.links.keeping.dial", swallow)
@@ -546,6 +549,7 @@ def test_an_ipv6_address_with_a_zone_works_as_any_other() -> None:
             capture_output=True,
             text=True,
             timeout=2 * LONG,
+            env={**os.environ, "PUBSUB_INSECURE": "1"},  # it is no loopback
         )
     assert done.stdout == "it came [fe80::77]\nfe80::77%a-0.5\n", done.stderr
 
@@ -581,10 +585,10 @@ async def test_a_process_without_descriptors_does_not_say_that_there_is_no_coord
 ) -> None:
     spent = True
 
-    async def no_socket(link: Any, way: Way, timeout: float) -> None:
+    async def no_socket(link: Any, way: Way, timeout: float, guard: Guard) -> Authenticator:
         if spent:
             raise OSError(errno.EMFILE, "Too many open files")
-        await dial(link, way, timeout)
+        return await dial(link, way, timeout, guard)
 
     monkeypatch.setattr("pubsub.links.keeping.dial", no_socket)
     text = "cannot open a connection: Too many open files"

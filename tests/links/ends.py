@@ -18,6 +18,8 @@ class Transport(asyncio.Transport):
         self.reading = True
         self.closing = False
         self.written = b""
+        self.protocol: Any = None
+        """Who is told what comes, where it changes hands."""
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -32,6 +34,14 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None:
         assert not self.closing
         self.reading = True
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def hear(self, data: bytes) -> None:
+        """Something comes for whoever has it now."""
+        memoryview(self.protocol.get_buffer(-1))[: len(data)] = data
+        self.protocol.buffer_updated(len(data))
 
     def write(self, data: Any) -> None:
         self.written += data

@@ -12,9 +12,11 @@ import pytest
 from pubsub.config import Settings
 from pubsub.links.doors import Doorman, Doors
 from pubsub.links.link import Link
+from pubsub.trust.guard import Guard
 from pubsub.wire.handshake import Acceptor, Identity, Other
-from pubsub.wire.messages import PROTOCOL_VERSION, Goodbye, Hello, encode
-from tests.links.ends import Nobody, Transport, hear, lose
+from pubsub.wire.messages import Goodbye, encode
+from tests.links.ends import Nobody, Transport, lose
+from tests.wire.said import hello
 
 ROLES = ("peer", "client")
 
@@ -39,17 +41,27 @@ async def doorman(seats: Seats) -> Doorman:
     me = Identity("peer", "me")
     settings = Settings(max_unauthenticated=2)
     loop = asyncio.get_running_loop()
-    return Doorman(loop, settings, bytearray(1_000), lambda: Acceptor(me, ROLES), seats)
+    return Doorman(
+        loop,
+        settings,
+        bytearray(1_000),
+        lambda authenticator: Acceptor(me, ROLES, authenticator=authenticator),
+        seats,
+        Guard(),
+    )
 
 
 def let_in(doorman: Doorman) -> Link:
-    link = doorman.accept()
-    link.connection_made(Transport())
-    return link
+    """A connection, as its server makes it; returns its link."""
+    entry = doorman.accept()
+    transport = Transport()
+    transport.protocol = entry
+    entry.connection_made(transport)
+    return entry._link
 
 
 def say_hello(link: Link, role: str) -> None:
-    hear(link, encode(Hello(PROTOCOL_VERSION, role, "peer", f"a {role}", "", "", 0, {})))
+    link.transport.hear(encode(hello(role, "peer", f"a {role}")))
 
 
 async def test_who_it_is_decides_who_serves_a_connection(doorman: Doorman, seats: Seats) -> None:
@@ -59,7 +71,7 @@ async def test_who_it_is_decides_who_serves_a_connection(doorman: Doorman, seats
         say_hello(link, role)
         assert link.endpoint is seats.of[role]
     assert len(doorman) == 0
-    hear(links["client"], encode(Goodbye("closing", "")))
+    links["client"].transport.hear(encode(Goodbye("closing", "")))
     assert (seats.of["peer"].ends, seats.of["client"].ends) == ([], [None])
     for link in links.values():
         lose(link)
@@ -84,7 +96,7 @@ async def test_of_too_many_that_say_nothing_the_oldest_goes(doorman: Doorman, se
 
 @pytest.fixture
 async def doors(seats: Seats) -> AsyncIterator[Doors]:
-    doors = Doors(asyncio.get_running_loop(), Settings(), bytearray(1_000), "me", seats)
+    doors = Doors(asyncio.get_running_loop(), Settings(), bytearray(1_000), "me", seats, Guard())
     yield doors
     await doors.close(())
 
@@ -96,7 +108,7 @@ async def test_who_asks_second_where_we_listen_is_told_though_the_first_is_cance
     first, second = (asyncio.ensure_future(doors.identify("127.0.0.1")) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
-    assert (await second).port > 0
+    assert (await second).place[1] > 0
     assert first.cancelled()
     assert len(doors.servers) == 1
 
@@ -109,7 +121,7 @@ async def test_who_asks_after_a_failure_where_we_listen_tries_again(
         asked = [doors.identify("127.0.0.1") for _ in range(2)]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert all("cannot listen on 127.0.0.1:0: it is in use" in str(e) for e in found)
-    assert (await doors.identify("127.0.0.1")).port > 0
+    assert (await doors.identify("127.0.0.1")).place[1] > 0
 
 
 async def test_nothing_listens_any_more_that_was_about_to_when_doors_close(doors: Doors) -> None:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pubsub.config import Settings, Way
+from pubsub.config import Settings
 from pubsub.errors import ProtocolError
-from pubsub.links.keeping import dial
 from pubsub.links.link import READ_TURN, TRANSITIONS, Link, Lost, State
-from pubsub.links.listening import listen
 from pubsub.wire.frames import FrameReader
-from pubsub.wire.handshake import Acceptor, Dialler, Identity, Refused
-from pubsub.wire.messages import PROTOCOL_VERSION, Goodbye, Ping, Welcome, encode
+from pubsub.wire.handshake import Dialler, Identity, Refused
+from pubsub.wire.messages import Goodbye, Ping, encode
 from tests.links.ends import Nobody, Transport, hear, lose
+from tests.wire.said import welcome
 
 
 @pytest.fixture
@@ -83,7 +81,7 @@ def dialled(endpoint: Nobody) -> Link:
 def opened(endpoint: Nobody) -> Link:
     """One whose handshake is done."""
     link = dialled(endpoint)
-    hear(link, encode(Welcome(PROTOCOL_VERSION, "peer", "them", 0.0, {})))
+    hear(link, encode(welcome("peer", "them")))
     return link
 
 
@@ -177,33 +175,6 @@ async def test_each_change_of_state_is_a_debug_line(caplog: pytest.LogCaptureFix
         lose(link)
     said = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
     assert said == ["handshake", "open", "leaving", "closed"]
-
-
-async def test_a_link_may_be_made_over_tls() -> None:
-    """Here one without certificates: who may make one is not a link's own matter."""
-    contexts = [ssl.SSLContext(kind) for kind in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER)]
-    for context in contexts:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers("AECDH:@SECLEVEL=0")
-    loop, here, there = asyncio.get_running_loop(), Nobody(), Nobody()
-    accepted: list[Link] = []
-
-    def accept() -> Link:
-        acceptor = Acceptor(Identity("peer", "them"), ("peer",))
-        accepted.append(Link(loop, acceptor, there, Settings(), bytearray(1_000)))
-        return accepted[-1]
-
-    (server,) = await listen(loop, accept, "127.0.0.1", 0, 10, ssl=contexts[1])
-    handshake = Dialler(Identity("peer", "me"), "peer")
-    link = Link(loop, handshake, here, Settings(), bytearray(1_000))
-    await dial(link, Way(*server.sockets[0].getsockname()), 10.0, ssl=contexts[0])
-    await asyncio.wait_for(here.welcome.wait(), 10)
-    assert link.transport.get_extra_info("cipher")[0].startswith("AECDH-")
-    link.goodbye()
-    await asyncio.wait_for(asyncio.gather(link.gone(), accepted[0].gone()), 10)
-    assert here.ends == there.ends == [None]
-    server.close()
 
 
 def test_the_picture_of_the_states_is_the_table() -> None:

@@ -13,8 +13,14 @@ import pubsub.links.probing as probing
 from pubsub import Peer
 from pubsub.config import Address, Settings
 from pubsub.links.probing import MAX_QUESTIONS, Answer, Prober, home
-from pubsub.wire.handshake import Other
-from tests.integration.support import LONG, coordinator_in_loop, eventually, free_port
+from pubsub.wire.handshake import Other, tcp
+from tests.integration.support import (
+    LONG,
+    coordinator_in_loop,
+    default_guard,
+    eventually,
+    free_port,
+)
 
 pytestmark = pytest.mark.loop
 
@@ -23,7 +29,7 @@ pytestmark = pytest.mark.loop
 async def prober(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Prober]:
     monkeypatch.setattr(probing, "AGAIN", 0.05)
     monkeypatch.setattr(probing, "RETRY", 0.02)
-    made = Prober(asyncio.get_running_loop(), "me", Settings(), bytearray(65536))
+    made = Prober(asyncio.get_running_loop(), "me", Settings(), bytearray(65536), default_guard())
     yield made
     made.close()
     await eventually(lambda: not made._asking and not made.links)
@@ -229,7 +235,7 @@ class FromThere:
 def test_an_address_is_a_peers_own_where_its_link_comes_from_that_host(
     says: str, comes_from: str | None, known: bool
 ) -> None:
-    other = Other("peer", "it", says, 4_000, {}, 0.0)
+    other = Other("peer", "it", tcp(says, 4_000), {}, 0.0)
     link: Any = FromThere(comes_from)
     assert home(link, other) == (Address(str(comes_from), 4_000) if known else None)
-    assert home(link, other._replace(port=0)) is None  # it does not listen
+    assert home(link, other._replace(ways=())) is None  # it does not listen

@@ -17,6 +17,7 @@ from pubsub.runtime.turn import TURN_BYTES, Turn
 from tests.integration.support import (
     coordinator_in_loop,
     coordinator_in_thread,
+    default_guard,
     run_python,
     with_little_stack,
 )
@@ -225,7 +226,7 @@ def test_g3_a_batch_that_cannot_be_closed_is_tried_again_and_holds_up_no_other()
 async def test_g3_a_put_too_deep_in_the_stack_fails_alone(overflow: Any, size: int) -> None:
     """Whatever call of it the stack has no room for: what raises is not put, all else is."""
     loop = asyncio.get_running_loop()
-    coordinator = Coordinator(loop, settle=0.0)
+    coordinator = Coordinator(loop, settle=0.0, guard=default_guard())
     at = str(await coordinator.start("127.0.0.1", 0))
     async with Peer(at) as peer, Peer(at) as other:
         sub = await other.sub("deep")
@@ -260,7 +261,7 @@ async def test_g3_a_batch_that_does_not_get_into_the_log_waits_on(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
-    coordinator = Coordinator(loop, settle=0.0)
+    coordinator = Coordinator(loop, settle=0.0, guard=default_guard())
     at = str(await coordinator.start("127.0.0.1", 0))
     async with Peer(at) as peer:
         pub, sub = await AsyncPub("t", peer=peer), await peer.sub("t")
@@ -374,7 +375,7 @@ async def test_awaited_puts_on_many_topics_let_the_loop_run() -> None:
     """Each alone could fill its batch; together they may put `TURN_BYTES`, and twice as much where
     each was granted just more than it has put."""
     loop = asyncio.get_running_loop()
-    coordinator = Coordinator(loop, settle=0.0)
+    coordinator = Coordinator(loop, settle=0.0, guard=default_guard())
     at = str(await coordinator.start("127.0.0.1", 0))
     turns = 0
 
@@ -420,7 +421,7 @@ async def test_what_put_returns_says_little_at_a_prompt() -> None:
 @pytest.mark.loop
 async def test_one_topic_alone_is_granted_its_whole_batch() -> None:
     loop = asyncio.get_running_loop()
-    coordinator = Coordinator(loop, settle=0.0)
+    coordinator = Coordinator(loop, settle=0.0, guard=default_guard())
     at = str(await coordinator.start("127.0.0.1", 0))
     async with Peer(at) as peer:
         pub = await AsyncPub("one", peer=peer)
@@ -443,7 +444,7 @@ async def test_one_topic_alone_is_granted_its_whole_batch() -> None:
 
 async def test_a_sub_of_another_loop_is_refused_before_anything_is_written_there() -> None:
     loop = asyncio.get_running_loop()
-    coordinator = Coordinator(loop, settle=0.0)
+    coordinator = Coordinator(loop, settle=0.0, guard=default_guard())
     at = str(await coordinator.start("127.0.0.1", 0))
     async with Peer(at) as peer:
         sub = await peer.sub("t")

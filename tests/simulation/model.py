@@ -7,18 +7,20 @@ and each fault, and says `Violation` with the name of the promise that was broke
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from pubsub import Gap, Message
 from pubsub.core.publication import STANDS
+from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.stream import StreamKey
 from pubsub.core.topics import is_pattern, matches
 
 if TYPE_CHECKING:
     from tests.simulation.processes import PeerProcess
 
-__all__ = ["Faults", "Model", "PubRecord", "SubRecord", "View", "Violation"]
+__all__ = ["Book", "Faults", "Model", "PubRecord", "SubRecord", "View", "Violation"]
 
 BATCH = 256 + 5
 """What a batch of one message counts for beyond the message."""
@@ -28,8 +30,10 @@ class Violation(AssertionError):
     """A promise was broken.
 
     Attributes:
-        promise: ``G1`` to ``G9``; ``leak``, ``error`` (an exception that nobody should have seen)
-            or ``protocol`` (two honest peers did not understand each other).
+        promise: ``G1`` to ``G9``; ``auth`` (somebody was let in who must not be); ``rights``
+            (somebody got what he has no right to, or was refused what he has); ``leak``,
+            ``error`` (an exception that nobody should have seen) or ``protocol`` (two honest
+            peers did not understand each other).
     """
 
     def __init__(self, promise: str, text: str) -> None:
@@ -82,17 +86,19 @@ class PubRecord:
         self.ready_at: float | None = None
         self.put = 0
         self.under_way = 0
+        self.times: list[float] = []  # of each message, when it was put at the latest
         self.bytes = 0
         self.largest = 0
-        self.state = "open"  # open, closing, closed, dead
+        self.state = "open"  # open, closing, closed, dead, refused
         self.hurried = False  # the close did not wait until all was received
         self.took = 0.0  # seconds that the close took
         self.stopping = False
         self.older: dict[SubRecord, None] = {}
 
-    def writes(self, size: int) -> None:
+    def writes(self, size: int, now: float) -> None:
         """A message is being put."""
         self.under_way = 1
+        self.times += [now] * (self.put + 1 - len(self.times))
         self.largest = max(self.largest, size + BATCH)
 
     def wrote(self, size: int) -> None:
@@ -142,7 +148,7 @@ class SubRecord:
         self.observer: bool = sub.observer
         self.created_at = now
         self.ready_at: float | None = None
-        self.state = "open"  # open, closed, dead
+        self.state = "open"  # open, closed, dead, refused
         self.pace = 0.0
         self.views: dict[PubRecord, View] = {}
         self.streams: dict[StreamKey, Any] = {}  # that were open once
@@ -172,17 +178,91 @@ class SubRecord:
         )
 
 
+class Book:
+    """Who had which rights when, by the address of the process."""
+
+    def __init__(self) -> None:
+        self._spans: dict[str, list[tuple[float, tuple[Rights, ...]]]] = {}
+        self._unsteady: dict[str, float] = {}
+
+    def enter(self, host: str, since: float, *either: Rights) -> None:
+        """Whatever connects from there may do what one of these says, from then on."""
+        self._spans.setdefault(host, []).append((since, either))
+
+    def unsteady(self, host: str, since: float) -> None:
+        """From then on it is not said which rights it has, until the next entry counts."""
+        self._unsteady[host] = since
+
+    def of(self, host: str, since: float, until: float) -> list[tuple[float, tuple[Rights, ...]]]:
+        """All that it had between two times, and from when on."""
+        spans = self._spans.get(host)
+        if spans is None:
+            return [(since, (EVERYTHING,))]
+        before = [span for span in spans if span[0] <= since][-1:]
+        return before + [span for span in spans if since < span[0] <= until]
+
+    def all_of(self, host: str, since: float, until: float) -> list[Rights]:
+        """The same, one after the other."""
+        return [rights for _, either in self.of(host, since, until) for rights in either]
+
+    def now(self, host: str, now: float) -> tuple[Rights, ...]:
+        """Those that it has; several: it is not yet told to all."""
+        return self.of(host, now, now)[-1][1]
+
+    def may(self, pub: PubRecord, sub: SubRecord, since: float, now: float) -> list[bool]:
+        """Whether a Sub was entitled to what a Pub puts, in each span of that time. What a process
+        says to itself is its own."""
+        if pub.peer is sub.peer:
+            return [True]
+        here, there = pub.peer.process.host, sub.peer.process.host
+        times = {since, *(at for host in (here, there) for at, _ in self.of(host, since, now))}
+        topic = pub.topic
+        return [
+            any(rights.may_publish(topic) for rights in self.now(here, at))
+            and any(rights.may_subscribe(topic) for rights in self.now(there, at))
+            for at in sorted(times)
+            if at >= since
+        ]
+
+    def steady(self, pub: PubRecord, sub: SubRecord, now: float) -> bool:
+        """Whether it was so all the time since both are there."""
+        hosts = (pub.peer.process.host, sub.peer.process.host)
+        if any(host in self._unsteady for host in hosts):
+            return False
+        if pub.peer is sub.peer:
+            return True
+        here, there = (
+            self.all_of(host, min(pub.created_at, sub.created_at), now) for host in hosts
+        )
+        return all(rights.may_publish(pub.topic) for rights in here) and all(
+            rights.may_subscribe(pub.topic) for rights in there
+        )
+
+
 class Model:
     """All records, and the checks.
 
     Parameters:
+        clock: tells the time.
         bounded: every fault ends before the time for which a Pub holds a place runs out, so that
             nothing may be lost but by a full buffer.
         calm: nothing goes wrong at all.
         join_timeout: seconds for which a Pub waits for who is expected.
+        lies: coordinators do.
     """
 
-    def __init__(self, *, bounded: bool, calm: bool, join_timeout: float) -> None:
+    def __init__(
+        self,
+        *,
+        bounded: bool,
+        calm: bool,
+        join_timeout: float,
+        clock: Callable[[], float],
+        lies: bool = False,
+    ) -> None:
+        self.lies = lies
+        self.clock = clock
+        self.book = Book()
         self.bounded = bounded
         self.calm = calm
         self.join_timeout = join_timeout
@@ -223,6 +303,7 @@ class Model:
                 and pub.ready_at is not None
                 and pub.ready_at < sub.created_at
                 and sub.wants(pub.topic)
+                and self.book.steady(pub, sub, now)
             ):
                 view = sub.view(pub)
                 view.most_start = pub.put + pub.under_way
@@ -239,6 +320,8 @@ class Model:
                     until = pub.ready_at + self.join_timeout
                 ignoring = frozenset({"coordinator", "down"})
                 late = self.faults.only("down")
+                if not self.book.steady(pub, sub, self.clock()):
+                    continue
                 if self.faults.clear(since, until, ignoring) and late.clear(until - 3.5, until):
                     view = sub.view(pub)
                     view.most_start = 0
@@ -249,7 +332,7 @@ class Model:
     def message(self, sub: SubRecord, message: Message) -> None:
         """A Sub got a message, with its number."""
         uid, number, _ = message.value
-        pub = self.pubs[uid]
+        pub = self._pub(sub, uid)
         if number != message.seq or pub.topic != message.topic:
             raise Violation("G1", f"{sub} got message {number} as {message} of {pub}")
         self._got(sub, pub, number)
@@ -257,12 +340,20 @@ class Model:
     def value(self, sub: SubRecord, value: Any) -> None:
         """A Sub got a message, without its number."""
         uid, number, _ = value
-        self._got(sub, self.pubs[uid], number)
+        self._got(sub, self._pub(sub, uid), number)
+
+    def _pub(self, sub: SubRecord, uid: int) -> PubRecord:
+        if uid < 0:
+            raise Violation("auth", f"{sub} got a message of a stranger")
+        return self.pubs[uid]
 
     def _got(self, sub: SubRecord, pub: PubRecord, number: int) -> None:
         self.checked += 1
         if not sub.wants(pub.topic):
             raise Violation("G1", f"{sub} got a message of {pub}")
+        since = pub.times[number] if number < len(pub.times) else pub.created_at
+        if not any(self.book.may(pub, sub, since, self.clock())):
+            raise Violation("rights", f"{sub} got message {number} of {pub}")
         view = sub.view(pub)
         if number <= view.last:
             raise Violation(
@@ -290,8 +381,12 @@ class Model:
         if gap.reason in ("vanished", "unreachable") and not gap.missed:
             view.told[gap.reason] += 1
             vanished = gap.reason == "vanished" and pub.peer.process.alive  # END may go with it
-            if self.calm or (self.bounded and vanished):
+            steady = self.book.steady(pub, sub, self.clock())
+            if self.calm or (self.bounded and vanished and steady):
                 raise Violation("G3", f"{sub} was told of {gap}, of {pub}")
+            return
+        if self.lies and not sub.wants(pub.topic) and gap.reason == "closed":
+            view.gaps[gap.reason] += gap.missed  # a stream that is over says no topic any more
             return
         if gap.missed < 1 or gap.topic != pub.topic:
             raise Violation("G3", f"{sub} was told of {gap}, of {pub}")
@@ -334,7 +429,16 @@ class Model:
     # --- at rest ------------------------------------------------------------------------
 
     def pairs(self) -> list[tuple[PubRecord, SubRecord]]:
-        """Pubs and Subs that should be connected."""
+        """Pubs and Subs that should be connected. (A coordinator that knows no rights tells nobody
+        of what has become possible.)"""
+        now = self.clock()
+        return [
+            (pub, sub)
+            for pub, sub in self._matching()
+            if self.entitled(pub, sub) and (not self.lies or self.book.steady(pub, sub, now))
+        ]
+
+    def _matching(self) -> list[tuple[PubRecord, SubRecord]]:
         return [
             (pub, sub)
             for pub in self.pubs
@@ -342,6 +446,18 @@ class Model:
             for sub in self.subs
             if sub.state == "open" and sub.wants(pub.topic)
         ]
+
+    def entitled(self, pub: PubRecord, sub: SubRecord) -> bool:
+        """Whether both may do what they do to each other now. (What is revoked may wait for its
+        coordinator, and so for what it says to itself.)"""
+        if sub.peer.revoked or pub.peer.revoked:
+            return False
+        now = self.clock()
+        return self.book.may(pub, sub, now, now)[-1]
+
+    def _steady_pairs(self) -> list[tuple[PubRecord, SubRecord]]:
+        now = self.clock()
+        return [pair for pair in self.pairs() if self.book.steady(*pair, now)]
 
     def unsettled(self) -> tuple[str, str] | None:
         """What is not at rest: the promise that it would break for ever, and how."""
@@ -352,8 +468,14 @@ class Model:
             if stream.expected != pub.put:
                 return "G5", f"{sub} has {stream.expected} of {pub}"
         for sub in self.subs:
-            if sub.state == "open" and not sub.drained():
+            if sub.state == "open" and not sub.peer.revoked and not sub.drained():
                 return "G3", f"{sub} does not take what is there"
+        for pub, sub in self._matching():
+            stream = sub.sub._inbox.streams.get(pub.key)
+            if stream is None or not stream.open or self.entitled(pub, sub):
+                continue
+            if pub.peer is not sub.peer:
+                return "rights", f"{sub} has the stream of {pub}"
         return None
 
     def leftover(self) -> str | None:
@@ -365,7 +487,7 @@ class Model:
             if sub.state == "open"
         }
         for sub in self.subs:
-            if sub.state == "open":
+            if sub.state == "open" and not sub.peer.revoked:  # nobody tells him
                 for key in sub.sub._inbox.streams:
                     if key not in alive:
                         return f"{sub} still has a stream of {key}, which is no more"
@@ -381,17 +503,19 @@ class Model:
     def check(self) -> None:
         """Everything is at rest: every account must close."""
         self.settle_older()
-        for pub, sub in self.pairs():
+        for pub, sub in self._steady_pairs():
             self._check_pair(pub, sub, pub.put)
             if sub.events:
                 self._check_publishers_count(pub, sub)
         for pub in self.pubs:
             if pub.state == "closed" and pub.peer.stays and self.bounded:
                 for sub in self.subs:
+                    if not self.book.steady(pub, sub, self.clock()):
+                        continue
                     if sub.state == "open" and pub in sub.views and sub.view(pub).delivered:
                         self._check_pair(pub, sub, pub.put)
         for sub in self.subs:
-            if sub.state == "open" and sub.events:
+            if sub.state == "open" and sub.events and not sub.peer.revoked:
                 seen = sum(view.missed for view in sub.views.values())
                 if seen != sub.sub.lost:
                     raise Violation(
@@ -424,7 +548,8 @@ class Model:
 
     def check_closed(self, pub: PubRecord, sub: SubRecord) -> None:
         """A Pub was closed in order, and a Sub that was connected to it has heard of it."""
-        self._check_pair(pub, sub, pub.put)
+        if self.book.steady(pub, sub, self.clock()):
+            self._check_pair(pub, sub, pub.put)
 
     def _check_pair(self, pub: PubRecord, sub: SubRecord, put: int) -> None:
         view = sub.view(pub)
@@ -464,6 +589,8 @@ class Model:
     def must_be_whole(self, pub: PubRecord, sub: SubRecord) -> bool:
         """Whether nothing of a stream may be lost to a Sub."""
         if not self.bounded or sub.latest or pub.hurried:
+            return False
+        if not self.book.steady(pub, sub, self.clock()):
             return False
         if sub.observer and pub.state == "closed" and (not self.calm or pub.took >= STANDS):
             return False  # a close waits for no observer that is away or stands still

@@ -111,7 +111,7 @@ class Pipe:
         if self.way and random.random() < 0.5:
             at, what = self.way.pop()
             if not isinstance(what, str) and len(what) > 1:
-                self.way.append((at, what[: random.randrange(1, len(what))]))
+                self.way.append((at, what[: self.network.between(1, len(what))]))
         self.carry(RESET)
 
     def _schedule(self) -> None:
@@ -160,7 +160,7 @@ class Connection:
         self.stalled = False
         self._latency = network.latency * random.choice((0.3, 1.0, 1.0, 2.0))
         slow = int(self._latency * network.slowest)
-        self.capacity = max(slow, random.choice((700, 5_000, 65_536, 1_000_000)))
+        self.capacity = max(slow, network.least, random.choice((700, 5_000, 65_536, 1_000_000)))
         self.client = Transport(self, client, name, listener.name)
         self.server = Transport(self, listener.process, listener.name, name)
         self.forth = self.client.out = self.server.into = Pipe(self, self.client, self.server)
@@ -268,8 +268,10 @@ class Transport(asyncio.Transport):
         if self._unread:
             network = self.connection.network
             view = self._protocol.get_buffer(-1)
-            size = network.chunk(min(len(view), len(self._unread)))
-            network.loop.note(self.process.number, size)
+            size = min(len(view), len(self._unread))
+            if getattr(self._protocol, "up", True):
+                size = network.chunk(size)
+                network.loop.note(self.process.number, size)
             view[:size] = self._unread[:size]
             del self._unread[:size]
             self.into.taken(size)
@@ -396,6 +398,9 @@ class Transport(asyncio.Transport):
     def get_protocol(self) -> Any:
         return self._protocol
 
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+
     def pause_reading(self) -> None:
         self._reading = False
 
@@ -416,6 +421,8 @@ class Network:
 
     Attributes:
         slowest: bytes a second that every connection carries at least, about.
+        least: bytes that have room on every connection.
+        uneven: handshakes have other lengths in each run, and nothing may depend on these.
     """
 
     def __init__(self, loop: SimulatedLoop, latency: float = 0.001, chop: float = 0.3) -> None:
@@ -424,6 +431,8 @@ class Network:
         self.latency = latency
         self.chop = chop
         self.slowest = 100_000
+        self.least = 0
+        self.uneven = False
         self.listeners: dict[Name, Listener] = {}
         self.connections: dict[Connection, None] = {}
         self._blocked: dict[tuple[str, str], int] = {}
@@ -440,6 +449,12 @@ class Network:
         if random.random() < 0.2:
             return random.randint(1, min(8, most))
         return random.randint(max(1, most // 10), most)
+
+    def between(self, first: int, end: int) -> int:
+        """A number in a range. (`randrange` draws the more often the less luck it has.)"""
+        if self.uneven:
+            return first + int(self.random.random() * (end - first))
+        return self.random.randrange(first, end)
 
     # --- connections --------------------------------------------------------------------
 
@@ -571,7 +586,8 @@ class Network:
             if host_too:
                 transport.out.way.clear()
             transport.vanish()
-            reader = getattr(transport._protocol, "reader", None)
+            link = getattr(transport._protocol, "_link", transport._protocol)  # under TLS
+            reader = getattr(link, "reader", None)
             if reader is not None:
                 reader.close()  # memory goes with a process: see `FrameReader.close`
             if host_too:

@@ -10,9 +10,16 @@ import msgpack
 
 from pubsub import Closed, CoordinatorUnavailable, Gap, Peer, PubSubError
 from pubsub.config import Settings
+from pubsub.coordinator.registry import Registry
 from pubsub.coordinator.server import Coordinator
+from pubsub.core.rights import Rights
+from pubsub.core.topics import is_pattern
+from pubsub.errors import AuthError
+from pubsub.trust.guard import Guard
+from tests.simulation.lies import Liar
 from tests.simulation.loop import Process
 from tests.simulation.model import PubRecord, SubRecord, Violation
+from tests.simulation.strangers import guarded
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -30,8 +37,10 @@ class CoordinatorProcess:
         self.world = world
         self.host = world.host()
         self.address = f"{self.host}:7700"
+        world.credentials.issue(self.host, Rights(coordinator=True))
         self.down_since: float | None = None
         self.process: Process
+        self.guard: Guard
         self.coordinator: Coordinator
 
     def start(self) -> None:
@@ -47,10 +56,21 @@ class CoordinatorProcess:
     async def _run(self) -> None:
         plan = self.world.plan
         times = {n: v for n, v in plan.settings.items() if n.startswith("ping")}
+        self.guard = self.world.credentials.guard(self.host)
+        lies = Liar(self.world.random) if plan.lies else Registry()
         self.coordinator = Coordinator(
-            self.world.loop, settings=Settings(**times), settle=plan.settle
+            self.world.loop,
+            settings=Settings(**times),
+            registry=lies,
+            settle=plan.settle,
+            guard=self.guard,
         )
         await self.coordinator.start(self.host, 7700)
+
+    def renew(self) -> None:
+        """Its files are others now."""
+        self.guard.renew(self.world.credentials.found(self.host))
+        self.coordinator.renewal.review()
 
     async def stop(self) -> None:
         """As by SIGTERM."""
@@ -77,14 +97,68 @@ class PeerProcess:
         self.opening = 0
         self.leaving = False
         self.peer: Peer
+        self.guard: Guard
         self.begun: asyncio.Future[None] = world.loop.create_future()
         self.process.spawn(self._start())
         self.process.spawn(self._live())
 
     async def _start(self) -> None:
         addresses = ",".join(c.address for c in self.world.coordinators)
-        self.peer = Peer(addresses, name=self.process.name, **self.world.plan.settings)
+        self.guard = self.world.credentials.guard(self.process.host)
+        self.peer = guarded(
+            self.guard, addresses, name=self.process.name, **self.world.plan.settings
+        )
         self.begun.set_result(None)
+
+    def renew(self) -> None:
+        """Its files are others now."""
+        self.guard.renew(self.world.credentials.found(self.process.host))
+        self.peer.runtime.renewal.review()
+
+    @property
+    def revoked(self) -> bool:
+        """Whether nobody lets it in any more."""
+        return self.process.host in self.world.revoked
+
+    def notice_refusals(self) -> None:
+        """Which Pubs and Subs were refused: by right, or not."""
+        runtime, model = self.peer.runtime, self.world.model
+        if self.leaving or runtime.closing:
+            return
+        for pub in self.pubs:
+            if pub.state == "open" and pub.key.stream_id not in runtime._pubs:
+                self._refused(pub, pub.pub._dead, "may publish", model)
+        for sub in self.subs:
+            if sub.state == "open" and sub.sub._inbox.sub_id not in runtime._subs:
+                self._refused(sub, sub.sub._dead, "may subscribe", model)
+
+    def _refused(self, record: Any, why: Exception | None, what: str, model: Any) -> None:
+        self.world.say(f"{record} is refused: {why}")
+        if not isinstance(why, AuthError):
+            self.world.fail("error", f"{record} is gone: {why!r}")
+        had = model.book.all_of(self.process.host, record.created_at, self.world.loop.time())
+        if all(may(record, rights) for rights in had):
+            self.world.fail("rights", f"{record} {what} that, and is refused: {why}")
+        record.state = "refused"
+
+    async def try_refused(self) -> None:
+        """What is refused says so to whoever uses it."""
+        records: list[PubRecord | SubRecord] = [*self.pubs, *self.subs]
+        for record in records:
+            if record.state == "refused":
+                try:
+                    if isinstance(record, SubRecord):
+                        while True:
+                            await record.sub.get(0.0)  # what came before stays
+                    elif record.block:
+                        await record.pub.put(None)
+                    else:
+                        record.pub.put(None)
+                except AuthError:
+                    continue
+                except Exception as error:
+                    self.world.fail("rights", f"{record} was refused, and says {error!r}")
+                self.world.fail("rights", f"{record} was refused, and does not say so")
 
     async def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something of it in its process, and wait for it."""
@@ -153,9 +227,19 @@ class PeerProcess:
                 except Closed:
                     return False
                 except CoordinatorUnavailable:
+                    if self.revoked:
+                        return False
                     await asyncio.sleep(0.5)
+                except AuthError as error:
+                    return self._not_allowed(error)
         finally:
             self.opening -= 1
+
+    def _not_allowed(self, error: AuthError) -> bool:
+        """It was refused, or nobody lets this process in any more. Returns False."""
+        if not self.revoked and "refused" not in str(error):
+            self.world.fail("auth", f"{self.process} is not let in: {error}")
+        return False
 
     # --- Pubs ---------------------------------------------------------------------------
 
@@ -202,7 +286,7 @@ class PeerProcess:
             size = random.choice((70_000, 200_000))
         value = [record.uid, record.put, b"." * size]
         size = len(msgpack.packb(value))
-        record.writes(size)
+        record.writes(size, self.world.loop.time())
         self.world.model.largest = max(self.world.model.largest, record.largest)
         try:
             done = not record.block
@@ -284,7 +368,12 @@ class PeerProcess:
         while True:
             try:
                 await self.patiently(lambda: take(record))
-            except Closed:
+            except (Closed, AuthError) as error:
+                if isinstance(error, AuthError):
+                    self._not_allowed(error)
+                    if record.state == "open" and self.revoked:
+                        await asyncio.sleep(0.5)
+                        continue
                 return
             except CoordinatorUnavailable:
                 await asyncio.sleep(0.5)
@@ -385,3 +474,11 @@ def _put_by(pub: Any) -> int:
     """How many messages a Pub has taken."""
     put: int = pub._count()
     return put
+
+
+def may(record: PubRecord | SubRecord, rights: Any) -> bool:
+    """Whether there is anything to it for whoever has those rights."""
+    if isinstance(record, PubRecord):
+        return bool(rights.may_publish(record.topic))
+    pattern = record.sub.topic
+    return bool(rights.part(pattern) if is_pattern(pattern) else rights.may_subscribe(pattern))

@@ -16,19 +16,29 @@ from unittest.mock import patch
 
 import pytest
 
+from pubsub.coordinator import registry
+from pubsub.coordinator.registry import Registry
 from pubsub.coordinator.server import Coordinator
+from pubsub.core import receiving
 from pubsub.core.cursor import Cursor, Skip
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.receiving import Receiving
+from pubsub.core.rights import EVERYTHING
+from pubsub.core.serving import Serving
 from pubsub.core.stream import Stream
 from pubsub.core.window import Credit
 from pubsub.faces.asyncsub import AsyncSub
+from pubsub.links.link import Link, Lost
 from pubsub.links.probing import Prober
+from pubsub.links.renewal import Renewal
 from pubsub.runtime import lingering
 from pubsub.runtime.publisher_link import Remote
 from pubsub.runtime.readiness import Readiness, Ready
 from pubsub.runtime.runtime import Runtime
+from pubsub.runtime.subscriber_link import Served, Subscribers
+from pubsub.trust.proof import Proof
+from pubsub.wire.handshake import Standing
 from pubsub.wire.liveness import Heartbeat, Pulse
 from pubsub.wire.messages import Match, Register, Subscribe
 from tests.simulation.model import Violation
@@ -76,10 +86,12 @@ def repeating(stack: ExitStack) -> None:
     where it goes on. (With small windows that would be over the window.)"""
 
     def again(attach: Any) -> Any:
-        def from_acked(self: Publication, key: Any, outlet: Any, asked: Subscribe) -> Any:
+        def from_acked(
+            self: Publication, key: Any, outlet: Any, asked: Subscribe, **more: Any
+        ) -> Any:
             known = self._cursors.get(key)
             acked = None if known is None else known.acked
-            cursor, answer = attach(self, key, outlet, asked)
+            cursor, answer = attach(self, key, outlet, asked, **more)
             if acked is not None and asked.resume is not None and asked.limit > 10**6:
                 cursor.place(max(acked, self.log.start))
                 REPEATED.append(answer.next - cursor.next)
@@ -427,6 +439,100 @@ def probing_by_coordinators(stack: ExitStack) -> None:
     replace(stack, Coordinator, "_is_gone", lambda gone: lambda self, peer_id: None)
 
 
+# --- keys and rights ------------------------------------------------------------------------
+
+
+def without_rights(stack: ExitStack, of: type) -> None:
+    """Whoever is at the other end may do everything."""
+
+    def make(init: Any) -> Any:
+        def trusting(self: Any, *args: Any, **options: Any) -> None:
+            init(self, *args, **{**options, "rights": EVERYTHING})
+
+        return trusting
+
+    replace(stack, of, "__init__", make)
+
+
+def rights_at_the_publisher(stack: ExitStack) -> None:
+    """A publisher gives a stream to whoever a coordinator has sent."""
+    without_rights(stack, Serving)
+
+
+def rights_at_the_subscriber(stack: ExitStack) -> None:
+    """A Sub takes a stream from whoever a coordinator has named."""
+    without_rights(stack, Receiving)
+
+
+def topic_at_the_subscriber(stack: ExitStack) -> None:
+    """A Sub takes whatever topic a coordinator has named to it."""
+    replace(stack, receiving, "matches", lambda matches: lambda pattern, topic: True)
+    replace(stack, receiving, "is_pattern", lambda is_pattern: lambda topic: True)
+
+
+def rights_at_the_coordinator(stack: ExitStack) -> None:
+    """A coordinator takes whatever is registered."""
+    replace(stack, registry, "_refused", lambda refused: lambda peer, message, topic: None)
+
+
+def matches_within_rights(stack: ExitStack) -> None:
+    """A coordinator tells a Sub of all that its pattern matches."""
+
+    def make(init: Any) -> Any:
+        def unlimited(self: Any, *args: Any) -> None:
+            init(self, *args)
+            self.limited = False
+
+        return unlimited
+
+    replace(stack, registry._Registration, "__init__", make)
+
+
+def claims_at_the_coordinator(stack: ExitStack) -> None:
+    """A coordinator takes whoever says that it is a peer for that peer."""
+    replace(stack, Registry, "knows", lambda knows: lambda self, peer_id, who: True)
+
+
+def claims_at_the_publisher(stack: ExitStack) -> None:
+    """A publisher takes whoever says that it is a subscriber for that subscriber."""
+    replace(stack, Subscribers, "admit", lambda admit: lambda self, other: None)
+
+
+def proof(stack: ExitStack) -> None:
+    """Any proof counts."""
+
+    def make(verify: Any) -> Any:
+        def lenient(self: Proof, label: str, hello: Any, asked: Any, shown: bytes) -> None:
+            self._standing = Standing(EVERYTHING, authenticated=True)
+
+        return lenient
+
+    replace(stack, Proof, "_verify", make)
+
+
+def rekey(stack: ExitStack) -> None:
+    """What stands on a key that is gone goes on."""
+    replace(stack, Renewal, "review", lambda review: lambda self: None)
+
+
+def rekey_redial(stack: ExitStack) -> None:
+    """What stands on a key that is gone is ended like any other link: by a goodbye."""
+    replace(stack, Link, "renew", lambda renew: lambda self: self.goodbye())
+
+
+def place_of_the_rekeyed(stack: ExitStack) -> None:
+    """A publisher that ends such a link forgets who was there."""
+
+    def make(closed: Any) -> Any:
+        def forget(self: Served, link: Link, error: Exception | None) -> None:
+            renewed = isinstance(error, Lost) and "counts no more" in str(error)
+            closed(self, link, None if renewed else error)
+
+        return forget
+
+    replace(stack, Served, "closed", make)
+
+
 ABLATIONS: dict[Ablation, tuple[str, str]] = {
     # without it: the profile, and the promise that the simulation finds broken
     dedupe: ("links", "G2"),
@@ -457,11 +563,24 @@ ABLATIONS: dict[Ablation, tuple[str, str]] = {
     cursor_removal: ("calm", "leak"),
     probing: ("deaths", "G8"),
     probing_by_coordinators: ("deaths", "G8"),
+    rights_at_the_publisher: ("rights", "rights"),
+    rights_at_the_subscriber: ("rights", "rights"),
+    topic_at_the_subscriber: ("rights", "G1"),
+    rights_at_the_coordinator: ("rights", "rights"),
+    matches_within_rights: ("rights", "rights"),
+    claims_at_the_coordinator: ("keys", "auth"),
+    claims_at_the_publisher: ("keys", "auth"),
+    proof: ("keys", "auth"),
+    rekey: ("keys", "auth"),
+    rekey_redial: ("keys", "G7"),
+    place_of_the_rekeyed: ("keys", "G5"),
 }
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.__name__)
 def test_without_its_safeguard_a_promise_is_broken(ablation: Ablation) -> None:
+    if ABLATIONS[ablation][0] in ("keys", "rights"):
+        pytest.importorskip("cryptography", reason="some worlds have TLS")
     fails(ablation, *ABLATIONS[ablation])
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from tests.simulation.seeds import SEEDS
-from tests.simulation.world import PROFILES, simulate
+from tests.simulation.world import PROFILES, World, simulate
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUNS = 50
@@ -50,6 +51,29 @@ def test_g1_g2_g3_every_message_is_accounted_for_whatever_happens(seed: int) -> 
     simulate(seed, "chaos")
 
 
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_nobody_is_let_in_without_the_key_and_a_change_of_it_loses_nothing(seed: int) -> None:
+    """Nor in the place of another. With proofs, with TLS, and with certificates."""
+    pytest.importorskip("cryptography", reason="some worlds have TLS")
+    simulate(seed, "keys")
+
+
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_who_has_both_rights_gets_all_and_nobody_else_anything(seed: int) -> None:
+    """Whatever coordinators say, and while rights change and are revoked."""
+    pytest.importorskip("cryptography", reason="some worlds have TLS")
+    simulate(seed, "rights")
+
+
+@pytest.mark.parametrize("profile", ["keys", "rights"])
+def test_a_seed_is_the_same_run_every_time_with_tls(profile: str) -> None:
+    """Though its keys, and the lengths of its signatures, are others each time."""
+    pytest.importorskip("cryptography", reason="these worlds have TLS")
+    secured = (seed for seed in range(RUNS) if World(seed, profile).credentials.tls)
+    for seed in islice(secured, 3):
+        assert simulate(seed, profile) == simulate(seed, profile), seed
+
+
 @pytest.mark.parametrize(("seed", "profile"), SEEDS)
 def test_what_a_seed_once_found_stays_found(seed: int, profile: str) -> None:
     simulate(seed, profile)
@@ -57,6 +81,8 @@ def test_what_a_seed_once_found_stays_found(seed: int, profile: str) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_seed_is_the_same_run_every_time(profile: str) -> None:
+    if profile in ("keys", "rights"):
+        pytest.importorskip("cryptography", reason="some worlds have TLS")
     first = simulate(7, profile)
     rubbish = [bytearray(n) for n in range(1000)]  # other addresses, so other orders in sets
     assert simulate(7, profile) == first

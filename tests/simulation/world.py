@@ -14,6 +14,10 @@ discovery  coordinators die and come back: established streams notice nothing
 deaths     peers die, some with their hosts: those that live lose nothing, and where the host
            lives, hold nothing for the dead
 chaos      all of these, at any length, and peers that die: what is lost is counted
+keys       some of links or discovery, and keys that change, while strangers and thieves dial:
+           nobody lets them in, and nothing is lost
+rights     resets, coordinators that die, come back or lie, rights that change and are revoked:
+           who has both rights gets all, and nobody else anything
 ========== ==================================================================================
 """
 
@@ -26,19 +30,33 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+from pubsub.core.rights import NONE, Rights
 from pubsub.errors import ProtocolError
+from pubsub.links import renewal
+from pubsub.links.link import Link
+from tests.simulation.credentials import Open, credentials_of
 from tests.simulation.loop import Process, SimulatedLoop, Stuck
-from tests.simulation.model import Model, Violation
+from tests.simulation.model import Model, PubRecord, SubRecord, Violation
 from tests.simulation.network import Connection, Network
-from tests.simulation.processes import CoordinatorProcess, PeerProcess
+from tests.simulation.processes import CoordinatorProcess, PeerProcess, may
+from tests.simulation.strangers import Stranger, Thief
 
 __all__ = ["PROFILES", "Outcome", "Plan", "World", "run", "simulate"]
 
-PROFILES = ("calm", "links", "discovery", "deaths", "chaos")
+PROFILES = ("calm", "links", "discovery", "deaths", "chaos", "keys", "rights")
 FORGOTTEN = 2.0
 """Seconds after the death of a process in which all forget it, where its host lives."""
+TOLD = 4.0
+"""Seconds in which a list of revoked certificates comes to all, beside the time in which a link is
+found dead."""
+HANDSHAKE = 6.0
+"""Seconds after which every handshake is over: between two steps of a change there are minutes."""
+RIGHTS = (("**",), ("**",), ("t/*",), ("t/a",), ("t/a", "u"), ("u",), ())
+"""What certificates say."""
 HONEST = frozenset({"timeout", "identity", "busy"})
 """Why honest peers may cut a connection."""
 
@@ -57,6 +75,7 @@ class Plan:
     chop: float = 0.3
     faults: tuple[str, ...] = ()
     cancel: float = 0.0
+    lies: bool = False
     buffers: tuple[int, ...] = (1_000, 5_000, 30_000, 10_000_000, 10_000_000)
 
     @classmethod
@@ -82,7 +101,11 @@ class Plan:
             "discovery": ("coordinator",),
             "deaths": ("crash",),
             "chaos": (*links, "coordinator", "crash", "leave"),
+            "keys": (),
+            "rights": ("reset", "coordinator"),
         }[profile]
+        if profile == "keys":
+            possible = random.choice(((), (), links, ("coordinator",)))
         plan.faults = tuple(f for f in possible if len(possible) == 1 or random.random() < 0.6)
         if profile == "links":
             plan.settings["resume_timeout"] = 60.0
@@ -93,6 +116,14 @@ class Plan:
             plan.settings["resume_timeout"] = random.choice((0.5, 3.0, 30.0))
             plan.settings["join_timeout"] = random.choice((0.5, 3.0))
             plan.settings["linger"] = random.choice((0.0, 1.0, 5.0))
+        elif profile == "keys":
+            plan.settings["resume_timeout"] = 60.0
+            plan.settings["join_timeout"] = 60.0
+            plan.faults += ("rotate", "visit")
+        elif profile == "rights":
+            plan.settings["resume_timeout"] = 20.0
+            plan.lies = random.random() < 0.4
+            plan.faults += ("change", "revoke")
         return plan
 
 
@@ -134,7 +165,17 @@ class World:
             program=lambda: "program",
         )
         self.network = Network(self.loop, self.plan.latency, self.plan.chop)
+        self.credentials = credentials_of(self.random, self.plan.profile)
+        self.network.uneven = self.credentials.tls
+        self.network.least = 8_000 if self.credentials.tls else 0
+        self.strange: dict[str, None] = {}  # the addresses of who has no business here
+        self.strangers: list[Stranger | Thief] = []
+        self.revoked: dict[str, None] = {}
+        self._rotated = False
+        self._peers_with_rights: dict[str, None] = {}
         self.model = Model(
+            clock=self.loop.time,
+            lies=self.plan.lies,
             bounded=self.plan.profile != "chaos",
             calm=self.plan.profile == "calm",
             join_timeout=self.plan.settings.get("join_timeout", 5.0),
@@ -161,7 +202,7 @@ class World:
 
     def host(self) -> str:
         self._hosts += 1
-        return f"10.0.0.{self._hosts}"
+        return f"{self.credentials.network}.{self._hosts}"
 
     def chance(self, probability: float) -> bool:
         return self.random.random() < probability
@@ -191,14 +232,33 @@ class World:
         self.say("calm")
         for peer in self.peers:
             peer.settle()
+        for stranger in self.strangers:
+            await stranger.leave()
         await self._rest()
         await self._last_words()
         await self._end()
 
     def start_peer(self) -> None:
-        peer = PeerProcess(self, self.host())
+        host = self.host()
+        if self.plan.profile == "rights":
+            self._issue(host)
+        peer = PeerProcess(self, host)
         self.peers.append(peer)
         self.by_process[peer.process] = peer
+
+    def _issue(self, host: str) -> None:
+        """A certificate for a peer."""
+        random = self.random
+        rights = Rights(random.choice(RIGHTS), random.choice(RIGHTS))
+        self.say(f"{host}: {rights}")
+        before = self.credentials.may(host)
+        self.credentials.issue(host, rights)
+        now, book = self.loop.time(), self.model.book
+        if host in self._peers_with_rights:  # a handshake that is under way shows the one before
+            book.enter(host, now, before, rights)
+            now += 2 * HANDSHAKE
+        self._peers_with_rights[host] = None
+        book.enter(host, now, rights)
 
     async def until(self, condition: Callable[[], tuple[str, str] | None], limit: float) -> None:
         """Wait until a condition has nothing to say any more."""
@@ -236,13 +296,38 @@ class World:
             return None if text is None else ("leak", text)
 
         await self.until(leftover, 60.0 + held)
+        await self.until(self.model.unsettled, 20.0)  # the last that came is taken
+        self._check_standing()
         self.model.check()
+
+    def _check_standing(self) -> None:
+        """Nobody is connected by what counts no more, and what nobody may do is refused."""
+        for peer in self.peers:
+            self._check_links(peer, peer.peer.runtime.links())
+            if peer.revoked or self.plan.lies:
+                continue
+            records: list[PubRecord | SubRecord] = [*peer.pubs, *peer.subs]
+            for record in records:
+                if record.state == "open" and not may(
+                    record, self.credentials.may(peer.process.host)
+                ):
+                    self.fail("rights", f"{record} may do nothing, and is not refused")
+        for coordinator in self.coordinators:
+            self._check_links(coordinator, coordinator.coordinator.links)
+
+    def _check_links(self, of: PeerProcess | CoordinatorProcess, links: list[Link]) -> None:
+        for link in links:
+            other = None if link.closing else link.other
+            if other is not None and not of.guard.counts(other.standing):
+                self.fail("auth", f"{link} of {of.process} stands on what is gone")
 
     async def _last_words(self) -> None:
         """Everybody is connected and ready: what is put now, all get."""
         for pub in self.model.pubs:
             if pub.state == "open":
                 await pub.peer.run(pub.peer.put(pub))
+        for peer in self.peers:
+            await peer.run(peer.try_refused())
         before = {pair: pair[1].view(pair[0]).missed for pair in self.model.pairs()}
         await self.until(self.model.unsettled, 20.0)
         self.model.check()
@@ -312,6 +397,10 @@ class World:
         peer = self.by_process.get(process)
         if peer is None:
             return
+        if self.plan.profile == "rights":
+            peer.notice_refusals()
+            if not self.plan.lies:
+                self._no_topic_leaks(peer)
         for pub in peer.pubs:
             log = pub.pub._publication.log
             if log.size > pub.buffer and len(log) > 1 and log.size > pub.buffer + pub.largest:
@@ -333,6 +422,19 @@ class World:
                     self.fail("G6", f"{sub} holds {waits} bytes of one stream")
             if total > 2 * window + len(sub.sub._inbox.streams) * largest:
                 self.fail("G6", f"{sub} holds {total} bytes")
+
+    def _no_topic_leaks(self, peer: PeerProcess) -> None:
+        """A coordinator tells nobody of topics that he may not subscribe."""
+        now = self.loop.time()
+        for sub in peer.subs:
+            if sub.state != "open":
+                continue
+            for key, stream in sub.sub._inbox.streams.items():
+                if key.peer_id == peer.peer.peer_id:
+                    continue
+                had = self.model.book.all_of(peer.process.host, sub.created_at, now)
+                if not any(rights.may_subscribe(stream.topic) for rights in had):
+                    self.fail("rights", f"{sub} was told of a publisher of {stream.topic}")
 
     # --- what goes wrong ----------------------------------------------------------------
 
@@ -446,6 +548,90 @@ class World:
         if not done and peer.process.alive:
             self.fail("G9", f"{peer.process} does not close")
 
+    # --- credentials that change --------------------------------------------------------
+
+    async def _rotate(self) -> None:
+        """All keys or certificates are changed, once."""
+        if self._rotated:
+            return
+        self._rotated = True
+        random, credentials = self.random, self.credentials
+        for stage in range(1, credentials.stages + 1):
+            processes: list[PeerProcess | CoordinatorProcess] = [*self.peers, *self.coordinators]
+            random.shuffle(processes)
+            for each in processes:
+                if isinstance(each, PeerProcess):
+                    await each.begun
+                credentials.advance(each.process.host, stage)
+                await self._renew(each)
+                await asyncio.sleep(random.choice((0.0, 0.1, 0.5)) * random.random())
+            await asyncio.sleep(HANDSHAKE)  # what was begun with the old one is over
+        if credentials.old:
+            self._visitor(Stranger(self, credentials.old))
+
+    async def _renew(self, each: PeerProcess | CoordinatorProcess) -> None:
+        """Have it look at its files, where it lives; else it does so when it starts."""
+        process = each.process
+        if not process.alive:
+            return
+        self.say(f"{process} looks at its files")
+
+        async def look() -> None:
+            each.renew()
+
+        task = process.spawn(look())
+        while process.alive and not task.done():
+            await asyncio.wait({task}, timeout=0.5)
+
+    async def _visit(self) -> None:
+        """Somebody comes who has no business here."""
+        random = self.random
+        if len(self.strangers) >= 3:
+            return
+        calm = self.plan.faults == ("rotate", "visit")  # else who is known may be forgotten
+        if calm and self.credentials.thieves and random.random() < 0.5:
+            self._visitor(Thief(self, "thief"))
+        elif self.credentials.strangers:
+            self._visitor(Stranger(self, random.choice(self.credentials.strangers)))
+
+    def _visitor(self, visitor: Stranger | Thief) -> None:
+        self.say(f"{visitor.process} is about")
+        self.strangers.append(visitor)
+
+    async def _change(self) -> None:
+        """A peer gets a certificate with other rights, and shows it to all."""
+        if not self.credentials.changes:
+            return
+        peer = self.random.choice(self.peers)
+        if peer.revoked:
+            return
+        await peer.begun
+
+        async def change() -> None:
+            self._issue(peer.process.host)
+            peer.renew()
+
+        await asyncio.wait({peer.process.spawn(change())})
+        await asyncio.sleep(HANDSHAKE)
+        await self._renew(peer)  # a minute later it looks again
+        await asyncio.sleep(HANDSHAKE)
+
+    async def _revoke(self) -> None:
+        """The certificate of a peer is revoked: one is, in some worlds."""
+        if not self.credentials.changes or self.revoked or self.chance(0.5):
+            return
+        peer = self.random.choice(self.peers)
+        host = peer.process.host
+        self.say(f"the certificate of {host} is revoked")
+        self.revoked[host] = None
+        self.credentials.revoke(host)
+        within = TOLD + self.plan.settings["ping_timeout"] + 3.0
+        self.model.book.unsteady(host, self.loop.time())
+        self.model.book.enter(host, self.loop.time() + within, NONE)
+        for coordinator in self.coordinators:
+            await self._renew(coordinator)
+        await asyncio.sleep(within)
+
 
 # --- a run ----------------------------------------------------------------------------------
 
@@ -464,12 +650,20 @@ class _Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         loop = self.world.loop
         self.world.say(f"log of {loop.here()}: {record.getMessage()}")
-        if loop.failure is not None:
+        if loop.failure is not None or loop.here().host in self.world.strange:
             return
         error = next((arg for arg in record.args or () if isinstance(arg, ProtocolError)), None)
+        if self._of_strangers(record):
+            if record.exc_info:
+                loop.failure = Violation("error", record.getMessage())
+            return
         if record.exc_info:
             loop.failure = Violation("error", record.getMessage())
             loop.failure.__cause__ = record.exc_info[1]
+        elif (error is not None and error.code == "auth" and self.world.revoked) or (
+            record.name == "pubsub.open" and isinstance(self.world.credentials, Open)
+        ):
+            pass
         elif error is not None and error.code not in HONEST:
             loop.failure = Violation("protocol", record.getMessage())
         elif record.getMessage().startswith(CLOSES):
@@ -480,6 +674,21 @@ class _Log(logging.Handler):
             loop.failure = Violation("error", f"nothing was wrong: {record.getMessage()}")
         elif self.world.plan.profile == "discovery" and "peer at" in record.getMessage():
             loop.failure = Violation("G7", record.getMessage())
+
+    def _of_strangers(self, record: logging.LogRecord) -> bool:
+        """Whether it is about a connection with one of them."""
+        strange = self.world.strange
+        for arg in record.args or ():
+            if isinstance(arg, Link) and arg.peername and arg.peername[0] in strange:
+                return True
+        return False
+
+
+class _AtOnce:
+    """In the place of a thread: in a world there are none."""
+
+    def __init__(self, target: Callable[[], None], **options: Any) -> None:
+        self.start = target
 
 
 def _loggers() -> list[logging.Logger]:
@@ -504,7 +713,8 @@ def sealed(world: World) -> Iterator[None]:
     for each in filters:
         each.filters = []
     try:
-        yield
+        with patch.object(renewal, "threading", SimpleNamespace(Thread=_AtOnce)):
+            yield
     finally:
         for each, kept in filters.items():
             each.filters = kept

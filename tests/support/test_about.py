@@ -88,8 +88,9 @@ def test_a_command_of_a_program_without_a_name_asks_as_well() -> None:
         from pubsub.cli.asking import ask
         from pubsub.errors import CoordinatorUnavailable
         from pubsub.config import Address
+        from pubsub.trust.guard import Guard
         try:
-            ask(Address("127.0.0.1", 1), "topics")
+            ask(Address("127.0.0.1", 1), "topics", Guard())
         except CoordinatorUnavailable as error:
             print(error)
     """

@@ -11,6 +11,7 @@ from pubsub import Peer
 from pubsub.support.about import about
 from pubsub.support.apart import nothing
 from pubsub.support.host import Host, on_host, this_host
+from pubsub.trust.proof import NONCE
 from tests.integration.support import coordinator_in_loop
 
 
@@ -41,10 +42,12 @@ async def test_a_peer_and_its_pubs_and_subs_take_all_from_the_host_that_they_are
     async with coordinator_in_loop() as address:
         with on_host(Host(wall_clock=lambda: 7.0, entropy=entropy)):
             async with Peer(address) as here, Peer(address) as there:
-                assert {here.peer_id, there.peer_id} == {"01" * 8, "03" * 8}
+                assert {here.peer_id, there.peer_id} == {"01" * 8, "04" * 8}
                 sub, pub = await there.sub("t"), await here.pub("t")
                 pub.put(1)
                 async for event in sub.messages():
                     assert event.sent_at == 7.0
                     break
-    assert taken == [8] * 4
+    each = [8, 8, 16]  # its identity, the time between attempts, what its claims are made of
+    assert taken[:6] == each * 2
+    assert {*taken[6:]} == {NONCE}, "one for each connection"

@@ -8,23 +8,35 @@ import pytest
 
 from pubsub.errors import AuthError, ProtocolError, PubSubError
 from pubsub.wire.frames import Data, Event
-from pubsub.wire.handshake import EVERYTHING, Acceptor, Dialler, Identity, Other, Refused
-from pubsub.wire.messages import PROTOCOL_VERSION, Auth, Goodbye, Hello, Ping, Welcome
+from pubsub.wire.handshake import (
+    Acceptor,
+    Dialler,
+    Identity,
+    Other,
+    Refused,
+    Standing,
+    place_of,
+    tcp,
+)
+from pubsub.wire.messages import PROTOCOL_VERSION, Auth, Goodbye, Hello, Ping, WayRow
+from tests.wire.said import hello, welcome
 
-PEER = Identity("peer", "one", "10.0.0.1", 7001, {"name": "camera"})
-OTHER = Identity("peer", "two", info={"name": "display"})
+PEER = Identity(
+    "peer", "one", tcp("10.0.0.1", 7001), {"name": "camera"}, host_id="here", secret=b"of one"
+)
+OTHER = Identity("peer", "two", info={"name": "display"}, host_id="there", secret=b"of two")
 COORDINATOR = Identity("coordinator", "head")
 CLIENT = Identity("client", "asking")
 
 
 def meet(dialler: Dialler, acceptor: Acceptor) -> tuple[Other, Other]:
     """Run it; returns who the acceptor met, and who the dialler did."""
-    hello = dialler.opening()
-    assert hello is not None
+    said = dialler.opening()
+    assert said is not None
     assert acceptor.opening() is None
-    welcome, met = acceptor.receive(hello)
-    assert welcome is not None
-    nothing, found = dialler.receive(welcome)
+    answer, met = acceptor.receive(said)
+    assert answer is not None
+    nothing, found = dialler.receive(answer)
     assert nothing is None
     assert met is not None
     assert found is not None
@@ -33,8 +45,37 @@ def meet(dialler: Dialler, acceptor: Acceptor) -> tuple[Other, Other]:
 
 def test_peers_meet() -> None:
     met, found = meet(Dialler(PEER, "peer", "two"), Acceptor(OTHER, ("peer",)))
-    assert met == Other("peer", "one", "10.0.0.1", 7001, {"name": "camera"}, 0.0)
-    assert found == Other("peer", "two", "", 0, {"name": "display"}, 0.0)
+    ways, camera, display = tcp("10.0.0.1", 7001), {"name": "camera"}, {"name": "display"}
+    assert met == Other("peer", "one", ways, camera, 0.0, PEER.claim("two"), True, "here")
+    assert (met.host, met.port) == ("10.0.0.1", 7001)
+    assert found == Other("peer", "two", (), display, 0.0, OTHER.claim("one"), False, "there")
+    assert (found.host, found.port) == ("", 0)
+
+
+def test_the_first_way_that_this_version_knows_is_the_one_to_dial() -> None:
+    ways = (WayRow("quic", "10.0.0.1", 1), *tcp("10.0.0.2", 2), *tcp("10.0.0.3", 3))
+    assert place_of(ways) == ("10.0.0.2", 2)
+    assert place_of(ways[:1]) == place_of(()) == ("", 0)
+    assert tcp("10.0.0.1", 0) == ()
+
+
+def test_a_claim_is_the_same_to_the_same_one_and_another_to_each_other() -> None:
+    again, *others = (
+        replace(PEER, info={}).claim("two"),
+        PEER.claim("three"),
+        replace(PEER, secret=b"another").claim("two"),
+    )
+    assert PEER.claim("two") == again
+    assert again not in others
+    assert "of one" not in repr(PEER)
+
+
+def test_a_claim_to_a_coordinator_does_not_depend_on_which_one_answers() -> None:
+    one, two = (
+        meet(Dialler(PEER, "coordinator"), Acceptor(Identity("coordinator", name), ("peer",)))[0]
+        for name in ("head", "another")
+    )
+    assert one.who == two.who == ("", PEER.claim("coordinator"))
 
 
 @pytest.mark.parametrize("me", [PEER, CLIENT])
@@ -46,11 +87,15 @@ def test_a_coordinator_takes_peers_and_clients_and_says_how_long_it_settles(me: 
 
 def test_the_hello_says_all_there_is_to_know() -> None:
     assert Dialler(PEER, "peer", "two").opening() == Hello(
-        PROTOCOL_VERSION, "peer", "peer", "one", "two", "10.0.0.1", 7001, {"name": "camera"}
+        *(PROTOCOL_VERSION, "peer", "peer", "one", "two", b"", PEER.claim("two")),
+        *(tcp("10.0.0.1", 7001), True, "here", {"name": "camera"}),
     )
+    nowhere = Dialler(OTHER, "peer").opening()
+    assert nowhere is not None
+    assert (nowhere.ways, nowhere.listens) == ((), False)
 
 
-HELLO = Hello(PROTOCOL_VERSION, "peer", "peer", "one", "two", "", 0, {})
+HELLO = hello("peer", "peer", "one", "two")
 
 
 @pytest.mark.parametrize(
@@ -60,9 +105,9 @@ HELLO = Hello(PROTOCOL_VERSION, "peer", "peer", "one", "two", "", 0, {})
         (replace(HELLO, role="client"), "role", "a peer does not serve a client"),
         (replace(HELLO, peer_id=""), "protocol", "a HELLO without a peer_id"),
         (replace(HELLO, expects="three"), "identity", "this is peer two, not three"),
-        (Auth("password", "x"), "auth", "authentication is not part of this version"),
+        (Auth("peer", "x", b"", b""), "protocol", "an? AUTH where HELLO belongs"),
         (Ping(1), "protocol", "a PING where HELLO belongs"),
-        (Welcome(1, "peer", "x", 0.0, {}), "protocol", "a WELCOME where HELLO belongs"),
+        (welcome("peer", "x"), "protocol", "a WELCOME where HELLO belongs"),
         (Data(0, 0, 0.0, 1, b"\x91\x01"), "protocol", "a DATA where HELLO belongs"),
         (Goodbye("closing", "bye"), "protocol", "a GOODBYE where HELLO belongs"),
     ],
@@ -73,16 +118,16 @@ def test_strangers_are_told_why(event: Event, code: str, what: str) -> None:
     assert it.value.code == code
 
 
-WELCOME = Welcome(PROTOCOL_VERSION, "peer", "two", 0.0, {})
+WELCOME = welcome("peer", "two")
 
 
 @pytest.mark.parametrize(
     ("event", "code", "what"),
     [
         (
-            replace(WELCOME, version=2),
+            replace(WELCOME, version=1),
             "version",
-            "the other end speaks version 2 of the protocol, this one version 1",
+            "the other end speaks version 1 of the protocol, this one version 2",
         ),
         (replace(WELCOME, role="coordinator"), "role", "it is a coordinator, not a peer"),
         (replace(WELCOME, peer_id="three"), "identity", "it is another peer than the one asked"),
@@ -115,72 +160,125 @@ def test_a_refusal_for_want_of_authentication_is_an_error_of_its_own() -> None:
 
 
 def test_nobody_may_say_that_it_is_the_one_it_dials() -> None:
-    hello = Dialler(replace(OTHER, peer_id="one"), "peer").opening()
-    assert hello is not None
+    said = Dialler(replace(OTHER, peer_id="one"), "peer").opening()
+    assert said is not None
     with pytest.raises(ProtocolError, match="it says that it is this very peer") as raised:
-        Acceptor(PEER, ("peer",)).receive(hello)
+        Acceptor(PEER, ("peer",)).receive(said)
     assert raised.value.code == "identity"
 
 
-class Riddles:
-    """An authenticator: whoever is asked for a number says the next one, and so may do so much."""
+class Riddle:
+    """An authenticator: whoever is asked says what was asked, the other way round."""
 
-    def __init__(self, *numbers: int) -> None:
-        self.numbers = list(numbers)
-        self.asked = 0
-        self.rights: frozenset[str] = frozenset()
+    def __init__(self, question: bytes = b"") -> None:
+        self.question = question
+        self.shown = False
 
-    def challenge(self, hello: Hello) -> Auth | None:
-        if not self.numbers:
-            return None
-        self.asked = self.numbers.pop(0)
-        return Auth("riddle", self.asked)
+    def nonce(self) -> bytes:
+        return b"ask me"
 
-    def answer(self, auth: Auth) -> Auth | None:
-        if not self.asked:  # the side that is asked
-            return Auth("riddle", auth.payload + 1)
-        if auth.payload != self.asked + 1:
-            raise ProtocolError(f"{auth.payload} is wrong", code="auth")
-        self.rights |= {str(auth.payload)}
-        return self.challenge(HELLO)
+    def challenge(self, hello: Hello, me: Identity) -> Auth | None:
+        assert hello.nonce == b"ask me"
+        return Auth(me.role, me.peer_id, self.question, b"") if self.question else None
+
+    def respond(self, hello: Hello, question: Auth, me: Identity) -> Auth:
+        self.shown = True
+        return Auth(me.role, me.peer_id, b"", question.nonce[::-1])
+
+    def check(self, hello: Hello, answer: Auth, me: Identity) -> None:
+        if answer.proof != self.question[::-1]:
+            raise ProtocolError(f"{answer.proof!r} is wrong", code="auth")
+        self.shown = True
+
+    def vouch(self, role: str, peer_id: str) -> Standing:
+        if self.question and not self.shown:
+            raise ProtocolError("it has shown nothing", code="auth")
+        return Standing(name=f"{role} {peer_id}", authenticated=self.shown)
 
 
-@pytest.mark.parametrize("riddles", [(), (1,), (1, 5, 9)])
-def test_an_authenticator_asks_before_the_welcome_and_says_what_the_other_may(
-    riddles: tuple[int, ...],
+RIDDLED = replace(HELLO, nonce=b"ask me")
+QUESTION = Auth("peer", "two", b"abc", b"")
+
+
+@pytest.mark.parametrize("question", [b"", b"abc"])
+def test_an_authenticator_asks_before_the_welcome_and_says_what_the_other_has_shown(
+    question: bytes,
 ) -> None:
-    dialler = Dialler(PEER, "peer", authenticator=Riddles())
-    acceptor = Acceptor(OTHER, ("peer",), authenticator=Riddles(*riddles))
+    dialler = Dialler(PEER, "peer", authenticator=Riddle())
+    acceptor = Acceptor(OTHER, ("peer",), authenticator=Riddle(question))
     said: Event | None = dialler.opening()
     met = found = None
     frames = 0
     while found is None:
         assert said is not None
+        assert met is None
         said, met = acceptor.receive(said)
         assert said is not None
         said, found = dialler.receive(said)
         frames += 1
-    assert frames == 1 + len(riddles)
+    assert frames == 1 + bool(question)
     assert met is not None
-    assert (met.peer_id, found.peer_id) == ("one", "two")
-    assert met.rights == {str(number + 1) for number in riddles}
+    assert met.standing == Standing(name="peer one", authenticated=bool(question))
+    assert found.standing == Standing(name="peer two", authenticated=bool(question))
+    assert met.who == ("peer one", PEER.claim("coordinator"))
 
 
 def test_who_answers_wrong_or_something_else_is_refused() -> None:
-    for answer in (Auth("riddle", 7), HELLO, Ping(1)):
-        acceptor = Acceptor(OTHER, ("peer",), authenticator=Riddles(1))
-        assert acceptor.receive(HELLO) == (Auth("riddle", 1), None)
+    for answer in (Auth("peer", "one", b"", b"abc"), HELLO, Ping(1)):
+        acceptor = Acceptor(OTHER, ("peer",), authenticator=Riddle(b"abc"))
+        assert acceptor.receive(RIDDLED) == (QUESTION, None)
         with pytest.raises(ProtocolError) as it:
             acceptor.receive(answer)
         assert it.value.code == "auth"
 
 
+def test_who_has_shown_nothing_is_not_told_who_this_is() -> None:
+    """Not even that it is another one than was asked for."""
+    acceptor = Acceptor(OTHER, ("peer",), authenticator=Riddle(b"abc"))
+    assert acceptor.receive(replace(RIDDLED, expects="three"))[1] is None
+    with pytest.raises(ProtocolError, match="is wrong") as it:
+        acceptor.receive(Auth("peer", "one", b"", b"?"))
+    assert it.value.code == "auth"
+
+
+def test_who_welcomes_is_the_one_that_asked() -> None:
+    for other in (replace(WELCOME, peer_id="three"), welcome("coordinator", "two")):
+        dialler = Dialler(PEER, other.role, authenticator=Riddle())
+        dialler.opening()
+        dialler.receive(replace(QUESTION, role=other.role))
+        with pytest.raises(ProtocolError, match="it has shown that it is another one") as it:
+            dialler.receive(replace(other, peer_id="three"))
+        assert it.value.code == "auth"
+
+
+def test_nobody_is_asked_twice() -> None:
+    dialler = Dialler(PEER, "peer", authenticator=Riddle())
+    dialler.opening()
+    assert dialler.receive(QUESTION) == (Auth("peer", "one", b"", b"cba"), None)
+    with pytest.raises(ProtocolError, match="AUTH where WELCOME belongs"):
+        dialler.receive(QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("role", "peer_id", "code"), [("coordinator", "two", "role"), ("peer", "three", "identity")]
+)
+def test_who_asks_is_the_one_that_was_dialled(role: str, peer_id: str, code: str) -> None:
+    dialler = Dialler(PEER, "peer", "two", Riddle())
+    dialler.opening()
+    with pytest.raises(ProtocolError) as it:
+        dialler.receive(Auth(role, peer_id, b"abc", b""))
+    assert it.value.code == code
+
+
 def test_who_is_asked_and_has_no_authenticator_says_so() -> None:
-    with pytest.raises(ProtocolError, match="a AUTH where WELCOME belongs"):
-        Dialler(PEER, "peer").receive(Auth("riddle", 1))
+    dialler = Dialler(PEER, "peer")
+    dialler.opening()
+    with pytest.raises(ProtocolError, match="it asks for credentials, and here are none") as it:
+        dialler.receive(QUESTION)
+    assert it.value.code == "auth"
 
 
-def test_where_nobody_is_asked_everybody_may_do_everything() -> None:
-    assert {one.rights for one in meet(Dialler(PEER, "peer"), Acceptor(OTHER, ("peer",)))} == {
-        EVERYTHING
-    }
+def test_where_nobody_is_asked_nobody_has_shown_anything() -> None:
+    met, found = meet(Dialler(PEER, "peer"), Acceptor(OTHER, ("peer",)))
+    assert met.standing == found.standing == Standing()
+    assert not met.standing.authenticated

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pubsub.errors import ProtocolError
+from pubsub.wire.handshake import tcp
 from pubsub.wire.messages import (
     MAX_PAYLOAD_BEFORE_WELCOME,
+    MAX_WAYS,
     PROTOCOL_VERSION,
     Ack,
     Answer,
@@ -33,15 +35,19 @@ from pubsub.wire.messages import (
     Ping,
     Pong,
     Query,
+    Refused,
     Register,
+    Revoked,
     Subscribe,
     Subscribed,
     Unregister,
     Unsubscribe,
+    WayRow,
     Welcome,
     encode,
     parse,
 )
+from tests.wire.said import matched
 
 few = settings(max_examples=30)
 """For what runs once for each kind."""
@@ -84,6 +90,10 @@ anything = st.recursive(
 table = st.dictionaries(text(8), anything, max_size=3)
 nullable = st.none() | u64
 pairs = st.lists(st.tuples(id_, u32), max_size=3).map(tuple)
+short = st.binary(max_size=64)
+way = st.builds(WayRow, shown(32), shown(255), u16)
+ways = st.lists(way, max_size=3).map(tuple) | st.just((WayRow("tcp", "::1", 1),) * MAX_WAYS)
+matched_pub = st.builds(MatchedPub, id_, ways, flag, id_, u32, topic, flag, shown(255))
 
 # Each kind's fields, in their order on the wire: how to draw one.
 FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
@@ -93,12 +103,28 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "wants": answers,
         "peer_id": id_,
         "expects": id_,
-        "host": shown(255),
-        "port": u16,
+        "nonce": short,
+        "claim": short,
+        "ways": ways,
+        "listens": flag,
+        "host_id": id_,
         "info": table,
     },
-    Auth: {"method": text(64), "payload": anything},
-    Welcome: {"version": u32, "role": answers, "peer_id": id_, "settle": seconds, "info": table},
+    Auth: {
+        "role": st.sampled_from(["peer", "coordinator", "client"]),
+        "peer_id": id_,
+        "nonce": short,
+        "proof": short,
+    },
+    Welcome: {
+        "version": u32,
+        "role": answers,
+        "peer_id": id_,
+        "claim": short,
+        "host_id": id_,
+        "settle": seconds,
+        "info": table,
+    },
     Ping: {"token": u64},
     Pong: {"token": u64},
     Goodbye: {"code": shown(32), "reason": shown(1024)},
@@ -142,9 +168,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "sub_id": u32,
         "revision": u64,
         "complete": flag,
-        "added": st.lists(
-            st.builds(MatchedPub, id_, shown(255), u16, u32, topic, flag, shown(255)), max_size=3
-        ).map(tuple),
+        "added": st.lists(matched_pub, max_size=3).map(tuple),
         "removed": pairs,
     },
     Expect: {
@@ -158,6 +182,8 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     },
     Query: {"token": u64, "what": st.sampled_from(["topics", "peers"])},
     Answer: {"token": u64, "complete": flag, "rows": st.lists(table, max_size=3).map(tuple)},
+    Refused: {"id": u32, "reason": shown(1024)},
+    Revoked: {"list": st.binary(max_size=20) | st.just(bytes(4 << 20))},
 }
 
 KINDS = pytest.mark.parametrize("cls", FIELDS, ids=lambda cls: cls.__name__)
@@ -228,6 +254,7 @@ def test_every_kind_but_those_of_the_bulk_has_a_message() -> None:
         ),
         (Register(7, "sub", "a/*", True, False), "0000000d 96 10 07 a3737562 a3612f2a c3 c2"),
         (Match(1, 2, True, (), (("p", 3),)), "0000000b 96 12 01 02 c3 90 91 92a17003"),
+        (Refused(7, "no"), "00000006 93 16 07 a26e6f"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
@@ -246,11 +273,15 @@ def test_fields_of_a_later_version_are_ignored(cls: type[Any], data: st.DataObje
 
 
 @given(
-    st.builds(MatchedPub, id_, shown(255), u16, u32, topic, flag, shown(255)),
+    matched_pub,
     st.lists(anything, max_size=3),
 )
 def test_rows_of_a_later_version_may_have_more_fields(row: MatchedPub, more: list[Any]) -> None:
-    assert parse([18, 1, 2, True, [[*row, *more]], [["p", 3, *more]]]) == (
+    def later(row: MatchedPub) -> list[Any]:
+        ways = [[*way, *more] for way in row.ways]
+        return [row.peer_id, ways, *row[2:]]
+
+    assert parse([18, 1, 2, True, [[*later(row), *more]], [["p", 3, *more]]]) == (
         Match(1, 2, True, (row,), (("p", 3),))
     )
     assert parse([19, 1, 2, True, [["p", 3, True, False, "x:1", *more]], []]) == (
@@ -259,8 +290,8 @@ def test_rows_of_a_later_version_may_have_more_fields(row: MatchedPub, more: lis
 
 
 def test_rows_of_an_earlier_version_lack_what_was_added_since() -> None:
-    assert parse([18, 1, 2, True, [["p", "host", 1, 3, "t", False]], []]) == (
-        Match(1, 2, True, (MatchedPub("p", "host", 1, 3, "t", False, ""),), ())
+    assert parse([18, 1, 2, True, [["p", [["tcp", "host", 1]], True, "", 3, "t", False]], []]) == (
+        Match(1, 2, True, (matched("p", "host", 1, 3, "t", False),), ())
     )
     assert parse([19, 1, 2, True, [["p", 3, True, False]], []]) == (
         Expect(1, 2, True, (ExpectedSub("p", 3, True, False, ""),), ())
@@ -269,7 +300,9 @@ def test_rows_of_an_earlier_version_lack_what_was_added_since() -> None:
 
 @pytest.mark.parametrize("cls", [Hello, Welcome], ids=lambda cls: cls.__name__)
 def test_a_handshake_with_the_longest_fields_fits_into_its_frame(cls: type[Any]) -> None:
-    longest = {"peer_id": "x" * 64, "expects": "x" * 64, "host": "x" * 255, "port": 65535}
+    ids = dict.fromkeys(("peer_id", "expects", "host_id"), "x" * 64)
+    shown = dict.fromkeys(("nonce", "claim"), bytes(64))
+    longest = {**ids, **shown, "ways": tcp("x" * 255, 65535), "listens": True}
     info = {"name": "x" * 255, "pid": 2**22, "hostname": "x" * 255, "library": "1.0"}
     fields = {"version": 1, "role": "coordinator", "wants": "coordinator", "settle": 1.5}
     message = cls(**{name: ({**longest, **fields, "info": info})[name] for name in FIELDS[cls]})
@@ -346,16 +379,25 @@ is_dialling = is_in("peer", "client")
 is_answering = is_in("peer", "coordinator")
 is_id, is_topic, is_entity = is_text(64), is_text(1024), is_uint(U32)
 is_pairs = is_rows(is_id, is_entity)
+is_way_rows = is_rows(is_text(32), is_text(255), is_uint(65535))
+
+
+def is_short(value: Any) -> bool:
+    return type(value) is bytes and len(value) <= 64
+
+
+def is_ways(value: Any) -> bool:
+    return is_way_rows(value) and len(value) <= MAX_WAYS
+
 
 # Each kind's fields once more, as the documentation has them: what may be taken.
 TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
     Hello: [
-        *(lambda value: value == 1 and type(value) is int, is_dialling, is_answering),
-        *(is_id, is_id),
-        *(is_text(255), is_uint(65535), is_table),
+        *(lambda value: value == PROTOCOL_VERSION and type(value) is int, is_dialling),
+        *(is_answering, is_id, is_id, is_short, is_short, is_ways, is_bool, is_id, is_table),
     ],
-    Auth: [is_id, lambda value: True],
-    Welcome: [is_entity, is_answering, is_id, is_seconds, is_table],
+    Auth: [is_in("peer", "coordinator", "client"), is_id, is_short, is_short],
+    Welcome: [is_entity, is_answering, is_id, is_short, is_id, is_seconds, is_table],
     Ping: [is_uint(U64)],
     Pong: [is_uint(U64)],
     Goodbye: [is_text(32), is_text(1024)],
@@ -372,7 +414,7 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
     Unregister: [is_entity],
     Match: [
         *(is_entity, is_uint(U64), is_bool),
-        *(is_rows(is_id, is_text(255), is_uint(65535), is_entity, is_topic), is_pairs),
+        *(is_rows(is_id, is_ways, is_bool, is_id, is_entity, is_topic), is_pairs),
     ],
     Expect: [
         *(is_entity, is_uint(U64), is_bool, is_rows(is_id, is_entity, is_bool, is_bool), is_pairs),
@@ -382,6 +424,8 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
         *(is_uint(U64), is_bool),
         lambda value: type(value) is list and all(is_table(row) for row in value),
     ],
+    Refused: [is_entity, is_text(1024)],
+    Revoked: [lambda value: type(value) is bytes and len(value) <= 4 << 20],
 }
 
 
@@ -392,8 +436,7 @@ def test_any_wrong_value_in_any_field_is_a_protocol_error_that_names_it(
     cls: type[Any], data: st.DataObject
 ) -> None:
     array = sent(data.draw(drawn(cls)))
-    bad = [place for place, taken in enumerate(TAKEN[cls]) if taken is not TAKEN[Auth][1]]
-    place = data.draw(st.sampled_from(bad))
+    place = data.draw(st.integers(0, len(TAKEN[cls]) - 1))
     array[place + 1] = data.draw(never(TAKEN[cls][place]))
     with pytest.raises(ProtocolError) as caught:
         parse(array)
@@ -416,20 +459,27 @@ def test_a_message_that_ends_early_is_a_protocol_error(cls: type[Any], data: st.
 
 
 TOO_LONG = [
-    ([1, 1, "peer", "peer", "x" * 65, "", "", 0, {}], "peer_id"),
-    ([1, 1, "peer", "peer", "", "x" * 65, "", 0, {}], "expects"),
-    ([1, 1, "peer", "peer", "", "", "x" * 256, 0, {}], "host"),
-    ([1, 1, "peer", "peer", "", "", "", 65536, {}], "port"),
-    ([2, "x" * 65, None], "method"),
-    ([3, 1, "peer", "", 1e9, {}], "settle"),
+    ([1, 2, "peer", "peer", "x" * 65, "", b"", b"", [], False, "", {}], "peer_id"),
+    ([1, 2, "peer", "peer", "", "x" * 65, b"", b"", [], False, "", {}], "expects"),
+    ([1, 2, "peer", "peer", "", "", bytes(65), b"", [], False, "", {}], "nonce"),
+    ([1, 2, "peer", "peer", "", "", b"", bytes(65), [], False, "", {}], "claim"),
+    ([1, 2, "peer", "peer", "", "", b"", b"", [["x" * 33, "", 0]], False, "", {}], "ways"),
+    ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "x" * 256, 0]], False, "", {}], "ways"),
+    ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "", 65536]], False, "", {}], "ways"),
+    ([1, 2, "peer", "peer", "", "", b"", b"", [["tcp", "", 1]] * 9, False, "", {}], "ways"),
+    ([1, 2, "peer", "peer", "", "", b"", b"", [], False, "x" * 65, {}], "host_id"),
+    ([2, "peer", "x" * 65, b"", b""], "peer_id"),
+    ([2, "peer", "", bytes(65), b""], "nonce"),
+    ([2, "peer", "", b"", bytes(65)], "proof"),
+    ([3, 2, "peer", "", b"", "", 1e9, {}], "settle"),
     ([4, U32 + 1, 0, 0, None, None, 0, False, False, 0], "channel"),
     ([5, 0, "x" * 1025, "raw", 0, 0, 0], "topic"),
     ([5, 0, "x", "x" * 33, 0, 0, 0], "codec"),
     ([13, "x" * 33, ""], "code"),
     ([13, "x", "x" * 1025], "reason"),
     ([16, 0, "pub", "x" * 1025, False, False], "topic"),
-    ([18, 0, 0, True, [["x" * 65, "", 0, 0, "", False]], []], "added: peer_id"),
-    ([18, 0, 0, True, [["x", "", 0, 0, "x" * 1025, False]], []], "added: topic"),
+    ([18, 0, 0, True, [["x" * 65, [], False, "", 0, "", False]], []], "added: peer_id"),
+    ([18, 0, 0, True, [["x", [], False, "", 0, "x" * 1025, False]], []], "added: topic"),
     ([18, 0, 0, True, [], [["x" * 65, 0]]], "removed"),
     ([19, 0, 0, True, [["x", U32 + 1, True, True]], []], "added: sub_id"),
 ]
@@ -446,11 +496,13 @@ def test_what_is_one_too_long_is_refused(array: list[Any], field: str) -> None:
 @given(data=st.data())
 def test_any_wrong_row_is_a_protocol_error(kind: int, place: str, data: st.DataObject) -> None:
     good: dict[str, list[Any]] = {
-        "added": ["p", "h", 1, 2, "t"] if kind == 18 else ["p", 1, True, False],
+        "added": ["p", [["tcp", "h", 1]], True, "", 2, "t"]
+        if kind == 18
+        else ["p", 1, True, False],
         "removed": ["p", 1],
     }
     taken = {
-        "added": (is_id, is_text(255), is_uint(65535), is_entity, is_topic)
+        "added": (is_id, is_ways, is_bool, is_id, is_entity, is_topic)
         if kind == 18
         else (is_id, is_entity, is_bool, is_bool),
         "removed": (is_id, is_entity),
@@ -468,17 +520,25 @@ def test_any_wrong_row_is_a_protocol_error(kind: int, place: str, data: st.DataO
         parse(array)
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, U64, -1, "1", None, b"1", 1.5, [1]])
+@pytest.mark.parametrize("version", [0, 1, 99, U64, -1, "2", None, b"2", 2.5, True, [2]])
 def test_another_version_is_told_both_even_where_all_else_differs(version: Any) -> None:
-    with pytest.raises(ProtocolError, match=r"speaks version .* this one version 1") as caught:
+    with pytest.raises(ProtocolError, match=r"speaks version .* this one version 2") as caught:
         parse([1, version])
     assert caught.value.code == "version"
 
 
-@pytest.mark.parametrize("version", [True, 1.0])
-def test_a_version_must_be_an_integer(version: Any) -> None:
+def test_a_version_must_be_an_integer() -> None:
     with pytest.raises(ProtocolError, match="a malformed HELLO: version"):
-        parse([1, version, "peer", "peer", "", "", "", 0, {}])
+        parse([1, 2.0, "peer", "peer", "", "", b"", b"", [], False, "", {}])
+
+
+def test_a_hello_of_version_1_is_told_that_it_is_of_another_version() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse([1, 1, "peer", "peer", "me", "", "10.0.0.7", 40123, {"name": "app.py"}])
+    assert caught.value.code == "version"
+    assert str(caught.value) == (
+        "the other end speaks version 1 of the protocol, this one version 2"
+    )
 
 
 @given(st.integers(-(2**63), U64).filter(lambda kind: kind not in {c.KIND for c in FIELDS}))
@@ -584,10 +644,11 @@ def test_text_for_people_forges_no_lines_in_logs_and_commands_no_terminal(text: 
     assert isinstance(long, Goodbye)
     assert len(long.code) == 32
     assert len(long.reason) <= 1024
-    hello = [1, 1, "peer", "peer", "id", "", "ho" + text + "st", 1, {}]
+    way = ["t" + text, "ho" + text + "st", 1]
+    hello = [1, 2, "peer", "peer", "id", "", b"", b"", [way], True, "", {}]
     parsed = parse(hello)
     assert isinstance(parsed, Hello)
-    assert parsed.host.isprintable()
+    assert (parsed.ways[0].kind + parsed.ways[0].host).isprintable()
     hello[4] = "id" + text
     with pytest.raises(ProtocolError, match="control characters"):
         parse(hello)

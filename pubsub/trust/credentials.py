@@ -1,0 +1,145 @@
+"""Credentials: where those of a process come from: an argument, the environment, or its user's
+secret."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from pubsub.config import Settings
+from pubsub.errors import AuthError
+from pubsub.support.logs import logger
+from pubsub.trust.guard import Group, Guard, Holder, Private
+from pubsub.trust.keys import Key, read_keys, user_secret
+
+if TYPE_CHECKING:
+    from pubsub.trust.certificates import Contexts
+
+__all__ = ["Credentials", "credentials_from"]
+
+log = logger("pubsub")
+
+ARGUMENTS = {"key_file": "key_file=", "cert": "cert=", "insecure": "insecure=True"}
+ENVIRONMENT = {
+    "PUBSUB_KEY_FILE": "key_file",
+    "PUBSUB_KEY": "key",
+    "PUBSUB_CERT": "cert",
+    "PUBSUB_INSECURE": "insecure",
+}
+REVOKED = "revoked.crl"
+NO = ("", "0", "no", "false")
+
+
+class Credentials(NamedTuple):
+    """What was configured.
+
+    Attributes:
+        kind: ``key_file``, ``key`` (a key itself, from the environment), ``cert``, ``insecure``, or
+            ``secret``: nothing was.
+        value: the path, or the key.
+        encrypt: see `Settings.encrypt`.
+        source: who set it, for people.
+    """
+
+    kind: str
+    value: str = ""
+    encrypt: bool | None = None
+    source: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Credentials: {self.kind}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("Credentials are not pickled: they may be a key itself")
+
+    def keys(self) -> tuple[Key, ...]:
+        """Those of a group, as they are now.
+
+        Raises:
+            AuthError: there are none.
+        """
+        return (Key.parse(self.value),) if self.kind == "key" else read_keys(self.value)
+
+    def _certificate(self) -> tuple[Contexts, bytes]:
+        """It, and what its directory has of the list of revoked ones."""
+        from pubsub.trust.certificates import file_contexts
+
+        try:
+            revoked = Path(self.value).with_name(REVOKED).read_bytes()
+        except FileNotFoundError:
+            revoked = b""
+        return file_contexts(self.value), revoked
+
+    def guard(self, environ: Mapping[str, str] = os.environ) -> Guard:
+        """What they mean, read now.
+
+        Raises:
+            AuthError: a file is missing, or is not what it should be.
+        """
+        if self.kind == "insecure":
+            return Guard()
+        if self.kind == "cert":
+            return Holder(self._certificate)
+        if self.kind == "secret":
+            return Private(user_secret(environ))
+        keys, pair = self.keys(), None
+        if self.encrypt is not False:
+            try:
+                from pubsub.trust.certificates import Pair
+
+                pair = Pair.new()
+            except AuthError:
+                pass  # told where TLS is needed
+        return Group(keys, self.keys, self.encrypt, pair)
+
+
+def credentials_from(settings: Settings, environ: Mapping[str, str]) -> Credentials:
+    """The credentials to use. An argument wins over the environment, and nothing in the environment
+    weakens what an argument set.
+
+    Raises:
+        ValueError: two are set, or what was set does not go together.
+    """
+    found = {
+        name: getattr(settings, name) for name in ARGUMENTS if getattr(settings, name) is not None
+    }
+    closed = found.get("insecure") is False
+    if closed:  # which says of a key that the environment names nothing
+        del found["insecure"]
+    kind, value, source = _only(found, ARGUMENTS)
+    by_argument = bool(found)
+    if not by_argument:
+        there = {name: environ.get(name, "").strip() for name in ENVIRONMENT}
+        if closed or there["PUBSUB_INSECURE"].lower() in NO:
+            there["PUBSUB_INSECURE"] = ""
+        kind, value, source = _only({k: v for k, v in there.items() if v}, {k: k for k in there})
+        kind = ENVIRONMENT.get(kind, kind)
+    encrypt = settings.encrypt
+    said = environ.get("PUBSUB_ENCRYPT", "").strip().lower()
+    if encrypt is None and said and (said not in NO or not by_argument):
+        encrypt = said not in NO
+    if encrypt is not None and kind not in ("key_file", "key"):
+        if encrypt and kind == "cert":
+            encrypt = None  # it always does
+        elif settings.encrypt is not None:
+            raise ValueError(
+                f"encrypt={encrypt} goes with a key (key_file=, PUBSUB_KEY_FILE), and "
+                f"{source or 'none'} is set"
+            )
+        else:
+            encrypt = None
+    return Credentials(kind or "secret", str(value), encrypt, source)
+
+
+def _only(found: Mapping[str, object], names: Mapping[str, str]) -> tuple[str, object, str]:
+    if len(found) > 1:
+        first, second, *_ = found
+        raise ValueError(
+            f"{names[first]} and {names[second]} are both set: one says who this process is, the "
+            "other is to go"
+        )
+    for name, value in found.items():
+        return name, value, names[name]
+    return "", "", ""
