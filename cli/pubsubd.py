@@ -80,8 +80,8 @@ pubsubd = program(
 @click.option(
     "--trust-advertise",
     is_flag=True,
-    help="Tell others to dial whatever address a program says that it has. Default: so it is with a "
-    "key; else the one from which it comes is told, or one that its certificate names.",
+    help="Tell others to dial whatever address a program says that it has. Default: so it is with "
+    "a key; else the one from which it comes is told, or one that its certificate names.",
 )
 @click.option(
     "--encrypt/--no-encrypt",
