@@ -205,6 +205,8 @@ class Registry:
     def knows(self, peer_id: str, who: tuple[str, bytes]) -> bool:
         """Whether that is the one that came under this identity before, or nobody did."""
         peer = self._peers.get(peer_id)
+        if peer is None and peer_id in self._going:  # and still counts for all others
+            peer, _ = self._going[peer_id]
         return peer is None or peer.who == who
 
     def connect(

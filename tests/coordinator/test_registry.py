@@ -1302,3 +1302,18 @@ def test_a_peer_that_leaves_while_its_stale_registrations_go_takes_each_away_onc
         pushes += registry.sweep()
     told = [row for peer, message in pushes if peer == "watcher" for row in message.removed]
     assert sorted(told) == sorted(("peer", number) for number in range(count))
+
+
+def test_who_leaves_keeps_its_identity_until_all_that_it_had_is_taken_away() -> None:
+    """Until then all of it counts for others, who would be told that it is where the thief is."""
+    registry = Registry()
+    own, thief = ("", b"own"), ("", b"thief")
+    registry.connect("a", tcp("10.0.0.1", 1), INFO, 0.0, who=own)
+    for number in range(SWEEP + 2):
+        registry.register("a", pub(number), 0.0)
+    registry.leave("a")
+    assert registry.sweeping
+    assert (registry.knows("a", own), registry.knows("a", thief)) == (True, False)
+    while registry.sweeping:
+        registry.sweep()
+    assert registry.knows("a", thief)
