@@ -513,9 +513,13 @@ class Runtime:
     # --- the embedded coordinator -------------------------------------------------------
 
     async def _embed(self, address: Address) -> bool:
-        """Start a coordinator in this process; True also where another one was faster."""
+        """Start a coordinator in this process; True also where another one was faster. It is one
+        at most, and none that nobody would take for one: both would only keep the port from others.
+        """
         from pubsub.coordinator.server import Coordinator  # only where it is needed
 
+        if self._embedded is not None or not self.guard.rights.coordinator:
+            return False
         coordinator = Coordinator(self.loop, settings=self.settings, guard=self.guard.twin())
         try:
             await coordinator.start(address.host, address.port)

@@ -9,15 +9,20 @@ import socket
 import threading
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
 from pubsub.config import Address, Settings, parse_address
 from pubsub.coordinator.server import Coordinator
+from pubsub.core.rights import Rights
+from pubsub.errors import AuthError
 from pubsub.links.link import Link
 from pubsub.runtime.coordinator_link import Session
+from pubsub.trust.credentials import Credentials
+from pubsub.trust.guard import Private
+from pubsub.trust.keys import Key
 from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Acceptor, Identity, Other
 from pubsub.wire.messages import Subscribe, encode
@@ -589,3 +594,40 @@ async def test_a_sub_that_waits_for_publishers_of_another_coordinator_says_nothi
         await other.sub("t")
         await eventually(lambda: other.runtime.readiness._lonely_timer is None)
     assert "its own coordinator" not in caplog.text
+
+
+class NoCoordinator(Private):
+    """Credentials that make nobody a coordinator."""
+
+    @property
+    def rights(self) -> Rights:
+        return Rights(["**"], ["**"])
+
+
+@pytest.mark.parametrize("right", [False, True])
+async def test_who_may_not_be_a_coordinator_occupies_no_port_for_one(
+    monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
+    port = free_port()
+    monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
+    made: list[Address] = []
+    start = Coordinator.start
+
+    async def started(self: Coordinator, host: str, port: int) -> Address:
+        made.append(Address(host, port))
+        return await start(self, host, port)
+
+    monkeypatch.setattr(Coordinator, "start", started)
+    guard = Private(Key.new()) if right else NoCoordinator(Key.new())
+    monkeypatch.setattr(Credentials, "guard", lambda self: guard)
+    if right:  # and others refuse it all the same, as one whose certificate was revoked
+
+        def refuse(self: Private, *args: object) -> NoReturn:
+            raise AuthError("refused")
+
+        monkeypatch.setattr(Private, "dials", refuse)
+    async with Peer() as peer:
+        (session,) = peer.runtime.sessions
+        await eventually(lambda: session.tried)
+        await asyncio.sleep(0.2)
+    assert made == ([Address("127.0.0.1", port)] if right else [])
