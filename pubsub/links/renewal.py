@@ -81,7 +81,7 @@ class Renewal:
             found: Any
             try:
                 found = guard.read()
-            except (AuthError, OSError, ValueError) as error:
+            except Exception as error:  # else nobody would look again, at anything
                 found = error
             if os.getpid() == process:
                 with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -101,6 +101,8 @@ class Renewal:
                 guard.renew(found)
         except (AuthError, OSError, ValueError) as error:
             log.warning("%s; what was read before still counts", error)
+        except Exception:
+            log.exception("internal error while credentials were read; those before still count")
         self._warn_of_end()
         self.review()
 

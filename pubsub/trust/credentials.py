@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from pubsub.config import Settings
 from pubsub.errors import AuthError
 from pubsub.support.logs import logger
+from pubsub.trust.files import read_file
 from pubsub.trust.guard import Group, Guard, Holder, Private
 from pubsub.trust.keys import Key, read_keys, user_secret
 
@@ -29,7 +29,8 @@ ENVIRONMENT = {
     "PUBSUB_INSECURE": "insecure",
 }
 REVOKED = "revoked.crl"
-NO = ("", "0", "no", "false")
+YES = ("1", "yes", "true", "on")
+NO = ("", "0", "no", "false", "off")
 
 
 class Credentials(NamedTuple):
@@ -66,11 +67,11 @@ class Credentials(NamedTuple):
         """It, and what its directory has of the list of revoked ones."""
         from pubsub.trust.certificates import file_contexts
 
-        try:
-            revoked = Path(self.value).with_name(REVOKED).read_bytes()
-        except FileNotFoundError:
-            revoked = b""
-        return file_contexts(self.value), revoked
+        contexts, revoked = file_contexts(self.value), b""
+        beside = os.path.join(os.path.dirname(self.value), REVOKED)
+        if os.path.lexists(beside):
+            revoked, _ = read_file(beside, "list of revoked certificates")
+        return contexts, revoked
 
     def guard(self, environ: Mapping[str, str] = os.environ) -> Guard:
         """What they mean, read now.
@@ -112,8 +113,13 @@ def credentials_from(settings: Settings, environ: Mapping[str, str]) -> Credenti
     by_argument = bool(found)
     if not by_argument:
         there = {name: environ.get(name, "").strip() for name in ENVIRONMENT}
-        if closed or there["PUBSUB_INSECURE"].lower() in NO:
+        said = there["PUBSUB_INSECURE"]
+        if closed or said.lower() in NO:
             there["PUBSUB_INSECURE"] = ""
+        elif said.lower() not in YES:  # it may be meant to say no
+            raise ValueError(
+                f"PUBSUB_INSECURE={said!r}: 1 opens everything to everyone, 0 does not"
+            )
         kind, value, source = _only({k: v for k, v in there.items() if v}, {k: k for k in there})
         kind = ENVIRONMENT.get(kind, kind)
     encrypt = settings.encrypt

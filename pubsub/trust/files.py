@@ -17,8 +17,9 @@ from pubsub.errors import AuthError
 
 __all__ = ["MAX_FILE", "open_to_others", "read_file", "read_private", "write_file"]
 
-MAX_FILE = 1 << 20
-"""Bytes that a file of keys or certificates may have: an endless one would fill the memory."""
+MAX_FILE = 4 << 20
+"""Bytes that a file of keys or certificates, or a list of revoked ones, may have: an endless one
+would fill the memory, and a REVOKED carries no more."""
 
 _POSIX = os.name == "posix"  # elsewhere, the bits of a mode say nothing of who may read
 

@@ -63,7 +63,13 @@ _PRIVATE = re.compile(
 )
 
 
-_UNREADABLE = (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension)
+_UNREADABLE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 """What `cryptography` raises for certificates that are broken, or too new for it."""
 
 
@@ -278,7 +284,7 @@ def private_key_in(data: bytes, what: str) -> ec.EllipticCurvePrivateKey:
             f"{what}: its private key is encrypted, and nobody is there to give the password: "
             "take it off (`openssl pkey`), and keep the file at mode 600"
         ) from None
-    except ValueError:  # its text may quote what it could not read
+    except (ValueError, UnsupportedAlgorithm):  # its text may quote what it could not read
         raise AuthError(f"{what}: its private key cannot be read") from None
 
 
