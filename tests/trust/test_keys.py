@@ -167,7 +167,7 @@ def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
         (tmp_path / "none", f"{tmp_path}/none is not there"),
         (tmp_path, f"{tmp_path} is a directory: name a file in it"),
         (tmp_path / "binary", "is no text: make one with `pubsubd key new FILE`"),
-        (tmp_path / "large", "has more than 1,048,576 bytes"),
+        (tmp_path / "large", f"has more than {MAX_FILE:,} bytes"),
         ("", "its name is empty"),
         ("a\0b", "embedded null"),
     ):
