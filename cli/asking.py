@@ -14,7 +14,7 @@ from pubsub.errors import AuthError, CoordinatorUnavailable, ProtocolError, PubS
 from pubsub.links.keeping import explain
 from pubsub.links.refusals import explain_tls
 from pubsub.links.resolving import resolve_blocking
-from pubsub.runtime.coordinator_link import PORTS
+from pubsub.runtime.coordinator_link import PORTS, is_foreign
 from pubsub.support.about import about
 from pubsub.support.host import this_host
 from pubsub.trust.guard import Guard, is_auth
@@ -41,7 +41,7 @@ def find_default(guard: Guard, timeout: float = 1.0) -> Address:
         except ConnectionRefusedError:
             continue
         except (OSError, PubSubError) as error:
-            if is_auth(error):
+            if is_foreign(error):
                 continue
         return address
     return DEFAULT_COORDINATOR

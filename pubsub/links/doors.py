@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Collection
 from functools import partial
 from logging import INFO, WARNING
-from ssl import SSLContext
 from typing import Any
 
 from pubsub.config import (
@@ -197,19 +196,16 @@ class Doorman:
         Raises:
             AuthError: nobody here does.
         """
-        context = self.guard.takes_tls()
-        if context is None:
+        if self.guard.takes_tls() is None:
             raise AuthError(
                 "it speaks TLS where plain belongs: here no key or certificate is set (or "
                 "--insecure is)"
             )
-        self._anteroom.enter(
-            link, transport, first, lambda: self._shake(link, transport, first, context)
-        )
+        self._anteroom.enter(link, transport, first, lambda: self._shake(link, transport, first))
 
-    def _shake(
-        self, link: Link, transport: asyncio.Transport, first: bytes, context: SSLContext
-    ) -> None:
+    def _shake(self, link: Link, transport: asyncio.Transport, first: bytes) -> None:
+        context = self.guard.takes_tls()  # of now: while it waited, credentials may have changed
+        assert context is not None
         layer = TlsLayer(
             self._loop,
             context,

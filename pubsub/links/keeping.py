@@ -263,6 +263,8 @@ async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authentica
         if not task.done():
             raise asyncio.TimeoutError
         task.result()
+        if guard.context(way.host) is not context:  # it would be taken to stand on what is new
+            raise ConnectionError("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der
         return guard.dials(ends_of(link, dialled=True), der)
     finally:

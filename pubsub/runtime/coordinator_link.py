@@ -33,7 +33,7 @@ from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused
 from pubsub.wire.messages import Control, Expect, Match, Register, Revoked, encode
 
-__all__ = ["Directed", "Session"]
+__all__ = ["PORTS", "Directed", "Session", "is_foreign"]
 
 log = logger("pubsub")
 
@@ -48,8 +48,18 @@ HEAD_START = 0.5
 PORTS = 10
 """Where nothing is configured: ports from the default one on, of which the first is used that
 belongs to this user. (Others of the machine may have come first.)"""
+FOREIGN = ("protocol", "limit", "role")
+"""What is wrong with what comes from a program that is no coordinator."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 """No descriptor is left: that passes when something was closed."""
+
+
+def is_foreign(error: Exception) -> bool:
+    """Whether what listens at one of the `PORTS` is another user's, or another program. One that is
+    silent, or closes, may be our coordinator, busy or about to end: two would not know of each
+    other."""
+    foreign = isinstance(error, ProtocolError) and error.code in FOREIGN
+    return foreign or is_auth(error)
 
 
 class Directed(Protocol):
@@ -254,9 +264,9 @@ class Session(KeptLink):
                 except ConnectionRefusedError as error:
                     free, failure = free or place, error
                 except (AuthError, ProtocolError) as error:
-                    if not is_auth(error):
+                    if not is_foreign(error):
                         raise
-                    failure = error  # it is another user's
+                    failure = error
             if free is None or not await embed(free.address):
                 break
         raise failure

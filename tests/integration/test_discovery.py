@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 import pytest
 
 from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
+from pubsub.cli.asking import find_default
 from pubsub.config import Address, Settings, parse_address
 from pubsub.coordinator.server import Coordinator
 from pubsub.core.rights import Rights
 from pubsub.errors import AuthError
 from pubsub.links.link import Link
-from pubsub.runtime.coordinator_link import Session
+from pubsub.runtime.coordinator_link import PORTS, Session
 from pubsub.trust.credentials import Credentials
 from pubsub.trust.guard import Private
 from pubsub.trust.keys import Key
@@ -631,3 +632,27 @@ async def test_who_may_not_be_a_coordinator_occupies_no_port_for_one(
         await eventually(lambda: session.tried)
         await asyncio.sleep(0.2)
     assert made == ([Address("127.0.0.1", port)] if right else [])
+
+
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 16, b"SSH-2.0-x\r\n"]
+)
+async def test_another_program_at_the_default_port_keeps_nobody_from_the_next(
+    monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        await reader.read()
+        writer.close()
+
+    squatter = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = squatter.sockets[0].getsockname()[1]
+    for module in ("pubsub.config", "pubsub.cli.asking"):
+        monkeypatch.setattr(f"{module}.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
+    async with squatter, Peer() as first, Peer() as second:
+        async with second.sub("t") as sub, first.pub("t") as pub:
+            pub.put(1)
+            assert await sub.get(timeout=10) == 1
+        (found,) = {peer.runtime.sessions[0].reached for peer in (first, second)}
+        assert port < found.port < port + PORTS
+        assert await asyncio.to_thread(find_default, default_guard()) == found

@@ -65,7 +65,7 @@ def test_a_list_of_revoked_certificates_that_is_none_says_so(
     """A pipe would hold up the program for ever."""
     mistaken(certificate.with_name(REVOKED), how)
     credentials = credentials_from(Settings(cert=str(certificate)), {})
-    with pytest.raises(AuthError, match=f"^list of revoked certificates .* {why}"):
+    with pytest.raises(AuthError, match=rf"^list of revoked certificates .* {why}"):
         credentials.guard()
 
 
