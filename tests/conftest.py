@@ -173,3 +173,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     scheduling = LoadScopeScheduling(config, log)
     scheduling._split_scope = together
     return scheduling
+
+
+@pytest.fixture
+def only_advertised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are told what `advertise` says, and not where a Peer listens: as if nobody could dial
+    that."""
+    from pubsub.links.doors import Doors  # when it is settled which loop there is
+    from tests.integration.support import told_only
+
+    monkeypatch.setattr(Doors, "told", told_only)

@@ -54,6 +54,11 @@ class Receiving:
         self._channels[channel] = stream
         self._say(stream.subscribe(self, channel))
 
+    def release(self, stream: Stream) -> None:
+        """It goes on by another link: what still comes of it here is passed over."""
+        if self._channels.pop(stream.channel, None) is not None:
+            stream.disconnected()
+
     def ack(self, stream: Stream) -> None:
         granted = stream.credit.grant(self._wake)
         if granted is not None:

@@ -294,12 +294,11 @@ class Doors:
         self._secret = this_host().entropy(16)
         self._listening: dict[str, asyncio.Task[Address]] = {}
 
-    def me(self, host: str = "", port: int = 0) -> Identity:
+    def me(self, *places: Address) -> Identity:
         """Who this process is, and that it listens there."""
-        return Identity(
-            *("peer", self.peer_id, tcp(host, port), about(self._settings.name)),
-            *(self._host_id, self._secret),
-        )
+        ways = tuple(way for place in dict.fromkeys(places) for way in tcp(*place))
+        info = about(self._settings.name)
+        return Identity("peer", self.peer_id, ways, info, self._host_id, self._secret)
 
     @property
     def address(self) -> str:
@@ -325,6 +324,8 @@ class Doors:
         Raises:
             OSError: this process cannot listen there.
         """
+        if not self._settings.listen:
+            return self.me()
         reached = unmapped(local_host) or "127.0.0.1"
         host = reached if self._settings.host is None else self._settings.host
         if is_wildcard(host) and ":" in reached and host and ":" not in host:
@@ -341,10 +342,13 @@ class Doors:
         at = await asyncio.shield(listening)
         if is_loopback(at.host):  # a name may be known elsewhere as another address
             advertised = at.host
-        address = Address(advertised, at.port)
-        if self._settings.advertise:
-            address = parse_advertise(self._settings.advertise, at.port)
-        return self.identities.setdefault(advertised, self.me(*address))
+        told = self.told(Address(advertised, at.port))
+        return self.identities.setdefault(advertised, self.me(*told))
+
+    def told(self, place: Address) -> list[Address]:
+        """What others are told of one that listens there."""
+        text = self._settings.advertise  # first: it is what people read
+        return [*(parse_advertise(text, place.port) if text else ()), place]
 
     def _listened(self, host: str, listening: asyncio.Task[Address]) -> None:
         """Where that failed, whoever asks next tries again."""

@@ -20,6 +20,7 @@ from pubsub.links.dialling import Dialling
 from pubsub.links.keeping import KeptLink, Trouble, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
+from pubsub.links.resolving import nearness
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.readiness import Readiness
 from pubsub.runtime.snapshot import LinkRow
@@ -27,7 +28,8 @@ from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
 from pubsub.trust.guard import IMPOSTOR, Guard
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused, place_of
-from pubsub.wire.messages import Match, MatchedPub
+from pubsub.wire.liveness import Backoff
+from pubsub.wire.messages import Call, Match, MatchedPub
 
 __all__ = ["Publishers", "Remote"]
 
@@ -35,6 +37,12 @@ log = logger("pubsub")
 TROUBLE = 2.0
 """Seconds after which a publisher that is not reached is in trouble. One that ended just when it
 was to be reached is not: it is soon listed no more."""
+DETOUR = 0.5
+"""Seconds after which one that was dialled in vain is asked to dial us."""
+SEEK_AGAIN = 30.0
+"""Seconds, at most, until it is asked again."""
+BETTER = 30.0
+"""Seconds after which a better way is looked for than the one that it has."""
 GONE = 2.0
 """Seconds for which a publisher that no coordinator lists may refuse connections where it was met
 before it is taken to be gone. (Where nothing answers, that takes `resume_timeout`.)"""
@@ -80,11 +88,14 @@ class Publishers:
         self.directory = Directory(MAX_STREAMS)
         self.dialling = Dialling(loop, random)
         self._scratch = scratch
-        self._random = random
+        self._random = self.random = random
 
     def rows(self) -> list[LinkRow]:
         """The links."""
-        return [LinkRow("publisher", r.peer_id, r.up) for r in list(self.remotes.values())]
+        return [
+            LinkRow("publisher", r.peer_id, r.up, r.address.kind)
+            for r in list(self.remotes.values())
+        ]
 
     def matched(self, session: Session, match: Match, inbox: Inbox, own_id: str) -> None:
         """A coordinator says which publishers there are, and are no more, for a Sub of ours. (Those
@@ -126,7 +137,7 @@ class Publishers:
             remote = self.remotes[row.peer_id] = Remote(
                 self, row.peer_id, way, self._scratch, self._random
             )
-        if remote.nowhere:
+        if remote.nowhere and row.listens:
             remote.is_out_of_reach(who, row.topic, session.reached)
         if key in inbox.streams:
             return
@@ -156,6 +167,18 @@ class Publishers:
     def ways(self, peer_id: str) -> list[Way]:
         """Where the coordinators say that a peer is."""
         return [_in_zone(way) for way in self.directory.ways(peer_id)]
+
+    def admit(self, other: Other) -> None:
+        """Raise ProtocolError where that is none that we have called, or another one than we met
+        before."""
+        remote = self.remotes.get(other.peer_id)
+        if remote is None or not remote.calls:
+            raise ProtocolError("nobody here has called this publisher", code="role")
+        remote.check(other)
+
+    def arrived(self, other: Other) -> Arrival:
+        """A publisher that was called is here."""
+        return Arrival(self.remotes[other.peer_id])
 
     def met(self, peer_id: str) -> Address | None:
         """Where that peer was reached last, if we have to do with it."""
@@ -201,6 +224,23 @@ def _in_zone(way: Way) -> Way:
     return way
 
 
+class Arrival:
+    """The endpoint of a link that a publisher has dialled, as long as it takes to seat it."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def opened(self, link: Link, other: Other) -> Core:
+        """See `Endpoint`."""
+        host, port = link.peername[:2]
+        core = self._remote.keep(link, Way(host, port, kind="reverse"), other)
+        link.loop.call_soon(link.reader.read_into, self._remote.scratch)
+        return core
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+
+
 class Remote(KeptLink):
     """One publishing peer, and the link to it.
 
@@ -209,7 +249,8 @@ class Remote(KeptLink):
         way: where it is; without a host: nowhere that this machine could dial.
 
     Attributes:
-        met: where it was reached last.
+        met: where it was reached last, by dialling it.
+        calls: it was asked to dial us.
     """
 
     MISSED = "cannot reach the publisher at {trouble}; trying on"
@@ -225,17 +266,24 @@ class Remote(KeptLink):
         random: Callable[[], float],
     ) -> None:
         super().__init__(owner.loop, owner.settings, scratch, random, owner.guard)
+        self.scratch = scratch
         self.peer_id = peer_id
         self._told = way
         self._last_ways: Sequence[Way] = (way,) if way.host else ()
         self._owner = owner
         self._streams: dict[Stream, Patience | None] = {}
-        self._receiving: Receiving | None = None
         self._unused: asyncio.TimerHandle | None = None
         self._refused = False
         self._who: tuple[str, bytes] | None = None  # what it showed when it was met first
         self._kept_said = False
         self._missing = False  # it was not reached the last time
+        self._receiving: Receiving | None = None
+        self._left: Link | None = None  # the one before, until all streams go on by a better one
+        self._moving: set[Stream] = set()
+        self._detour: asyncio.TimerHandle | asyncio.Task[None] | None = None
+        self._better: asyncio.TimerHandle | None = None
+        self._sought = False  # ways around it were looked for
+        self.calls = False
         self.met: Address | None = None
 
     @property
@@ -307,6 +355,8 @@ class Remote(KeptLink):
         patience = self._streams.pop(stream, None)
         if patience is not None:
             patience.cancel()
+        self._moving.discard(stream)
+        self._leave_before()
         if not self._streams and self._unused is None:
             self._unused = self._owner.loop.call_later(IDLE_LINK_SECONDS, self._leave_if_unused)
 
@@ -333,14 +383,25 @@ class Remote(KeptLink):
         if self._unused is not None:
             self._unused.cancel()
         self._owner.forget(self)
+        for what in (self._detour, self._better):
+            if what is not None:
+                what.cancel()
+        if self._left is not None:
+            self._left.abort()
         super().close()
 
     # --- the link that is kept ----------------------------------------------------------
 
     def _ways(self) -> Sequence[Way]:
-        """All that the coordinators name; where none does any more, what they named last."""
+        """All that the coordinators name, the nearest first; where none does any more, what they
+        named last."""
         self._last_ways = self._owner.ways(self.peer_id) or self._last_ways
+        if len(self._last_ways) > 1:
+            self._last_ways = sorted(self._last_ways, key=lambda way: -nearness(way.host))
         return self._last_ways
+
+    def _enough(self) -> bool:
+        return not self._wanted() or (self.up and self.address.rank == 0)
 
     async def _connect(self, way: Way, timeout: float) -> None:
         """At once where it was met, and showed who it is; elsewhere when it has its turn: what
@@ -396,22 +457,110 @@ class Remote(KeptLink):
         over = owner.loop.time() - self._broken_at >= (
             GONE if refused else owner.settings.resume_timeout
         )
+        seeks = self.nowhere and not self._sought  # there may be a way yet
         for stream in list(self._streams):
             listed = owner.listed(stream)
             if gone or (not listed and (over or stream.expected is None)):
                 owner.give_up(stream)
-            else:
+            elif not seeks:
                 owner.readiness.settled(stream)
 
-    def opened(self, link: Link, other: Other) -> Core:
-        """See `Endpoint`."""
+    # --- ways around --------------------------------------------------------------------
+
+    def _dial(self, delay: float = 0.0) -> None:
+        super()._dial(delay)
+        if self._detour is None:
+            soon = 0.0 if self.nowhere or self.address.rank else DETOUR  # what worked last, first
+            self._detour = self._loop.call_later(soon, self._go_around)
+
+    def _go_around(self) -> None:
+        self._detour = None
+        if self._wanted() and not self.up:
+            self._detour = self._loop.create_task(self._seek(), name="pubsub seek")
+            self._detour.add_done_callback(self._is_sought)
+
+    def _is_sought(self, task: asyncio.Task[None]) -> None:
+        self._detour = None
+        if not task.cancelled() and task.exception() is not None:  # never stop trying to dial
+            log.error("internal error while seeking a way", exc_info=task.exception())
+
+    async def _seek(self) -> None:
+        """It was not reached: have it dial us, for as long as it is not."""
+        backoff = Backoff(self._owner.random, DETOUR, SEEK_AGAIN)
+        while self._wanted() and not self.up:
+            if self._call():
+                await asyncio.sleep(DETOUR)
+            if not self._sought:
+                self._sought = True
+                if not self.up:
+                    self._wait_no_longer()
+            await asyncio.sleep(backoff.delay())
+
+    def _call(self, relay: bool = False) -> bool:
+        """Ask those coordinators that list it to have it dial us; returns whether there are any."""
+        called = False
+        for stream in self._streams:
+            sub_id, key = stream.inbox.sub_id, stream.key
+            for told in self._owner.directory.listing(sub_id, key):
+                if isinstance(told, Session) and told.up:
+                    told.send(Call(sub_id, key.peer_id, key.stream_id, relay))
+                    self.calls = called = True
+            if called:
+                break
+        return called
+
+    def _look_for_better(self) -> None:
+        """The way that it has is not the best one."""
+        self._better = None
+        if self.up and self._wanted() and not self._enough():
+            self._dial()
+            self._better = self._loop.call_later(BETTER, self._look_for_better)
+
+    # --- the link that is kept ----------------------------------------------------------
+
+    def check(self, other: Other) -> None:
+        """Raise ProtocolError where it is not the one that was met first."""
         if self._who is not None and self._who != other.who:
             raise ProtocolError(IMPOSTOR, code="auth")
+
+    def keep(self, link: Link, way: Way, other: Other) -> Core:
+        """See `KeptLink`."""
+        self.check(other)
         self._who = other.who
-        return super().opened(link, other)
+        return super().keep(link, way, other)
+
+    def _another(self, link: Link, way: Way, other: Other) -> Core:
+        """It has a link. By a better way, all streams go on, each when it is subscribed there; the
+        link before ends when all are: the publisher would else take them to be given up."""
+        before, receiving = self.link, self._receiving
+        if way.rank >= self.address.rank or before is None or receiving is None:
+            return super()._another(link, way, other)
+        if self._left is not None:
+            self._left.abort()
+        log.info("the publisher at %s is reached by a better way now: %s", self.address, way)
+        self._left, self._moving = before, set(self._streams)
+        link.endpoint = self
+        self.link, self._way = link, way
+        self._opened_at = self._loop.time()
+        self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
+        for stream in self._streams:
+            receiving.release(stream)
+        core = self._begin(link, other)
+        self._leave_before()
+        return core
+
+    def _leave_before(self) -> None:
+        if self._left is not None and not self._moving:
+            self._left.goodbye(reason="all goes on by a better way")
+            self._left = None
 
     def _begin(self, link: Link, other: Other) -> Receiving:
-        self.met = self.address.address
+        self.calls = False
+        way = self.address
+        if way.rank == 0:
+            self.met = way.address
+        elif self._better is None:
+            self._better = self._loop.call_later(BETTER, self._look_for_better)
         receiving = self._receiving = Receiving(
             self._output,
             self._answered,
@@ -444,12 +593,17 @@ class Remote(KeptLink):
 
     def _answered(self, stream: Stream) -> None:
         self._settled(stream)
+        self._moving.discard(stream)
+        self._leave_before()
         if stream.ended:
             self.remove(stream)
 
     def _over(self, link: Link, error: Exception | None) -> None:
         assert self._receiving is not None
         receiving, self._receiving = self._receiving, None
+        if self._left is not None:  # what was not answered here holds its place there, by this
+            self._left.abort()
+            self._left = None
         if error is None and not self._closed:
             receiving.closed()
             for stream in list(self._streams):

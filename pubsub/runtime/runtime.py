@@ -26,11 +26,12 @@ from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import AuthError, Closed, ProtocolError
 from pubsub.links.doors import Doors
 from pubsub.links.keeping import KeptLink
-from pubsub.links.link import Link
+from pubsub.links.link import Endpoint, Link
 from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.probing import Prober
 from pubsub.links.renewal import Renewal
 from pubsub.runtime import lingering
+from pubsub.runtime.calling import Callbacks
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.publisher_link import Publishers, Remote
 from pubsub.runtime.readiness import Readiness, Ready
@@ -45,7 +46,8 @@ from pubsub.support.ratelimit import RateLimit
 from pubsub.trust.guard import Guard
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.messages import Expect, Match, Refused, Register, Revoked, Unregister
+from pubsub.wire.handshake import SUBSCRIBER, Other
+from pubsub.wire.messages import Called, Expect, Match, Refused, Register, Revoked, Unregister
 
 __all__ = ["OpenPub", "Runtime", "Sink", "Source"]
 
@@ -139,9 +141,9 @@ class Runtime:
             settings,
             self._request_scratch,
             self.peer_id,
-            lambda other: Served(self.subscribers),
+            self._seat,
             guard,
-            lambda other: self.subscribers.admit(other),
+            lambda other: self._who_serves(other).admit(other),
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
         self._pubs: dict[int, OpenPub] = {}
@@ -181,6 +183,20 @@ class Runtime:
             self._random,
             guard,
         )
+
+        self.callbacks = Callbacks(
+            *(loop, settings, guard, self.subscribers, self.publishers.dialling),
+            *(self.identity, self._request_scratch),
+        )
+
+    def _who_serves(self, other: Other) -> Publishers | Subscribers:
+        """Whom a link belongs to depends on what was said, and not on who dialled."""
+        return self.publishers if other.wants == SUBSCRIBER else self.subscribers
+
+    def _seat(self, other: Other) -> Endpoint:
+        if other.wants == SUBSCRIBER:
+            return self.publishers.arrived(other)
+        return Served(self.subscribers)
 
     @apart
     def start(self) -> None:
@@ -449,6 +465,11 @@ class Runtime:
             self.close_sub(number)
             sub.sink.abandon(error)
 
+    def called(self, session: Session, called: Called) -> None:
+        """See `Directed`."""
+        if called.ways:
+            self.callbacks.called(called.peer_id, called.ways)
+
     def revoked(self, revoked: Revoked) -> None:
         """See `Directed`."""
         try:
@@ -612,7 +633,7 @@ class Runtime:
         peers: list[Served | Remote] = [*self.subscribers.served]
         peers += self.publishers.remotes.values()
         links = [end.link for end in (*peers, *self.sessions) if end.link is not None]
-        links += self.subscribers.close()
+        links += [*self.subscribers.close(), *self.callbacks.close()]
         for end in (*self.sessions, *peers):
             _alone(end.close)
         self.readiness.stop()

@@ -99,6 +99,8 @@ class LinkRow(NamedTuple):
     """What the other end is."""
     peer_id: str
     up: bool
+    way: str
+    """Of which kind the way is that it has, or had last: ``direct``, ``reverse`` or ``relay``."""
 
 
 class CoordinatorRow(NamedTuple):

@@ -11,7 +11,7 @@ from pubsub.core.publication import Leaver, Publication
 from pubsub.core.rights import held
 from pubsub.core.serving import Serving
 from pubsub.errors import ProtocolError
-from pubsub.links.link import Link, Lost
+from pubsub.links.link import Link
 from pubsub.links.probing import Prober, home
 from pubsub.runtime.clock import Clock
 from pubsub.runtime.lingering import messages
@@ -70,7 +70,9 @@ class Subscribers:
 
     def rows(self) -> list[LinkRow]:
         """The links."""
-        return [LinkRow("subscriber", served.peer_id, True) for served in list(self.served)]
+        return [
+            LinkRow("subscriber", served.peer_id, True, served.way) for served in list(self.served)
+        ]
 
     def admit(self, other: Other) -> None:
         """Raise ProtocolError where it is not the one that has come under its identity before."""
@@ -152,12 +154,14 @@ class Served:
     Attributes:
         peer_id: of the other end.
         home: where it lives; None: not known.
+        way: of which kind the way to it is (see `Way.kind`).
     """
 
-    def __init__(self, owner: Subscribers) -> None:
+    def __init__(self, owner: Subscribers, way: str = "direct") -> None:
         self.link: Link | None = None
         self.peer_id = ""
         self.home: Address | None = None
+        self.way = way
         self._owner = owner
         self._serving: Serving | None = None
         self._shared = False  # by several channels, at some time
@@ -178,7 +182,6 @@ class Served:
             max_channels=self._owner.settings.max_channels,
             rights=held(other.standing.rights),
             now=self._owner.clock.now,
-            on_displaced=self._displaced,
         )
         if not stays:
             link.goodbye()
@@ -191,13 +194,6 @@ class Served:
             if not self._shared and serving is not None and serving.channels > 1:
                 self._shared = True
                 link.keep_short()
-
-    def _displaced(self) -> None:
-        """Another link of the same peer serves a channel of this one: it ends, and the places of
-        the others are held."""
-        link, why = self.link, "the same peer has connected anew"
-        if link is not None:
-            link.loop.call_soon(link.goodbye, "busy", why, Lost(why))
 
     def close(self) -> None:
         """Say GOODBYE."""

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import msgpack
 
+from pubsub.config import MAX_WAYS
 from pubsub.errors import ProtocolError
 
 __all__ = [
@@ -65,8 +66,6 @@ __all__ = [
 PROTOCOL_VERSION = 2
 MAX_PAYLOAD_BEFORE_WELCOME = 4096
 """Bytes that a frame may have before the other end is known."""
-MAX_WAYS = 8
-"""Ways to one peer that a HELLO or MATCH may list."""
 MAX_REQUEST_PAYLOAD = 64 * 1024
 """Bytes that a frame to a publisher or to a coordinator may have: all of them are small."""
 

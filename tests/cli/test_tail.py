@@ -352,6 +352,7 @@ def test_who_has_all_that_was_wanted_misses_nobody(
     assert (code, lines, errors[-1]) == (0, ['"two"'], "pubsub: received 2, lost 0")
 
 
+@pytest.mark.usefixtures("only_advertised")
 def test_g3_a_publisher_that_never_was_reached_is_said(
     start: Start, coordinator: str, topic: str
 ) -> None:

@@ -21,9 +21,11 @@ import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Literal
+from unittest.mock import patch
 
 from pubsub import Peer
-from tests.integration.support import free_port
+from pubsub.links.doors import Doors
+from tests.integration.support import free_port, told_only
 
 __all__ = ["BOTH", "Connection", "Proxy", "behind", "proxy"]
 
@@ -259,8 +261,9 @@ async def behind(coordinator: str, **settings: Any) -> AsyncIterator[tuple[Peer,
         host, port = server.sockets[0].getsockname()[:2]
         return host, port
 
-    async with (
-        proxy(target) as made,
-        Peer(coordinator, advertise=made.address, **settings) as peer,
-    ):
-        yield peer, made
+    with patch.object(Doors, "told", told_only):
+        async with (
+            proxy(target) as made,
+            Peer(coordinator, advertise=made.address, **settings) as peer,
+        ):
+            yield peer, made

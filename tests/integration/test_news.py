@@ -103,6 +103,7 @@ async def test_g9_a_close_that_takes_long_says_once_for_whom_it_waits(
         assert (len(warnings()), sub.lost) == (1, 0), "nothing was left"
 
 
+@pytest.mark.usefixtures("only_advertised")
 async def test_g3_who_was_expected_and_did_not_come_is_said_to_lack_what_was_put(
     coordinator: str, warnings: Warnings
 ) -> None:
