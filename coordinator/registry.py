@@ -31,6 +31,7 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from pubsub.config import Address, is_loopback
+from pubsub.coordinator.relays import Relays, ways_for
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.topics import (
     PatternIndex,
@@ -42,6 +43,8 @@ from pubsub.core.topics import (
 )
 from pubsub.errors import ProtocolError, TopicError
 from pubsub.wire.messages import (
+    Call,
+    Called,
     Expect,
     ExpectedSub,
     Match,
@@ -52,6 +55,8 @@ from pubsub.wire.messages import (
 )
 
 __all__ = [
+    "CALLS",
+    "CALLS_A_SECOND",
     "GRACE",
     "MAX_ALL",
     "MAX_PEERS",
@@ -60,6 +65,7 @@ __all__ = [
     "SWEEP",
     "Push",
     "Registry",
+    "machine_of",
 ]
 
 GRACE = 5.0
@@ -76,8 +82,12 @@ ROWS_PER_FRAME = 500
 """Rows that one MATCH or EXPECT may have, so that no long answer holds up the others."""
 SWEEP = 250
 """Registrations, and matches of them, that one `sweep` takes away: a few milliseconds."""
+CALLS = 32
+"""Calls that are passed to one publisher at once, as when it has just come, or its network has."""
+CALLS_A_SECOND = 8
+"""Those that it is passed from then on: each has it dial somebody."""
 
-Push: TypeAlias = tuple[str, Match | Expect | Refused]
+Push: TypeAlias = tuple[str, Match | Expect | Refused | Called]
 """The peer to send to, and the message."""
 
 
@@ -105,12 +115,23 @@ class _Peer:
     hostname: str = ""
     pid: int = 0
     rights: Rights = EVERYTHING
+    calls: float = CALLS  # that it may still be passed, at that time
+    counted_at: float = 0.0
 
     def describe(self, info: dict[str, Any]) -> None:
         name, hostname, pid = info.get("name"), info.get("hostname"), info.get("pid")
         self.name = name if isinstance(name, str) else ""
         self.hostname = hostname if isinstance(hostname, str) else ""
         self.pid = pid if isinstance(pid, int) else 0
+
+    def may_be_called(self, now: float) -> bool:
+        """Whether it is to be bothered once more, and count that."""
+        more = (now - self.counted_at) * CALLS_A_SECOND
+        self.calls, self.counted_at = min(CALLS, self.calls + more), now
+        if self.calls < 1:
+            return False
+        self.calls -= 1
+        return True
 
     def in_words(self) -> str:
         """Which process it is, for people who are to find it."""
@@ -186,6 +207,7 @@ class Registry:
         self._max_segments = max_segments
         self._max_peers = max_peers
         self._max_all = max_all
+        self.relays = Relays()
         self._registered = 0  # by all peers
         self._revision = 0
         self._peers: dict[str, _Peer] = {}
@@ -248,8 +270,7 @@ class Registry:
         peer.stale = len(peer.registrations)
         peer.describe(info)
         peer.who, peer.listens, peer.host_id = who, listens, host_id
-        # whoever dials an address of its own machine does so from that same address, or loopback
-        machine = "" if is_loopback(source) or source == met_at.host else source
+        machine = machine_of(source, met_at)
         if (peer.ways, peer.machine) != (ways, machine):
             peer.ways, peer.machine = ways, machine
             peer.local = bool(ways) and all(is_loopback(way.host) for way in ways)
@@ -467,6 +488,40 @@ class Registry:
     def _index(self, one: _Registration) -> TopicIndex[_Registration] | PatternIndex[_Registration]:
         return self._pubs if one.is_pub else self._subs
 
+    # --- calls --------------------------------------------------------------------------
+
+    def call(self, peer_id: str, call: Call, now: float) -> list[Push]:
+        """A subscriber cannot dial a publisher. Where both are here, and match with all that rights
+        say, the publisher is told where the subscriber is; or, of relays, both are told the same
+        ones; where there is none, the subscriber alone. Else nobody is told anything: the
+        subscriber asks again."""
+        sub, pub = self._find(peer_id, call.sub_id), self._find(call.peer_id, call.stream_id)
+        if sub is None or pub is None or sub.is_pub or not pub.is_pub or sub.peer is pub.peer:
+            return []
+        if not matches(sub.topic, pub.topic) or not sub.may_hear(pub.topic):
+            return []
+        caller, called = sub.peer, pub.peer
+        if call.relay:
+            mine, theirs = self.relays.best(caller.machine, called.machine)
+            if not mine:
+                return [(peer_id, Called(called.peer_id, (), ()))]
+            if not called.may_be_called(now):
+                return []
+            return [
+                (caller.peer_id, Called(called.peer_id, (), mine)),
+                (called.peer_id, Called(caller.peer_id, (), theirs)),
+            ]
+        ways = ways_for(caller.ways, caller.machine, called.machine)
+        if not ways or not called.may_be_called(now):
+            return []
+        return [(called.peer_id, Called(caller.peer_id, ways, ()))]
+
+    def _find(self, peer_id: str, id: int) -> _Registration | None:
+        """The registration of a peer that is connected, and has made it on this connection."""
+        peer = self._peers.get(peer_id)
+        known = peer.registrations.get(id) if peer is not None else None
+        return known if known is not None and known.is_current() else None
+
     # --- messages -----------------------------------------------------------------------
 
     def _matching(self, registration: _Registration) -> list[_Registration]:
@@ -536,13 +591,13 @@ class Registry:
         Raises:
             ProtocolError: whoever has those rights may not list them.
         """
-        if not rights.list:
-            raise ProtocolError(
-                "the peers are told to nobody whose certificate does not say so: issue it with "
-                "`pubsubd cert issue --list`",
-                code="auth",
-            )
+        _check_may_list(rights)
         return self._peer_rows()
+
+    def relay_rows(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
+        """The same of relays; see `Relays.rows`."""
+        _check_may_list(rights)
+        return self.relays.rows()
 
     def _peer_rows(self) -> Iterator[dict[str, Any]]:
         for peer in sorted(self._peers.values(), key=attrgetter("name", "peer_id")):
@@ -556,6 +611,21 @@ class Registry:
                 "subs": len(peer.registrations) - peer.pubs,
                 "state": "connected" if peer.connected else "away",
             }
+
+
+def machine_of(source: str, met_at: Address) -> str:
+    """On which machine one is that comes from there; empty: on the coordinator's. Whoever dials an
+    address of its own machine does so from that same address, or loopback."""
+    return "" if is_loopback(source) or source == met_at.host else source
+
+
+def _check_may_list(rights: Rights) -> None:
+    if not rights.list:
+        raise ProtocolError(
+            "the peers are told to nobody whose certificate does not say so: issue it with "
+            "`pubsubd cert issue --list`",
+            code="auth",
+        )
 
 
 def _refused(peer: _Peer, message: Register, topic: str) -> Refused | None:
@@ -585,9 +655,7 @@ def _row(of: _Registration, to: _Registration) -> MatchedPub | ExpectedSub:
     peer = of.peer
     if of.is_pub:
         apart = peer.local and peer.machine != to.peer.machine
-        ways = peer.ways
-        if peer.machine != to.peer.machine:
-            ways = tuple(way for way in ways if not is_loopback(way.host))
+        ways = ways_for(peer.ways, peer.machine, to.peer.machine)
         return MatchedPub(
             *(peer.peer_id, ways, peer.listens, peer.host_id, of.id, of.topic, _is_before(to, of)),
             peer.in_words() if apart else "",

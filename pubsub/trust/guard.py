@@ -89,6 +89,15 @@ class Guard:
         """
         return None
 
+    def context_for_relay(self) -> SSLContext | None:
+        """To begin a connection over a relay: always by TLS, since the relay is neither of the two
+        ends; None: plain, where everything is open.
+
+        Raises:
+            AuthError: these credentials do not go over a relay.
+        """
+        return None
+
     def takes_tls(self) -> SSLContext | None:
         """For who was dialled by TLS; None: that is not taken.
 
@@ -185,6 +194,13 @@ class Private(Guard):
             raise AuthError(_NOTHING.format(host=host))
         return None
 
+    def context_for_relay(self) -> SSLContext | None:
+        """See `Guard`."""
+        raise AuthError(
+            "over a relay there is always TLS, and the secret of this user has none: make a key by "
+            "`pubsubd key new FILE`, copy it to each machine, and set PUBSUB_KEY_FILE to it"
+        )
+
     def dials(self, ends: Ends, der: Der | None) -> Authenticator:
         """See `Guard`."""
         return self._proof(ends)
@@ -262,6 +278,15 @@ class Group(Private):
         """See `Guard`."""
         if self._encrypt is False or (is_loopback(host) and not self._encrypt):
             return None
+        return self._secured().client
+
+    def context_for_relay(self) -> SSLContext | None:
+        """See `Guard`."""
+        if self._encrypt is False:
+            raise AuthError(
+                "over a relay there is always TLS, and encrypt=False (PUBSUB_ENCRYPT=0) has none: "
+                "leave that out, on all sides"
+            )
         return self._secured().client
 
     def takes_tls(self) -> SSLContext | None:
@@ -348,6 +373,10 @@ class Holder(Guard):
         return self._contexts.own.name
 
     def context(self, host: str) -> SSLContext | None:
+        """See `Guard`."""
+        return self._contexts.client
+
+    def context_for_relay(self) -> SSLContext | None:
         """See `Guard`."""
         return self._contexts.client
 
@@ -444,10 +473,10 @@ class _Shown(_Open):
         from pubsub.trust.certificates import card_of
 
         card = card_of(self._der())
-        if role == "coordinator" and not card.rights.coordinator:
+        if role in ("coordinator", "relay") and not getattr(card.rights, role):
             raise ProtocolError(
-                f"the certificate of {card.name!r} does not make it a coordinator "
-                "(pubsubd cert issue … --coordinator)",
+                f"the certificate of {card.name!r} does not make it a {role} "
+                f"(pubsubd cert issue … --{role})",
                 code="auth",
             )
         # a question of a peer (see `probing`) comes under an identity that begins with its own
