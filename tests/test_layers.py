@@ -40,6 +40,7 @@ CLOCKS_AND_CHANCE = frozenset("datetime os queue random sched secrets time uuid"
 PURE: dict[str, frozenset[str]] = {
     "pubsub.core": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.coordinator.registry": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
+    "pubsub.coordinator.records": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.wire": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.codec": LOOPS_AND_SOCKETS,  # datetimes and UUIDs are values that it carries
 }
