@@ -293,14 +293,14 @@ async def test_the_embedded_coordinator_is_taken_over_when_its_peer_goes(
     monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
     first = Peer()
     pub = await first.pub("warm-up")
-    assert first.runtime._embedded is not None
+    assert first.runtime.embedded.coordinator is not None
     others = [Peer() for _ in range(3)]
     subs = [await peer.sub("t") for peer in others]
-    assert not any(peer.runtime._embedded for peer in others)
+    assert not any(peer.runtime.embedded.coordinator for peer in others)
     await pub.close()
     await first.close()
     await eventually(lambda: all(peer.runtime.sessions[0].up for peer in others))
-    assert sum(peer.runtime._embedded is not None for peer in others) == 1
+    assert sum(peer.runtime.embedded.coordinator is not None for peer in others) == 1
     late = Peer()
     async with late.pub("t") as pub:
         pub.put("found")
