@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import socket
 import threading
 import time
@@ -645,8 +646,9 @@ async def test_another_program_at_the_default_port_keeps_nobody_from_the_next(
         await reader.read()
         writer.close()
 
-    squatter = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = squatter.sockets[0].getsockname()[1]
+    # not among the ports that the system gives to whoever dials: the next ones are to be free
+    port = random.randrange(12_000, 30_000, PORTS)
+    squatter = await asyncio.start_server(answer, "127.0.0.1", port)
     for module in ("pubsub.config", "pubsub.cli.asking"):
         monkeypatch.setattr(f"{module}.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
     async with squatter, Peer() as first, Peer() as second:
