@@ -458,8 +458,8 @@ class Registry:
         """
         if not rights.list:
             raise ProtocolError(
-                "the peers are told to nobody whose certificate does not say so: issue it with "
-                "`pubsubd cert issue --list`",
+                "only a certificate that says so may list the peers: issue it with "
+                "`pubsubd cert issue … --list`",
                 code="auth",
             )
         return self._peer_rows()
