@@ -11,6 +11,7 @@ from pubsub.cli.command import say, show_help
 from pubsub.core.rights import Rights
 from pubsub.core.topics import check_pattern
 from pubsub.errors import TopicError
+from pubsub.faces.foreign import foreign_wildcard
 from pubsub.support.host import this_host
 from pubsub.trust.files import read_file
 
@@ -60,9 +61,12 @@ def _patterns(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str, ...]:
     try:
-        return tuple(map(check_pattern, values))
+        patterns = tuple(map(check_pattern, values))
     except TopicError as error:
         raise click.UsageError(f"--{param.name}: {error}", ctx) from None
+    for foreign in filter(None, map(foreign_wildcard, patterns)):
+        say(foreign, by="pubsubd")
+    return patterns
 
 
 @cert.command(epilog=EPILOG)

@@ -265,7 +265,11 @@ def credential_options(function: F) -> F:
 
 def _note_credentials(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     if value is not None:
-        ctx.meta.setdefault(f"{__name__}.credentials", {})[param.name] = value
+        noted = ctx.meta.setdefault(f"{__name__}.credentials", {})
+        noted[param.name] = value
+        if len(noted) > 1:
+            names = " and ".join("--" + name.replace("_", "-") for name in sorted(noted))
+            raise click.UsageError(f"{names} exclude each other: leave one of them out", ctx)
     return value
 
 

@@ -13,6 +13,7 @@ import click
 from pubsub.cli.asking import ask
 from pubsub.cli.command import FAILED, OK, say, way_out
 from pubsub.config import Address
+from pubsub.core.rights import EVERYTHING
 from pubsub.errors import AuthError, CoordinatorUnavailable
 from pubsub.trust.guard import Guard
 
@@ -52,7 +53,8 @@ def show(
             say(f"{error}: {way_out()}" if failed == len(addresses) else str(error))
             continue
         if not found and not as_json:
-            say(f"the coordinator at {address} knows no {what}")
+            limits = "" if guard.rights == EVERYTHING else " that this certificate has a right to"
+            say(f"the coordinator at {address} knows no {what}{limits}")
         several = {"coordinator": str(address)} if len(addresses) > 1 else {}
         rows += [{**several, **row} for row in found]
     if as_json:

@@ -134,6 +134,8 @@ def coordinator(
             f"the certificate of {guard.name!r} does not make it a coordinator: issue one with "
             "`pubsubd cert issue DIR NAME --coordinator`"
         )
+    # It fails here where TLS is needed and cannot be made: else everybody would be refused.
+    _ = guard.takes_tls() if exposed else guard.context("127.0.0.1")
     return run(_serve(address, exposed, guard, trust_advertise))
 
 

@@ -23,14 +23,13 @@ its peer had when it came: with others, it is another registration.
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, TypeAlias
 
 from pubsub.config import Address, is_loopback
+from pubsub.coordinator.records import NOWHERE, Peer, Registration, refused, row
 from pubsub.coordinator.relays import Relays, ways_for
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.topics import (
@@ -46,17 +45,13 @@ from pubsub.wire.messages import (
     Call,
     Called,
     Expect,
-    ExpectedSub,
     Match,
-    MatchedPub,
     Refused,
     Register,
     WayRow,
 )
 
 __all__ = [
-    "CALLS",
-    "CALLS_A_SECOND",
     "GRACE",
     "MAX_ALL",
     "MAX_PEERS",
@@ -82,106 +77,14 @@ ROWS_PER_FRAME = 500
 """Rows that one MATCH or EXPECT may have, so that no long answer holds up the others."""
 SWEEP = 250
 """Registrations, and matches of them, that one `sweep` takes away: a few milliseconds."""
-CALLS = 32
-"""Calls that are passed to one publisher at once, as when it has just come, or its network has."""
-CALLS_A_SECOND = 8
-"""Those that it is passed from then on: each has it dial somebody."""
 
 Push: TypeAlias = tuple[str, Match | Expect | Refused | Called]
 """The peer to send to, and the message."""
 
 
-_NOWHERE = Address("", 0)
-
-
-@dataclass(slots=True, eq=False)
-class _Peer:
-    peer_id: str
-    who: tuple[str, bytes]  # what only it can show
-    ways: tuple[WayRow, ...] = ()
-    listens: bool = False
-    host_id: str = ""
-    local: bool = False  # only its own machine can dial it
-    machine: str = ""  # the address from which it came; empty: on the coordinator's machine
-    met_at: Address = _NOWHERE  # where it reached the coordinator
-    connected: bool = False
-    session: int = 0  # counts its connections
-    moved: int = 0  # the session in which its ways, or its machine, last changed
-    registrations: dict[int, _Registration] = field(default_factory=dict)
-    pubs: int = 0  # how many of the registrations are Pubs
-    segments: int = 0  # of their topics and patterns
-    stale: int = 0  # how many of them were not registered in this session
-    name: str = ""
-    hostname: str = ""
-    pid: int = 0
-    rights: Rights = EVERYTHING
-    calls: float = CALLS  # that it may still be passed, at that time
-    counted_at: float = 0.0
-
-    def describe(self, info: dict[str, Any]) -> None:
-        name, hostname, pid = info.get("name"), info.get("hostname"), info.get("pid")
-        self.name = name if isinstance(name, str) else ""
-        self.hostname = hostname if isinstance(hostname, str) else ""
-        self.pid = pid if isinstance(pid, int) else 0
-
-    def may_be_called(self, now: float) -> bool:
-        """Whether it is to be bothered once more, and count that."""
-        more = (now - self.counted_at) * CALLS_A_SECOND
-        self.calls, self.counted_at = min(CALLS, self.calls + more), now
-        if self.calls < 1:
-            return False
-        self.calls -= 1
-        return True
-
-    def in_words(self) -> str:
-        """Which process it is, for people who are to find it."""
-        return f"{self.name[:100]} (pid {self.pid} on {self.hostname[:100]})"
-
-
-class _Registration:
-    __slots__ = (
-        "id",
-        "is_pub",
-        "limited",
-        "observer",
-        "peer",
-        "renewed",
-        "revision",
-        "rights",
-        "session",
-        "topic",
-    )
-
-    def __init__(self, peer: _Peer, message: Register, topic: str, revision: int) -> None:
-        self.peer = peer
-        self.id = message.id
-        self.is_pub = message.role == "pub"
-        self.topic = sys.intern(topic)  # often the topic of many
-        self.renewed = message.renewed
-        self.observer = message.observer
-        self.revision = revision
-        self.session = peer.session
-        """The session of its peer in which it was last registered."""
-        self.rights = peer.rights
-        self.limited = is_pattern(topic) and "**" not in self.rights.subscribe
-        """Whether it may match what it has no right to. (No topic that was registered does.)"""
-
-    def may_hear(self, topic: str) -> bool:
-        """Whether a Sub that matches a topic may be told of it."""
-        return not self.limited or self.rights.may_subscribe(topic)
-
-    def is_current(self) -> bool:
-        return self.peer.connected and self.session == self.peer.session
-
-    def is_same(self, message: Register) -> bool:
-        # `renewed` is left out: what counts is how this coordinator first heard of it.
-        asked = (message.topic, message.role == "pub", message.observer)
-        return (self.topic, self.is_pub, self.observer) == asked
-
-
 _by_revision = attrgetter("revision")
 
-_Lost: TypeAlias = "dict[_Registration, list[tuple[str, int]]]"
+_Lost: TypeAlias = "dict[Registration, list[tuple[str, int]]]"
 """Who must be told of what is gone."""
 
 
@@ -210,15 +113,15 @@ class Registry:
         self.relays = Relays()
         self._registered = 0  # by all peers
         self._revision = 0
-        self._peers: dict[str, _Peer] = {}
-        self._pubs: TopicIndex[_Registration] = TopicIndex()
-        self._subs: PatternIndex[_Registration] = PatternIndex()
-        self._due: OrderedDict[_Peer, float] = OrderedDict()
+        self._peers: dict[str, Peer] = {}
+        self._pubs: TopicIndex[Registration] = TopicIndex()
+        self._subs: PatternIndex[Registration] = PatternIndex()
+        self._due: OrderedDict[Peer, float] = OrderedDict()
         """When each peer with something to lose loses it: the earliest first, because time never
         goes back and each is put last when it is set."""
-        self._going: dict[str, tuple[_Peer, Iterator[_Registration]]] = {}
+        self._going: dict[str, tuple[Peer, Iterator[Registration]]] = {}
         """Peers that have left, with those of their registrations that are yet to be taken away."""
-        self._stale: deque[tuple[int, _Registration]] = deque()
+        self._stale: deque[tuple[int, Registration]] = deque()
         """What was not registered again in time in this session of its peer, and is to be taken
         away, unless it comes again before its turn."""
 
@@ -242,7 +145,7 @@ class Registry:
         listens: bool = True,
         host_id: str = "",
         source: str = "",
-        met_at: Address = _NOWHERE,
+        met_at: Address = NOWHERE,
         rights: Rights = EVERYTHING,
     ) -> list[Push]:
         """A peer has connected: a new one, one that was away, or one whose old connection this
@@ -264,7 +167,7 @@ class Registry:
                 )
             # One that is not all gone is only away, lest the same be told as new and then as gone.
             going = self._going.pop(peer_id, None)
-            peer = self._peers[peer_id] = _Peer(peer_id, who) if going is None else going[0]
+            peer = self._peers[peer_id] = Peer(peer_id, who) if going is None else going[0]
         peer.connected = True
         peer.session += 1
         peer.stale = len(peer.registrations)
@@ -334,7 +237,7 @@ class Registry:
         """Whether something is yet to be taken away."""
         return bool(self._going or self._stale)
 
-    def _to_go(self) -> Iterator[_Registration]:
+    def _to_go(self) -> Iterator[Registration]:
         while self._stale:
             session, registration = self._stale.popleft()
             peer = registration.peer
@@ -383,10 +286,10 @@ class Registry:
             topic = check(message.topic)
         except TopicError as error:
             raise ProtocolError(f"{message.role} {message.id}: {error.problem}") from None
-        refused = _refused(peer, message, topic)
-        if refused is not None:
+        refusal = refused(peer, message, topic)
+        if refusal is not None:
             lost = [] if known is None else self._remove_one(known)
-            return [*lost, (peer_id, refused)]
+            return [*lost, (peer_id, refusal)]
         replaced = 0 if known is None else _segments(known.topic)
         segments = _segments(topic)
         beyond = ""
@@ -406,7 +309,7 @@ class Registry:
             return [(peer_id, Refused(message.id, why))]
         pushes = [] if known is None else self._remove_one(known)
         self._revision += 1
-        new = _Registration(peer, message, topic, self._revision)
+        new = Registration(peer, message, topic, self._revision)
         peer.registrations[new.id] = new
         self._registered += 1
         peer.pubs += new.is_pub
@@ -423,7 +326,7 @@ class Registry:
         known = peer.registrations.get(id) if peer is not None else None
         return [] if known is None else self._remove_one(known)
 
-    def _renew(self, known: _Registration, now: float) -> list[Push]:
+    def _renew(self, known: Registration, now: float) -> list[Push]:
         peer = known.peer
         matching = self._matching(known)
         pushes = self._answer(known, matching)
@@ -438,12 +341,12 @@ class Registry:
                 pushes += self._announce(known, [pub for pub in matching if pub.peer.local])
         return pushes
 
-    def _remove_one(self, registration: _Registration) -> list[Push]:
+    def _remove_one(self, registration: Registration) -> list[Push]:
         lost: _Lost = {}
         self._remove(registration, lost)
         return self._tell_lost(lost)
 
-    def _remove(self, registration: _Registration, lost: _Lost) -> int:
+    def _remove(self, registration: Registration, lost: _Lost) -> int:
         """Take a registration away and note it for those that it matched; returns how many."""
         peer = registration.peer
         del peer.registrations[registration.id]
@@ -470,7 +373,7 @@ class Registry:
             for part in _parts(rows)
         ]
 
-    def _forget(self, peer: _Peer) -> None:
+    def _forget(self, peer: Peer) -> None:
         """Take away a peer; with all it had, as soon as may be."""
         peer.connected = False
         self._due.pop(peer, None)
@@ -478,14 +381,14 @@ class Registry:
         if peer.registrations:
             self._going[peer.peer_id] = (peer, iter(list(peer.registrations.values())))
 
-    def _set_due(self, peer: _Peer, now: float) -> None:
+    def _set_due(self, peer: Peer, now: float) -> None:
         if peer.connected and not peer.stale:
             self._due.pop(peer, None)
         else:
             self._due[peer] = now + self.grace
             self._due.move_to_end(peer)
 
-    def _index(self, one: _Registration) -> TopicIndex[_Registration] | PatternIndex[_Registration]:
+    def _index(self, one: Registration) -> TopicIndex[Registration] | PatternIndex[Registration]:
         return self._pubs if one.is_pub else self._subs
 
     # --- calls --------------------------------------------------------------------------
@@ -516,7 +419,7 @@ class Registry:
             return []
         return [(called.peer_id, Called(caller.peer_id, ways, ()))]
 
-    def _find(self, peer_id: str, id: int) -> _Registration | None:
+    def _find(self, peer_id: str, id: int) -> Registration | None:
         """The registration of a peer that is connected, and has made it on this connection."""
         peer = self._peers.get(peer_id)
         known = peer.registrations.get(id) if peer is not None else None
@@ -524,7 +427,7 @@ class Registry:
 
     # --- messages -----------------------------------------------------------------------
 
-    def _matching(self, registration: _Registration) -> list[_Registration]:
+    def _matching(self, registration: Registration) -> list[Registration]:
         """Those of the other role, the oldest first: sets have no order that would be the same in
         another run."""
         topic = registration.topic
@@ -538,22 +441,22 @@ class Registry:
             found = {pub for part in parts for pub in part if matches(topic, pub.topic)}
         return sorted(found, key=_by_revision) if len(found) > 1 else list(found)
 
-    def _answer(self, to: _Registration, matching: list[_Registration]) -> list[Push]:
+    def _answer(self, to: Registration, matching: list[Registration]) -> list[Push]:
         """All its matches for one registration."""
-        *first, last = _parts([_row(other, to) for other in matching]) or [()]
+        *first, last = _parts([row(other, to) for other in matching]) or [()]
         pushes = [self._push(to, False, part, ()) for part in first]
         return [*pushes, self._push(to, True, last, ())]
 
-    def _announce(self, new: _Registration, matching: list[_Registration]) -> list[Push]:
+    def _announce(self, new: Registration, matching: list[Registration]) -> list[Push]:
         """One registration for all its matches."""
         return [
-            self._push(other, True, (_row(new, other),), ())
+            self._push(other, True, (row(new, other),), ())
             for other in matching
             if other.is_current()
         ]
 
     def _push(
-        self, to: _Registration, complete: bool, added: Any, removed: tuple[tuple[str, int], ...]
+        self, to: Registration, complete: bool, added: Any, removed: tuple[tuple[str, int], ...]
     ) -> Push:
         message = Expect if to.is_pub else Match
         return to.peer.peer_id, message(to.id, self._revision, complete, added, removed)
@@ -622,58 +525,14 @@ def machine_of(source: str, met_at: Address) -> str:
 def _check_may_list(rights: Rights) -> None:
     if not rights.list:
         raise ProtocolError(
-            "the peers are told to nobody whose certificate does not say so: issue it with "
-            "`pubsubd cert issue --list`",
+            "only a certificate that says so may list the peers: issue it with "
+            "`pubsubd cert issue … --list`",
             code="auth",
         )
 
 
-def _refused(peer: _Peer, message: Register, topic: str) -> Refused | None:
-    """Why a peer has no right to what it registers; None: it has. A pattern is refused only where
-    nothing could ever match both."""
-    rights = peer.rights
-    if message.role == "pub":
-        verb, allowed = "publish", rights.may_publish(topic)
-    elif is_pattern(topic):
-        verb, allowed = "subscribe", bool(rights.part(topic))
-    else:
-        verb, allowed = "subscribe", rights.may_subscribe(topic)
-    if allowed:
-        return None
-    who = repr(peer.who[0][:100]) if peer.who[0] else "this peer"
-    shown = repr(topic if len(topic) <= 200 else f"{topic[:200]}…")
-    reason = f"{who} may not {verb} {shown}: it {rights.may(verb)}"
-    return Refused(message.id, reason if len(reason) <= 1024 else f"{reason[:1023]}…")
-
-
 def _segments(topic: str) -> int:
     return topic.count("/") + 1
-
-
-def _row(of: _Registration, to: _Registration) -> MatchedPub | ExpectedSub:
-    """What is told of one registration to another that it matches."""
-    peer = of.peer
-    if of.is_pub:
-        apart = peer.local and peer.machine != to.peer.machine
-        ways = ways_for(peer.ways, peer.machine, to.peer.machine)
-        return MatchedPub(
-            *(peer.peer_id, ways, peer.listens, peer.host_id, of.id, of.topic, _is_before(to, of)),
-            peer.in_words() if apart else "",
-        )
-    apart = to.peer.local and peer.machine != to.peer.machine
-    elsewhere = ""
-    if apart:  # one of both has dialled an address that means the same to all
-        elsewhere = str(to.peer.met_at if is_loopback(peer.met_at.host) else peer.met_at)
-    return ExpectedSub(peer.peer_id, of.id, _is_before(of, to), of.observer, elsewhere)
-
-
-def _is_before(sub: _Registration, pub: _Registration) -> bool:
-    """Whether a Sub is due the first message of a Pub.
-
-    One that another coordinator process had already acknowledged is older than a Pub that is new
-    now, whichever of them came to this coordinator first.
-    """
-    return sub.revision < pub.revision or (sub.renewed and not pub.renewed)
 
 
 def _parts(rows: list[Any]) -> list[tuple[Any, ...]]:

@@ -42,6 +42,7 @@ PURE: dict[str, frozenset[str]] = {
     "pubsub.coordinator.registry": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.coordinator.relays": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.relay.circuits": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
+    "pubsub.coordinator.records": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.wire": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.codec": LOOPS_AND_SOCKETS,  # datetimes and UUIDs are values that it carries
 }

@@ -1,4 +1,9 @@
-"""A publication: what the publishing side decides about one stream, its log and its cursors."""
+"""A publication: what the publishing side decides about one stream, its log and its cursors.
+
+It is long because its parts are one: whatever happens to a subscriber (it attaches, acknowledges,
+is cut off, runs out of time) changes its cursor, what the log may drop, for whom a place is held
+and which flush is done, in one step. Parted, these would hand each other the cursors at every ACK.
+"""
 
 from __future__ import annotations
 

@@ -56,18 +56,22 @@ _OTHER = {
     "UNSUPPORTED_PROTOCOL": "it has no version of TLS that this process has",
     "NO_SHARED_CIPHER": "it has no kind of TLS that this process has",
     "HTTP_REQUEST": "it speaks http where TLS belongs",
-    "WRONG_VERSION_NUMBER": NO_TLS,
+    "WRONG_VERSION_NUMBER": f"{NO_TLS}: it may have no key or certificate, or no `cryptography`; "
+    "its log says which",
     "UNEXPECTED_EOF_WHILE_READING": CLOSED_EARLY,
 }
 """What else this end may find, by OpenSSL's names."""
 
 _KEYS = {
-    "its": "it has another key: the first of its key file is none of ours",
-    "ours": "it has another key: the first of our key file is none of its",
+    "its": "it has another key (the first of its key file is none of ours), or a certificate "
+    "instead: copy the same key file to both",
+    "ours": "it has another key (the first of our key file is none of its), or a certificate "
+    "instead: copy the same key file to both",
 }
 _CAS = {
-    "its": "it is not of our CA: another one issued its certificate",
-    "ours": "it is not of our CA: it does not know the one that issued our certificate",
+    "its": "it is not of our CA: another one issued its certificate, or it has a key instead",
+    "ours": "it is not of our CA: it does not know the one that issued our certificate, or it has "
+    "a key instead",
 }
 
 

@@ -11,9 +11,10 @@ from pubsub.links.patience import Patience
 from pubsub.support.logs import logger
 
 if TYPE_CHECKING:
-    from pubsub.runtime.runtime import OpenPub, Runtime
+    from pubsub.runtime.members import OpenPub
+    from pubsub.runtime.runtime import Runtime
 
-__all__ = ["linger", "messages", "received", "say_interrupted", "unreceived"]
+__all__ = ["linger", "messages", "received", "say_interrupted", "say_unsent", "unreceived"]
 
 log = logger("pubsub")
 
@@ -125,6 +126,16 @@ def say_interrupted(pubs: Iterable[OpenPub]) -> None:
     """Say what a close that was interrupted has not sent."""
     if lacking := unreceived(pubs):
         log.warning("closing was interrupted: %s", lacking)
+
+
+def say_unsent(pubs: Iterable[OpenPub]) -> None:
+    """Say what was not sent when an event loop was closed whose Peer was still open."""
+    if lacking := unreceived(pubs):
+        log.warning(
+            "an event loop was closed before all was sent (`await pub.close()` before that, or "
+            "asyncio.run, sends it): %s",
+            lacking,
+        )
 
 
 def messages(count: int) -> str:

@@ -1,26 +1,24 @@
 """One process's runtime, bound to one event loop: it brings the cores and the connections together.
 
 It owns the publications and inboxes of all Pubs and Subs of the peer, the sessions with the
-coordinators, and who keeps the rest: `Doors`, `Publishers`, `Subscribers`, `Readiness`. Everything
-in it runs in its loop's thread. What is to be written is collected during a turn of the loop and
-written at its end (see `turn`): one batch per Pub, one write per link.
+coordinators, and who keeps the rest: `Doors`, `Publishers`, `Subscribers`, `Readiness`, `Embedded`.
+Everything in it runs in its loop's thread. What is to be written is collected during a turn of the
+loop and written at its end (see `turn`): one batch per Pub, one write per link.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import random
 from collections.abc import Callable, Iterable
 from itertools import count
 from threading import get_ident
-from typing import Any, ParamSpec, Protocol
+from typing import Any, ParamSpec
 
-from pubsub.config import Address, Settings, is_loopback, is_wildcard
+from pubsub.config import Address, Settings
 from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
-from pubsub.core.publication import Leaver, Publication
-from pubsub.core.rights import SHOWN, in_words
+from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import AuthError, Closed, ProtocolError
@@ -30,9 +28,11 @@ from pubsub.links.link import Endpoint, Link
 from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.probing import Prober
 from pubsub.links.renewal import Renewal
-from pubsub.runtime import lingering
+from pubsub.runtime import lingering, reports
 from pubsub.runtime.calling import Callbacks
 from pubsub.runtime.coordinator_link import Session
+from pubsub.runtime.embedding import Embedded
+from pubsub.runtime.members import OpenPub, OpenSub, Sink, Source
 from pubsub.runtime.publisher_link import Publishers, Remote
 from pubsub.runtime.readiness import Readiness, Ready
 from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
@@ -49,7 +49,7 @@ from pubsub.wire.frames import SCRATCH_SIZE
 from pubsub.wire.handshake import SUBSCRIBER, Other
 from pubsub.wire.messages import Called, Expect, Match, Refused, Register, Revoked, Unregister
 
-__all__ = ["OpenPub", "Runtime", "Sink", "Source"]
+__all__ = ["Runtime"]
 
 log = logger("pubsub")
 log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
@@ -58,44 +58,6 @@ P = ParamSpec("P")
 
 REMEMBERED = 4096
 """Closed Pubs whose counts are remembered."""
-
-
-class Sink(Protocol):
-    """What drains an inbox: a Sub."""
-
-    def abandon(self, error: Exception) -> None:
-        """Refuse every further call, with this error."""
-
-
-class Source(Sink, Protocol):
-    """What feeds a publication: a Pub."""
-
-    def seal(self) -> None:
-        """Bring what was put so far into the log. Called in the loop's thread."""
-
-    def count(self) -> int:
-        """How many messages were put, with those that are not in the log yet or wait for room."""
-
-    def queued(self) -> asyncio.Future[None] | None:
-        """Done when nothing that was put waits for room any more; None: nothing does."""
-
-
-class OpenPub:
-    """What the runtime knows of a Pub."""
-
-    def __init__(self, publication: Publication, source: Source) -> None:
-        self.publication = publication
-        self.source = source
-        self.out_of_reach = False  # for a subscriber, and that was said
-
-
-class _Sub:
-    """What the runtime knows of a Sub."""
-
-    def __init__(self, inbox: Inbox, sink: Sink) -> None:
-        self.inbox = inbox
-        self.sink = sink
-        self.acknowledged = False
 
 
 class Runtime:
@@ -147,7 +109,7 @@ class Runtime:
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
         self._pubs: dict[int, OpenPub] = {}
-        self._subs: dict[int, _Sub] = {}
+        self._subs: dict[int, OpenSub] = {}
         self._ended: dict[int, Publication] = {}
         self._numbers = count(1)  # of Pubs and Subs
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
@@ -161,15 +123,15 @@ class Runtime:
         )
         self.clock = self.subscribers.clock
         self.renewal = Renewal(loop, self._guards, self.links)
-        self._embedded: Any = None
+        self.embedded = Embedded(loop, settings, guard, self.renewal)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._given = given
-        embed = None if configured else self._embed
+        embed = None if configured else self.embedded.start
         self.sessions = [
             Session(loop, address, self, settings, self._scratch, self._random, guard, embed)
             for address in coordinators
         ]
-        alone = None if configured else lambda: self._embedded is not None
+        alone = None if configured else lambda: self.embedded.coordinator is not None
         self.readiness = Readiness(
             loop, settings, self.sessions, self.clock, given=given, alone=alone
         )
@@ -228,7 +190,7 @@ class Runtime:
             holding=self.subscribers.holding,
         )
         publication.on_absent = lambda who: self.subscribers.absent.append((topic, who))
-        publication.on_shut = lambda who: self._is_shut(topic, who)
+        publication.on_shut = lambda who: reports.say_shut(topic, who, self.settings)
         publication.on_due = self.clock.arm
         self._pubs[publication.stream_id] = OpenPub(publication, source)
         for sub in self._subs.values():
@@ -237,14 +199,6 @@ class Runtime:
         self.clock.arm(self.clock.now() + self.settings.join_timeout)
         self._tell(Register(publication.stream_id, "pub", topic, False, False))
         return publication, self.readiness.add(publication.stream_id, publication)
-
-    def _is_shut(self, topic: str, who: Leaver) -> None:
-        """A subscriber was cut off, because it held up a Pub that waits for all."""
-        log.warning(
-            "Pub(%r, overflow='block'): the subscriber %s is cut off, because it has let nothing "
-            "be sent to it for %g s (resume_timeout): it lacks %s",
-            *(topic, who.name, self.settings.resume_timeout, lingering.messages(who.lacks)),
-        )
 
     async def close_pub(self, stream_id: int, linger: float | None = None) -> None:
         """Close a stream: wait up to `linger` seconds until every subscriber has received what
@@ -316,25 +270,15 @@ class Runtime:
         """Open an inbox: local Pubs are joined at once, others when the coordinators name them."""
         self._check_open()
         inbox = make(next(self._numbers))
-        sub = self._subs[inbox.sub_id] = _Sub(inbox, sink)
+        sub = self._subs[inbox.sub_id] = OpenSub(inbox, sink)
         for pub in self._pubs.values():
             if _wants(inbox.pattern, pub.publication.topic):
                 pub.source.seal()
                 self._join_locally(pub.publication, sub)
         self._tell(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
         if is_pattern(inbox.pattern):
-            self._say_what_is_covered(inbox.pattern)
+            reports.say_what_is_covered(inbox.pattern, self.guard.rights)
         return inbox, self.readiness.add(inbox.sub_id, inbox)
-
-    def _say_what_is_covered(self, pattern: str) -> None:
-        """A Sub whose pattern is wider than its right gets a part of what it asks for."""
-        rights = self.guard.rights
-        part = rights.part(pattern)
-        if part and not rights.covers(pattern):
-            log.warning(
-                "Sub(%r) gets only what this process may subscribe as well: %s",
-                *(pattern, in_words(part, SHOWN)),
-            )
 
     def close_sub(self, sub_id: int) -> None:
         """Close an inbox: whatever waits in it is given up."""
@@ -349,7 +293,7 @@ class Runtime:
         self.publishers.directory.drop(sub_id)
         self._close_registration(sub_id, f"Sub({sub.inbox.pattern!r})")
 
-    def _join_locally(self, publication: Publication, sub: _Sub) -> None:
+    def _join_locally(self, publication: Publication, sub: OpenSub) -> None:
         key = StreamKey(self.peer_id, publication.stream_id)
         stream = Stream(
             sub.inbox,
@@ -426,7 +370,10 @@ class Runtime:
         now = self.clock.now()
         for row in expect.added:
             if row.elsewhere:
-                self._is_out_of_reach(pub, row.elsewhere)
+                hosts = [each.place[0] for each in self.doors.identities.values()]
+                reports.say_out_of_reach(
+                    pub, hosts, row.elsewhere, self.settings, given=self._given
+                )
             elif row.peer_id != self.peer_id:
                 publication.expect(
                     SubKey(row.peer_id, row.sub_id),
@@ -479,26 +426,6 @@ class Runtime:
         if newer:
             self.renewal.review()
 
-    def _is_out_of_reach(self, pub: OpenPub, coordinator: str) -> None:
-        """A subscriber on another machine, which reaches the coordinator there, cannot reach us."""
-        hosts = [each.place[0] for each in self.doors.identities.values()]
-        if pub.out_of_reach or not all(map(is_loopback, hosts)):
-            return
-        pub.out_of_reach = True
-        if self.settings.advertise:
-            way_out = f"advertise={self.settings.advertise!r} must be what others can dial"
-        elif self.settings.host and not is_wildcard(self.settings.host):
-            way_out = f"Peer(host={self.settings.host!r}) must be an address that others can dial"
-        elif self._given:
-            way_out = f"name its coordinator as {coordinator}"
-        else:
-            way_out = f"start it with PUBSUB_COORDINATOR={coordinator}, or with Peer(host=…)"
-        log.error(
-            "a subscriber on another machine wants %r, and this Peer can be reached on its own "
-            "machine only, because it listens on %s: %s",
-            *(pub.publication.topic, " and ".join(hosts), way_out),
-        )
-
     def _close_registration(self, number: int, what: str) -> None:
         self._tell(Unregister(number))
         self.readiness.remove(number, None if self.exiting else Closed(f"{what} is closed"))
@@ -526,30 +453,10 @@ class Runtime:
         kept: list[KeptLink] = [*self.publishers.remotes.values(), *self.sessions]
         ends: list[Served | KeptLink] = [*self.subscribers.served, *kept]
         links = [end.link for end in ends if end.link is not None]
-        return links + (self._embedded.links if self._embedded is not None else [])
+        return links + self.embedded.links
 
     def _guards(self) -> list[Guard]:
-        return [self.guard, *([self._embedded.guard] if self._embedded is not None else [])]
-
-    # --- the embedded coordinator -------------------------------------------------------
-
-    async def _embed(self, address: Address) -> bool:
-        """Start a coordinator in this process; True also where another one was faster. It is one
-        at most, and none that nobody would take for one: both would only keep the port from others.
-        """
-        from pubsub.coordinator.server import Coordinator  # only where it is needed
-
-        if self._embedded is not None or not self.guard.rights.coordinator:
-            return False
-        coordinator = Coordinator(self.loop, settings=self.settings, guard=self.guard.twin())
-        try:
-            await coordinator.start(address.host, address.port)
-        except OSError as error:
-            return error.errno == errno.EADDRINUSE
-        self._embedded = coordinator
-        self.renewal.on_review = coordinator.tell_revoked
-        log.info("nothing listened on %s: this process is the coordinator now", address)
-        return True
+        return [self.guard, *self.embedded.guards]
 
     # --- the end ------------------------------------------------------------------------
 
@@ -584,8 +491,7 @@ class Runtime:
         links = self.end()
         for link in (*links, *await self.doors.close(links)):
             await link.gone()  # each aborts by itself where the other end does not close
-        if self._embedded is not None:
-            await self._embedded.close()
+        await self.embedded.close()
 
     @property
     def finished(self) -> bool:
@@ -597,15 +503,9 @@ class Runtime:
     def bury(self) -> None:
         """Its loop was closed: where that came before its end, and somebody lacks something, say
         so."""
-        lacking = "" if self.subscribers.closed else self.unreceived()
-        if lacking and self.closing:
-            lingering.say_interrupted(self._pubs.values())
-        elif lacking:
-            log.warning(
-                "an event loop was closed before all was sent (`await pub.close()` before that, or "
-                "asyncio.run, sends it): %s",
-                lacking,
-            )
+        if not self.subscribers.closed:
+            say = lingering.say_interrupted if self.closing else lingering.say_unsent
+            say(list(self._pubs.values()))
         self.subscribers.closed = True
         for task in asyncio.all_tasks(self.loop):
             if task.get_name().startswith("pubsub "):  # that it never ended is no news
@@ -645,8 +545,7 @@ class Runtime:
         for link in self.end():
             link.abort()
         self.doors.cut()
-        if self._embedded is not None:
-            self._embedded.cut()
+        self.embedded.cut()
 
     def abandon_after_fork(self, error: Exception) -> None:
         """In a child after a fork: the loop and its threads are the parent's. Refuse every call."""

@@ -143,8 +143,8 @@ def _only(found: Mapping[str, object], names: Mapping[str, str]) -> tuple[str, o
     if len(found) > 1:
         first, second, *_ = found
         raise ValueError(
-            f"{names[first]} and {names[second]} are both set: one says who this process is, the "
-            "other is to go"
+            f"{names[first]} and {names[second]} are both set: unset one of them (each says by "
+            "itself who this process is)"
         )
     for name, value in found.items():
         return name, value, names[name]

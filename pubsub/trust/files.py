@@ -97,7 +97,8 @@ def _read(path: str | os.PathLike[str], what: str) -> tuple[bytes, os.stat_resul
     except IsADirectoryError:
         raise AuthError(f"{what} {path} is a directory: name a file in it") from None
     except FileNotFoundError:
-        raise AuthError(f"{what} {path} is not there") from None
+        relative = "" if os.path.isabs(path) else ", seen from the current directory"
+        raise AuthError(f"{what} {path} is not there{relative}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise AuthError(f"{what} {path} cannot be read: {reason}") from None

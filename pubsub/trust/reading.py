@@ -259,7 +259,10 @@ def read_bundle(data: bytes, what: str, now: float) -> Bundle:
         )
     clock = f"the clock of this machine says {when_seconds(now)}"
     if now > leaf.not_valid_after_utc.timestamp():
-        raise AuthError(f"{what} expired at {when(leaf.not_valid_after_utc)} ({clock}): renew it")
+        raise AuthError(
+            f"{what} expired at {when(leaf.not_valid_after_utc)} ({clock}): renew it "
+            "with `pubsubd cert issue`"
+        )
     if now < leaf.not_valid_before_utc.timestamp():
         raise AuthError(
             f"{what} is not valid before {when(leaf.not_valid_before_utc)} ({clock}): set the "

@@ -225,7 +225,7 @@ class Dialler:
         """
         if isinstance(event, Goodbye):
             if event.code == "auth":
-                raise AuthError(f"it says: {event.reason}")
+                raise AuthError(f"it says of this side: {event.reason}")
             raise Refused(event)
         if isinstance(event, Auth) and self._asked is None and self._hello is not None:
             self._asked = event
@@ -302,7 +302,7 @@ class Acceptor:
             if question is not None:
                 return question, None
         elif isinstance(event, Goodbye):  # to what it was asked
-            raise AuthError(f"it says: {event.reason}")
+            raise AuthError(f"it says of this side: {event.reason}")
         elif isinstance(event, Auth):
             self._authenticator.check(hello, event, me)
         else:

@@ -18,7 +18,7 @@ from pubsub.core.rights import Rights
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import read_keys
 from tests.cli import processes
-from tests.cli.processes import Result
+from tests.cli.processes import Result, Start
 
 NO_CRYPTOGRAPHY = """
 import sys
@@ -131,6 +131,21 @@ def test_without_the_extra_one_line_names_it(tmp_path: Path) -> None:
     assert key.code == 0
 
 
+def test_a_coordinator_that_needs_tls_and_can_make_none_does_not_start(tmp_path: Path) -> None:
+    key = str(tmp_path / "key")
+    execute("pubsubd", "key", "new", key)
+    for where in (("--host", "0.0.0.0"), ("--encrypt",)):
+        command = ("coordinator", "--port", "0", "--key-file", key, *where)
+        result = execute("python", "-c", NO_CRYPTOGRAPHY, *command)
+        refused(result, 1, "`cryptography`, which makes their certificates, is not installed: pip")
+
+
+def test_two_credentials_are_refused_by_the_names_of_their_options(tmp_path: Path) -> None:
+    result = execute("pubsubd", "coordinator", "--key-file", "a", "--cert", "b", "--insecure")
+    assert re.search(r" --[-a-z]+ and --[-a-z]+ exclude each other: leave one", result.err)
+    assert (result.code, result.out) == (2, b"")
+
+
 class TestCertificates:
     """From a CA to a certificate, its use, and its end."""
 
@@ -160,6 +175,19 @@ class TestCertificates:
                 f"pubsubd: wrote {ca}/{name}.pem, which only you can read: '{name}' may "
             )
             assert use.endswith(f" with PUBSUB_CERT={name}.pem")
+
+    def test_that_no_topics_are_told_may_be_a_matter_of_rights(self, ca: str, start: Start) -> None:
+        execute("pubsubd", "cert", "issue", ca, "head", "--coordinator")
+        execute("pubsubd", "cert", "issue", ca, "lamp", "--publish", "lamps/**")
+        _, where = processes.daemon(start, 0, "--cert", f"{ca}/head.pem")
+        result = execute("pubsub", "topics", "--coordinator", where, "--cert", f"{ca}/lamp.pem")
+        says = f"pubsub: the coordinator at {where} knows no topics that this certificate has a "
+        assert (result.code, result.err) == (0, f"{says}right to\n")
+
+    def test_a_wildcard_of_another_system_is_said(self, ca: str) -> None:
+        issue = ("pubsubd", "cert", "issue", ca, "lamp", "--publish", "lamps/#")
+        first = execute(*issue, "--subscribe", "config/*").err.splitlines()[0]
+        assert first == "pubsubd: 'lamps/#': '#' is no wildcard here, write 'lamps/**'"
 
     def test_all_options_stand_in_the_certificate(self, ca: str) -> None:
         from pubsub.trust.certificates import file_contexts

@@ -981,7 +981,7 @@ def test_topics_are_told_within_the_rights_of_who_asks() -> None:
 
 def test_peers_are_told_to_who_may_list_them() -> None:
     registry = connected("A")
-    with pytest.raises(ProtocolError, match="cert issue --list") as it:
+    with pytest.raises(ProtocolError, match="cert issue … --list") as it:
         registry.peers(KITCHEN)
     assert it.value.code == "auth"
     assert [r["peer_id"] for r in registry.peers(Rights(list=True))] == ["A"]

@@ -310,7 +310,7 @@ def asks_a_coordinator(address: str, honest: list[str]) -> None:
         assert answer.rows == ()
         holder.send(Query(2, "peers"))
         goodbye = holder.ended()
-        assert (goodbye.code, "cert issue --list" in goodbye.reason) == ("auth", True)
+        assert (goodbye.code, "cert issue … --list" in goodbye.reason) == ("auth", True)
     with Holder(address) as client:
         client.hello("coordinator", role="client")
         client.send(Query(1, "topics"))

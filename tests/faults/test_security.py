@@ -45,7 +45,9 @@ for make in Pub, Sub:
     except Exception as error:
         print(type(error).__name__, error, flush=True)
 """
-ANOTHER_KEY = r"it has another key: the first of (our|its) key file is none of (its|ours)"
+ANOTHER_KEY = (
+    r"it has another key \(the first of (our|its) key file is none of (its|ours)\), or a cert"
+)
 ANOTHER_CA = (
     r"it is not of our CA: (another one issued its certificate|it does not know the one that "
     r"issued our certificate)"

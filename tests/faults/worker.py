@@ -245,7 +245,7 @@ class _Process:
 
     async def embedded(self, name: str) -> bool:
         """Whether the coordinator is in this process."""
-        return self.peers[name].runtime._embedded is not None
+        return self.peers[name].runtime.embedded.coordinator is not None
 
     async def default_coordinator(self, port: int) -> None:
         """Where peers look for a coordinator, and start one, if nobody says otherwise."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import socket
 import threading
 import time
@@ -293,14 +294,14 @@ async def test_the_embedded_coordinator_is_taken_over_when_its_peer_goes(
     monkeypatch.setattr("pubsub.config.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
     first = Peer()
     pub = await first.pub("warm-up")
-    assert first.runtime._embedded is not None
+    assert first.runtime.embedded.coordinator is not None
     others = [Peer() for _ in range(3)]
     subs = [await peer.sub("t") for peer in others]
-    assert not any(peer.runtime._embedded for peer in others)
+    assert not any(peer.runtime.embedded.coordinator for peer in others)
     await pub.close()
     await first.close()
     await eventually(lambda: all(peer.runtime.sessions[0].up for peer in others))
-    assert sum(peer.runtime._embedded is not None for peer in others) == 1
+    assert sum(peer.runtime.embedded.coordinator is not None for peer in others) == 1
     late = Peer()
     async with late.pub("t") as pub:
         pub.put("found")
@@ -645,8 +646,9 @@ async def test_another_program_at_the_default_port_keeps_nobody_from_the_next(
         await reader.read()
         writer.close()
 
-    squatter = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = squatter.sockets[0].getsockname()[1]
+    # not among the ports that the system gives to whoever dials: the next ones are to be free
+    port = random.randrange(12_000, 30_000, PORTS)
+    squatter = await asyncio.start_server(answer, "127.0.0.1", port)
     for module in ("pubsub.config", "pubsub.cli.asking"):
         monkeypatch.setattr(f"{module}.DEFAULT_COORDINATOR", Address("127.0.0.1", port))
     async with squatter, Peer() as first, Peer() as second:

@@ -298,7 +298,7 @@ def test_a_forked_child_keeps_no_connection_of_its_parents_in_whatever_state() -
         for address in (peer.address, *map(str, peer.coordinators)):
             host, port = address.rsplit(":", 1)
             strangers.append(socket.create_connection((host, int(port))))
-        embedded = peer.runtime._embedded or other.runtime._embedded
+        embedded = peer.runtime.embedded.coordinator or other.runtime.embedded.coordinator
         while not (len(peer.runtime.doors.doorman) and len(embedded._doorman)):
             time.sleep(0.01)
         def sockets():

@@ -262,7 +262,7 @@ async def test_who_asks_is_told_what_is_within_its_rights(given: Given) -> None:
         at = Address("127.0.0.1", int(address.rpartition(":")[2]))
         rows = await asyncio.to_thread(ask, at, "topics", guard)
         assert [row["topic"] for row in rows] == ["kitchen/a"]
-        with pytest.raises(AuthError, match=f"the coordinator at {address}: .*cert issue --list"):
+        with pytest.raises(AuthError, match=f"the coordinator at {address}: .*cert issue … --list"):
             await asyncio.to_thread(ask, at, "peers", guard)
         given.give("client", Rights(list=True))
         assert [row["name"] for row in await asyncio.to_thread(ask, at, "peers", guard)] == [

@@ -489,14 +489,16 @@ REFUSED = {
     **failures(
         "a certificate of another CA",
         (STRANGE,),
-        "it is not of our CA: another one issued its certificate",
-        "it is not of our CA: it does not know the one that issued our certificate",
+        "it is not of our CA: another one issued its certificate, or it has a key instead",
+        "it is not of our CA: it does not know the one that issued our certificate, or it has a "
+        "key instead",
     ),
     **failures(
         "a certificate of another CA of the same name",
         (THEIRS,),
-        "it is not of our CA: another one issued its certificate",
-        "it is not of our CA: it does not know the one that issued our certificate",
+        "it is not of our CA: another one issued its certificate, or it has a key instead",
+        "it is not of our CA: it does not know the one that issued our certificate, or it has a "
+        "key instead",
     ),
     **failures(
         "a certificate that has expired",
@@ -655,7 +657,8 @@ def an_error(kind: type[ssl.SSLError], reason: str | None, code: int = 0) -> ssl
     ("error", "text"),
     [
         (an_error(ssl.SSLCertVerificationError, "CERTIFICATE_VERIFY_FAILED", 20), "it has another"),
-        (an_error(ssl.SSLError, "TLSV1_ALERT_UNKNOWN_CA"), "it has another key: the first of our"),
+        (an_error(ssl.SSLError, "TLSV1_ALERT_UNKNOWN_CA"), "it has another key (the first of our"),
+        (an_error(ssl.SSLError, "WRONG_VERSION_NUMBER"), "it sends what is no TLS: it may have no"),
         (an_error(ssl.SSLError, "SSLV3_ALERT_CERTIFICATE_REVOKED"), "it says that our certificate"),
         (an_error(ssl.SSLError, "TLSV1_ALERT_INTERNAL_ERROR"), "it ended the TLS handshake (tlsv1"),
         (

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
-from pubsub.coordinator import registry
+from pubsub.coordinator import records, registry
 from pubsub.coordinator.registry import Registry
 from pubsub.coordinator.server import Coordinator
 from pubsub.core import receiving
@@ -472,7 +472,7 @@ def topic_at_the_subscriber(stack: ExitStack) -> None:
 
 def rights_at_the_coordinator(stack: ExitStack) -> None:
     """A coordinator takes whatever is registered."""
-    replace(stack, registry, "_refused", lambda refused: lambda peer, message, topic: None)
+    replace(stack, registry, "refused", lambda refused: lambda peer, message, topic: None)
 
 
 def matches_within_rights(stack: ExitStack) -> None:
@@ -485,7 +485,7 @@ def matches_within_rights(stack: ExitStack) -> None:
 
         return unlimited
 
-    replace(stack, registry._Registration, "__init__", make)
+    replace(stack, records.Registration, "__init__", make)
 
 
 def claims_at_the_coordinator(stack: ExitStack) -> None:
