@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 import ssl
 from collections.abc import Iterator
@@ -89,7 +88,7 @@ def _secure(connection: socket.socket, guard: Guard) -> tuple[socket.socket, Dia
     if context is not None:
         secured = connection = context.wrap_socket(connection)
         der = lambda: secured.getpeercert(True) or b""  # noqa: E731
-    me = Identity("client", guard.peer_id or secrets.token_hex(8), info=about())
+    me = Identity("client", guard.new_id(), info=about())
     return connection, Dialler(me, "coordinator", authenticator=guard.dials(ends, der))
 
 

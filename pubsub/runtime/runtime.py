@@ -124,7 +124,7 @@ class Runtime:
         self.thread = 0
         self.settings = settings
         entropy = this_host().entropy
-        self.peer_id = guard.peer_id or entropy(8).hex()
+        self.peer_id = guard.new_id()
         self.closing = False  # nothing new is made
         self.why_closed = "this Peer is closed"
         self.exiting = False  # the process ends: who waits for anything stays where it is

@@ -374,7 +374,7 @@ def introduce(address: str, port: int) -> list[bytes]:
     with dialled_from(port, address) as peer:
         ends = (peer.socket.getsockname(), peer.socket.getpeername())
         dialler = Dialler(
-            Identity("peer", guard.peer_id or "honest"),
+            Identity("peer", guard.new_id()),
             "coordinator",
             authenticator=guard.dials(ends, None),
         )
