@@ -23,7 +23,7 @@ from pubsub.errors import AuthError, ProtocolError
 from pubsub.support.host import this_host
 from pubsub.trust.keys import Key
 from pubsub.trust.proof import NONCE, Ends, Proof
-from pubsub.wire.handshake import Authenticator, Identity, Standing
+from pubsub.wire.handshake import ANOTHER, Authenticator, Identity, Standing
 from pubsub.wire.messages import Auth, Hello
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ __all__ = ["IMPOSTOR", "Der", "Group", "Guard", "Holder", "Private", "is_auth"]
 
 IMPOSTOR = "it is not the process that came as this peer before"
 """Of one that claims an identity that another has: whoever came first keeps it."""
+ROLES = ("coordinator", "relay")
+"""Those that only a certificate gives; everybody may be a peer, or ask."""
 Der = Callable[[], bytes]
 """The certificate of the other end of a TLS connection, once that is up."""
 
@@ -135,6 +137,9 @@ class Guard:
 class _Open:
     """See `Authenticator`: nobody asks for anything. One that has credentials is told so: it would
     not speak to this side."""
+
+    def meet(self, role: str, peer_id: str) -> None:
+        pass
 
     def nonce(self) -> bytes:
         return b""
@@ -459,22 +464,40 @@ class _Shown(_Open):
         self._guard = guard
         self._own = guard.own  # it may be another one when the handshake is over
 
+    def meet(self, role: str, peer_id: str) -> None:
+        card = self._card(role)
+        if peer_id and not peer_id.startswith(self._guard.bound(card)):
+            raise ProtocolError(ANOTHER, code="identity")
+        self._guard.standing(card, self._own)
+
     def challenge(self, hello: Hello, me: Identity) -> Auth | None:
         return None
 
     def vouch(self, role: str, peer_id: str) -> Standing:
-        from pubsub.trust.certificates import card_of
-
-        card = card_of(self._der())
-        if role == "coordinator" and not card.rights.coordinator:
-            raise ProtocolError(
-                f"the certificate of {card.name!r} does not make it a coordinator "
-                "(pubsubd cert issue … --coordinator)",
-                code="auth",
-            )
+        card = self._card(role)
         if not peer_id.startswith(self._guard.bound(card)):
             raise ProtocolError("its certificate is that of another peer", code="auth")
         return self._guard.standing(card, self._own)
+
+    def _card(self, role: str) -> Card:
+        """What the other end has shown.
+
+        Raises:
+            ProtocolError: it cannot be read, or has not that role.
+        """
+        from pubsub.trust.certificates import card_of
+
+        try:
+            card = card_of(self._der())
+        except AuthError as error:
+            raise ProtocolError(str(error), code="auth") from None
+        if role in ROLES and not getattr(card.rights, role):
+            raise ProtocolError(
+                f"the certificate of {card.name!r} does not make it a {role} "
+                f"(pubsubd cert issue … --{role})",
+                code="auth",
+            )
+        return card
 
 
 def is_auth(error: Exception) -> bool:

@@ -512,7 +512,10 @@ async def test_nothing_is_taken_of_a_holders_pub_on_a_topic_of_others(
 async def test_a_holder_is_no_coordinator_for_anybody(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    poses_to: list[Hello] = []
+
     def poses(said: Hello) -> list[Any]:
+        poses_to.append(said)
         return [welcome(said.wants, "0123456789abcdef")]
 
     def publish(stranger: Stranger, channel: int) -> None:
@@ -535,10 +538,36 @@ async def test_a_holder_is_no_coordinator_for_anybody(
         async with Peer([pair.address, told], cert=certificates.honest, **PATIENCE) as both:
             sub = both.sub("t")
             assert isinstance(await sub.get(timeout=LONG), int)
-        assert {type(event) for event in false.heard} == {Goodbye}  # after the HELLO
-        for goodbye in false.heard:
+        assert false.heard
+        for goodbye in false.heard:  # nobody has told it anything
             assert isinstance(goodbye, Goodbye)
             assert (goodbye.code, why in goodbye.reason) == ("auth", True)
+    assert poses_to == []
+
+
+async def test_nobody_introduces_itself_to_a_holder_where_another_one_is_looked_for(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TLS has shown that it has another name: it hears of no name, pid or address."""
+    said: list[Hello] = []
+
+    def poses(hello: Hello) -> list[Any]:
+        said.append(hello)
+        return []
+
+    async with (
+        honest(certificates, monkeypatch, caplog) as pair,
+        trap(poses, lambda stranger, channel: None) as false,
+    ):
+        told = f"127.0.0.1:{false.port}"
+        async with Peer(pair.address, advertise=told, cert=certificates.honest) as bait:
+            pub = await bait.pub("t")
+            await eventually(lambda: false.caught)
+            assert not pub.closed
+        for goodbye in false.heard:
+            assert isinstance(goodbye, Goodbye)
+            assert goodbye.code == "identity"
+    assert said == []
 
 
 async def test_a_holder_keeps_nobody_out_who_comes_later(

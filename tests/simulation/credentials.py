@@ -393,6 +393,9 @@ class _Seen:
         self._host = host
         self._shown = guard.own
 
+    def meet(self, role: str, peer_id: str) -> None:
+        self.vouch(role, peer_id or f"{self._host} ")
+
     def nonce(self) -> bytes:
         return b""
 
