@@ -15,8 +15,9 @@ from tests.simulation.credentials import issued
 
 pytest.importorskip("cryptography", reason="certificates are made by it")
 
-from pubsub.trust.authority import Authority, group_leaf, new_key
+from pubsub.trust.authority import Authority, group_leaf
 from pubsub.trust.certificates import Pair
+from pubsub.trust.pairs import new_key
 from pubsub.trust.reading import der_of, identity_of_key
 
 
