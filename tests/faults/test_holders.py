@@ -446,8 +446,7 @@ async def test_nothing_is_taken_from_a_holder_where_a_publisher_is_said_to_be(
     def poses(said: Hello) -> list[Any]:
         return [welcome("peer", said.expects)]
 
-    # what comes on a channel that is over is passed over, for as long as a link is wanted
-    chosen = [attack for attack in ON_SUBSCRIBER if attack.name != "beyond_the_window"]
+    chosen = ON_SUBSCRIBER
 
     async def one(attack: attacks.Publishing) -> None:
         async with trap(poses, sends_unasked(attack)) as false:
