@@ -84,8 +84,9 @@ class _Peer:
         self.account.expect_all()
         self.world.connected(self)
 
-    def disconnected(self, session: Session) -> None:
+    def disconnected(self, session: Session) -> bool:
         self.world.disconnected(session)
+        return False
 
     def matched(self, session: Session, match: Match) -> None:
         for row in match.added:

@@ -13,7 +13,7 @@ import contextlib
 import socket
 from collections.abc import Sequence
 from enum import Enum
-from logging import INFO, WARNING
+from logging import DEBUG, INFO, WARNING
 from typing import Any, Protocol, cast
 
 from pubsub.config import Address, Settings
@@ -433,7 +433,7 @@ class Link(asyncio.BufferedProtocol):
         if self.closing:
             return
         said = self._gate is None and error.code in ("timeout", "auth", "identity")  # by who dials
-        log.log(INFO if said else WARNING, "%s: %s; the connection is cut", self, error)
+        log.log(DEBUG if said else WARNING, "%s: %s; the connection is cut", self, error)
         self.cut = error.code != "internal"
         self._end(error, Goodbye.because(error.code, str(error)))
 

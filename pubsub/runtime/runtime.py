@@ -380,9 +380,9 @@ class Runtime:
         self.readiness.connected(session)
         self.publishers.directory.restart(session)
 
-    def disconnected(self, session: Session) -> None:
+    def disconnected(self, session: Session) -> bool:
         """See `Directed`."""
-        self.readiness.disconnected(session)
+        return self.readiness.disconnected(session)
 
     def replaced(self, session: Session, by: Session | None) -> None:
         """See `Directed`."""
