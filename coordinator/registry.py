@@ -382,7 +382,7 @@ class Registry:
             why = f"this coordinator has {self._max_all:,} Pubs and Subs, and takes no more"
             if message.renewed:
                 raise ProtocolError(why, code="limit")
-            return [(peer_id, Refused(message.id, why))]
+            return [(peer_id, Refused(message.id, "limit", why))]
         pushes = [] if known is None else self._remove_one(known)
         self._revision += 1
         new = _Registration(peer, message, topic, self._revision)
@@ -573,7 +573,7 @@ def _refused(peer: _Peer, message: Register, topic: str) -> Refused | None:
     who = repr(peer.who[0][:100]) if peer.who[0] else "this peer"
     shown = repr(topic if len(topic) <= 200 else f"{topic[:200]}…")
     reason = f"{who} may not {verb} {shown}: it {rights.may(verb)}"
-    return Refused(message.id, reason if len(reason) <= 1024 else f"{reason[:1023]}…")
+    return Refused(message.id, "auth", reason if len(reason) <= 1024 else f"{reason[:1023]}…")
 
 
 def _segments(topic: str) -> int:

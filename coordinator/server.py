@@ -221,7 +221,7 @@ class Coordinator:
                 link.send(Revoked(self.guard.revoked))
             for objection in objections:
                 log.info("%s: %s", link, objection)
-                link.send(Refused(0, objection))
+                link.send(Refused(0, "auth", objection))
             if before is not None and before.link is not None:
                 before.link.goodbye("busy", "the peer has connected anew")
 

@@ -23,7 +23,7 @@ from pubsub.core.publication import Leaver, Publication
 from pubsub.core.rights import SHOWN, in_words
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
-from pubsub.errors import AuthError, Closed, ProtocolError
+from pubsub.errors import AuthError, Closed, CoordinatorUnavailable, ProtocolError, PubSubError
 from pubsub.links.doors import Doors
 from pubsub.links.keeping import KeptLink
 from pubsub.links.link import Link
@@ -432,10 +432,16 @@ class Runtime:
             log.warning("the coordinator at %s: %s", session, refused.reason)
             return
         number, why = refused.id, f"refused by the coordinator at {session}: {refused.reason}"
+
+        def error_of(what: str) -> PubSubError:
+            if refused.code == "limit":
+                return CoordinatorUnavailable(f"{what} is {why}", addresses=(str(session),))
+            return AuthError(f"{what} is {why}")
+
         pub, sub = self._pubs.get(number), self._subs.get(number)
         if pub is not None:
             topic = pub.publication.topic
-            error = AuthError(f"Pub({topic!r}) is {why}")
+            error = error_of(f"Pub({topic!r})")
             pub.source.seal()
             lacking = pub.publication.unreceived(pub.source.count())
             self.readiness.remove(number, error)  # before it hears that it is closed
@@ -444,7 +450,7 @@ class Runtime:
             if lacking:
                 log.error("%s; not delivered: %s", error, lingering.messages(lacking))
         elif sub is not None:
-            error = AuthError(f"Sub({sub.inbox.pattern!r}) is {why}")
+            error = error_of(f"Sub({sub.inbox.pattern!r})")
             self.readiness.remove(number, error)
             self.close_sub(number)
             sub.sink.abandon(error)

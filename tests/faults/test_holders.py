@@ -518,7 +518,7 @@ async def test_a_holder_is_no_coordinator_for_anybody(
         return [welcome(said.wants, "0123456789abcdef")]
 
     def publish(stranger: Stranger, channel: int) -> None:
-        stranger.send(Refused(1, "says who?"))
+        stranger.send(Refused(1, "auth", "says who?"))
 
     async with (
         honest(certificates, monkeypatch, caplog) as pair,
