@@ -88,8 +88,9 @@ class Directed(Protocol):
     def revoked(self, revoked: Revoked) -> None:
         """A REVOKED came. Raises ProtocolError where it is not to be believed."""
 
-    def disconnected(self, session: Session) -> None:
-        """A session is down, could not be brought up, or is not to be waited for any longer."""
+    def disconnected(self, session: Session) -> bool:
+        """A session is down, could not be brought up, or is not to be waited for any longer;
+        returns whether all that there is raises why."""
 
     def replaced(self, session: Session, by: Session | None) -> None:
         """What that session was told counts until its twin was told it again; without one, no
@@ -138,6 +139,7 @@ class Session(KeptLink):
         self.failure: Exception | None = None
         self.not_a_coordinator = False
         self.own = False
+        self._told = False
         self.twin: Session | None = None
         self.identity = ""
         self.zone = ""
@@ -319,6 +321,8 @@ class Session(KeptLink):
         if self.mute:
             self.complain_of_silence()
             return
+        if self._told:  # by the error that all Pubs and Subs raise
+            return
         family = self._family()
         if not any(s.up or s.twin or s._warned or not s.tried for s in family):
             super()._complain(
@@ -345,7 +349,7 @@ class Session(KeptLink):
             or is_auth(error)
             or (isinstance(error, (ProtocolError, Refused)) and error.code not in _PASSING)
         )
-        self._directed.disconnected(self)
+        self._told = self._directed.disconnected(self) and is_auth(error)
 
     def _over(self, link: Link, error: Exception | None) -> None:
         self._outdated = True
