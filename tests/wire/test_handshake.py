@@ -159,7 +159,7 @@ def test_a_refusal_for_want_of_authentication_is_an_error_of_its_own() -> None:
 
 
 def test_who_has_dialled_may_refuse_what_it_sees_before_it_says_hello() -> None:
-    with pytest.raises(AuthError, match="it says: you are no coordinator"):
+    with pytest.raises(AuthError, match="it says of this side: you are no coordinator"):
         Acceptor(OTHER, ("peer",)).receive(Goodbye("auth", "you are no coordinator"))
     with pytest.raises(Refused, match="you are another") as it:
         Acceptor(OTHER, ("peer",)).receive(Goodbye("identity", "you are another"))
