@@ -82,8 +82,9 @@ def _shake(sock: socket.socket, context: ssl.SSLContext, *, whole: bool) -> None
 
 
 def _context(text: str) -> ssl.SSLContext:
-    from pubsub.trust.authority import Authority, group_leaf, new_key, pem_of_key
+    from pubsub.trust.authority import Authority, group_leaf, pem_of_key
     from pubsub.trust.keys import Key
+    from pubsub.trust.pairs import new_key
     from pubsub.trust.reading import pem_of
 
     authority, key = Authority.of_group(Key.parse(text)), new_key()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 from pubsub.config import DEFAULT_COORDINATOR, Address
@@ -89,7 +88,7 @@ def _secure(connection: socket.socket, guard: Guard) -> tuple[socket.socket, Dia
     if context is not None:
         secured = connection = context.wrap_socket(connection)
         der = lambda: secured.getpeercert(True) or b""  # noqa: E731
-    me = Identity("client", guard.peer_id or secrets.token_hex(8), info=about())
+    me = Identity("client", guard.new_id(), info=about())
     return connection, Dialler(me, "coordinator", authenticator=guard.dials(ends, der))
 
 
@@ -110,17 +109,15 @@ def _conversation(
     connection: socket.socket, dialler: Dialler, what: Literal["topics", "peers"] | None
 ) -> Iterator[dict[str, Any]]:
     reader = FrameReader(bytearray(SCRATCH_SIZE))
-    hello = dialler.opening()
+    with _telling(connection):
+        hello = dialler.opening()
     assert hello is not None
     connection.sendall(encode(hello))
     other = None
     for event in _events(connection, reader):
         if other is None:
-            try:
+            with _telling(connection):
                 answer, other = dialler.receive(event)
-            except ProtocolError as error:  # else nobody there would know who came in vain, and why
-                connection.sendall(encode(Goodbye.because(error.code, str(error))))
-                raise
             if answer is not None:
                 connection.sendall(encode(answer))
             if other is not None:
@@ -141,6 +138,17 @@ def _conversation(
     else:
         raise ProtocolError("the connection was closed without an answer")
     connection.sendall(encode(Goodbye("closing", "that was all")))
+
+
+@contextmanager
+def _telling(connection: socket.socket) -> Iterator[None]:
+    """What keeps us from talking to the other end is said to it: else nobody there would know who
+    came in vain, and why."""
+    try:
+        yield
+    except ProtocolError as error:
+        connection.sendall(encode(Goodbye.because(error.code, str(error))))
+        raise
 
 
 def _events(connection: socket.socket, reader: FrameReader) -> Iterator[Event]:

@@ -306,7 +306,7 @@ class Registry:
             why = f"this coordinator has {self._max_all:,} Pubs and Subs, and takes no more"
             if message.renewed:
                 raise ProtocolError(why, code="limit")
-            return [(peer_id, Refused(message.id, why))]
+            return [(peer_id, Refused(message.id, "limit", why))]
         pushes = [] if known is None else self._remove_one(known)
         self._revision += 1
         new = Registration(peer, message, topic, self._revision)

@@ -91,7 +91,8 @@ class Relays:
         return tuple(row for row, _ in found), tuple(row for _, row in found)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """A row for each, sorted by name and id: ``peer_id``, ``address``, ``name``, ``circuits``."""
+        """A row for each, sorted by name and id: ``peer_id``, ``address``, ``name`` and
+        ``circuits``."""
         for relay in sorted(self._relays.values(), key=attrgetter("name", "peer_id")):
             host, port = place_of(relay.ways)
             yield {

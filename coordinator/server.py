@@ -31,7 +31,6 @@ from pubsub.links.listening import REQUEST_SCRATCH, accept_more, listen, stop_ac
 from pubsub.links.probing import Prober, home
 from pubsub.links.renewal import Renewal
 from pubsub.support.about import about
-from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.trust.guard import IMPOSTOR, Guard
 from pubsub.wire.frames import Event
@@ -112,7 +111,7 @@ class Coordinator:
         self.settings = settings or Settings()
         self.registry = registry or Registry()
         self.guard = guard = guard or Guard()
-        self.peer_id = guard.peer_id or this_host().entropy(8).hex()
+        self.peer_id = guard.new_id()
         self.servers: list[asyncio.Server] = []
         self.addresses: list[Address] = []
         """Where it listens: a name may stand for several."""
@@ -244,7 +243,7 @@ class Coordinator:
             link.send(Revoked(self.guard.revoked))
         for objection in objections:
             log.info("%s: %s", link, objection)
-            link.send(Refused(0, objection))
+            link.send(Refused(0, "auth", objection))
         if before is not None and before.link is not None:
             before.link.goodbye("busy", f"the {other.role} has connected anew")
 

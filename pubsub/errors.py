@@ -122,7 +122,7 @@ class WrongContext(PubSubError, RuntimeError):
 
 
 class CoordinatorUnavailable(PubSubError, ConnectionError):
-    """No configured coordinator could be reached in time.
+    """No configured coordinator could be reached in time, or one takes no more Pubs and Subs.
 
     Attributes:
         problem: what is wrong.

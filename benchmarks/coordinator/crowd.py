@@ -53,7 +53,7 @@ class _Peer:
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         self.identity = Identity(
-            *("peer", f"{world.prefix}{number:016x}"),
+            *("peer", f"{world.prefix}{number:08x}"),
             *(tcp("127.0.0.1", 1 + number % 65535), world.info),
         )
         self.account = Account(world.plan.of(number))
@@ -84,8 +84,9 @@ class _Peer:
         self.account.expect_all()
         self.world.connected(self)
 
-    def disconnected(self, session: Session) -> None:
+    def disconnected(self, session: Session) -> bool:
         self.world.disconnected(session)
+        return False
 
     def matched(self, session: Session, match: Match) -> None:
         for row in match.added:
@@ -144,7 +145,7 @@ class World:
         self.address = Address("127.0.0.1", port)
         self.settings = Settings()
         self.guard = credentials_from(self.settings, os.environ).guard()
-        self.prefix = f"{self.guard.peer_id}-" if self.guard.peer_id else ""
+        self.prefix = f"{self.guard.new_id()}-"
         """All are one process, and so one holder: as its own questions to peers do, they come under
         identities that begin with that one's."""
         self.scratch = bytearray(SCRATCH_SIZE)

@@ -8,10 +8,14 @@ from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.stream import Stream
 from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import ProtocolError
-from pubsub.wire.frames import Event
+from pubsub.wire.frames import BATCH_COST, Event
 from pubsub.wire.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
 
 __all__ = ["Receiving"]
+
+CONTROL = 4 * BATCH_COST
+"""What may come beside the bytes of messages when a channel ends: SUBSCRIBED, END, a GAP in front
+of the batch that may pass the limit, and what that batch counts for."""
 
 
 class Receiving:
@@ -46,6 +50,7 @@ class Receiving:
         self._channels: dict[int, Stream] = {}
         self._next_channel = 0
         self._out: list[bytes | memoryview] = []
+        self._crossing = 0  # bytes that may still come on channels that are over
 
     def subscribe(self, stream: Stream) -> None:
         """Ask for a stream, from the start or from where it stands."""
@@ -68,7 +73,7 @@ class Receiving:
         """Said before is what was taken: the publisher is to know what was not."""
         if stream.channel in self._channels:
             self.ack(stream)
-            del self._channels[stream.channel]
+            self._leave(stream.channel)
             self._say(Unsubscribe(stream.channel))
 
     def receive(self, event: Event) -> None:
@@ -81,6 +86,7 @@ class Receiving:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a publisher speaks")
         stream = self._channel(event.channel)
         if stream is None:
+            self._cross(BATCH_COST)
             return
         if isinstance(event, Gap):
             stream.gap(event.first, event.next, event.reason)
@@ -90,14 +96,14 @@ class Receiving:
                 raise ProtocolError(f"a second SUBSCRIBED on channel {event.channel}")
             why = self._objection(stream, event.topic)
             if why:
-                del self._channels[event.channel]
+                self._leave(event.channel)
                 self._say(Unsubscribe(event.channel))
                 self._refuse(stream, why)
             else:
                 stream.name, stream.vouched = self._name, self._vouched
                 stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
         else:
-            del self._channels[event.channel]
+            self._leave(event.channel)
             if event.code == "closed":
                 stream.end(event.final)
             elif event.code == "refused":  # kept from us: what was put meanwhile is not said
@@ -131,17 +137,23 @@ class Receiving:
             stream.data(first, messages, sent_at, body)
         else:
             self._channel(channel)  # was it ever opened?
+            self._cross(BATCH_COST + len(body))
 
     def buffer(self, channel: int, payload: bytes) -> None:
         """A large buffer came in one piece (see `frames.Sink`)."""
         stream = self._open_stream(channel)
         if stream is not None:
             stream.whole(payload)
+        else:
+            self._cross(len(payload))
 
     def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
         """Where a piece of a large buffer belongs (see `frames.Sink`)."""
         stream = self._open_stream(channel)
-        return None if stream is None else stream.place(total, offset, size)
+        if stream is None:
+            self._cross(size)
+            return None
+        return stream.place(total, offset, size)
 
     def _open_stream(self, channel: int) -> Stream | None:
         stream = self._channel(channel)
@@ -154,6 +166,22 @@ class Receiving:
         if number >= self._next_channel:
             raise ProtocolError(f"channel {number} was never opened")
         return self._channels.get(number)
+
+    def _leave(self, channel: int) -> None:
+        """The channel is over. What its publisher was allowed to send before it hears of that may
+        be under way, and nothing else ever comes: it would cost time without a bound."""
+        stream = self._channels.pop(channel)
+        batch = 2 * stream.max_batch  # a body and large buffers
+        self._crossing += stream.credit.under_way + batch + CONTROL
+
+    def _cross(self, size: int) -> None:
+        """So many bytes came on a channel that is over. All those of a link have one account, so
+        that nothing has to be kept of each."""
+        self._crossing -= size
+        if self._crossing < 0:
+            raise ProtocolError(
+                "more on channels that are over than can have been under way", code="limit"
+            )
 
     def _say(self, message: Subscribe | Unsubscribe) -> None:
         self._wake()

@@ -193,6 +193,11 @@ class Credit:
                 code="limit",
             )
 
+    @property
+    def under_way(self) -> int:
+        """Bytes that may still come on this channel, beside one batch that may pass the limit."""
+        return max(0, self._allowed - self.received)
+
     def receive(self, size: int) -> None:
         """So many bytes more have come."""
         window = self.window

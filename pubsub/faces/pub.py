@@ -79,7 +79,8 @@ class Pub(Face, blocking=None):
     Raises:
         TopicError: the topic is not valid.
         CoordinatorUnavailable: blocking only, when no coordinator was ever reached; in an event
-            loop ``await pub`` (or ``async with pub``) raises it.
+            loop ``await pub`` (or ``async with pub``) raises it. Also, in the places of AuthError,
+            when one takes no more Pubs and Subs.
         AuthError: in the same places, and in every call from then on, when a coordinator says that
             this process has no right to publish the topic.
         OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.

@@ -67,7 +67,7 @@ class Sub(Face, blocking=None):
     Raises:
         TopicError: the topic or pattern is not valid.
         CoordinatorUnavailable: blocking only, when none could be reached in time; in an event
-            loop ``await sub`` and ``get`` raise it.
+            loop ``await sub`` and ``get`` raise it. Also when one takes no more Pubs and Subs.
         AuthError: in the same places, when a coordinator says that this process has no right to
             the topic, or to anything that matches the pattern.
         OSError: in the same places, when the Peer cannot listen on its ``host`` and ``port``.

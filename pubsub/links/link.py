@@ -13,7 +13,7 @@ import contextlib
 import socket
 from collections.abc import Sequence
 from enum import Enum
-from logging import INFO, WARNING
+from logging import DEBUG, INFO, WARNING
 from typing import Any, Protocol, cast
 
 from pubsub.config import Address, Settings
@@ -151,6 +151,7 @@ class Link(asyncio.BufferedProtocol):
         self.other: Other | None = None
         self.cut = False
         self.transport: Any = None
+        self.veiled = False  # TLS was begun, and does not show yet who the other end is
         self._core: Core | None = None
         self._handshake = handshake
         self._settings = settings
@@ -186,7 +187,21 @@ class Link(asyncio.BufferedProtocol):
     def begin(self, handshake: Dialler | Acceptor) -> None:
         """Start the handshake, on a connection that waited for it."""
         self._handshake = handshake
-        opening = handshake.opening()
+        if not self.veiled:
+            self._open(handshake)
+
+    def unveil(self) -> None:
+        """TLS shows who the other end is: only now it is told who this one is."""
+        self.veiled = False
+        if self._handshake is not None and not self.closing:
+            self._open(self._handshake)
+
+    def _open(self, handshake: Dialler | Acceptor) -> None:
+        try:
+            opening = handshake.opening()
+        except ProtocolError as error:
+            self.fail(error)
+            return
         if opening is not None:
             self._send(opening)
 
@@ -417,8 +432,8 @@ class Link(asyncio.BufferedProtocol):
         """The other end broke the protocol: say so, and cut it off."""
         if self.closing:
             return
-        dialled = self._gate is None and error.code in ("timeout", "auth")  # who dials says it
-        log.log(INFO if dialled else WARNING, "%s: %s; the connection is cut", self, error)
+        said = self._gate is None and error.code in ("timeout", "auth", "identity")  # by who dials
+        log.log(DEBUG if said else WARNING, "%s: %s; the connection is cut", self, error)
         self.cut = error.code != "internal"
         self._end(error, Goodbye.because(error.code, str(error)))
 

@@ -149,6 +149,7 @@ class TlsLayer(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._raw = transport
+        self._link.veiled = True
         self._link.connection_made(self)
         if not self.is_closing():
             self._advance()
@@ -274,6 +275,8 @@ class TlsLayer(asyncio.BufferedProtocol):
         early, self._early, self._early_size = self._early, [], 0
         if early:
             self._seal(b"".join(early))
+        if not self._server_side:
+            self._link.unveil()
         self._flush()  # the last message of the handshake, and what was written early behind it
         self._pace()
         self._press()

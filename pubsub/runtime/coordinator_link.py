@@ -91,8 +91,9 @@ class Directed(Protocol):
     def called(self, session: Session, called: Called) -> None:
         """A CALLED came: a way to that peer."""
 
-    def disconnected(self, session: Session) -> None:
-        """A session is down, could not be brought up, or is not to be waited for any longer."""
+    def disconnected(self, session: Session) -> bool:
+        """A session is down, could not be brought up, or is not to be waited for any longer;
+        returns whether all that there is raises why."""
 
     def replaced(self, session: Session, by: Session | None) -> None:
         """What that session was told counts until its twin was told it again; without one, no
@@ -141,6 +142,7 @@ class Session(KeptLink):
         self.failure: Exception | None = None
         self.not_a_coordinator = False
         self.own = False
+        self._told = False
         self.twin: Session | None = None
         self.identity = ""
         self.zone = ""
@@ -322,6 +324,8 @@ class Session(KeptLink):
         if self.mute:
             self.complain_of_silence()
             return
+        if self._told:  # by the error that all Pubs and Subs raise
+            return
         family = self._family()
         if not any(s.up or s.twin or s._warned or not s.tried for s in family):
             super()._complain(
@@ -348,7 +352,7 @@ class Session(KeptLink):
             or is_auth(error)
             or (isinstance(error, (ProtocolError, Refused)) and error.code not in _PASSING)
         )
-        self._directed.disconnected(self)
+        self._told = self._directed.disconnected(self) and is_auth(error)
 
     def _over(self, link: Link, error: Exception | None) -> None:
         self._outdated = True

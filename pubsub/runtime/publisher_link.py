@@ -27,7 +27,7 @@ from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
 from pubsub.trust.guard import IMPOSTOR, Guard
-from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused, place_of
+from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, place_of
 from pubsub.wire.liveness import Backoff
 from pubsub.wire.messages import Call, Match, MatchedPub
 
@@ -447,7 +447,7 @@ class Remote(KeptLink):
         """What cannot come any more is given up, the rest waits."""
         owner = self._owner
         gone = bool(troubles) and all(
-            isinstance(e, Refused) and e.code == "identity" for _, e in troubles
+            getattr(error, "code", "") == "identity" for _, error in troubles
         )
         # nothing listens any more where it was met, and no coordinator knows of it
         refused = all(isinstance(e, ConnectionRefusedError) for _, e in troubles) and any(

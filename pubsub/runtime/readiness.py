@@ -151,14 +151,17 @@ class Readiness:
         if ready is not None:  # else its making, and the undoing, were interrupted
             self._check(ready)
 
-    def disconnected(self, session: Session) -> None:
-        """It is not up, and not waited for."""
+    def disconnected(self, session: Session) -> bool:
+        """It is not up, and not waited for; returns whether all Pubs and Subs raise why, those that
+        are made later too."""
         self.replaced(session)
-        if not self._contact and all(s.not_a_coordinator for s in self._sessions):
+        hopeless = not self._contact and all(s.not_a_coordinator for s in self._sessions)
+        if hopeless:
             for ready in self._all.values():
                 self._give_up_on(ready)
         for ready in list(self._all.values()):
             self._check(ready)
+        return hopeless
 
     def replaced(self, session: Session) -> None:
         """Another one has its place."""

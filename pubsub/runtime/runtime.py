@@ -21,7 +21,7 @@ from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.core.topics import is_pattern, matches
-from pubsub.errors import AuthError, Closed, ProtocolError
+from pubsub.errors import AuthError, Closed, CoordinatorUnavailable, ProtocolError, PubSubError
 from pubsub.links.doors import Doors
 from pubsub.links.keeping import KeptLink
 from pubsub.links.link import Endpoint, Link
@@ -88,7 +88,7 @@ class Runtime:
         self.thread = 0
         self.settings = settings
         entropy = this_host().entropy
-        self.peer_id = guard.peer_id or entropy(8).hex()
+        self.peer_id = guard.new_id()
         self.closing = False  # nothing new is made
         self.why_closed = "this Peer is closed"
         self.exiting = False  # the process ends: who waits for anything stays where it is
@@ -340,9 +340,9 @@ class Runtime:
         self.readiness.connected(session)
         self.publishers.directory.restart(session)
 
-    def disconnected(self, session: Session) -> None:
+    def disconnected(self, session: Session) -> bool:
         """See `Directed`."""
-        self.readiness.disconnected(session)
+        return self.readiness.disconnected(session)
 
     def replaced(self, session: Session, by: Session | None) -> None:
         """See `Directed`."""
@@ -395,10 +395,16 @@ class Runtime:
             log.warning("the coordinator at %s: %s", session, refused.reason)
             return
         number, why = refused.id, f"refused by the coordinator at {session}: {refused.reason}"
+
+        def error_of(what: str) -> PubSubError:
+            if refused.code == "limit":
+                return CoordinatorUnavailable(f"{what} is {why}", addresses=(str(session),))
+            return AuthError(f"{what} is {why}")
+
         pub, sub = self._pubs.get(number), self._subs.get(number)
         if pub is not None:
             topic = pub.publication.topic
-            error = AuthError(f"Pub({topic!r}) is {why}")
+            error = error_of(f"Pub({topic!r})")
             pub.source.seal()
             lacking = pub.publication.unreceived(pub.source.count())
             self.readiness.remove(number, error)  # before it hears that it is closed
@@ -407,7 +413,7 @@ class Runtime:
             if lacking:
                 log.error("%s; not delivered: %s", error, lingering.messages(lacking))
         elif sub is not None:
-            error = AuthError(f"Sub({sub.inbox.pattern!r}) is {why}")
+            error = error_of(f"Sub({sub.inbox.pattern!r})")
             self.readiness.remove(number, error)
             self.close_sub(number)
             sub.sink.abandon(error)

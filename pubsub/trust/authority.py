@@ -2,7 +2,7 @@
 
 There are two kinds. The CA of a group is derived from its key, so that all processes that have the
 key have the CA, and each issues its own certificate to itself. All others are made once, and kept
-in a directory (`pubsub.trust.issuing`). All keys made here are P-256, which every system takes.
+in a directory (`pubsub.trust.issuing`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pubsub.trust.extra import (
     x509,
 )
 from pubsub.trust.keys import Key
+from pubsub.trust.pairs import new_key
 from pubsub.trust.reading import (
     BOTH_SIDES,
     GROUP,
@@ -41,7 +42,6 @@ __all__ = [
     "FIRST_DAY",
     "Authority",
     "group_leaf",
-    "new_key",
     "pem_of_key",
     "says_host",
 ]
@@ -52,11 +52,6 @@ CLOCK_DIFFERENCE = timedelta(minutes=5)
 """By how much the clock of a machine may be behind the one where a certificate was issued."""
 
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-
-def new_key() -> ec.EllipticCurvePrivateKey:
-    """A private key."""
-    return ec.generate_private_key(ec.SECP256R1())
 
 
 class Authority:

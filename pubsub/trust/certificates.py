@@ -99,10 +99,10 @@ class Pair:
     __slots__ = ("_private", "identity")
 
     def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
-        from pubsub.trust.reading import identity_of_key
+        from pubsub.trust.pairs import identity_of_pair
 
         self._private = private
-        self.identity = identity_of_key(private.public_key())
+        self.identity = identity_of_pair(private)
 
     @classmethod
     def new(cls) -> Pair:
@@ -111,7 +111,7 @@ class Pair:
         Raises:
             AuthError: the extra ``pubsubd[tls]`` is missing.
         """
-        from pubsub.trust.authority import new_key
+        from pubsub.trust.pairs import new_key
 
         return cls(new_key())
 

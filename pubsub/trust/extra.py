@@ -6,13 +6,12 @@ is missing, that raises an `AuthError` that says what to install.
 
 from __future__ import annotations
 
-from pubsub.errors import AuthError
+from pubsub.trust.pairs import ec, missing
 
 try:
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
         NoEncryption,
@@ -22,10 +21,7 @@ try:
     )
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 except ImportError as error:
-    raise AuthError(
-        "TLS and certificates need the package `cryptography`, which cannot be imported here "
-        f"({error}): pip install 'pubsubd[tls]'"
-    ) from error
+    raise missing(error) from error
 
 __all__ = [
     "Encoding",

@@ -63,12 +63,22 @@ def read_file(path: str | os.PathLike[str], what: str) -> tuple[bytes, str]:
 
 
 def open_to_others(status: os.stat_result) -> str:
-    """What others than its owner may do with a file: ``"read"``, ``"change"``, or nothing."""
-    if _POSIX and status.st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    """What others than its owner may do with a file: ``"read"``, ``"change"``, or nothing. Those of
+    its group are no others where root has given it to a process of that group, to read: so a secret
+    comes into a container that is not root's (a volume of Kubernetes, with ``fsGroup``), and there
+    is no other way to let it in."""
+    if not _POSIX:
+        return ""
+    others = status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    if others == stat.S_IRGRP and status.st_uid == 0 != os.geteuid() and _is_ours(status.st_gid):
+        return ""
+    if others & (stat.S_IRGRP | stat.S_IROTH):
         return "read"
-    if _POSIX and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "change"
-    return ""
+    return "change" if others & (stat.S_IWGRP | stat.S_IWOTH) else ""
+
+
+def _is_ours(group: int) -> bool:
+    return group == os.getegid() or group in os.getgroups()
 
 
 def _read(path: str | os.PathLike[str], what: str) -> tuple[bytes, os.stat_result]:

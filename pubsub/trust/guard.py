@@ -8,6 +8,7 @@ again in a weaker form.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from pubsub.errors import AuthError, ProtocolError
 from pubsub.support.host import this_host
 from pubsub.trust.keys import Key
 from pubsub.trust.proof import NONCE, Ends, Proof
-from pubsub.wire.handshake import Authenticator, Identity, Standing
+from pubsub.wire.handshake import ANOTHER, Authenticator, Identity, Standing
 from pubsub.wire.messages import Auth, Hello
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ __all__ = ["IMPOSTOR", "Der", "Group", "Guard", "Holder", "Private", "is_auth"]
 
 IMPOSTOR = "it is not the process that came as this peer before"
 """Of one that claims an identity that another has: whoever came first keeps it."""
+ROLES = ("coordinator", "relay")
+"""Those that only a certificate gives; everybody may be a peer, or ask."""
 Der = Callable[[], bytes]
 """The certificate of the other end of a TLS connection, once that is up."""
 
@@ -39,8 +42,6 @@ Der = Callable[[], bytes]
 class Guard:
     """Of a process that has no credentials: every connection is plain, and open to everybody."""
 
-    peer_id = ""
-    """What the credentials say who this process is; empty: whatever it likes."""
     open = True
     local = False
     """Whether it is let in from this machine alone."""
@@ -52,6 +53,11 @@ class Guard:
     """When its own certificate ends, in seconds since 1970."""
     revoked = b""
     """The newest list of revoked certificates, as others are to have it; empty: there is none."""
+
+    def new_id(self) -> str:
+        """A `peer_id` for who has these credentials: where they bind it to anything, nobody else
+        can come under it; else a random one."""
+        return this_host().entropy(8).hex()
 
     @property
     def rights(self) -> Rights:
@@ -140,6 +146,9 @@ class Guard:
 class _Open:
     """See `Authenticator`: nobody asks for anything. One that has credentials is told so: it would
     not speak to this side."""
+
+    def meet(self, role: str, peer_id: str) -> None:
+        pass
 
     def nonce(self) -> bytes:
         return b""
@@ -263,7 +272,10 @@ class Group(Private):
         self._encrypt = encrypt
         self._pair = pair
         self._contexts: Contexts | None = None
-        self.peer_id = pair.identity if pair is not None else ""
+
+    def new_id(self) -> str:
+        """See `Guard`."""
+        return self._pair.identity if self._pair is not None else super().new_id()
 
     def _secured(self) -> Contexts:
         if self._contexts is None:
@@ -313,6 +325,10 @@ class Group(Private):
     def own(self) -> str:
         """The key by which others are shown that this process belongs to the group."""
         return self._keys[0].id
+
+    def bound(self, card: Card) -> str:
+        """With what the `peer_id` of its holder begins."""
+        return card.identity
 
     def standing(self, card: Card, own: Any) -> Standing:
         """What the holder of a certificate of the group may do who was shown that of ours."""
@@ -372,6 +388,11 @@ class Holder(Guard):
         """See `Guard`."""
         return self._contexts.own.name
 
+    def new_id(self) -> str:
+        """See `Guard`: there may be several processes with one certificate, so they differ in what
+        comes behind the name's digest."""
+        return self.bound(self._contexts.own) + super().new_id()
+
     def context(self, host: str) -> SSLContext | None:
         """See `Guard`."""
         return self._contexts.client
@@ -421,6 +442,12 @@ class Holder(Guard):
             self._lists[found.issuer] = found
         return newer
 
+    def bound(self, card: Card) -> str:
+        """With what the `peer_id` of its holder begins: made of the name, which a renewed
+        certificate keeps. (Were it not, who has learned a `peer_id` could come first under it, and
+        keep the one out whose it is.)"""
+        return hashlib.sha256(card.name.encode()).hexdigest()[:32]
+
     def standing(self, card: Card, own: Any) -> Standing:
         """What the holder of that certificate may do who was shown that of ours.
 
@@ -458,7 +485,7 @@ class Holder(Guard):
 class _Shown(_Open):
     """See `Authenticator`: TLS has shown the certificate of the other end.
 
-    In a group the `peer_id` is made of the certificate; an issued one has a name that lasts.
+    The `peer_id` begins with what lasts: the public key in a group, the name of an issued one.
     """
 
     def __init__(self, der: Der, guard: Group | Holder) -> None:
@@ -466,23 +493,40 @@ class _Shown(_Open):
         self._guard = guard
         self._own = guard.own  # it may be another one when the handshake is over
 
+    def meet(self, role: str, peer_id: str) -> None:
+        card = self._card(role)
+        if peer_id and not peer_id.startswith(self._guard.bound(card)):
+            raise ProtocolError(ANOTHER, code="identity")
+        self._guard.standing(card, self._own)
+
     def challenge(self, hello: Hello, me: Identity) -> Auth | None:
         return None
 
     def vouch(self, role: str, peer_id: str) -> Standing:
+        card = self._card(role)
+        if not peer_id.startswith(self._guard.bound(card)):
+            raise ProtocolError("its certificate is that of another peer", code="auth")
+        return self._guard.standing(card, self._own)
+
+    def _card(self, role: str) -> Card:
+        """What the other end has shown.
+
+        Raises:
+            ProtocolError: it cannot be read, or has not that role.
+        """
         from pubsub.trust.certificates import card_of
 
-        card = card_of(self._der())
-        if role in ("coordinator", "relay") and not getattr(card.rights, role):
+        try:
+            card = card_of(self._der())
+        except AuthError as error:
+            raise ProtocolError(str(error), code="auth") from None
+        if role in ROLES and not getattr(card.rights, role):
             raise ProtocolError(
                 f"the certificate of {card.name!r} does not make it a {role} "
                 f"(pubsubd cert issue … --{role})",
                 code="auth",
             )
-        # a question of a peer (see `probing`) comes under an identity that begins with its own
-        if self._guard.grouped and peer_id.partition("-")[0] != card.identity:
-            raise ProtocolError("its certificate is that of another peer", code="auth")
-        return self._guard.standing(card, self._own)
+        return card
 
 
 def is_auth(error: Exception) -> bool:

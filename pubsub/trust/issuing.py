@@ -23,9 +23,10 @@ from typing import NamedTuple
 from pubsub.core.rights import Rights
 from pubsub.errors import AuthError
 from pubsub.support.host import this_host
-from pubsub.trust.authority import CLOCK_DIFFERENCE, Authority, new_key, pem_of_key
+from pubsub.trust.authority import CLOCK_DIFFERENCE, Authority, pem_of_key
 from pubsub.trust.certificates import Card, Revoked
 from pubsub.trust.files import read_file, read_private, write_file
+from pubsub.trust.pairs import new_key
 from pubsub.trust.reading import card_of_certificate, pem_of, read_revoked
 
 __all__ = ["Issued", "Revocation", "check_name", "init", "issue", "revoke"]

@@ -50,6 +50,9 @@ class Proof:
         self._question: Auth | None = None
         self._standing: Standing | None = None
 
+    def meet(self, role: str, peer_id: str) -> None:
+        """See `Authenticator`: only AUTH shows who it is."""
+
     def nonce(self) -> bytes:
         """See `Authenticator`."""
         return self._nonce

@@ -6,7 +6,6 @@ beside them, so that any other PKI can issue such certificates as well.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from pubsub.trust.extra import (
     load_pem_private_key,
     x509,
 )
+from pubsub.trust.pairs import identity_of_spki
 
 __all__ = [
     "BOTH_SIDES",
@@ -112,10 +112,10 @@ def identity_of_certificate(certificate: x509.Certificate) -> str:
 
 
 def identity_of_key(public: object) -> str:
-    """Its hash: 32 hexadecimal digits of SHA-256."""
+    """See `identity_of_spki`."""
     assert hasattr(public, "public_bytes")
     spki = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()[:32]
+    return identity_of_spki(spki)
 
 
 def rights_of(certificate: x509.Certificate) -> tuple[Rights, tuple[str, ...]]:

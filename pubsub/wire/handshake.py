@@ -18,6 +18,7 @@ from pubsub.wire.frames import Event
 from pubsub.wire.messages import PROTOCOL_VERSION, Auth, Goodbye, Hello, WayRow, Welcome
 
 __all__ = [
+    "ANOTHER",
     "SUBSCRIBER",
     "Acceptor",
     "Authenticator",
@@ -35,6 +36,7 @@ SUBSCRIBER = "subscriber"
 ANY_COORDINATOR = "coordinator"
 """Whom a claim to a coordinator means: it is made before it is known which one answers, and one
 coordinator may be reached by several addresses."""
+ANOTHER = "it is another peer than the one asked for"
 
 
 class Refused(PubSubError):
@@ -137,6 +139,10 @@ class Authenticator(Protocol):
     """What one side of one handshake asks of the other end, and answers it. Its methods raise
     `ProtocolError` with the code ``auth`` to refuse."""
 
+    def meet(self, role: str, peer_id: str) -> None:
+        """Before anything is said to who was dialled: whether it may be this one, as far as the
+        channel has shown that already. An empty `peer_id`: any."""
+
     def nonce(self) -> bytes:
         """What a HELLO says; empty: no AUTH is expected."""
 
@@ -155,6 +161,9 @@ class Authenticator(Protocol):
 
 class _Trust:
     """The authenticator of whoever has none."""
+
+    def meet(self, role: str, peer_id: str) -> None:
+        pass
 
     def nonce(self) -> bytes:
         return b""
@@ -200,8 +209,13 @@ class Dialler:
         self._asked: Auth | None = None
 
     def opening(self) -> Hello | None:
-        """What to say first."""
+        """What to say first.
+
+        Raises:
+            ProtocolError: the other end is known to be another one: it is told nothing of us.
+        """
         me = self.me
+        self._authenticator.meet(self.wants, self.expects)
         hello = self._hello = Hello(
             PROTOCOL_VERSION,
             me.role,
@@ -224,9 +238,7 @@ class Dialler:
             Refused, AuthError, ProtocolError
         """
         if isinstance(event, Goodbye):
-            if event.code == "auth":
-                raise AuthError(f"it says of this side: {event.reason}")
-            raise Refused(event)
+            raise _refusal(event)
         if isinstance(event, Auth) and self._asked is None and self._hello is not None:
             self._asked = event
             answer = self._authenticator.respond(self._hello, event, self.me)
@@ -254,7 +266,7 @@ class Dialler:
         if role != ("peer" if self.wants == SUBSCRIBER else self.wants):
             raise ProtocolError(f"it is a {role}, not a {self.wants}", code="role")
         if self.expects and peer_id != self.expects:
-            raise ProtocolError("it is another peer than the one asked for", code="identity")
+            raise ProtocolError(ANOTHER, code="identity")
 
 
 class Acceptor:
@@ -293,16 +305,16 @@ class Acceptor:
 
         Raises:
             ProtocolError: it is none that we talk to; its code and text go into GOODBYE.
-            AuthError: it does not want to talk to us.
+            AuthError, Refused: it does not want to talk to us.
         """
         me, hello = self.me, self._hello
+        if isinstance(event, Goodbye):  # to what it was asked, or was shown by TLS
+            raise _refusal(event)
         if hello is None:
             self._hello = hello = self._take(event)
             question = self._authenticator.challenge(hello, me)
             if question is not None:
                 return question, None
-        elif isinstance(event, Goodbye):  # to what it was asked
-            raise AuthError(f"it says of this side: {event.reason}")
         elif isinstance(event, Auth):
             self._authenticator.check(hello, event, me)
         else:
@@ -336,6 +348,12 @@ class Acceptor:
         if not event.peer_id:
             raise ProtocolError("a HELLO without a peer_id")
         return event
+
+
+def _refusal(goodbye: Goodbye) -> PubSubError:
+    if goodbye.code == "auth":
+        return AuthError(f"it says of this side: {goodbye.reason}")
+    return Refused(goodbye)
 
 
 def _name(event: Event) -> str:

@@ -594,12 +594,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Coordinator → peer: your Pub or Sub is not registered, because you have no right to it; or
-    others are not told of one of your ways."""
+    """Coordinator → peer: your Pub or Sub is not registered, because you have no right to it, or
+    there are too many; or others are not told of one of your ways."""
 
     KIND: ClassVar[Kind] = Kind.REFUSED
     id: int = _field(_entity)
     """Of the REGISTER; 0: it is about a way of the HELLO."""
+    code: str = _field(_shown(32))
+    """``auth`` (there is no right to it) or ``limit`` (there are too many)."""
     reason: str = _field(_shown(1024))
     """A sentence for people: who may not do what, and what is allowed."""
 

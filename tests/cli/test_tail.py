@@ -597,3 +597,14 @@ def test_timeout_bounds_the_wait_for_a_coordinator(topic: str) -> None:
         "not answered as a coordinator does: it is busy or stopped ("
     )
     assert line.endswith("or give --coordinator the address where it runs")
+
+
+@pytest.mark.parametrize("command", ["tail", "put"])
+def test_a_refusal_is_said_once(command: str, coordinator: str, tmp_path: Path) -> None:
+    key = tmp_path / "other.key"
+    assert execute("pubsubd", "key", "new", str(key)).code == 0
+    given = ["t", "1"] if command == "put" else ["t"]
+    asked = execute(*("pubsub", command, *given), coordinator=coordinator, PUBSUB_KEY_FILE=str(key))
+    assert asked.code == 1
+    (line,) = asked.err.splitlines()
+    assert line.startswith(f"pubsub: the coordinator at {coordinator}: ")

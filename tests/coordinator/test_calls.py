@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pubsub.config import Address
-from pubsub.coordinator.registry import CALLS, CALLS_A_SECOND, Push, Registry
+from pubsub.coordinator.records import CALLS, CALLS_A_SECOND
+from pubsub.coordinator.registry import Push, Registry
 from pubsub.coordinator.relays import MAX_RELAYS, TOLD
 from pubsub.core.rights import Rights
 from pubsub.errors import ProtocolError

@@ -676,7 +676,7 @@ def test_all_together_may_not_have_too_many_and_what_is_there_stays() -> None:
     registry.register("A", pub(1), 0.0)
     registry.register("A", sub(2), 0.0)
     why = "this coordinator has 2 Pubs and Subs, and takes no more"
-    assert registry.register("B", pub(1), 0.0) == [("B", Refused(1, why))]
+    assert registry.register("B", pub(1), 0.0) == [("B", Refused(1, "limit", why))]
     registry.register("A", pub(2, "instead"), 0.0)
     assert registry.topics().__next__()["publishers"] == 1
     registry.lose("A", 0.0)
@@ -863,7 +863,7 @@ def test_who_has_no_right_is_refused_and_nothing_is_registered(
 ) -> None:
     registry = Registry()
     allowed(registry, "A", KITCHEN, who)
-    said = Refused(1, f"{who!r} {reason}" if who else f"this peer {reason}")
+    said = Refused(1, "auth", f"{who!r} {reason}" if who else f"this peer {reason}")
     assert registry.register("A", message, 0.0) == [("A", said)]
     assert list(registry.topics()) == []
     assert [(r["pubs"], r["subs"], r["state"]) for r in registry.peers()] == [(0, 0, "connected")]

@@ -227,6 +227,52 @@ def test_an_unsubscription_is_said_once_and_frames_may_cross_it() -> None:
     assert end.receiving.streams == []
 
 
+@pytest.mark.parametrize("over", ["unsubscribed", "refused", "ended"])
+@pytest.mark.parametrize("what", ["batches", "buffers", "pieces", "gaps"])
+def test_what_crosses_the_end_of_a_channel_is_bounded(over: str, what: str) -> None:
+    """All that was allowed may have been under way; a publisher that goes on for ever is cut."""
+    end = End_()
+    stream = stream_of(inbox_of())
+    end.receiving.subscribe(stream)
+    if over == "refused":
+        end.hear(Subscribed(0, "another", "msgpack", 0, 0, 10**6))
+    else:
+        end.hear(subscribed(0))
+        if over == "ended":
+            end.hear(End(0, 5, "closed", ""))
+        else:
+            end.receiving.unsubscribe(stream)
+    assert end.receiving.streams == []
+    end.read(data(0, 0, b"x" * (WINDOW - 300)))  # all of the window,
+    end.read(buffer(0, MAX_BATCH, 0, b"x" * MAX_BATCH), data(0, 1, b""))  # and the one beyond
+    frame = {
+        "batches": data(0, 2, b"x" * 2000),
+        "buffers": buffer(0, 2000, 0, b"x" * 2000),
+        "pieces": buffer(0, 2**40, 7, b"x" * 9000),
+        "gaps": encode(Gap(0, 2, 3, "overflow")),
+    }[what]
+    came = 0
+    with pytest.raises(ProtocolError, match="on channels that are over") as raised:
+        for _ in range(2000):
+            end.read(frame)
+            came += len(frame)
+    assert raised.value.code == "limit"
+    assert came < 2 * MAX_BATCH
+
+
+def test_each_channel_that_is_over_may_have_had_its_window_under_way() -> None:
+    end = End_()
+    streams = [opened(end) for _ in range(20)]
+    other = opened(end)
+    for stream in streams:
+        end.receiving.unsubscribe(stream)
+    for number in range(20):
+        end.read(data(number, 0, b"x" * (WINDOW - 300)))
+        end.read(buffer(number, MAX_BATCH, 0, b"x" * MAX_BATCH), data(number, 1, b""))
+    end.read(data(other.channel, 0, "goes on"))
+    assert values(other) == ["goes on"]
+
+
 # --- what it hands on ---------------------------------------------------------------------------
 
 

@@ -151,9 +151,13 @@ class Stranger(Nowhere):
             pass
         return self.goodbye
 
+    def new_id(self) -> str:
+        """One that nobody has, and that it may have."""
+        return secrets.token_hex(8)
+
     def hello(self, wants: str, host: str = "", port: int = 0, role: str = "peer") -> str:
         """Shake hands as an honest peer does; returns our identity."""
-        identity = secrets.token_hex(8)
+        identity = self.new_id()
         self.send(hello(role, wants, identity, "", host, port, {"name": "stranger"}))
         self.wait_for(Welcome)
         return identity

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import pubsub.runtime.publisher_link as publisher_link
-from pubsub import AuthError, CoordinatorUnavailable, Peer
+from pubsub import CoordinatorUnavailable, Peer
 from pubsub.coordinator.registry import Registry
 from pubsub.links.dialling import AT_ONCE
 from pubsub.wire.messages import (
@@ -50,7 +50,7 @@ async def test_a_coordinator_that_knows_too_many_peers_says_so_to_one_more() -> 
 async def test_one_pub_too_many_is_refused_and_the_others_of_its_peer_stay() -> None:
     async with beside(Registry(max_all=3)) as pair:
         newcomer = await pair.publisher.pub("another")
-        with pytest.raises(AuthError, match=r"has 3 Pubs and Subs, and takes no more"):
+        with pytest.raises(CoordinatorUnavailable, match=r"has 3 Pubs and Subs, and takes no more"):
             await pair.publisher.pub("t")
         await newcomer.close()  # there is room for the one that is made last
 

@@ -31,7 +31,8 @@ from tests.integration.support import LONG, eventually
 pytest.importorskip("cryptography", reason="certificates need the extra pubsubd[tls]")
 
 from pubsub.trust import issuing
-from pubsub.trust.authority import Authority, new_key, pem_of_key
+from pubsub.trust.authority import Authority, pem_of_key
+from pubsub.trust.pairs import new_key
 from pubsub.trust.reading import pem_of
 
 pytestmark = [pytest.mark.loop, pytest.mark.by_hand]

@@ -219,11 +219,11 @@ class Trap:
             try:
                 with Stranger(connection) as stranger:
                     stranger.socket.settimeout(5)
-                    said = stranger.wait_for(Hello)
-                    assert isinstance(said, Hello)
-                    stranger.send(*self._poses(said))
-                    self._publish(stranger, 0)
                     event = stranger.next()
+                    if isinstance(event, Hello):
+                        stranger.send(*self._poses(event))
+                        self._publish(stranger, 0)
+                        event = stranger.next()
                     while event is not None:
                         self.heard.append(event)
                         event = stranger.next()
@@ -375,7 +375,7 @@ def introduce(address: str, port: int) -> list[bytes]:
     with dialled_from(port, address) as peer:
         ends = (peer.socket.getsockname(), peer.socket.getpeername())
         dialler = Dialler(
-            Identity("peer", guard.peer_id or "honest"),
+            Identity("peer", guard.new_id()),
             "coordinator",
             authenticator=guard.dials(ends, None),
         )

@@ -60,7 +60,7 @@ class Dialled:
         self.loop = asyncio.get_running_loop()
         self.there, self.here = group(), group()
         self.served, self.end = End(), End()
-        me = Identity("peer", self.there.peer_id)
+        me = Identity("peer", self.there.new_id())
         self.doorman = Doorman(
             *(self.loop, SETTINGS, bytearray(64 * 1024)),
             lambda authenticator: Acceptor(me, ("peer",), authenticator=authenticator),
@@ -73,8 +73,8 @@ class Dialled:
         try:
             way = Way("127.0.0.1", server.sockets[0].getsockname()[1])
             asks = await dial(self.link, way, 5, self.here)
-            me = Identity("peer", self.here.peer_id)
-            self.link.begin(Dialler(me, "peer", self.there.peer_id, asks))
+            me = Identity("peer", self.here.new_id())
+            self.link.begin(Dialler(me, "peer", self.there.new_id(), asks))
         finally:
             server.close()
 

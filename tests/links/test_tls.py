@@ -16,13 +16,14 @@ import msgpack
 import pytest
 
 from pubsub.config import Settings
-from pubsub.errors import AuthError
+from pubsub.errors import AuthError, ProtocolError
 from pubsub.links.link import Link, Lost
 from pubsub.links.refusals import explain_foreign, explain_tls
 from pubsub.links.tls import HELLO_MOST, TlsLayer
 from pubsub.wire.frames import SCRATCH_SIZE, Data, data_header
-from pubsub.wire.handshake import Acceptor, Dialler, Identity
+from pubsub.wire.handshake import Acceptor, Dialler, Identity, Refused, _Trust
 from pubsub.wire.messages import Goodbye, encode
+from tests.integration.support import eventually
 from tests.links.certificates import CA
 from tests.links.ends import Nobody, Transport
 from tests.simulation.loop import Process, SimulatedLoop
@@ -101,6 +102,9 @@ class Ears:
     def eof_received(self) -> bool:
         self.calls.append("eof")
         return self.stays
+
+    def unveil(self) -> None:
+        pass
 
     def pause_writing(self) -> None:
         self.calls.append("pause")
@@ -842,6 +846,35 @@ async def test_links_carry_small_and_large_frames_both_ways(pair: Pair) -> None:
     assert pair.here.bodies == [*large, *small, *large]
     link.goodbye()
     assert await pair.ends(link) == (None, None)
+
+
+@pytest.mark.loop
+@pytest.mark.parametrize("late", [False, True])
+async def test_who_dials_has_seen_the_certificate_before_it_says_hello(
+    pair: Pair, late: bool
+) -> None:
+    """Whether it begins before TLS is up, or after."""
+    layer: TlsLayer
+    seen: list[bytes] = []
+
+    class Looking(_Trust):
+        def meet(self, role: str, peer_id: str) -> None:
+            seen.append(layer.peer_der)
+            raise ProtocolError("it is another one", code="identity")
+
+    await pair.listen(context(True))
+    me = Identity("peer", "me", info={"name": "told to nobody"})
+    dialler = Dialler(me, "peer", "them", Looking())
+    link = Link(pair.loop, None if late else dialler, pair.here, pair.settings, pair.scratch)
+    layer = TlsLayer(pair.loop, context(False), link, server_side=False, scratch=pair.cipher)
+    await pair.loop.create_connection(lambda: layer, pair.host, pair.port)
+    if late:
+        await eventually(lambda: layer.up)
+        link.begin(dialler)
+    ours, theirs = await pair.ends(link)
+    assert (len(seen), all(seen)) == (1, True)
+    assert str(ours) == str(theirs) == "it is another one"
+    assert isinstance(theirs, Refused)
 
 
 @pytest.mark.loop

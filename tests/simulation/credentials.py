@@ -335,6 +335,10 @@ class Named(Guard):
         self._host = host
         self.gone: frozenset[int] = frozenset()
 
+    def new_id(self) -> str:
+        """See `Guard`."""
+        return f"{self._host} {super().new_id()}"
+
     @property
     def rights(self) -> Rights:
         """See `Guard`."""
@@ -389,6 +393,9 @@ class _Seen:
         self._host = host
         self._shown = guard.own
 
+    def meet(self, role: str, peer_id: str) -> None:
+        self.vouch(role, peer_id or f"{self._host} ")
+
     def nonce(self) -> bytes:
         return b""
 
@@ -405,6 +412,8 @@ class _Seen:
         serial, rights = self._guard.cards.card(self._host)
         if serial in self._guard.gone:
             raise ProtocolError(f"the certificate of {self._host} was revoked", code="auth")
+        if not peer_id.startswith(f"{self._host} "):
+            raise ProtocolError(f"{peer_id!r} is not {self._host}'s", code="auth")
         if role == "coordinator" and not rights.coordinator:
             raise ProtocolError(f"{self._host} is no coordinator", code="auth")
         return Standing(rights, self._host, True, frozenset({str(serial), self._shown}))

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pubsub.core.rights import Rights
-from pubsub.trust.authority import Authority, new_key, pem_of_key
+from pubsub.trust.authority import Authority, pem_of_key
 from pubsub.trust.certificates import Contexts
 from pubsub.trust.files import write_file
+from pubsub.trust.pairs import new_key
 from pubsub.trust.reading import pem_of
 
 __all__ = ["NOW", "Ends", "certificate_file", "shake_hands"]

@@ -34,8 +34,9 @@ from pubsub.trust.keys import Key
 
 pytest.importorskip("cryptography", reason="the extra pubsubd[tls] is not installed")
 
-from pubsub.trust.authority import Authority, group_leaf, new_key, pem_of_key
-from pubsub.trust.reading import der_of, pem_of
+from pubsub.trust.authority import Authority, group_leaf, pem_of_key
+from pubsub.trust.pairs import ec, new_key
+from pubsub.trust.reading import der_of, identity_of_key, pem_of
 from tests.trust.handshakes import NOW, both_ways, certificate_file, shake_hands
 
 RIGHTS = Rights(["sensors/kitchen/**"], ["config/*"], coordinator=True)
@@ -471,3 +472,44 @@ def test_nothing_imports_cryptography_before_it_is_needed() -> None:
         [sys.executable, "-c", source], capture_output=True, text=True, timeout=40
     )
     assert done.stdout == "False\n", done.stderr
+
+
+def test_a_message_over_loopback_waits_for_no_more_of_cryptography_than_a_key_pair(
+    tmp_path: Path,
+) -> None:
+    write_file(tmp_path / "key", f"{Key.new().text()}\n".encode())
+    source = f"""
+import asyncio, sys
+from pubsub import Peer
+from pubsub.config import Settings
+from pubsub.coordinator.server import Coordinator
+from pubsub.trust.credentials import credentials_from
+
+async def main():
+    settings = Settings(key_file={str(tmp_path / "key")!r})
+    guard = credentials_from(settings, {{}}).guard()
+    coordinator = Coordinator(asyncio.get_running_loop(), settings=settings, guard=guard)
+    at = str(await coordinator.start("127.0.0.1", 0))
+    key = settings.key_file
+    async with Peer(at, key_file=key) as one, Peer(at, key_file=key) as two:
+        pub, sub = await one.pub("t"), await two.sub("t")
+        pub.put("over the proof")
+        assert await sub.get(timeout=20) == "over the proof"
+        assert len(one.runtime.peer_id) == 32, "it has a key pair"
+    await coordinator.close()
+    print("cryptography.x509" in sys.modules, "pubsub.trust.extra" in sys.modules)
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=40
+    )
+    assert done.stdout == "False False\n", done.stderr
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 2**200, 2**255 + 1])
+def test_an_identity_is_the_hash_of_the_public_key_as_certificates_have_it(number: int) -> None:
+    """Whatever the leading zeros of its point."""
+    for n in range(number, number + 200):
+        private = ec.derive_private_key(n, ec.SECP256R1())
+        assert Pair(private).identity == identity_of_key(private.public_key())

@@ -7,15 +7,17 @@ from random import Random
 import pytest
 
 from pubsub.core.rights import EVERYTHING
+from pubsub.errors import ProtocolError
 from pubsub.trust.guard import Group, Guard, Holder, Private
 from pubsub.trust.keys import Key
-from pubsub.wire.handshake import Standing
+from pubsub.wire.handshake import Authenticator, Standing
 from tests.simulation.credentials import issued
 
 pytest.importorskip("cryptography", reason="certificates are made by it")
 
-from pubsub.trust.authority import Authority, group_leaf, new_key
+from pubsub.trust.authority import Authority, group_leaf
 from pubsub.trust.certificates import Pair
+from pubsub.trust.pairs import new_key
 from pubsub.trust.reading import der_of, identity_of_key
 
 
@@ -32,9 +34,41 @@ def test_a_handshake_that_began_with_the_certificate_before_does_not_stand_on_th
     """The other end has seen the one before, with its rights: the next look ends that link."""
     authority, random = Authority.new("a CA"), Random(0)
     der = der_of(authority.issue("theirs", new_key().public_key(), EVERYTHING))
+    peer_id = holder(authority, "theirs").new_id()
     before, after = (issued(authority, random, "ours") for _ in range(2))
     guard = Holder(lambda: (before, b""))
-    assert stands(guard, der, "any", (after, b"")) == [False, True]
+    assert stands(guard, der, peer_id, (after, b"")) == [False, True]
+
+
+def holder(authority: Authority, name: str) -> Holder:
+    own = issued(authority, Random(name), name)
+    return Holder(lambda: (own, b""))
+
+
+def shown(guard: Holder, issuer: Authority, name: str) -> list[Authenticator]:
+    """What it asks who shows such a certificate, where it has dialled and where it was dialled."""
+    der = der_of(issuer.issue(name, new_key().public_key(), EVERYTHING))
+    return [guard.dials(((), ()), lambda: der), guard.takes(((), ()), lambda: der)]
+
+
+@pytest.mark.parametrize("role", ["peer", "coordinator", "client"])
+def test_an_identity_is_for_those_alone_who_have_its_name(role: str) -> None:
+    """So one who learns it cannot come first under it. It lasts when the certificate is issued
+    anew, and does not depend on who has issued it."""
+    authority, other = Authority.new("a CA"), Authority.new("of another PKI")
+    ours = holder(authority, "ours")
+    peer_id = holder(authority, "theirs").new_id()
+    assert len(f"{peer_id}-probe") <= 64
+    assert holder(authority, "theirs").new_id() != peer_id, "each process has one of its own"
+
+    for issuer, name in ((authority, "theirs"), (other, "theirs")):
+        for asks in shown(ours, issuer, name):
+            assert asks.vouch(role, peer_id).name == name
+    for name in ("ours", "Theirs", "", peer_id[:32]):
+        for asks in shown(ours, authority, name):
+            with pytest.raises(ProtocolError, match="that of another peer") as raised:
+                asks.vouch(role, peer_id)
+            assert raised.value.code == "auth"
 
 
 def test_a_handshake_that_began_with_the_key_before_does_not_stand_on_the_new_one() -> None:

@@ -25,8 +25,9 @@ pytest.importorskip("cryptography", reason="the extra pubsubd[tls] is not instal
 
 from cryptography import x509
 
-from pubsub.trust.authority import Authority, new_key, pem_of_key, says_host
+from pubsub.trust.authority import Authority, pem_of_key, says_host
 from pubsub.trust.issuing import check_name, init, issue, revoke
+from pubsub.trust.pairs import new_key
 from pubsub.trust.reading import certificates_in, describe, read_revoked
 from tests.trust.handshakes import NOW, certificate_file, shake_hands
 

@@ -15,7 +15,7 @@ import pytest
 
 from pubsub.errors import AuthError
 from pubsub.trust import keys
-from pubsub.trust.files import MAX_FILE, write_file
+from pubsub.trust.files import MAX_FILE, read_private, write_file
 from pubsub.trust.keys import KEY_BYTES, Key, read_keys, user_secret
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes of files mean nothing here")
@@ -201,6 +201,53 @@ def test_a_file_that_others_may_use_is_refused_with_what_mends_it(
     assert text.endswith(f": chmod 600 '{path}'")
     assert subprocess.run(text.rpartition(": ")[2], shell=True).returncode == 0
     assert read_keys(path) == (key,)
+
+
+OURS, ANOTHER = 4242, 4243
+"""Groups: one of the process that reads, and one that is not."""
+
+
+@posix
+@pytest.mark.skipif(os.name == "posix" and os.geteuid() != 0, reason="root gives files to others")
+@pytest.mark.parametrize(
+    ("owner", "group", "mode", "me", "taken"),
+    [
+        (0, OURS, 0o440, 1000, True),
+        (0, OURS, 0o640, 1000, True),
+        (0, ANOTHER, 0o440, 1000, False),  # somebody has made it too open
+        (0, OURS, 0o460, 1000, False),
+        (0, OURS, 0o444, 1000, False),
+        (0, OURS, 0o450, 1000, False),
+        (1001, OURS, 0o440, 1000, False),  # whose it is may change it
+        (1000, OURS, 0o440, 1000, False),  # and we ourselves could mend that
+        (0, OURS, 0o440, 0, False),
+    ],
+)
+def test_a_file_that_root_lets_a_group_of_ours_read_is_taken(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: int,
+    group: int,
+    mode: int,
+    me: int,
+    taken: bool,
+) -> None:
+    """As a secret volume of Kubernetes gives it to a process that is not root."""
+    key = Key.new()
+    path = key_file(tmp_path / "key", key.text())
+    os.chown(path, owner, group)
+    path.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: me)
+    monkeypatch.setattr(os, "getegid", lambda: me)
+    monkeypatch.setattr(os, "getgroups", lambda: [me, OURS])
+    if taken:
+        assert read_keys(path) == (key,)
+        assert b"pubsubd-key" in read_private(path, "certificate file")
+        with pytest.raises(AuthError, match="belongs to another user"):
+            read_private(path, "the user's secret", own=True)
+    else:
+        with pytest.raises(AuthError, match="other users may read it"):
+            read_keys(path)
 
 
 @posix

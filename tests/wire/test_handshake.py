@@ -118,7 +118,6 @@ HELLO = hello("peer", "peer", "one", "two")
         (Ping(1), "protocol", "a PING where HELLO belongs"),
         (welcome("peer", "x"), "protocol", "a WELCOME where HELLO belongs"),
         (Data(0, 0, 0.0, 1, b"\x91\x01"), "protocol", "a DATA where HELLO belongs"),
-        (Goodbye("closing", "bye"), "protocol", "a GOODBYE where HELLO belongs"),
     ],
 )
 def test_strangers_are_told_why(event: Event, code: str, what: str) -> None:
@@ -168,6 +167,14 @@ def test_a_refusal_for_want_of_authentication_is_an_error_of_its_own() -> None:
         Dialler(PEER, "peer").receive(Goodbye("auth", "who are you"))
 
 
+def test_who_has_dialled_may_refuse_what_it_sees_before_it_says_hello() -> None:
+    with pytest.raises(AuthError, match="it says of this side: you are no coordinator"):
+        Acceptor(OTHER, ("peer",)).receive(Goodbye("auth", "you are no coordinator"))
+    with pytest.raises(Refused, match="you are another") as it:
+        Acceptor(OTHER, ("peer",)).receive(Goodbye("identity", "you are another"))
+    assert it.value.code == "identity"
+
+
 def test_nobody_may_say_that_it_is_the_one_it_dials() -> None:
     said = Dialler(replace(OTHER, peer_id="one"), "peer").opening()
     assert said is not None
@@ -182,6 +189,10 @@ class Riddle:
     def __init__(self, question: bytes = b"") -> None:
         self.question = question
         self.shown = False
+
+    def meet(self, role: str, peer_id: str) -> None:
+        if peer_id == "another":
+            raise ProtocolError("seen before it was greeted", code="identity")
 
     def nonce(self) -> bytes:
         return b"ask me"
@@ -207,6 +218,12 @@ class Riddle:
 
 RIDDLED = replace(HELLO, nonce=b"ask me")
 QUESTION = Auth("peer", "two", b"abc", b"")
+
+
+def test_who_is_seen_to_be_another_before_it_is_greeted_hears_nothing() -> None:
+    with pytest.raises(ProtocolError, match="seen before it was greeted"):
+        Dialler(PEER, "peer", "another", Riddle()).opening()
+    assert Dialler(PEER, "peer", "two", Riddle()).opening() is not None
 
 
 @pytest.mark.parametrize("question", [b"", b"abc"])

@@ -182,7 +182,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     },
     Query: {"token": u64, "what": st.sampled_from(["topics", "peers"])},
     Answer: {"token": u64, "complete": flag, "rows": st.lists(table, max_size=3).map(tuple)},
-    Refused: {"id": u32, "reason": shown(1024)},
+    Refused: {"id": u32, "code": shown(32), "reason": shown(1024)},
     Revoked: {"list": st.binary(max_size=20) | st.just(bytes(4 << 20))},
 }
 
@@ -254,7 +254,7 @@ def test_every_kind_but_those_of_the_bulk_has_a_message() -> None:
         ),
         (Register(7, "sub", "a/*", True, False), "0000000d 96 10 07 a3737562 a3612f2a c3 c2"),
         (Match(1, 2, True, (), (("p", 3),)), "0000000b 96 12 01 02 c3 90 91 92a17003"),
-        (Refused(7, "no"), "00000006 93 16 07 a26e6f"),
+        (Refused(7, "auth", "no"), "0000000b 94 16 07 a461757468 a26e6f"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
@@ -424,7 +424,7 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
         *(is_uint(U64), is_bool),
         lambda value: type(value) is list and all(is_table(row) for row in value),
     ],
-    Refused: [is_entity, is_text(1024)],
+    Refused: [is_entity, is_text(32), is_text(1024)],
     Revoked: [lambda value: type(value) is bytes and len(value) <= 4 << 20],
 }
 
