@@ -98,6 +98,8 @@ class Attempt:
         """See `Endpoint`."""
         if not self._answer.done():
             self._answer.set_exception(error or ConnectionError("it said goodbye"))
+class Changed(ConnectionError):
+    """The next attempt, with the new credentials, tells whether there is any trouble."""
 
 
 class KeptLink:
@@ -242,7 +244,8 @@ class KeptLink:
         if self._broken_at is None:
             self._broken_at = now
         self._missed(troubles)
-        if self._warned or not troubles or not self._wanted():
+        changed = any(isinstance(error, Changed) for _, error in troubles)
+        if self._warned or not troubles or changed or not self._wanted():
             return
         if now - self._broken_at >= self.QUIET:
             self._complain(troubles)
@@ -339,7 +342,7 @@ async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authentica
             raise asyncio.TimeoutError
         task.result()
         if guard.context(way.host) is not context:  # it would be taken to stand on what is new
-            raise ConnectionError("the credentials of this process changed meanwhile")
+            raise Changed("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der
         return guard.dials(ends_of(link, dialled=True), der)
     finally:
