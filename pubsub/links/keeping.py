@@ -98,6 +98,8 @@ class Attempt:
         """See `Endpoint`."""
         if not self._answer.done():
             self._answer.set_exception(error or ConnectionError("it said goodbye"))
+
+
 class Changed(ConnectionError):
     """The next attempt, with the new credentials, tells whether there is any trouble."""
 
