@@ -471,7 +471,7 @@ class Remote(KeptLink):
         super()._dial(delay)
         if self._detour is None:
             soon = 0.0 if self.nowhere or self.address.rank else DETOUR  # what worked last, first
-            self._detour = self._loop.call_later(soon, self._go_around)
+            self._detour = self._loop.call_later(delay + soon, self._go_around)
 
     def _go_around(self) -> None:
         self._detour = None
@@ -480,7 +480,8 @@ class Remote(KeptLink):
             self._detour.add_done_callback(self._is_sought)
 
     def _is_sought(self, task: asyncio.Task[None]) -> None:
-        self._detour = None
+        if self._detour is task:
+            self._detour = None
         if not task.cancelled() and task.exception() is not None:  # never stop trying to dial
             log.error("internal error while seeking a way", exc_info=task.exception())
 
@@ -556,6 +557,9 @@ class Remote(KeptLink):
 
     def _begin(self, link: Link, other: Other) -> Receiving:
         self.calls = False
+        if self._detour is not None:
+            self._detour.cancel()
+            self._detour = None
         way = self.address
         if way.rank == 0:
             self.met = way.address

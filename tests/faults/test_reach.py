@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -30,10 +30,9 @@ async def address() -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Better ways are looked for often."""
     monkeypatch.setattr(publisher_link, "BETTER", 0.2)
-    yield
 
 
 def remote_of(peer: Peer) -> Remote:
@@ -125,7 +124,7 @@ async def test_g5_a_better_way_that_breaks_while_streams_move_to_it_loses_nothin
         async with flow(pub, sub, rate=2_000) as flowing:
             await flowing.passes(100)
             assert way_of(here) == "reverse"
-            for cut in (600, 700, 900, 1_200, 1_600, 2_000, 2_500):
+            for cut in (600, 900, 1_600, 2_500):
                 proxy.reset_at = cut
                 proxy.up()
                 await eventually(lambda: proxy.resets > 0)
