@@ -193,8 +193,8 @@ class Coordinator:
 
     def _admit(self, other: Other) -> None:
         """Raise ProtocolError where it is not the one that has come under its identity before."""
-        known = {"peer": self.registry, "relay": self.registry.relays}.get(other.role)
-        if known is not None and not known.knows(other.peer_id, other.who):
+        known = self.registry.relays if other.role == "relay" else self.registry
+        if other.role != "client" and not known.knows(other.peer_id, other.who):
             raise ProtocolError(IMPOSTOR, code="auth")
 
     # --- what connections ask for -------------------------------------------------------

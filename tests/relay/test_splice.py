@@ -44,7 +44,7 @@ class Spliced:
 
         end = End(
             self.loop,
-            transport,  # type: ignore[arg-type]  # asyncio.Transport in all but name
+            transport,
             self.scratch,
             early,
             heard,
@@ -149,7 +149,7 @@ async def test_a_connection_that_is_reset_cuts_the_other() -> None:
         transport, _ = await made.loop.create_connection(asyncio.BufferedProtocol, sock=near)
         made.far.append(far)
         over = asyncio.Event()
-        end = End(made.loop, transport, made.scratch, b"", lambda: None, over.set)  # type: ignore[arg-type]
+        end = End(made.loop, transport, made.scratch, b"", lambda: None, over.set)
         ends.append((end, over))
     splice(ends[0][0], ends[1][0])
     made.far[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
