@@ -47,7 +47,11 @@ def find_default(guard: Guard, timeout: float = 1.0) -> Address:
 
 
 def ask(
-    address: Address, what: Literal["topics", "peers"], guard: Guard, *, timeout: float = 5.0
+    address: Address,
+    what: Literal["topics", "peers", "relays"],
+    guard: Guard,
+    *,
+    timeout: float = 5.0,
 ) -> list[dict[str, Any]]:
     """The rows that a coordinator has on a question. It has `timeout` seconds for the connection,
     and then for each piece of the answer.
@@ -93,7 +97,7 @@ def _secure(connection: socket.socket, guard: Guard) -> tuple[socket.socket, Dia
 
 
 def _rows(
-    connection: socket.socket, what: Literal["topics", "peers"] | None, guard: Guard
+    connection: socket.socket, what: Literal["topics", "peers", "relays"] | None, guard: Guard
 ) -> Iterator[dict[str, Any]]:
     try:
         secured, dialler = _secure(connection, guard)
@@ -106,7 +110,7 @@ def _rows(
 
 
 def _conversation(
-    connection: socket.socket, dialler: Dialler, what: Literal["topics", "peers"] | None
+    connection: socket.socket, dialler: Dialler, what: Literal["topics", "peers", "relays"] | None
 ) -> Iterator[dict[str, Any]]:
     reader = FrameReader(bytearray(SCRATCH_SIZE))
     with _telling(connection):

@@ -469,6 +469,16 @@ class Link(asyncio.BufferedProtocol):
         at once, and nobody is told."""
         self._change(CLOSED)
 
+    def let_go(self) -> Any:
+        """The connection turned out to be no link: this one is over without a word, and the
+        connection, which is returned, goes on without it."""
+        transport = self.transport
+        self._change(LEAVING)
+        self.endpoint.closed(self, None)
+        self.connection_lost(None)
+        self.transport = None
+        return transport
+
     def _end(
         self, error: Exception | None, last: Goodbye | None = None, *, close: bool = True
     ) -> None:

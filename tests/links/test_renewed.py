@@ -105,13 +105,13 @@ async def test_who_waited_is_shown_what_is_new(
 async def test_a_dial_that_began_with_what_was_before_is_made_anew(
     both: Dialled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = keeping._connect
+    connect = keeping.connect
 
     async def slowly(*args: Any) -> None:
         await connect(*args)
         both.here.renew((NEW, OLD))
 
-    monkeypatch.setattr(keeping, "_connect", slowly)
+    monkeypatch.setattr(keeping, "connect", slowly)
     with pytest.raises(ConnectionError, match="changed meanwhile"):
         await both.dial()
 
