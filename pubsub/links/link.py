@@ -129,6 +129,7 @@ class Link(asyncio.BufferedProtocol):
     Attributes:
         state: where it is between its beginning and its end.
         other: who is at the other end, once that is known.
+        kind: of which kind the way is by which it was made (see `Way.kind`).
         cut: the other end broke the protocol, and this one has ended the link: nobody keeps
             anything for whoever does that.
     """
@@ -149,6 +150,7 @@ class Link(asyncio.BufferedProtocol):
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
         self.state = CONNECTING
         self.other: Other | None = None
+        self.kind = "direct"
         self.cut = False
         self.transport: Any = None
         self.veiled = False  # TLS was begun, and does not show yet who the other end is
