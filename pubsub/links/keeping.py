@@ -268,8 +268,6 @@ async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authentica
         if not task.done():
             raise asyncio.TimeoutError
         task.result()
-        if link.closing:  # and uvloop's transport knows no addresses any more
-            raise ConnectionError("it was closed at once")
         if guard.context(way.host) is not context:  # it would be taken to stand on what is new
             raise Changed("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der
