@@ -97,7 +97,7 @@ def test_who_does_not_listen_is_reached_nowhere() -> None:
     assert Settings(listen=False).listen is False
     for told in ({"host": "10.0.0.1"}, {"port": 7}, {"advertise": "head"}):
         with pytest.raises(ValueError, match=r"^listen=False: nobody can dial this Peer"):
-            Settings(listen=False, **told)  # type: ignore[arg-type]
+            Settings(listen=False, **told)
     with pytest.raises(TypeError, match="listen=None is neither True nor False"):
         Settings(listen=None)  # type: ignore[arg-type]
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Awaitable, Callable
 
 from pubsub.config import Address
+from pubsub.links.keeping import explain
 from pubsub.wire.liveness import Backoff
 
 __all__ = ["AT_ONCE", "Dialling", "TriedLately"]
@@ -85,7 +86,7 @@ class Dialling:
             try:
                 await connect(self.timeout(timeout, again))
             except BaseException as error:
-                self.failed(address, who, str(error), getattr(error, "code", "") == "identity")
+                self.failed(address, who, explain(error), getattr(error, "code", "") == "identity")
                 raise
             self.worked(address)
         finally:

@@ -324,6 +324,7 @@ class Doors:
         self._host_id = guard.host_id()
         self._secret = this_host().entropy(16)
         self._listening: dict[str, asyncio.Task[Address]] = {}
+        self._closed = False
 
     def me(self, *places: Address) -> Identity:
         """Who this process is, and that it listens there."""
@@ -357,6 +358,8 @@ class Doors:
         """
         if not self._settings.listen:
             return self.me()
+        if self._closed:
+            raise ConnectionError("this Peer is closed, and listens nowhere any more")
         reached = unmapped(local_host) or "127.0.0.1"
         host = reached if self._settings.host is None else self._settings.host
         if is_wildcard(host) and ":" in reached and host and ":" not in host:
@@ -415,6 +418,7 @@ class Doors:
         self.doorman.abort_all_but(())
 
     def _listen_no_more(self) -> None:
+        self._closed = True
         for listening in self._listening.values():
             listening.cancel()
 

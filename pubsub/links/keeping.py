@@ -72,16 +72,14 @@ class Attempt:
 
     async def make(
         self,
-        way: Way,
-        timeout: float,
-        guard: Guard,
+        connect: Awaitable[Authenticator],
         introduce: Callable[[str, Authenticator], Awaitable[Dialler]],
     ) -> None:
-        """Dial, and say who we are by `introduce`, from that address of ours. Where it raises, or
-        is cancelled before the handshake is done, nothing is left of it."""
+        """Connect, and say who we are by `introduce`, from that address of ours. Where it raises,
+        or is cancelled before the handshake is done, nothing is left of it."""
         link = self.link
         try:
-            authenticator = await dial(link, way, timeout, guard)
+            authenticator = await connect
             link.begin(await introduce(host_of(link.sockname), authenticator))
             await self._answer
         except BaseException:
@@ -100,6 +98,10 @@ class Attempt:
         """See `Endpoint`."""
         if not self._answer.done():
             self._answer.set_exception(error or ConnectionError("it said goodbye"))
+
+
+class Changed(ConnectionError):
+    """The next attempt, with the new credentials, tells whether there is any trouble."""
 
 
 class KeptLink:
@@ -234,7 +236,7 @@ class KeptLink:
         if not self.up:
             self.link, self._way = link, way
         try:
-            await attempt.make(way, timeout, self.guard, self._introduce)
+            await attempt.make(dial(link, way, timeout, self.guard), self._introduce)
         finally:
             if self.link is link and not self.up:
                 self.link = None
@@ -352,7 +354,7 @@ async def dial(
             raise asyncio.TimeoutError
         task.result()
         if choose() is not context:  # it would be taken to stand on what is new
-            raise ConnectionError("the credentials of this process changed meanwhile")
+            raise Changed("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der
         return guard.dials(ends_of(link, dialled=True), der)
     finally:

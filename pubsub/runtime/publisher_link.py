@@ -9,27 +9,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from pubsub.config import Address, Settings, Way, is_loopback
+from pubsub.config import KINDS, Address, Settings, Way, is_loopback
 from pubsub.core.directory import Directory
 from pubsub.core.inbox import MAX_STREAMS, Inbox
 from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
 from pubsub.core.stream import Stream, StreamKey
-from pubsub.errors import ProtocolError
+from pubsub.errors import ProtocolError, PubSubError
 from pubsub.links.dialling import Dialling
-from pubsub.links.keeping import KeptLink, Trouble, explain
+from pubsub.links.doors import Doorman
+from pubsub.links.keeping import Attempt, KeptLink, Trouble, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import nearness
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.readiness import Readiness
+from pubsub.runtime.relay_link import Relays
 from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
 from pubsub.trust.guard import IMPOSTOR, Guard
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, place_of
 from pubsub.wire.liveness import Backoff
-from pubsub.wire.messages import Call, Match, MatchedPub
+from pubsub.wire.messages import Call, Match, MatchedPub, RelayRow
 
 __all__ = ["Publishers", "Remote"]
 
@@ -39,6 +41,10 @@ TROUBLE = 2.0
 was to be reached is not: it is soon listed no more."""
 DETOUR = 0.5
 """Seconds after which one that was dialled in vain is asked to dial us."""
+ANSWER = 5.0
+"""Seconds that coordinators have to name relays."""
+REVERSE_FAILED = "it was asked to dial this Peer, and has not"
+NO_COORDINATOR = "no coordinator that lists it is there to pass on a call"
 SEEK_AGAIN = 30.0
 """Seconds, at most, until it is asked again."""
 BETTER = 30.0
@@ -60,11 +66,13 @@ class Publishers:
         scratch: what links read into.
         random: for the time between attempts.
         guard: how links are secured.
+        doorman: lets in who is met at a relay.
 
     Attributes:
         remotes: by the id of the peer.
         directory: which publishers the coordinators list, and where.
         dialling: who has its turn to dial.
+        relays: where publishers are met that cannot be dialled.
     """
 
     def __init__(
@@ -77,6 +85,7 @@ class Publishers:
         scratch: bytearray,
         random: Callable[[], float],
         guard: Guard,
+        doorman: Doorman,
     ) -> None:
         self.loop = loop
         self.guard = guard
@@ -87,6 +96,9 @@ class Publishers:
         self.remotes: dict[str, Remote] = {}
         self.directory = Directory(MAX_STREAMS)
         self.dialling = Dialling(loop, random)
+        self.relays = Relays(
+            *(loop, settings, guard, doorman, identity, self.dialling, scratch, random)
+        )
         self._scratch = scratch
         self._random = self.random = random
 
@@ -283,6 +295,8 @@ class Remote(KeptLink):
         self._detour: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._better: asyncio.TimerHandle | None = None
         self._sought = False  # ways around it were looked for
+        self._relays: asyncio.Future[Sequence[RelayRow]] | None = None  # asked for
+        self._troubles: dict[str, str] = {}
         self.calls = False
         self.met: Address | None = None
 
@@ -406,31 +420,24 @@ class Remote(KeptLink):
     async def _connect(self, way: Way, timeout: float) -> None:
         """At once where it was met, and showed who it is; elsewhere when it has its turn: what
         others say of where it is may be wrong."""
-        dialling, address, again = self._owner.dialling, way.address, self._missing
-        if address == self.met:
+        if way.address == self.met:
             await super()._connect(way, timeout)
             return
-        self._missing = True
-        dialling.check(address, self)
+        again, self._missing = self._missing, True
+        connect = super()._connect
         patience = Patience(self._loop, timeout, self._wait_no_longer)
-        try:
-            await dialling.enter(again)
-        finally:
+
+        async def in_turn(seconds: float) -> None:
             patience.cancel()
-        try:
             if not self._wanted():
                 raise ConnectionError("nothing is wanted of it any more")
-            dialling.begin(address, self)
-            try:
-                await super()._connect(way, dialling.timeout(timeout, again))
-            except BaseException as error:
-                another = getattr(error, "code", "") == "identity"
-                dialling.failed(address, self, explain(error), another)
-                raise
-            self._missing = False
-            dialling.worked(address)
+            await connect(way, seconds)
+
+        try:
+            await self._owner.dialling.dial(way.address, self, again, timeout, in_turn)
         finally:
-            dialling.leave(again)
+            patience.cancel()
+        self._missing = False
 
     def _wait_no_longer(self) -> None:
         """It waits for its turn: no Sub waits for it any longer to be ready."""
@@ -443,8 +450,17 @@ class Remote(KeptLink):
     def _wanted(self) -> bool:
         return bool(self._streams) and not self._closed
 
+    def troubles(self) -> list[str]:
+        """Why the ways failed that are better than the one that it has; all of them, where it has
+        none."""
+        better = KINDS[: self.address.rank] if self.up else KINDS
+        return [f"{kind}: {self._troubles[kind]}" for kind in better if self._troubles.get(kind)]
+
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         """What cannot come any more is given up, the rest waits."""
+        self._troubles["direct"] = ", ".join(f"{way}: {explain(why)}" for way, why in troubles)
+        if not troubles:
+            self._troubles["direct"] = "nobody says where this machine could dial it"
         owner = self._owner
         gone = bool(troubles) and all(
             getattr(error, "code", "") == "identity" for _, error in troubles
@@ -471,7 +487,7 @@ class Remote(KeptLink):
         super()._dial(delay)
         if self._detour is None:
             soon = 0.0 if self.nowhere or self.address.rank else DETOUR  # what worked last, first
-            self._detour = self._loop.call_later(soon, self._go_around)
+            self._detour = self._loop.call_later(delay + soon, self._go_around)
 
     def _go_around(self) -> None:
         self._detour = None
@@ -480,31 +496,74 @@ class Remote(KeptLink):
             self._detour.add_done_callback(self._is_sought)
 
     def _is_sought(self, task: asyncio.Task[None]) -> None:
-        self._detour = None
+        if self._detour is task:
+            self._detour = None
         if not task.cancelled() and task.exception() is not None:  # never stop trying to dial
             log.error("internal error while seeking a way", exc_info=task.exception())
 
     async def _seek(self) -> None:
-        """It was not reached: have it dial us, for as long as it is not."""
+        """It was not reached: have it dial us, or meet it at a relay, for as long as it is not.
+        Ends when it is reached, which cancels it."""
         backoff = Backoff(self._owner.random, DETOUR, SEEK_AGAIN)
-        while self._wanted() and not self.up:
-            if self._call():
+        while self._wanted():
+            reverse, relay = REVERSE_FAILED, ""
+            if not self._settings.listen:
+                reverse = "this Peer does not listen"
+            elif self._call(False):
+                self.calls = True
                 await asyncio.sleep(DETOUR)
+            else:
+                reverse = NO_COORDINATOR
+            self._troubles["reverse"] = reverse
+            try:
+                await self._meet()
+            except Exception as error:
+                if not isinstance(error, (OSError, PubSubError, asyncio.TimeoutError)):
+                    log.error("internal error while a relay was sought", exc_info=error)
+                relay = explain(error)
+            self._troubles["relay"] = relay
             if not self._sought:
                 self._sought = True
-                if not self.up:
-                    self._wait_no_longer()
+                self._wait_no_longer()
             await asyncio.sleep(backoff.delay())
 
-    def _call(self, relay: bool = False) -> bool:
-        """Ask those coordinators that list it to have it dial us; returns whether there are any."""
+    async def _meet(self) -> None:
+        """Connect over a relay."""
+        self._relays = relays = self._loop.create_future()
+        if not self._call(True):
+            raise ConnectionError(NO_COORDINATOR)
+        done, _ = await asyncio.wait([relays], timeout=ANSWER)
+        if not done:
+            raise ConnectionError("no coordinator has named a relay in time")
+        rows = relays.result()
+        if not rows:
+            raise ConnectionError("there is none (pubsubd relay, pubsubd coordinator --relay)")
+        attempt = Attempt(self._loop, self._settings, self.scratch, self._met_at_a_relay)
+        timeout = self._settings.connect_timeout
+        met = self._owner.relays.connect(attempt.link, rows, self.peer_id, timeout)
+        await attempt.make(met, self._introduce)
+
+    def _met_at_a_relay(self, link: Link, other: Other) -> Core:
+        host, port = link.peername[:2]
+        return self.keep(link, Way(host, port, kind="relay"), other)
+
+    def told_relays(self, rows: Sequence[RelayRow]) -> bool:
+        """A coordinator names relays at which it can be met; returns whether that was asked."""
+        asked = self._relays is not None and not self._relays.done()
+        if self._relays is not None and asked and rows:  # another coordinator may know of none
+            self._relays.set_result(rows)
+        return asked
+
+    def _call(self, relay: bool) -> bool:
+        """Ask those coordinators that list it to have it dial us, or meet us at a relay; returns
+        whether there are any."""
         called = False
         for stream in self._streams:
             sub_id, key = stream.inbox.sub_id, stream.key
             for told in self._owner.directory.listing(sub_id, key):
                 if isinstance(told, Session) and told.up:
                     told.send(Call(sub_id, key.peer_id, key.stream_id, relay))
-                    self.calls = called = True
+                    called = True
             if called:
                 break
         return called
@@ -556,6 +615,9 @@ class Remote(KeptLink):
 
     def _begin(self, link: Link, other: Other) -> Receiving:
         self.calls = False
+        if self._detour is not None:
+            self._detour.cancel()
+            self._detour = None
         way = self.address
         if way.rank == 0:
             self.met = way.address

@@ -847,7 +847,7 @@ def test_g3_a_link_whose_channel_another_one_takes_is_told_and_its_places_are_he
     put(second, 2)
     taken = [replace(TAKEN_OVER, channel=channel) for channel in (1, 2)]
     new.hear(subscribe(0, 1, sub_id=1, resume=0))
-    assert old.pump() == [taken[0]], "the other one goes on"
+    assert [each for each in old.pump() if isinstance(each, End)] == taken[:1], "one goes on"
     new.hear(subscribe(1, 2, sub_id=2, resume=0))
     assert old.pump() == [taken[1]]
     assert [event.first for event in new.pump() if isinstance(event, Data)] == [0, 0]

@@ -13,7 +13,7 @@ pytest.importorskip("cryptography", reason="certificates are made by `cryptograp
 from pubsub.config import Settings, Way
 from pubsub.links import doors, keeping
 from pubsub.links.doors import Doorman
-from pubsub.links.keeping import dial
+from pubsub.links.keeping import KeptLink, dial
 from pubsub.links.link import Link
 from pubsub.trust.certificates import Pair
 from pubsub.trust.guard import Group
@@ -114,3 +114,20 @@ async def test_a_dial_that_began_with_what_was_before_is_made_anew(
     monkeypatch.setattr(keeping, "connect", slowly)
     with pytest.raises(ConnectionError, match="changed meanwhile"):
         await both.dial()
+
+
+@pytest.mark.parametrize("what", [keeping.Changed("it changed"), ConnectionRefusedError()])
+async def test_that_credentials_changed_meanwhile_is_no_trouble(
+    what: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Kept(KeptLink):
+        def _ways(self) -> list[Way]:
+            return [Way("127.0.0.1", 1)]
+
+        async def _connect(self, way: Way, timeout: float) -> None:
+            raise what
+
+    loop = asyncio.get_running_loop()
+    kept = Kept(loop, SETTINGS, bytearray(64), lambda: 0.5, group())
+    assert not await kept._try_all(), "it is tried on"
+    assert bool(caplog.records) == isinstance(what, ConnectionRefusedError)

@@ -27,8 +27,8 @@ async def test_a_snapshot_shows_pubs_subs_links_and_coordinators() -> None:
         (publisher,) = sub.publishers
         stream = StreamRow(publisher, "t", "attached", "", 1, 0)
         assert theirs.subs == (SubRow("*", 0, (stream,)),)
-        assert ours.links == (LinkRow("subscriber", there.peer_id, True),)
-        assert theirs.links == (LinkRow("publisher", here.peer_id, True),)
+        assert ours.links == (LinkRow("subscriber", there.peer_id, True, "direct"),)
+        assert theirs.links == (LinkRow("publisher", here.peer_id, True, "direct"),)
         assert ours.coordinators == theirs.coordinators == (CoordinatorRow(address, True, ""),)
 
         await sub.close()

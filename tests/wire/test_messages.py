@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pubsub.config import MAX_WAYS
 from pubsub.errors import ProtocolError
 from pubsub.wire.handshake import tcp
 from pubsub.wire.messages import (
     MAX_PAYLOAD_BEFORE_WELCOME,
-    MAX_WAYS,
     PROTOCOL_VERSION,
     Ack,
     Answer,

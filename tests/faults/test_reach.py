@@ -1,0 +1,173 @@
+"""Reach: a way for every pair, and nothing lost while it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from pubsub import Peer
+from pubsub.core.inbox import Inbox
+from pubsub.errors import ProtocolError
+from pubsub.runtime import publisher_link
+from pubsub.runtime.publisher_link import Remote
+from pubsub.wire.handshake import SUBSCRIBER, Other
+from pubsub.wire.messages import Call
+from tests.faults.flow import flow
+from tests.faults.proxy import behind
+from tests.integration.support import LONG, coordinator_in_loop, eventually
+
+QUICK: dict[str, Any] = {"connect_timeout": 2.0, "resume_timeout": LONG, "ping_timeout": LONG}
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    async with coordinator_in_loop() as made:
+        yield made
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better ways are looked for often."""
+    monkeypatch.setattr(publisher_link, "BETTER", 0.2)
+
+
+def remote_of(peer: Peer) -> Remote:
+    (remote,) = peer.runtime.publishers.remotes.values()
+    return remote
+
+
+def way_of(peer: Peer) -> str:
+    return remote_of(peer).address.kind
+
+
+@pytest.mark.loop
+async def test_g4_a_publisher_that_does_not_listen_dials_its_subscribers(address: str) -> None:
+    async with Peer(address) as here, Peer(address, listen=False) as there:
+        sub = await here.sub("t")
+        pub = there.pub("t")
+        pub.put("first")
+        assert await sub.get(timeout=LONG) == "first"
+        late = await here.sub("*")
+        pub.put("second")
+        assert [await each.get(timeout=LONG) for each in (sub, late)] == ["second"] * 2
+        assert way_of(here) == "reverse"
+        assert [row.way for row in there.runtime.snapshot().links] == ["reverse"]
+        assert (sub.lost, late.lost) == (0, 0)
+        assert there.address == "", "nobody is told to dial it"
+        assert not there.runtime.doors.servers
+
+
+@pytest.mark.loop
+async def test_g4_a_sub_is_ready_when_a_publisher_that_does_not_listen_has_dialled(
+    address: str,
+) -> None:
+    async with Peer(address, listen=False) as there, Peer(address) as here:
+        pub = await there.pub("t")
+        pub.put("before")
+        sub = await here.sub("t")
+        pub.put("after")
+        assert await sub.get(timeout=LONG) == "after"
+
+
+@pytest.mark.loop
+async def test_g5_a_link_that_a_publisher_dialled_is_dialled_again_by_it(address: str) -> None:
+    async with Peer(address, listen=False) as there, Peer(address, **QUICK) as here:
+        sub, pub = await here.sub("t"), await there.pub("t")
+        async with flow(pub, sub) as flowing:
+            for _ in range(3):
+                await flowing.passes(20)
+                link = remote_of(here).link
+                assert link is not None
+                link.abort()
+            await flowing.passes(20)
+            assert flowing.lost == 0
+
+
+@pytest.mark.loop
+@pytest.mark.usefixtures("soon")
+async def test_g5_the_way_changes_under_flow_and_nothing_is_lost(address: str) -> None:
+    """Direct, cut, reverse, and direct again as soon as that goes: in order, none twice."""
+    async with behind(address) as (there, proxy), Peer(address, **QUICK) as here:
+        sub, pub = await here.sub("t"), await there.pub("t")
+        large = await here.sub("large"), await there.pub("large")
+        async with flow(pub, sub, rate=5_000) as flowing:
+            for _ in range(3):
+                await flowing.passes(100)
+                assert way_of(here) == "direct"
+                await proxy.down()
+                await flowing.passes(100)
+                assert way_of(here) == "reverse"
+                blob = os.urandom(3_000_000)
+                large[1].put(blob)
+                proxy.up()
+                await eventually(lambda: way_of(here) == "direct")
+                assert await large[0].get(timeout=LONG) == blob
+            await flowing.passes(100)
+            assert flowing.lost == 0
+            links = there.runtime.subscribers.served
+            await eventually(lambda: len(links) == 1, "the one before has ended")
+
+
+@pytest.mark.usefixtures("soon")
+async def test_g5_a_better_way_that_breaks_while_streams_move_to_it_loses_nothing(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link that opens is cut before, or amid, the answers to what is subscribed on it."""
+    async with behind(address) as (there, proxy), Peer(address, **QUICK) as here:
+        sub, pub = await here.sub("t"), await there.pub("t")
+        others = [await here.sub("t") for _ in range(20)]
+        await proxy.down()
+        async with flow(pub, sub, rate=2_000) as flowing:
+            await flowing.passes(100)
+            assert way_of(here) == "reverse"
+            for cut in (600, 900, 1_600, 2_500):
+                proxy.reset_at = cut
+                proxy.up()
+                await eventually(lambda: proxy.resets > 0)
+                await proxy.down()
+                proxy.resets = 0
+                await flowing.passes(50)
+            proxy.reset_at = None
+            proxy.up()
+            await eventually(lambda: way_of(here) == "direct")
+            await flowing.passes(50)
+            assert flowing.lost == 0
+            assert [other.lost for other in others] == [0] * len(others)
+
+
+async def test_nobody_is_dialled_by_a_publisher_that_it_has_not_called(address: str) -> None:
+    async with Peer(address) as here, Peer(address) as there:
+        sub, pub = await here.sub("t"), await there.pub("t")
+        pub.put(1)
+        assert await sub.get(timeout=LONG) == 1
+        other = Other("peer", there.peer_id, (), {}, 0.0, wants=SUBSCRIBER)
+        for peer_id in (there.peer_id, "stranger"):
+            with pytest.raises(ProtocolError, match="nobody here has called") as refused:
+                here.runtime.publishers.admit(other._replace(peer_id=peer_id))
+            assert refused.value.code == "role"
+
+
+async def test_a_peer_that_is_called_too_often_dials_each_caller_once_at_a_time(
+    address: str,
+) -> None:
+    async with Peer(address) as here, Peer(address, listen=False) as there:
+        sub, pub = await here.sub("t"), await there.pub("t")
+        pub.put(1)
+        assert await sub.get(timeout=LONG) == 1
+        (session,) = here.runtime.sessions
+        inbox: Inbox = sub._inbox
+        (key,) = inbox.streams
+        for _ in range(200):
+            session.send(Call(inbox.sub_id, key.peer_id, key.stream_id, False))
+        callbacks = there.runtime.callbacks
+        most = 0
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+            most = max(most, len(callbacks._tasks))
+        assert most <= 1
+        pub.put(2)
+        assert await sub.get(timeout=LONG) == 2
