@@ -246,7 +246,8 @@ class KeptLink:
         if self._broken_at is None:
             self._broken_at = now
         self._missed(troubles)
-        if self._warned or not troubles or not self._wanted():
+        changed = any(isinstance(error, Changed) for _, error in troubles)
+        if self._warned or not troubles or changed or not self._wanted():
             return
         if now - self._broken_at >= self.QUIET:
             self._complain(troubles)
