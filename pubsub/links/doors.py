@@ -209,9 +209,10 @@ class Doorman:
         """How many have not said who they are."""
         return len(self._waiting)
 
-    def accept(self) -> Entry:
+    def accept(self, kind: str = "direct") -> Entry:
         """What a server calls for each connection."""
         link = Link(self._loop, None, self, self._settings, self._scratch, self)
+        link.kind = kind
         return Entry(self, link)
 
     def take(self, link: Link) -> None:

@@ -246,7 +246,8 @@ class KeptLink:
         if self._broken_at is None:
             self._broken_at = now
         self._missed(troubles)
-        if self._warned or not troubles or not self._wanted():
+        changed = any(isinstance(error, Changed) for _, error in troubles)
+        if self._warned or not troubles or changed or not self._wanted():
             return
         if now - self._broken_at >= self.QUIET:
             self._complain(troubles)
@@ -353,6 +354,8 @@ async def dial(
         if not task.done():
             raise asyncio.TimeoutError
         task.result()
+        if link.closing:  # and uvloop's transport knows no addresses any more
+            raise ConnectionError("it was closed at once")
         if choose() is not context:  # it would be taken to stand on what is new
             raise Changed("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der

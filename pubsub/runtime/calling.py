@@ -96,6 +96,7 @@ class Callbacks:
                 self._scratch,
                 lambda link, other: self._seat(link, way, other),
             )
+            made.link.kind = "reverse"
             self._links[made.link] = None
             try:
                 await made.make(dial(made.link, way, timeout, self._guard), introduce)
@@ -112,7 +113,7 @@ class Callbacks:
         """It is here."""
         other = other._replace(ways=tcp(*way.address))
         self._subscribers.admit(other)
-        served = link.endpoint = Served(self._subscribers, "reverse")
+        served = link.endpoint = Served(self._subscribers)
         return served.opened(link, other)
 
     def close(self) -> list[Link]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pubsub.config import KINDS, Address, Settings, Way, is_loopback
 from pubsub.core.directory import Directory
@@ -208,6 +209,19 @@ class Publishers:
             return True
         return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
 
+    def state_of(self, stream: Stream) -> str:
+        """How it stands, for people: one for which all ways failed is not just connecting."""
+        remote = self.remotes.get(stream.key.peer_id)
+        unreached = stream.state == "connecting" and remote is not None and remote.in_vain
+        return "unreachable" if unreached else stream.state
+
+    def way_of(self, stream: Stream) -> dict[str, Any]:
+        """By which way it comes, and why better ones failed."""
+        remote = self.remotes.get(stream.key.peer_id)
+        if remote is None:
+            return {"way": "local" if stream.open else "", "failed": []}
+        return {"way": remote.address.kind if remote.up else "", "failed": remote.troubles()}
+
     def give_up(self, stream: Stream) -> None:
         """A publisher is gone for good, as far as we can tell."""
         remote = self.remotes.get(stream.key.peer_id)
@@ -296,6 +310,7 @@ class Remote(KeptLink):
         self._better: asyncio.TimerHandle | None = None
         self._sought = False  # ways around it were looked for
         self._relays: asyncio.Future[Sequence[RelayRow]] | None = None  # asked for
+        self._unanswered = 0  # coordinators that were asked for relays, and have not answered
         self._troubles: dict[str, str] = {}
         self.calls = False
         self.met: Address | None = None
@@ -450,6 +465,11 @@ class Remote(KeptLink):
     def _wanted(self) -> bool:
         return bool(self._streams) and not self._closed
 
+    @property
+    def in_vain(self) -> bool:
+        """Whether every way was tried, and none leads there."""
+        return not self.up and self._sought and bool(self._troubles.get("direct"))
+
     def troubles(self) -> list[str]:
         """Why the ways failed that are better than the one that it has; all of them, where it has
         none."""
@@ -530,7 +550,8 @@ class Remote(KeptLink):
     async def _meet(self) -> None:
         """Connect over a relay."""
         self._relays = relays = self._loop.create_future()
-        if not self._call(True):
+        self._unanswered = self._call(True)
+        if not self._unanswered:
             raise ConnectionError(NO_COORDINATOR)
         done, _ = await asyncio.wait([relays], timeout=ANSWER)
         if not done:
@@ -549,21 +570,23 @@ class Remote(KeptLink):
 
     def told_relays(self, rows: Sequence[RelayRow]) -> bool:
         """A coordinator names relays at which it can be met; returns whether that was asked."""
-        asked = self._relays is not None and not self._relays.done()
-        if self._relays is not None and asked and rows:  # another coordinator may know of none
+        if self._relays is None or self._relays.done():
+            return False
+        self._unanswered -= 1
+        if rows or not self._unanswered:  # another coordinator may know of some
             self._relays.set_result(rows)
-        return asked
+        return True
 
-    def _call(self, relay: bool) -> bool:
+    def _call(self, relay: bool) -> int:
         """Ask those coordinators that list it to have it dial us, or meet us at a relay; returns
-        whether there are any."""
-        called = False
+        how many there are."""
+        called = 0
         for stream in self._streams:
             sub_id, key = stream.inbox.sub_id, stream.key
             for told in self._owner.directory.listing(sub_id, key):
                 if isinstance(told, Session) and told.up:
                     told.send(Call(sub_id, key.peer_id, key.stream_id, relay))
-                    called = True
+                    called += 1
             if called:
                 break
         return called

@@ -133,7 +133,7 @@ class Relays:
         task.add_done_callback(self._joining.discard)
 
     async def _join(self, relay: RelayLink, ticket: bytes) -> None:
-        entry, preface = self.doorman.accept(), encode(Join(ticket))
+        entry, preface = self.doorman.accept("relay"), encode(Join(ticket))
         try:
             await asyncio.wait_for(
                 connect(self.loop, relay.place, entry, preface), self.settings.connect_timeout

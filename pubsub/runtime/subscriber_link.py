@@ -157,11 +157,11 @@ class Served:
         way: of which kind the way to it is (see `Way.kind`).
     """
 
-    def __init__(self, owner: Subscribers, way: str = "direct") -> None:
+    def __init__(self, owner: Subscribers) -> None:
         self.link: Link | None = None
         self.peer_id = ""
         self.home: Address | None = None
-        self.way = way
+        self.way = ""
         self._owner = owner
         self._serving: Serving | None = None
         self._shared = False  # by several channels, at some time
@@ -170,6 +170,7 @@ class Served:
         """See `Endpoint`."""
         stays = self._owner.joined(self, other)
         self.link = link
+        self.way = link.kind
         self.peer_id = other.peer_id
         self.home = home(link, other)
         link.reader.max_payload = MAX_REQUEST_PAYLOAD

@@ -305,13 +305,14 @@ async def test_a_session_that_says_what_no_peer_says_to_a_relay_is_cut() -> None
         assert (await client.hear()).code == "role"
 
 
-async def test_a_session_that_does_not_read_is_cut() -> None:
+async def test_a_session_that_does_not_read_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     async with a_relay(Guard()) as relay:
         one = await session(relay, "s")
         one.writer.write(encode(Circuit("s")))
         assert isinstance(await one.hear(), Ticket)
         one.writer.write(encode(Circuit("s")) * 500_000)
         await eventually(lambda: not relay.sessions)
+        assert "it does not read what it is told" in caplog.text
 
 
 async def test_a_stranger_gets_no_session_and_no_circuit() -> None:
