@@ -91,28 +91,24 @@ class Machines:
         assert process.err().startswith("pubsubd: relay on ")
         return process
 
-    def sub(self, host: str, coordinator: str = HEAD, **settings: Any) -> Running:
+    def sub(self, at: str, /, coordinator: str = HEAD, **settings: Any) -> Running:
         process = self.run(
-            *(host, "python", "-c", SUBSCRIBE, json.dumps(settings)), coordinator=coordinator
+            *(at, "python", "-c", SUBSCRIBE, json.dumps(settings)), coordinator=coordinator
         )
         assert process.out() == "ready"
         return process
 
     def pub(
-        self,
-        host: str,
-        coordinator: str = HEAD,
-        subscribers: int = 1,
-        **settings: Any,
+        self, at: str, /, coordinator: str = HEAD, subscribers: int = 1, **settings: Any
     ) -> Running:
         """It puts `PUT` messages, and ends when its input does."""
-        return self._pub(host, coordinator, subscribers, PUT, 0, 0, settings)
+        return self._pub(at, coordinator, subscribers, PUT, 0, 0, settings)
 
     def flow(
-        self, host: str, coordinator: str = HEAD, rate: int = 20_000, size: int = 0, **settings: Any
+        self, at: str, /, coordinator: str = HEAD, rate: int = 20_000, size: int = 0, **settings: Any
     ) -> Running:
         """It puts so many messages a second until its input ends."""
-        return self._pub(host, coordinator, 1, 0, rate, size, settings)
+        return self._pub(at, coordinator, 1, 0, rate, size, settings)
 
     def _pub(self, host: str, coordinator: str, *args: Any) -> Running:
         *numbers, settings = args
@@ -353,7 +349,7 @@ def test_g7_a_coordinator_that_is_killed_starts_elsewhere_under_its_name(
     late = firewalls.run(
         *("head", "pubsub", "tail", "t", "-n", "1", "--format", "repr"), coordinator=hub
     )
-    assert late.out().startswith("[")
+    assert late.out().startswith("(")
     check_flow(pub, sub)
 
 
