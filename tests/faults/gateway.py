@@ -1,5 +1,5 @@
-"""Address translation, as a router at home or the host of a container does it, for tests: of TCP over
-IPv4, packet by packet, in a thread."""
+"""Address translation, as a router at home or the host of a container does it, for tests: of TCP
+over IPv4, packet by packet, in a thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Place = tuple[bytes, int]
 
 class Gateway:
     """Who is behind it dials out under its address, each connection from a port of its own; from
-    outside, only what belongs to one of these comes in, and connections to ports that are forwarded.
+    outside, only what belongs to one of these comes in, and what is for a port that is forwarded.
     The rest gets no answer.
 
     Parameters:

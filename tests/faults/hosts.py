@@ -7,11 +7,13 @@ import fcntl
 import itertools
 import os
 import shutil
+import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +32,9 @@ TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x1, 0x1000
 NO_SYN = (  # classic BPF: drop TCP with SYN and without ACK, over IPv4 without options and IPv6
     "14,40 0 0 12,21 0 4 2048,48 0 0 23,21 0 8 6,48 0 0 47,5 0 0 4,"
     "21 0 5 34525,48 0 0 20,21 0 3 6,48 0 0 67,84 0 0 18,21 1 0 2,6 0 0 4294967295,6 0 0 2"
+)
+LARGE = (  # over IPv4 from one address, with more than 1,314 bytes in all
+    "8,40 0 0 12,21 0 4 2048,32 0 0 26,21 0 2 {},128 0 0 0,37 1 0 1314,6 0 0 4294967295,6 0 0 2"
 )
 
 T = TypeVar("T")
@@ -58,9 +63,10 @@ class Lab:
         """What runs a command there."""
         return ("ip", "netns", "exec", self.namespace(host))
 
-    def run(self, host: str, *command: str) -> None:
-        """Run it there, to its end."""
-        subprocess.run([*self.on(host), *command], check=True, capture_output=True)
+    def run(self, host: str, *command: str) -> str:
+        """Run it there, to its end; returns what it says."""
+        done = subprocess.run([*self.on(host), *command], check=True, capture_output=True)
+        return done.stdout.decode()
 
     def within(self, host: str, call: Callable[[], T]) -> T:
         """Call it there: sockets that it makes are that machine's, wherever they are used. ``br``
@@ -130,35 +136,36 @@ class Lab:
 
     def lets_out_only(self, host: str) -> None:
         """A firewall: nobody can open a connection to this machine; what tries gets no answer."""
-        for _, network in self._interfaces(host):
+        self._drop(host, NO_SYN)
+
+    def swallows_large(self, host: str, source: str) -> None:
+        """What comes there from that address in packets of more than 1,300 bytes is lost, and
+        nobody is told."""
+        self._drop(host, LARGE.format(int(IPv4Address(source))))
+
+    def _drop(self, host: str, bytecode: str) -> None:
+        """Drop what comes there and for which that program (classic BPF) returns 2."""
+        for _, network in self.within(host, socket.if_nameindex):
+            if network == "lo":
+                continue
             try:
-                self.run(host, "tc", "qdisc", "add", "dev", network, "clsact")
+                self.run(host, "tc", "qdisc", "replace", "dev", network, "clsact")
                 self.run(
                     *(host, "tc", "filter", "add", "dev", network, "ingress"),
-                    *("bpf", "da", "bytecode", NO_SYN),
+                    *("bpf", "da", "bytecode", bytecode),
                 )
             except (subprocess.CalledProcessError, OSError) as error:
                 pytest.skip(f"no packet filter here: {_why(error)}")
 
-    def lets_in(self, host: str) -> None:
-        """The firewall is no more."""
-        for _, network in self._interfaces(host):
-            self.run(host, "tc", "qdisc", "delete", "dev", network, "clsact")
-
     def cut(self, host: str, *others: str) -> None:
-        """Nothing comes from this machine to those addresses."""
+        """Nothing goes from this machine to those addresses."""
         for other in others:
             ip("-n", self.namespace(host), "route", "replace", "blackhole", other)
 
     def mend(self, host: str, *others: str) -> None:
-        """It comes again."""
+        """It goes again."""
         for other in others:
             ip("-n", self.namespace(host), "route", "delete", "blackhole", other)
-
-    def _interfaces(self, host: str) -> list[tuple[int, str]]:
-        import socket
-
-        return [each for each in self.within(host, socket.if_nameindex) if each[1] != "lo"]
 
     def translates(
         self, host: str, inside: str, outside: str, address: str, **forwarded: tuple[str, int]

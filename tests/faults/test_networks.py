@@ -1,20 +1,22 @@
-"""A way for every pair, wherever the two stand: networks of machines on which not everybody can dial
-everybody, and programs on them that lose nothing. docs/networks.md has a picture of each."""
+"""A way for every pair, wherever the two stand: networks of machines on which not everybody can
+dial everybody, and programs on them that lose nothing. docs/networks.md has a picture of each."""
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.processes import Running, Start
+from tests.cli.processes import LONG, Running, Start
 from tests.faults.hosts import Lab, lab
 
 __all__ = ["lab"]  # the fixture
 
 PUT = 300
+RATE = 20_000
 HEAD = "10.77.1.1:7700"
 
 SUBSCRIBE = """
@@ -73,6 +75,13 @@ class Machines:
     def run(self, host: str, *args: str, coordinator: str | None, **env: str) -> Running:
         return self.start(*args, coordinator=coordinator, prefix=self.lab.on(host), **env)
 
+    def until(self, host: str, said: str, *command: str) -> None:
+        """A command says that there."""
+        deadline = time.monotonic() + LONG
+        while said not in (found := self.lab.run(host, *command)):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+
     def coordinator(self, host: str, *more: str) -> Running:
         process = self.run(
             *(host, "pubsubd", "coordinator", "--host", "::", *more), coordinator=None
@@ -105,7 +114,13 @@ class Machines:
         return self._pub(at, coordinator, subscribers, PUT, 0, 0, settings)
 
     def flow(
-        self, at: str, /, coordinator: str = HEAD, rate: int = 20_000, size: int = 0, **settings: Any
+        self,
+        at: str,
+        /,
+        coordinator: str = HEAD,
+        rate: int = 20_000,
+        size: int = 0,
+        **settings: Any,
     ) -> Running:
         """It puts so many messages a second until its input ends."""
         return self._pub(at, coordinator, 1, 0, rate, size, settings)
@@ -183,6 +198,24 @@ def test_g4_two_that_can_only_dial_out_meet_at_a_relay(firewalls: Machines) -> N
     check("relay", firewalls.pub("w2"), firewalls.sub("w1"))
 
 
+def test_g4_two_that_do_not_listen_meet_at_a_relay(firewalls: Machines) -> None:
+    firewalls.coordinator("head", "--relay")
+    check("relay", firewalls.pub("w2", listen=False), firewalls.sub("w1", listen=False))
+
+
+@pytest.mark.parametrize(("way", "behind"), [("reverse", ["w2"]), ("relay", ["w1", "w2"])])
+def test_g4_a_sub_gets_the_first_message_of_a_pub_that_waits_for_nobody(
+    firewalls: Machines, way: str, behind: list[str]
+) -> None:
+    for host in behind:
+        firewalls.lab.lets_out_only(host)
+    firewalls.coordinator("head", "--relay")
+    sub = firewalls.sub("w1")
+    pub = firewalls.pub("w2", subscribers=0)
+    assert pub.out() == ""
+    assert (sub.out(), sub.out()) == (way, f"{PUT} lost 0")
+
+
 @pytest.fixture
 def firewalls(machines: Machines) -> Machines:
     machines.lab.host("w1", lan=11)
@@ -220,17 +253,22 @@ def test_g4_two_networks_without_a_router_meet_at_a_relay(two_networks: Machines
     check("relay", two_networks.pub("w2", FAR), two_networks.sub("w1"))
 
 
-@pytest.mark.parametrize("coordinator", [HEAD, f"{HEAD},{FAR}"])
-def test_g4_a_publisher_on_two_networks_reaches_both(
-    two_networks: Machines, coordinator: str
+def test_g4_a_machine_on_two_networks_hears_both_and_is_heard_on_both(
+    two_networks: Machines,
 ) -> None:
     two_networks.coordinator("head")
-    pub = two_networks.pub("head", coordinator, subscribers=2, host="0.0.0.0")
-    near, far = two_networks.sub("w1"), two_networks.sub("w2", FAR)
-    assert pub.out() in ("direct reverse", "direct direct")
-    for sub in (near, far):
-        assert sub.out() in ("direct", "reverse")
-        assert sub.out() == f"{PUT} lost 0"
+    pub, near, far = (
+        two_networks.pub("head", subscribers=2),
+        two_networks.sub("w1"),
+        two_networks.sub("w2", FAR),
+    )
+    assert pub.out() == "direct reverse"  # it is told as it reaches the coordinator
+    assert (near.out(), near.out()) == ("direct", f"{PUT} lost 0")
+    assert (far.out(), far.out()) == ("reverse", f"{PUT} lost 0")
+    pub.close_input()
+    assert [each.wait() for each in (pub, near, far)] == [0] * 3
+    check("direct", two_networks.pub("w1"), two_networks.sub("head", FAR))
+    check("direct", two_networks.pub("w2", FAR), two_networks.sub("head"))
 
 
 def test_g4_ipv6_only_and_ipv4_only_meet_at_a_relay_of_both(
@@ -365,4 +403,16 @@ def test_g5_a_path_that_takes_less_in_one_packet_than_before_is_no_trouble(
     sub = two_networks.sub("w2", FAR, **QUICK)
     assert (pub.out(), sub.out()) == ("direct", "direct")
     lab.run("head", "ip", "link", "set", "far", "mtu", "1280")
+    two_networks.until("w1", "mtu 1280", "ip", "route", "get", "10.77.2.12")
+    check_flow(pub, sub)
+
+
+def test_g5_a_path_that_swallows_large_packets_is_gone_around(firewalls: Machines) -> None:
+    """As where a router says nothing of what it cannot pass on."""
+    firewalls.coordinator("head", "--relay")
+    pub = firewalls.flow("w2", rate=2_000, size=3_000, **QUICK)
+    sub = firewalls.sub("w1", **QUICK)
+    assert (pub.out(), sub.out()) == ("direct", "direct")
+    firewalls.lab.swallows_large("w1", "10.77.1.12")
+    assert sub.out() == "relay"
     check_flow(pub, sub)
