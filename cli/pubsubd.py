@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from pubsub.cli.asking import ask
 from pubsub.cli.certs import cert
 from pubsub.cli.command import (
     OK,
@@ -32,6 +33,7 @@ from pubsub.cli.relay import Child, check_relay
 from pubsub.cli.relay import relay as relay_command
 from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log_to, many_files
 from pubsub.config import DEFAULT_COORDINATOR, MAX_WAYS, Address, is_loopback, is_wildcard
+from pubsub.errors import PubSubError
 from pubsub.trust.guard import Guard
 
 __all__ = ["main"]
@@ -183,6 +185,9 @@ async def _serve(
         say(f"coordinator on {' and '.join(map(str, server.addresses))}{note}", by="pubsubd")
         if exposed:
             say(_how_to_reach(server.addresses), by="pubsubd")
+        beside = await asyncio.to_thread(_beside, server.addresses, guard)
+        if beside:
+            say(beside, by="pubsubd")
         if relay is not None:
             first, also = _for_relay(server.addresses, guard)
             child = Child(first, *also, *relay)
@@ -202,6 +207,22 @@ def _for_relay(listening: Sequence[Address], guard: Guard) -> tuple[Address, lis
     if guard.open or not others:  # nobody would be told
         return first, []
     return first, ["--advertise", ",".join([first.host, *others][: MAX_WAYS - 1])]
+
+
+def _beside(listening: Sequence[Address], guard: Guard) -> str:
+    """What to say of another coordinator of this machine, which programs find that name none."""
+    here = [each.host for each in listening if each.port == DEFAULT_COORDINATOR.port]
+    if any(is_loopback(host) or is_wildcard(host) for host in here):
+        return ""  # it is this one
+    try:
+        ask(DEFAULT_COORDINATOR, "topics", guard, timeout=1.0)
+    except PubSubError:
+        return ""
+    return (
+        f"another coordinator runs at {DEFAULT_COORDINATOR} on this machine, perhaps in a program: "
+        "programs for which PUBSUB_COORDINATOR is not set use that one, and do not find those of "
+        "this one"
+    )
 
 
 def _how_to_reach(listening: Sequence[Address]) -> str:

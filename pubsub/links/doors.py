@@ -340,6 +340,14 @@ class Doors:
             return str(Address(*identity.place))
         return ""
 
+    def told_to_others(self) -> str:
+        """Where they are told to dial, in words."""
+        if not self._settings.listen:
+            return "nothing, because it does not listen"
+        ways = [way for identity in self.identities.values() for way in identity.ways]
+        places = dict.fromkeys(str(Address(way.host, way.port)) for way in ways)
+        return " or ".join(places) or "nothing, because no coordinator was reached yet"
+
     def identity(self, local_host: str) -> Identity:
         """Who we are to a publisher that we dial from that address of ours: one on another machine
         is not told that we are at its own loopback."""

@@ -354,8 +354,6 @@ async def dial(
         if not task.done():
             raise asyncio.TimeoutError
         task.result()
-        if link.closing:  # and uvloop's transport knows no addresses any more
-            raise ConnectionError("it was closed at once")
         if choose() is not context:  # it would be taken to stand on what is new
             raise Changed("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der

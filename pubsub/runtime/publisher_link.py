@@ -545,6 +545,9 @@ class Remote(KeptLink):
             if not self._sought:
                 self._sought = True
                 self._wait_no_longer()
+            if self.in_vain:
+                for stream in self._streams:
+                    stream.out_of_reach()
             await asyncio.sleep(backoff.delay())
 
     async def _meet(self) -> None:

@@ -120,6 +120,7 @@ class Runtime:
             Prober(loop, self.peer_id, settings, self._request_scratch, guard),
             self.find,
             lambda peer_id: self.publishers.met(peer_id),
+            self.doors.told_to_others,
         )
         self.clock = self.subscribers.clock
         self.renewal = Renewal(loop, self._guards, self.links)

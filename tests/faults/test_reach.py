@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pubsub import Peer
+from pubsub import Gap, Message, Peer
 from pubsub.config import parse_address
 from pubsub.core.inbox import Inbox
 from pubsub.errors import ProtocolError
@@ -257,6 +257,39 @@ async def test_what_failed_is_said_where_there_is_no_way(address: str) -> None:
             "reverse: this Peer does not listen",
             "relay: there is none (pubsubd relay, pubsubd coordinator --relay)",
         ]
+
+
+async def test_g3_a_publisher_to_which_no_way_leads_is_said_and_again_when_one_does(
+    keyed_address: str,
+) -> None:
+    """What is put before it is reached is delivered, or counted: it is known since when the Sub was
+    due it."""
+    address = keyed_address
+    async with (
+        Peer(address, **HIDDEN) as here,
+        Peer(address, join_timeout=0.5, **HIDDEN) as there,
+    ):
+        sub = await here.sub("t")
+        pub = await there.pub("t", overflow="drop", buffer=1_000_000)
+        pub.put("kept")
+        events = sub.messages()
+        event = await asyncio.wait_for(anext(events), LONG)
+        assert isinstance(event, Gap)
+        assert (event.missed, event.reason) == (0, "unreachable")
+        await asyncio.sleep(1.0)  # nobody holds its place any more
+        async with meeting_place(address):
+            event = await asyncio.wait_for(anext(events), LONG)
+            assert isinstance(event, Gap)
+            due = [event]
+            while due[-1].reason != "reached":
+                event = await asyncio.wait_for(anext(events), LONG)
+                assert isinstance(event, Gap)
+                due.append(event)
+            assert sum(each.missed for each in due) == sub.lost == 1
+            pub.put("new")
+            message = await asyncio.wait_for(anext(events), LONG)
+            assert isinstance(message, Message)
+            assert message.value == "new"
 
 
 async def test_nobody_is_dialled_by_a_publisher_that_it_has_not_called(address: str) -> None:
