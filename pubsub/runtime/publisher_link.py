@@ -48,6 +48,8 @@ REVERSE_FAILED = "it was asked to dial this Peer, and has not"
 NO_COORDINATOR = "no coordinator that lists it is there to pass on a call"
 SEEK_AGAIN = 30.0
 """Seconds, at most, until it is asked again."""
+CALLED = 30.0
+"""Seconds that it has to do so. It may come when another way was faster: that is no offence."""
 BETTER = 30.0
 """Seconds after which a better way is looked for than the one that it has."""
 GONE = 2.0
@@ -185,7 +187,7 @@ class Publishers:
         """Raise ProtocolError where that is none that we have called, or another one than we met
         before."""
         remote = self.remotes.get(other.peer_id)
-        if remote is None or not remote.calls:
+        if remote is None or self.loop.time() > remote.called_until:
             raise ProtocolError("nobody here has called this publisher", code="role")
         remote.check(other)
 
@@ -276,7 +278,7 @@ class Remote(KeptLink):
 
     Attributes:
         met: where it was reached last, by dialling it.
-        calls: it was asked to dial us.
+        called_until: by when it may dial us, as it was asked to.
     """
 
     MISSED = "cannot reach the publisher at {trouble}; trying on"
@@ -312,7 +314,7 @@ class Remote(KeptLink):
         self._relays: asyncio.Future[Sequence[RelayRow]] | None = None  # asked for
         self._unanswered = 0  # coordinators that were asked for relays, and have not answered
         self._troubles: dict[str, str] = {}
-        self.calls = False
+        self.called_until = 0.0
         self.met: Address | None = None
 
     @property
@@ -530,7 +532,7 @@ class Remote(KeptLink):
             if not self._settings.listen:
                 reverse = "this Peer does not listen"
             elif self._call(False):
-                self.calls = True
+                self.called_until = self._loop.time() + CALLED
                 await asyncio.sleep(DETOUR)
             else:
                 reverse = NO_COORDINATOR
