@@ -168,7 +168,7 @@ class _Tail:
                     if not self._shows(number, event.topic):
                         continue  # another Sub of ours shows it
                     if isinstance(event, Gap):
-                        self._show_gap(event)
+                        self._show_gap(event, sub)
                         continue
                     if 0 < self._stopped_at < event.sent_at:
                         return
@@ -200,11 +200,11 @@ class _Tail:
         """Whether it is for this Sub to show a topic: the first whose pattern matches does."""
         return len(self._patterns) == 1 or _first_match(self._patterns, topic) == number
 
-    def _show_gap(self, gap: Gap) -> None:
+    def _show_gap(self, gap: Gap, of: AsyncSub) -> None:
         if gap.reason in _GONE:
             say(f"the publisher of {gap.topic} at {gap.publisher} {_GONE[gap.reason]}")
-            for sub in self._subs if gap.reason == "unreachable" else ():
-                for why in sub.publishers.get(gap.publisher, {}).get("failed", ()):
+            if gap.reason == "unreachable":
+                for why in of.publishers.get(gap.publisher, {}).get("failed", ()):
                     say(f"  {why}")
             return
         self._lost += gap.missed
