@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import click
 
@@ -18,6 +19,9 @@ MARKS = {"ok": "ok   ", "note": "note ", "wrong": "WRONG"}
 
 async def doctor(topic: str | None, coordinator: str | None, as_json: bool) -> int:
     """Look at everything and print what was found; returns the exit code."""
+    for name in ("pubsub", "asyncio"):  # what they have to tell, a finding says
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
     found: list[Finding] = []
 
     def tell(finding: Finding) -> None:

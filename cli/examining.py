@@ -35,7 +35,7 @@ from pubsub.coordinator.registry import machine_of
 from pubsub.core.topics import is_pattern
 from pubsub.errors import DecodeError, PubSubError
 from pubsub.links.keeping import Attempt, explain
-from pubsub.links.link import Link
+from pubsub.links.link import Link, State
 from pubsub.links.resolving import host_of, resolve
 from pubsub.runtime.coordinator_link import FOREIGN, PORTS
 from pubsub.support.about import about
@@ -43,7 +43,7 @@ from pubsub.trust.credentials import credentials_from
 from pubsub.trust.guard import Group, Guard, Holder, is_auth
 from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other
-from pubsub.wire.messages import End, Ping, Pong, Subscribe, encode
+from pubsub.wire.messages import End, Goodbye, Ping, Pong, Subscribe, encode
 
 __all__ = ["Examination", "knock"]
 
@@ -55,6 +55,8 @@ DIAL = 3.0
 """Seconds for a connection, and then for the handshake."""
 ANSWER = 2.0
 """Seconds for the answer to a question on an open connection."""
+KNOCK = 2 * DIAL + 4 * ANSWER
+"""Seconds for all of that."""
 ASK = 5.0
 """Seconds for a coordinator's list."""
 AT_ONCE = 8
@@ -160,13 +162,37 @@ async def knock(
         large = await talk.ask(link, _large(wants))
         return Met(at, other.peer_id, other.info, seconds, other.settle, large), link
     except (OSError, PubSubError, asyncio.TimeoutError) as error:
-        return fault_of(at, error), link
+        fault = fault_of(at, error, dialled=link.state is not State.CONNECTING)
+        if fault.kind == "mute" and await _lives(at):
+            text = "takes the connection, and answers what is small, but not what is large"
+            fault = Fault(at, "large", text)
+        return fault, link
     finally:
         link.goodbye() if talk.other is not None else link.abort()
 
 
-def fault_of(at: Address, error: Exception) -> Fault:
-    """Why nobody was met there."""
+async def _lives(at: Address) -> bool:
+    """Whether the process that has not answered does anything about a connection that ends with
+    its first few bytes. What is shown by TLS is more than a packet on many a way."""
+    try:
+        connecting = asyncio.open_connection(*at)
+        reader, writer = await asyncio.wait_for(connecting, ANSWER)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    try:
+        writer.write(encode(Goodbye("closing", "")))
+        await asyncio.wait_for(reader.read(1), ANSWER)
+        return True
+    except asyncio.TimeoutError:
+        return False
+    except OSError:  # it was cut
+        return True
+    finally:
+        writer.close()
+
+
+def fault_of(at: Address, error: Exception, *, dialled: bool = True) -> Fault:
+    """Why nobody was met there. `dialled`: something has left this machine."""
     code = getattr(error, "code", "")
     text = explain(error)
     if isinstance(error, ConnectionRefusedError):
@@ -176,7 +202,7 @@ def fault_of(at: Address, error: Exception) -> Fault:
     elif isinstance(error, socket.gaierror):
         kind = "name"
     elif is_auth(error):
-        kind = "auth"
+        kind = "auth" if dialled else "own"
     elif code == "timeout":
         kind, text = "mute", f"takes the connection, and does not answer within {DIAL:g} s"
     else:
@@ -305,10 +331,7 @@ class Examination:
         self, at: Address, wants: Literal["peer", "coordinator", "relay"], guard: Guard
     ) -> tuple[Met | Fault, bool]:
         """And whether it is on this machine."""
-        most = 2 * DIAL + 2 * ANSWER
-        found, link = await self._patiently(
-            knock(at, wants, guard), f"the {wants} at {at}", most + SAID
-        )
+        found, link = await knock(at, wants, guard)
         here = is_loopback(at.host)
         if link.sockname and link.peername:
             source, met = host_of(link.sockname), Address(host_of(link.peername), at.port)
@@ -336,10 +359,11 @@ class Examination:
                 found.append(places)
             else:
                 knocks = [self._knock(place, "coordinator", guard) for place in places]
-                for answer, is_here in await asyncio.gather(*knocks):
+                whom = f"the coordinator at {address}"
+                for answer, is_here in await self._patiently(asyncio.gather(*knocks), whom, KNOCK):
                     found.append(answer)
                     here = here or (is_here and isinstance(answer, Met))
-                    self._exposed |= isinstance(answer, Met) and not is_here
+                    self._exposed |= isinstance(answer, Met) and not is_loopback(answer.at.host)
             for finding in findings.coordinator(
                 address, found, version=__version__, configured=configured
             ):
@@ -381,7 +405,8 @@ class Examination:
         first = DEFAULT_COORDINATOR
         places = [Address(first.host, first.port + n) for n in range(PORTS)]
         knocks = [self._knock(place, "coordinator", guard) for place in places]
-        for found, _ in await asyncio.gather(*knocks):
+        whom = f"coordinators beside, from {places[0]} on"
+        for found, _ in await self._patiently(asyncio.gather(*knocks), whom, KNOCK):
             if isinstance(found, Met):
                 finding = findings.beside(found, known, named)
                 if finding is not None:
@@ -401,10 +426,12 @@ class Examination:
                 mine = [at for at in places if told.here or not is_loopback(at.host)]
                 found = await asyncio.gather(*(self._knock(at, "peer", guard) for at in mine))
             finding = findings.peer(row, [each for each, _ in found], exposed=self._exposed)
-            self._unreached |= finding.state != "ok" or not mine
+            self._unreached |= finding.state == "wrong" or not mine
             self._tell(finding)
 
-        await asyncio.gather(*(look(row, told) for row, told in listed[:MOST]))
+        looks = [look(row, told) for row, told in listed[:MOST]]
+        most = KNOCK * -(-len(looks) // AT_ONCE)
+        await self._patiently(asyncio.gather(*looks), "the peers that do not answer", most)
         if len(listed) > MOST:
             text = f"{MOST} of {len(listed):,} were dialled"
             self._tell(Finding("peers", "note", text))
@@ -413,7 +440,9 @@ class Examination:
         found: list[tuple[dict[str, Any], Met | Fault]] = []
         for row in rows.values():
             if row["address"]:
-                answer, _ = await self._knock(parse_address(row["address"]), "relay", guard)
+                at = parse_address(row["address"])
+                knocking = self._knock(at, "relay", guard)
+                answer, _ = await self._patiently(knocking, f"the relay at {at}", KNOCK)
                 found.append((row, answer))
         for finding in findings.relays(found, needed=self._unreached):
             self._tell(finding)
@@ -477,12 +506,11 @@ class Examination:
                     async for event in sub.messages():
                         if isinstance(event, Gap):
                             continue
-                        who = event.publisher
-                        last[who] = event.sent_at
-                        delay = time.time() - event.sent_at
-                        if event.sent_at + findings.CLOCK >= since or delay < 0:  # not from before
+                        who, delay = event.publisher, time.time() - event.sent_at
+                        if who in last or event.sent_at >= since:  # the first may be from before
                             taken[who] = taken.get(who, 0) + 1
                             delays[who] = min(delay, delays.get(who, delay))
+                        last[who] = event.sent_at
                 except DecodeError as error:
                     self._tell(Finding(f"topic {error.topic}", "note", str(error)))
 
@@ -500,10 +528,11 @@ class Examination:
         now = time.time()
 
         def seen(publisher: str, state: dict[str, Any]) -> Seen:
+            away = state["since"]
             return Seen(
                 *(publisher, state["topic"], state["state"]),
                 links.get(keys.get(publisher, ""), "direct"),
-                *(seconds, taken.get(publisher, 0), state["lost"]),
+                *(seconds if away is None else now - away, taken.get(publisher, 0), state["lost"]),
                 delays.get(publisher),
                 now - last[publisher] if publisher in last else None,
             )

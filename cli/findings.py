@@ -50,6 +50,7 @@ ENDS_SOON = 7 * 86400.0
 """Seconds before the end of a certificate in which that is worth a word."""
 CLOCK = 1.0
 """Seconds by which two clocks may differ, or a message may be late, before that is said."""
+WAYS = {"direct": "dialled", "reverse": "it has dialled us", "relay": "met at a relay"}
 NAMED = 3
 """Topics that may be meant instead, of which so many are named."""
 
@@ -83,9 +84,14 @@ class Fault(NamedTuple):
 
     at: Address
     kind: str
-    """``refused``, ``silent`` (not even a connection), ``mute`` (a connection, and no answer),
-    ``auth``, ``name`` (it cannot be resolved), ``foreign`` (another program), ``other``."""
+    """``own`` (trouble of this side, with its way out), ``auth``, ``large`` (only what is small is
+    answered), ``mute`` (a connection, and no answer), ``name`` (it cannot be resolved),
+    ``foreign`` (another program), ``other``, ``refused``, ``silent`` (not even a connection)."""
     text: str
+
+
+TELLING = ("own", "auth", "large", "mute", "name", "foreign", "other", "refused", "silent")
+"""What is wrong with several addresses of one peer: the first of these says the most."""
 
 
 class Seen(NamedTuple):
@@ -96,7 +102,7 @@ class Seen(NamedTuple):
     state: str
     way: str
     seconds: float
-    """How long that was."""
+    """How long that was; of one that is not attached, for how long it has not been."""
     taken: int
     lost: int
     delay: float | None = None
@@ -133,9 +139,13 @@ def environment(environ: Mapping[str, str], versions: str) -> list[Finding]:
     found = [Finding("environment", "ok", f"{versions}; {variables}")]
     for name in ours:
         if name not in VARIABLES:
-            near = get_close_matches(name, VARIABLES, 1)
-            way_out = f"write {near[0]}" if near else f"these do: {', '.join(VARIABLES)}"
-            found.append(Finding("environment", "wrong", f"{name} means nothing here", way_out))
+            text = f"{name} means nothing here"
+            known = {variable.removeprefix("PUBSUB_"): variable for variable in VARIABLES}
+            near = get_close_matches(name.removeprefix("PUBSUB_"), known, 1)
+            if near:
+                found.append(Finding("environment", "wrong", text, f"write {known[near[0]]}"))
+            else:  # it may be another program's
+                found.append(Finding("environment", "note", text))
     return found
 
 
@@ -240,7 +250,7 @@ def _coordinator(subject: str, at: str, met: Met, version: str) -> Finding:
     text = f"{at}{who_is(met.info)}, version {theirs}, answers in {_ms(met.seconds)}"
     if not met.large:
         return Finding(subject, "wrong", f"{text}; {_LARGE}", _MTU)
-    if met.settle > 0:
+    if met.settle >= 1:
         return Finding(
             subject,
             "note",
@@ -268,17 +278,18 @@ def _to_coordinator(fault: Fault) -> str:
         if not is_loopback(fault.at.host):
             way_out += "; one without --host listens for its own machine only"
         return way_out
-    return _dialled_in_vain(fault) or "set PUBSUB_COORDINATOR to where it runs"
+    if fault.kind in ("foreign", "other"):
+        return "set PUBSUB_COORDINATOR to where it runs"
+    return _dialled_in_vain(fault)
 
 
 def _dialled_in_vain(fault: Fault) -> str:
+    if fault.kind == "large":
+        return _MTU
     if fault.kind == "silent":
         return f"see that the machine is up, and {_PORT.format(port=fault.at.port)}"
     if fault.kind == "mute":
-        return (
-            "the program hangs or was stopped (Ctrl-Z, a debugger): look at it there; if it does "
-            "not, large packets may be lost on the way (MTU)"
-        )
+        return "the program hangs or was stopped (Ctrl-Z, a debugger): look at it there"
     if fault.kind == "auth":
         return _ALIKE
     if fault.kind == "name":
@@ -355,8 +366,9 @@ def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool)
     if alone:
         return Finding(
             subject,
-            "wrong",
-            f"listens on loopback ({', '.join(ways)}): no program of another machine can dial it",
+            "note",
+            f"listens on loopback ({', '.join(ways)}): no program of another machine can dial it, "
+            "and it gets through to those alone that it can dial itself",
             "start it with PUBSUB_COORDINATOR=the address by which other machines reach the "
             "coordinator, or with Peer(host=…)",
         )
@@ -370,15 +382,17 @@ def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool)
             "correct that",
         )
     not_reached = "; ".join(f"at {fault.at} {fault.text}" for fault in faults)
+    telling = sorted(faults, key=lambda fault: TELLING.index(fault.kind))
+    way_out = _to_peer(telling[0]) if telling else ""
     if met:
         best = min((each for each in met if each not in strangers), key=lambda each: each.seconds)
         text = f"answers at {best.at} in {_ms(best.seconds)}"
         if faults:
-            return Finding(subject, "note", f"{text}; {not_reached}")
+            return Finding(subject, "note", f"{text}; {not_reached}", way_out)
         return Finding(subject, "ok", text)
     if away:
         return Finding(subject, "note", f"has lost its coordinator a moment ago; {not_reached}")
-    return Finding(subject, "wrong", not_reached, _to_peer(faults[0]) if faults else "")
+    return Finding(subject, "wrong", not_reached, way_out)
 
 
 def _to_peer(fault: Fault) -> str:
@@ -512,11 +526,11 @@ def stream(seen: Seen) -> Finding:
         return Finding(
             subject,
             "wrong",
-            f"{seen.state}: not reached within {seen.seconds:.0f} s",
-            "the lines on its process above say why it cannot be dialled from here",
+            f"{seen.state}, for {seen.seconds:.0f} s now",
+            "the line on its process above says why it cannot be dialled from here",
         )
-    text = f"by a way that is {seen.way}; " if seen.way != "direct" else "dialled; "
-    text += f"{_each(seen.taken, 'message')} in {seen.seconds:.0f} s, lost {seen.lost:,}"
+    count = _each(seen.taken, "message")
+    text = f"{WAYS[seen.way]}; {count} in {seen.seconds:.0f} s, lost {seen.lost:,}"
     if seen.silent is not None:
         text += f", the last one {_ms(max(0.0, seen.silent))} ago"
     if seen.delay is not None:

@@ -311,7 +311,6 @@ def doctor(topic: str | None, coordinator: str | None, as_json: bool) -> int:
     """
     from pubsub.cli.doctor import doctor
 
-    log_lines(logging.CRITICAL)
     return run(doctor(topic, coordinator, as_json))
 
 
