@@ -78,7 +78,7 @@ ROWS_PER_FRAME = 500
 SWEEP = 250
 """Registrations, and matches of them, that one `sweep` takes away: a few milliseconds."""
 
-Push: TypeAlias = tuple[str, Match | Expect | Refused | Called]
+Push: TypeAlias = tuple[str, Match | Expect | Refused]
 """The peer to send to, and the message."""
 
 
@@ -393,7 +393,7 @@ class Registry:
 
     # --- calls --------------------------------------------------------------------------
 
-    def call(self, peer_id: str, call: Call, now: float) -> list[Push]:
+    def call(self, peer_id: str, call: Call, now: float) -> list[tuple[str, Called]]:
         """A subscriber cannot dial a publisher. Where both are here, and match with all that rights
         say, the publisher is told where the subscriber is; or, of relays, both are told the same
         ones; where there is none, the subscriber alone. Else nobody is told anything: the

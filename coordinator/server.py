@@ -22,7 +22,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from pubsub.config import Address, Settings, unmapped
-from pubsub.coordinator.registry import Push, Registry, machine_of
+from pubsub.coordinator.registry import Registry, machine_of
 from pubsub.core.rights import EVERYTHING, Rights, held
 from pubsub.errors import ProtocolError
 from pubsub.links.doors import Doorman
@@ -39,6 +39,7 @@ from pubsub.wire.messages import (
     MAX_REQUEST_PAYLOAD,
     Answer,
     Call,
+    Control,
     Load,
     Query,
     Refused,
@@ -300,7 +301,7 @@ class Coordinator:
         self.push(self.registry.leave(peer_id))
         self._arm()
 
-    def push(self, pushes: Iterable[Push]) -> None:
+    def push(self, pushes: Iterable[tuple[str, Control]]) -> None:
         """Have messages written at the end of this turn."""
         for peer_id, message in pushes:
             connection = self._connections.get(peer_id)

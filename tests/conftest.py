@@ -176,10 +176,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture
-def only_advertised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others are told what `advertise` says, and not where a Peer listens: as if nobody could dial
-    that."""
-    from pubsub.links.doors import Doors  # when it is settled which loop there is
+def no_detour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is called dials nobody, as if it could not."""
+    from pubsub.runtime.calling import Callbacks  # when it is settled which loop there is
+
+    monkeypatch.setattr(Callbacks, "called", lambda *what: None)
+
+
+@pytest.fixture
+def only_advertised(no_detour: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are told what `advertise` says, and not where a Peer listens: as if no other way led
+    there."""
+    from pubsub.links.doors import Doors
     from tests.integration.support import told_only
 
     monkeypatch.setattr(Doors, "told", told_only)

@@ -12,6 +12,8 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from ssl import SSLContext
+from typing import cast
 
 from pubsub.config import Settings, Way
 from pubsub.errors import ProtocolError, PubSubError
@@ -26,7 +28,7 @@ from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Authenticator, Dialler, Other
 from pubsub.wire.liveness import Backoff
 
-__all__ = ["Attempt", "KeptLink", "Unheard", "dial", "explain"]
+__all__ = ["Attempt", "KeptLink", "Unheard", "connect", "dial", "explain"]
 
 log = logger("pubsub")
 
@@ -70,16 +72,14 @@ class Attempt:
 
     async def make(
         self,
-        way: Way,
-        timeout: float,
-        guard: Guard,
+        connect: Awaitable[Authenticator],
         introduce: Callable[[str, Authenticator], Awaitable[Dialler]],
     ) -> None:
-        """Dial, and say who we are by `introduce`, from that address of ours. Where it raises, or
-        is cancelled before the handshake is done, nothing is left of it."""
+        """Connect, and say who we are by `introduce`, from that address of ours. Where it raises,
+        or is cancelled before the handshake is done, nothing is left of it."""
         link = self.link
         try:
-            authenticator = await dial(link, way, timeout, guard)
+            authenticator = await connect
             link.begin(await introduce(host_of(link.sockname), authenticator))
             await self._answer
         except BaseException:
@@ -236,7 +236,7 @@ class KeptLink:
         if not self.up:
             self.link, self._way = link, way
         try:
-            await attempt.make(way, timeout, self.guard, self._introduce)
+            await attempt.make(dial(link, way, timeout, self.guard), self._introduce)
         finally:
             if self.link is link and not self.up:
                 self.link = None
@@ -314,22 +314,33 @@ class KeptLink:
             self.link.goodbye()
 
 
-async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authenticator:
+async def dial(
+    link: Link,
+    way: Way,
+    timeout: float,
+    guard: Guard,
+    preface: bytes = b"",
+    choose: Callable[[], SSLContext | None] | None = None,
+) -> Authenticator:
     """Connect, by the channel that the guard says; returns what to ask the other end. Where this
     raises, the link is to be aborted.
+
+    `preface`: what is sent before everything else, plain; `choose`: says which channel instead of
+    what the guard says of that address.
 
     Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the same
     turn as the result. Where the connection is there already, uvloop closes what is cancelled, and
     never tells the link: so it is not cancelled here, and told where others do it (`asyncio.run`
     ends all tasks)."""
     loop = link.loop
-    context = guard.context(way.host)
+    choose = choose or (lambda: guard.context(way.host))
+    context = choose()
     layer = None
     if context is not None:
         layer = TlsLayer(
             loop, context, link, server_side=False, grouped=guard.grouped, scratch=cipher_scratch()
         )
-    task = loop.create_task(_connect(link, way, layer or link))
+    task = loop.create_task(connect(loop, way, layer or link, preface))
 
     def ended(task: asyncio.Task[None]) -> None:
         if task.cancelled() and link.state is not State.CONNECTING:
@@ -343,7 +354,7 @@ async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authentica
         if not task.done():
             raise asyncio.TimeoutError
         task.result()
-        if guard.context(way.host) is not context:  # it would be taken to stand on what is new
+        if choose() is not context:  # it would be taken to stand on what is new
             raise Changed("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der
         return guard.dials(ends_of(link, dialled=True), der)
@@ -357,8 +368,30 @@ async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authentica
             task.exception()
 
 
-async def _connect(link: Link, way: Way, protocol: asyncio.BaseProtocol) -> None:
-    loop, host, port = link.loop, way.host, way.port
+class _Prefaced(asyncio.BufferedProtocol):
+    """Says something first, and leaves the connection to another protocol then."""
+
+    def __init__(self, preface: bytes, then: asyncio.BaseProtocol) -> None:
+        self._preface = preface
+        self._then = then
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        plain = cast(asyncio.Transport, transport)  # uvloop's has no such base
+        plain.write(self._preface)
+        plain.set_protocol(self._then)
+        self._then.connection_made(transport)
+
+
+async def connect(
+    loop: asyncio.AbstractEventLoop,
+    way: Way,
+    protocol: asyncio.BaseProtocol,
+    preface: bytes = b"",
+) -> None:
+    """Make the connection of that protocol, with so many bytes sent before it begins."""
+    host, port = way.host, way.port
+    if preface:
+        protocol = _Prefaced(preface, protocol)
     if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
         await loop.create_connection(lambda: protocol, host, port)
         return

@@ -129,6 +129,9 @@ class Link(asyncio.BufferedProtocol):
     Attributes:
         state: where it is between its beginning and its end.
         other: who is at the other end, once that is known.
+        kind: of which kind the way is by which it was made (see `Way.kind`).
+        peername, sockname: the address of the other end and of this one, as the socket has them;
+            None: not known.
         cut: the other end broke the protocol, and this one has ended the link: nobody keeps
             anything for whoever does that.
     """
@@ -149,8 +152,11 @@ class Link(asyncio.BufferedProtocol):
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
         self.state = CONNECTING
         self.other: Other | None = None
+        self.kind = "direct"
         self.cut = False
         self.transport: Any = None
+        self.peername: Any = None
+        self.sockname: Any = None
         self.veiled = False  # TLS was begun, and does not show yet who the other end is
         self._core: Core | None = None
         self._handshake = handshake
@@ -174,6 +180,9 @@ class Link(asyncio.BufferedProtocol):
             cast(asyncio.Transport, transport).abort()
             return
         self.transport = transport
+        # now: uvloop's does not know them any more once it is closed, and says so by AttributeError
+        self.peername = transport.get_extra_info("peername")
+        self.sockname = transport.get_extra_info("sockname")
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._change(HANDSHAKE)
         if self._gate is not None:
@@ -469,6 +478,16 @@ class Link(asyncio.BufferedProtocol):
         at once, and nobody is told."""
         self._change(CLOSED)
 
+    def let_go(self) -> Any:
+        """The connection turned out to be no link: this one is over without a word, and the
+        connection, which is returned, goes on without it."""
+        transport = self.transport
+        self._change(LEAVING)
+        self.endpoint.closed(self, None)
+        self.connection_lost(None)
+        self.transport = None
+        return transport
+
     def _end(
         self, error: Exception | None, last: Goodbye | None = None, *, close: bool = True
     ) -> None:
@@ -510,16 +529,6 @@ class Link(asyncio.BufferedProtocol):
         return self.state is LEAVING or self.state is CLOSED
 
     # --- the socket ---------------------------------------------------------------------
-
-    @property
-    def peername(self) -> Any:
-        """The other end's address, as its socket has it; None: not known."""
-        return self.transport.get_extra_info("peername") if self.transport is not None else None
-
-    @property
-    def sockname(self) -> Any:
-        """The same of this end."""
-        return self.transport.get_extra_info("sockname") if self.transport is not None else None
 
     @property
     def sock(self) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from pubsub.config import Settings, Way
 from pubsub.links.dialling import Dialling
-from pubsub.links.keeping import Attempt, explain
+from pubsub.links.keeping import Attempt, dial, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.racing import race
 from pubsub.runtime.subscriber_link import Served, Subscribers
@@ -89,38 +89,31 @@ class Callbacks:
         await race(places, attempt, lambda: reached)
 
     async def _turn(self, peer_id: str, way: Way) -> None:
-        dialling = self._dialling
-        dialling.check(way.address, self)
-        await dialling.enter(True)
-        try:
-            dialling.begin(way.address, self)
+        async def connect(timeout: float) -> None:
             made = Attempt(
                 self._loop,
                 self._settings,
                 self._scratch,
                 lambda link, other: self._seat(link, way, other),
             )
+            made.link.kind = "reverse"
             self._links[made.link] = None
-
-            async def introduce(local_host: str, authenticator: Authenticator) -> Dialler:
-                return Dialler(self._identity(local_host), SUBSCRIBER, peer_id, authenticator)
-
             try:
-                await made.make(way, self._settings.connect_timeout, self._guard, introduce)
-            except BaseException as error:
-                dialling.failed(way.address, self, explain(error))
-                raise
+                await made.make(dial(made.link, way, timeout, self._guard), introduce)
             finally:
                 del self._links[made.link]
-            dialling.worked(way.address)
-        finally:
-            dialling.leave(True)
+
+        async def introduce(local_host: str, authenticator: Authenticator) -> Dialler:
+            return Dialler(self._identity(local_host), SUBSCRIBER, peer_id, authenticator)
+
+        timeout = self._settings.connect_timeout
+        await self._dialling.dial(way.address, self, True, timeout, connect)
 
     def _seat(self, link: Link, way: Way, other: Other) -> Core:
         """It is here."""
         other = other._replace(ways=tcp(*way.address))
         self._subscribers.admit(other)
-        served = link.endpoint = Served(self._subscribers, "reverse")
+        served = link.endpoint = Served(self._subscribers)
         return served.opened(link, other)
 
     def close(self) -> list[Link]:

@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from pubsub.config import Address, Settings, Way, is_loopback
+from pubsub.config import KINDS, Address, Settings, Way, is_loopback
 from pubsub.core.directory import Directory
 from pubsub.core.inbox import MAX_STREAMS, Inbox
 from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
 from pubsub.core.stream import Stream, StreamKey
-from pubsub.errors import ProtocolError
+from pubsub.errors import ProtocolError, PubSubError
 from pubsub.links.dialling import Dialling
-from pubsub.links.keeping import KeptLink, Trouble, explain
+from pubsub.links.doors import Doorman
+from pubsub.links.keeping import Attempt, KeptLink, Trouble, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import nearness
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.readiness import Readiness
+from pubsub.runtime.relay_link import Relays
 from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
 from pubsub.trust.guard import IMPOSTOR, Guard
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, place_of
 from pubsub.wire.liveness import Backoff
-from pubsub.wire.messages import Call, Match, MatchedPub
+from pubsub.wire.messages import Call, Match, MatchedPub, RelayRow
 
 __all__ = ["Publishers", "Remote"]
 
@@ -39,6 +42,10 @@ TROUBLE = 2.0
 was to be reached is not: it is soon listed no more."""
 DETOUR = 0.5
 """Seconds after which one that was dialled in vain is asked to dial us."""
+ANSWER = 5.0
+"""Seconds that coordinators have to name relays."""
+REVERSE_FAILED = "it was asked to dial this Peer, and has not"
+NO_COORDINATOR = "no coordinator that lists it is there to pass on a call"
 SEEK_AGAIN = 30.0
 """Seconds, at most, until it is asked again."""
 BETTER = 30.0
@@ -60,11 +67,13 @@ class Publishers:
         scratch: what links read into.
         random: for the time between attempts.
         guard: how links are secured.
+        doorman: lets in who is met at a relay.
 
     Attributes:
         remotes: by the id of the peer.
         directory: which publishers the coordinators list, and where.
         dialling: who has its turn to dial.
+        relays: where publishers are met that cannot be dialled.
     """
 
     def __init__(
@@ -77,6 +86,7 @@ class Publishers:
         scratch: bytearray,
         random: Callable[[], float],
         guard: Guard,
+        doorman: Doorman,
     ) -> None:
         self.loop = loop
         self.guard = guard
@@ -87,6 +97,9 @@ class Publishers:
         self.remotes: dict[str, Remote] = {}
         self.directory = Directory(MAX_STREAMS)
         self.dialling = Dialling(loop, random)
+        self.relays = Relays(
+            *(loop, settings, guard, doorman, identity, self.dialling, scratch, random)
+        )
         self._scratch = scratch
         self._random = self.random = random
 
@@ -196,6 +209,19 @@ class Publishers:
             return True
         return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
 
+    def state_of(self, stream: Stream) -> str:
+        """How it stands, for people: one for which all ways failed is not just connecting."""
+        remote = self.remotes.get(stream.key.peer_id)
+        unreached = stream.state == "connecting" and remote is not None and remote.in_vain
+        return "unreachable" if unreached else stream.state
+
+    def way_of(self, stream: Stream) -> dict[str, Any]:
+        """By which way it comes, and why better ones failed."""
+        remote = self.remotes.get(stream.key.peer_id)
+        if remote is None:
+            return {"way": "local" if stream.open else "", "failed": []}
+        return {"way": remote.address.kind if remote.up else "", "failed": remote.troubles()}
+
     def give_up(self, stream: Stream) -> None:
         """A publisher is gone for good, as far as we can tell."""
         remote = self.remotes.get(stream.key.peer_id)
@@ -283,6 +309,9 @@ class Remote(KeptLink):
         self._detour: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._better: asyncio.TimerHandle | None = None
         self._sought = False  # ways around it were looked for
+        self._relays: asyncio.Future[Sequence[RelayRow]] | None = None  # asked for
+        self._unanswered = 0  # coordinators that were asked for relays, and have not answered
+        self._troubles: dict[str, str] = {}
         self.calls = False
         self.met: Address | None = None
 
@@ -406,31 +435,24 @@ class Remote(KeptLink):
     async def _connect(self, way: Way, timeout: float) -> None:
         """At once where it was met, and showed who it is; elsewhere when it has its turn: what
         others say of where it is may be wrong."""
-        dialling, address, again = self._owner.dialling, way.address, self._missing
-        if address == self.met:
+        if way.address == self.met:
             await super()._connect(way, timeout)
             return
-        self._missing = True
-        dialling.check(address, self)
+        again, self._missing = self._missing, True
+        connect = super()._connect
         patience = Patience(self._loop, timeout, self._wait_no_longer)
-        try:
-            await dialling.enter(again)
-        finally:
+
+        async def in_turn(seconds: float) -> None:
             patience.cancel()
-        try:
             if not self._wanted():
                 raise ConnectionError("nothing is wanted of it any more")
-            dialling.begin(address, self)
-            try:
-                await super()._connect(way, dialling.timeout(timeout, again))
-            except BaseException as error:
-                another = getattr(error, "code", "") == "identity"
-                dialling.failed(address, self, explain(error), another)
-                raise
-            self._missing = False
-            dialling.worked(address)
+            await connect(way, seconds)
+
+        try:
+            await self._owner.dialling.dial(way.address, self, again, timeout, in_turn)
         finally:
-            dialling.leave(again)
+            patience.cancel()
+        self._missing = False
 
     def _wait_no_longer(self) -> None:
         """It waits for its turn: no Sub waits for it any longer to be ready."""
@@ -443,8 +465,22 @@ class Remote(KeptLink):
     def _wanted(self) -> bool:
         return bool(self._streams) and not self._closed
 
+    @property
+    def in_vain(self) -> bool:
+        """Whether every way was tried, and none leads there."""
+        return not self.up and self._sought and bool(self._troubles.get("direct"))
+
+    def troubles(self) -> list[str]:
+        """Why the ways failed that are better than the one that it has; all of them, where it has
+        none."""
+        better = KINDS[: self.address.rank] if self.up else KINDS
+        return [f"{kind}: {self._troubles[kind]}" for kind in better if self._troubles.get(kind)]
+
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         """What cannot come any more is given up, the rest waits."""
+        self._troubles["direct"] = ", ".join(f"{way}: {explain(why)}" for way, why in troubles)
+        if not troubles:
+            self._troubles["direct"] = "nobody says where this machine could dial it"
         owner = self._owner
         gone = bool(troubles) and all(
             getattr(error, "code", "") == "identity" for _, error in troubles
@@ -486,26 +522,74 @@ class Remote(KeptLink):
             log.error("internal error while seeking a way", exc_info=task.exception())
 
     async def _seek(self) -> None:
-        """It was not reached: have it dial us, for as long as it is not."""
+        """It was not reached: have it dial us, or meet it at a relay, for as long as it is not.
+        Ends when it is reached, which cancels it."""
         backoff = Backoff(self._owner.random, DETOUR, SEEK_AGAIN)
-        while self._wanted() and not self.up:
-            if self._call():
+        while self._wanted():
+            reverse, relay = REVERSE_FAILED, ""
+            if not self._settings.listen:
+                reverse = "this Peer does not listen"
+            elif self._call(False):
+                self.calls = True
                 await asyncio.sleep(DETOUR)
+            else:
+                reverse = NO_COORDINATOR
+            self._troubles["reverse"] = reverse
+            try:
+                await self._meet()
+            except Exception as error:
+                if not isinstance(error, (OSError, PubSubError, asyncio.TimeoutError)):
+                    log.error("internal error while a relay was sought", exc_info=error)
+                relay = explain(error)
+            self._troubles["relay"] = relay
             if not self._sought:
                 self._sought = True
-                if not self.up:
-                    self._wait_no_longer()
+                self._wait_no_longer()
+            if self.in_vain:
+                for stream in self._streams:
+                    stream.out_of_reach()
             await asyncio.sleep(backoff.delay())
 
-    def _call(self, relay: bool = False) -> bool:
-        """Ask those coordinators that list it to have it dial us; returns whether there are any."""
-        called = False
+    async def _meet(self) -> None:
+        """Connect over a relay."""
+        self._relays = relays = self._loop.create_future()
+        self._unanswered = self._call(True)
+        if not self._unanswered:
+            raise ConnectionError(NO_COORDINATOR)
+        done, _ = await asyncio.wait([relays], timeout=ANSWER)
+        if not done:
+            raise ConnectionError("no coordinator has named a relay in time")
+        rows = relays.result()
+        if not rows:
+            raise ConnectionError("there is none (pubsubd relay, pubsubd coordinator --relay)")
+        attempt = Attempt(self._loop, self._settings, self.scratch, self._met_at_a_relay)
+        timeout = self._settings.connect_timeout
+        met = self._owner.relays.connect(attempt.link, rows, self.peer_id, timeout)
+        await attempt.make(met, self._introduce)
+
+    def _met_at_a_relay(self, link: Link, other: Other) -> Core:
+        host, port = link.peername[:2]
+        return self.keep(link, Way(host, port, kind="relay"), other)
+
+    def told_relays(self, rows: Sequence[RelayRow]) -> bool:
+        """A coordinator names relays at which it can be met; returns whether that was asked."""
+        if self._relays is None or self._relays.done():
+            return False
+        self._unanswered -= 1
+        if rows or not self._unanswered:  # another coordinator may know of some
+            self._relays.set_result(rows)
+        return True
+
+    def _call(self, relay: bool) -> int:
+        """Ask those coordinators that list it to have it dial us, or meet us at a relay; returns
+        how many there are."""
+        called = 0
         for stream in self._streams:
             sub_id, key = stream.inbox.sub_id, stream.key
             for told in self._owner.directory.listing(sub_id, key):
                 if isinstance(told, Session) and told.up:
                     told.send(Call(sub_id, key.peer_id, key.stream_id, relay))
-                    self.calls = called = True
+                    called += 1
             if called:
                 break
         return called

@@ -120,6 +120,7 @@ class Runtime:
             Prober(loop, self.peer_id, settings, self._request_scratch, guard),
             self.find,
             lambda peer_id: self.publishers.met(peer_id),
+            self.doors.told_to_others,
         )
         self.clock = self.subscribers.clock
         self.renewal = Renewal(loop, self._guards, self.links)
@@ -144,8 +145,8 @@ class Runtime:
             self._scratch,
             self._random,
             guard,
+            self.doors.doorman,
         )
-
         self.callbacks = Callbacks(
             *(loop, settings, guard, self.subscribers, self.publishers.dialling),
             *(self.identity, self._request_scratch),
@@ -420,8 +421,11 @@ class Runtime:
 
     def called(self, session: Session, called: Called) -> None:
         """See `Directed`."""
+        remote = self.publishers.remotes.get(called.peer_id)
         if called.ways:
             self.callbacks.called(called.peer_id, called.ways)
+        elif remote is None or not remote.told_relays(called.relays):
+            self.publishers.relays.meet(called.relays, session)
 
     def revoked(self, revoked: Revoked) -> None:
         """See `Directed`."""
@@ -540,6 +544,8 @@ class Runtime:
         peers += self.publishers.remotes.values()
         links = [end.link for end in (*peers, *self.sessions) if end.link is not None]
         links += [*self.subscribers.close(), *self.callbacks.close()]
+        links += self.publishers.relays.links
+        _alone(self.publishers.relays.close)
         for end in (*self.sessions, *peers):
             _alone(end.close)
         self.readiness.stop()

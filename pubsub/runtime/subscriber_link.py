@@ -38,6 +38,7 @@ class Subscribers:
         prober: asks whether those live who are away.
         find: a stream of ours, with all that was put so far.
         met: where a peer was reached, if it was; it may be a publisher too.
+        told: where others are told to dial this process, in words.
 
     Attributes:
         served: those that are connected.
@@ -55,6 +56,7 @@ class Subscribers:
         prober: Prober,
         find: Callable[[int], Publication | None],
         met: Callable[[str], Address | None],
+        told: Callable[[], str],
     ) -> None:
         self.settings = settings
         self.turn = turn
@@ -66,6 +68,7 @@ class Subscribers:
         self.clock = Clock(loop, self._expire)
         self.closed = False
         self._met = met
+        self._told = told
         self._known: dict[str, _Known] = {}
 
     def rows(self) -> list[LinkRow]:
@@ -126,8 +129,9 @@ class Subscribers:
             if not who.observer:
                 absent_log.warning(
                     "Pub(%r): a subscriber that was expected has not come within %g s "
-                    "(join_timeout): %s lacks %s",
+                    "(join_timeout): %s lacks %s; others are told to dial %s",
                     *(topic, self.settings.join_timeout, who.name, messages(who.lacks)),
+                    self._told(),
                 )
         return min((at for at in dues if at is not None), default=None)
 
@@ -157,11 +161,11 @@ class Served:
         way: of which kind the way to it is (see `Way.kind`).
     """
 
-    def __init__(self, owner: Subscribers, way: str = "direct") -> None:
+    def __init__(self, owner: Subscribers) -> None:
         self.link: Link | None = None
         self.peer_id = ""
         self.home: Address | None = None
-        self.way = way
+        self.way = ""
         self._owner = owner
         self._serving: Serving | None = None
         self._shared = False  # by several channels, at some time
@@ -170,6 +174,7 @@ class Served:
         """See `Endpoint`."""
         stays = self._owner.joined(self, other)
         self.link = link
+        self.way = link.kind
         self.peer_id = other.peer_id
         self.home = home(link, other)
         link.reader.max_payload = MAX_REQUEST_PAYLOAD

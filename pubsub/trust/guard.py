@@ -69,6 +69,11 @@ class Guard:
         """That of its certificate; empty: it has none."""
         return ""
 
+    @property
+    def label(self) -> str:
+        """What it is that this process shows, for people; empty: nothing."""
+        return ""
+
     def learn(self, revoked: bytes) -> bool:
         """A list of revoked certificates; returns whether it is newer than what was known.
 
@@ -196,6 +201,11 @@ class Private(Guard):
     def __init__(self, secret: Key) -> None:
         self._keys: tuple[Key, ...] = (secret,)
         self._whose = "the secret of this user"
+
+    @property
+    def label(self) -> str:
+        """See `Guard`."""
+        return self._whose
 
     def context(self, host: str) -> SSLContext | None:
         """See `Guard`."""
@@ -387,6 +397,11 @@ class Holder(Guard):
     def name(self) -> str:
         """See `Guard`."""
         return self._contexts.own.name
+
+    @property
+    def label(self) -> str:
+        """See `Guard`."""
+        return f"the certificate of {self.name!r}"
 
     def new_id(self) -> str:
         """See `Guard`: there may be several processes with one certificate, so they differ in what

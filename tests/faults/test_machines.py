@@ -3,6 +3,7 @@ arrives, or both sides say why it cannot."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -92,11 +93,11 @@ def machines(
     start: Start, hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Machines:
     pytest.importorskip("cryptography", reason="needs the extra pubsubd[tls]")
-    monkeypatch.chdir(tmp_path)
-    made = start(*command("(pubsubd key new .*)").split(), coordinator=None)
-    assert made.end()[0] == 0
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = map(os.path.expanduser, command("(pubsubd key new .*)").split())  # as a shell does
+    assert start(*words, coordinator=None).end()[0] == 0
     variable, _, path = command("export (PUBSUB_KEY_FILE=.*)").partition("=")
-    monkeypatch.setenv(variable, str(tmp_path / path))
+    monkeypatch.setenv(variable, os.path.expanduser(path))
     return Machines(start, hosts)
 
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pubsub import Peer
+from pubsub import Gap, Message, Peer
+from pubsub.config import parse_address
 from pubsub.core.inbox import Inbox
 from pubsub.errors import ProtocolError
+from pubsub.relay.server import Relay
 from pubsub.runtime import publisher_link
 from pubsub.runtime.publisher_link import Remote
+from pubsub.trust.files import write_file
+from pubsub.trust.keys import Key
 from pubsub.wire.handshake import SUBSCRIBER, Other
 from pubsub.wire.messages import Call
 from tests.faults.flow import flow
 from tests.faults.proxy import behind
-from tests.integration.support import LONG, coordinator_in_loop, eventually
+from tests.integration.support import LONG, coordinator_in_loop, default_guard, eventually
+from tests.relay.meeting import a_relay
 
 QUICK: dict[str, Any] = {"connect_timeout": 2.0, "resume_timeout": LONG, "ping_timeout": LONG}
 
@@ -137,6 +144,152 @@ async def test_g5_a_better_way_that_breaks_while_streams_move_to_it_loses_nothin
             await flowing.passes(50)
             assert flowing.lost == 0
             assert [other.lost for other in others] == [0] * len(others)
+
+
+# --- over a relay -----------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def meeting_place(*coordinators: str) -> AsyncIterator[Relay]:
+    """A relay that these coordinators know."""
+    async with a_relay(default_guard(), tuple(map(parse_address, coordinators))) as relay:
+        await eventually(lambda: all(kept.up for kept in relay.coordinators))
+        yield relay
+
+
+@pytest.fixture
+def keyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All have a key: over a relay there is TLS, for which that of a user on one machine has no
+    certificates."""
+    pytest.importorskip("cryptography", reason="needs the extra pubsubd[tls]")
+    monkeypatch.delenv("PUBSUB_INSECURE", raising=False)
+    path = tmp_path / "key"
+    write_file(path, f"{Key.new().text()}\n".encode())
+    monkeypatch.setenv("PUBSUB_KEY_FILE", str(path))
+    monkeypatch.setenv("PUBSUB_ENCRYPT", "1")  # a proxy lies between
+
+
+@pytest.fixture
+async def keyed_address(keyed: None) -> AsyncIterator[str]:
+    async with coordinator_in_loop() as made:
+        yield made
+
+
+HIDDEN: dict[str, Any] = {"listen": False, "resume_timeout": LONG}
+
+
+@pytest.mark.loop
+async def test_g4_two_peers_that_nobody_can_dial_meet_at_a_relay(keyed_address: str) -> None:
+    address = keyed_address
+    async with (
+        meeting_place(address) as relay,
+        Peer(address, **HIDDEN) as here,
+        Peer(address, **HIDDEN) as there,
+    ):
+        sub = await here.sub("t")
+        pub = there.pub("t")
+        pub.put("first")
+        assert await sub.get(timeout=LONG) == "first"
+        assert way_of(here) == "relay"
+        assert [row.way for row in there.runtime.snapshot().links] == ["relay"]
+        blob = os.urandom(5_000_000)
+        pub.put(blob)
+        assert await sub.get(timeout=LONG) == blob
+        assert len(relay.circuits) == 1
+        (publisher,) = sub.publishers.values()
+        assert publisher["way"] == "relay"
+        assert [why.partition(":")[0] for why in publisher["failed"]] == ["direct", "reverse"]
+
+
+@pytest.mark.loop
+async def test_g5_a_relay_that_dies_is_a_broken_link_and_another_one_is_taken(
+    keyed_address: str,
+) -> None:
+    address = keyed_address
+    async with Peer(address, **HIDDEN) as here, Peer(address, **HIDDEN) as there:
+        async with meeting_place(address) as first:
+            sub, pub = await here.sub("t"), await there.pub("t")
+            pub.put("x")
+            assert await sub.get(timeout=LONG) == "x"
+            assert len(first.circuits) == 1
+        pub.put("y")
+        async with meeting_place(address) as second:
+            assert await sub.get(timeout=LONG) == "y"
+            assert len(second.circuits) == 1
+            assert sub.lost == 0
+
+
+@pytest.mark.usefixtures("soon")
+async def test_g5_the_way_changes_from_direct_to_a_relay_and_back_under_flow(
+    keyed_address: str,
+) -> None:
+    address = keyed_address
+    async with (
+        meeting_place(address),
+        behind(address) as (there, proxy),
+        Peer(address, **HIDDEN) as here,
+    ):
+        sub, pub = await here.sub("t"), await there.pub("t")
+        async with flow(pub, sub, rate=20_000) as flowing:
+            for _ in range(2):
+                await flowing.passes(1_000)
+                assert way_of(here) == "direct"
+                await proxy.down()
+                await flowing.passes(1_000)
+                assert way_of(here) == "relay"
+                proxy.up()
+                await eventually(lambda: way_of(here) == "direct")
+            await flowing.passes(1_000)
+            assert flowing.lost == 0
+
+
+async def test_what_failed_is_said_where_there_is_no_way(address: str) -> None:
+    async with Peer(address, **HIDDEN) as here, Peer(address, **HIDDEN) as there:
+        sub, pub = await here.sub("t"), await there.pub("t")
+        pub.put(1)
+        await eventually(
+            lambda: [row["state"] for row in sub.publishers.values()] == ["unreachable"]
+        )
+        (publisher,) = sub.publishers.values()
+        assert publisher["way"] == ""
+        assert publisher["failed"] == [
+            "direct: nobody says where this machine could dial it",
+            "reverse: this Peer does not listen",
+            "relay: there is none (pubsubd relay, pubsubd coordinator --relay)",
+        ]
+
+
+async def test_g3_a_publisher_to_which_no_way_leads_is_said_and_again_when_one_does(
+    keyed_address: str,
+) -> None:
+    """What is put before it is reached is delivered, or counted: it is known since when the Sub was
+    due it."""
+    address = keyed_address
+    async with (
+        Peer(address, **HIDDEN) as here,
+        Peer(address, join_timeout=0.5, **HIDDEN) as there,
+    ):
+        sub = await here.sub("t")
+        pub = await there.pub("t", overflow="drop", buffer=1_000_000)
+        pub.put("kept")
+        events = sub.messages()
+        event = await asyncio.wait_for(anext(events), LONG)
+        assert isinstance(event, Gap)
+        assert (event.missed, event.reason) == (0, "unreachable")
+        await asyncio.sleep(1.0)  # nobody holds its place any more
+        async with meeting_place(address):
+            event = await asyncio.wait_for(anext(events), LONG)
+            assert isinstance(event, Gap)
+            due = [event]
+            while due[-1].reason != "reached":
+                event = await asyncio.wait_for(anext(events), LONG)
+                assert isinstance(event, Gap)
+                due.append(event)
+            assert sum(each.missed for each in due) == sub.lost == 1
+            pub.put("new")
+            message = await asyncio.wait_for(anext(events), LONG)
+            assert isinstance(message, Message)
+            assert message.value == "new"
 
 
 async def test_nobody_is_dialled_by_a_publisher_that_it_has_not_called(address: str) -> None:
