@@ -34,7 +34,7 @@ from pubsub.config import (
 from pubsub.coordinator.registry import machine_of
 from pubsub.core.topics import is_pattern
 from pubsub.errors import DecodeError, PubSubError
-from pubsub.links.keeping import Attempt, explain
+from pubsub.links.keeping import Attempt, dial, explain
 from pubsub.links.link import Link, State
 from pubsub.links.resolving import host_of, resolve
 from pubsub.runtime.coordinator_link import FOREIGN, PORTS
@@ -152,7 +152,7 @@ async def knock(
 
     link = attempt.link
     try:
-        await attempt.make(Way(*at), DIAL, guard, introduce)
+        await attempt.make(dial(link, Way(*at), DIAL, guard), introduce)
         other = talk.other
         assert other is not None
         began = perf_counter()  # uvloop counts whole milliseconds
@@ -522,16 +522,12 @@ class Examination:
         finally:
             following.cancel()
         seconds = self._loop.time() - began
-        snapshot = sub.peer.runtime.snapshot()
-        links = {row.peer_id: row.way for row in snapshot.links}
-        keys = {stream.publisher: key.peer_id for key, stream in sub._inbox.streams.items()}
         now = time.time()
 
         def seen(publisher: str, state: dict[str, Any]) -> Seen:
             away = state["since"]
             return Seen(
-                *(publisher, state["topic"], state["state"]),
-                links.get(keys.get(publisher, ""), "direct"),
+                *(publisher, state["topic"], state["state"], state["way"], state["failed"]),
                 *(seconds if away is None else now - away, taken.get(publisher, 0), state["lost"]),
                 delays.get(publisher),
                 now - last[publisher] if publisher in last else None,

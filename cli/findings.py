@@ -50,7 +50,12 @@ ENDS_SOON = 7 * 86400.0
 """Seconds before the end of a certificate in which that is worth a word."""
 CLOCK = 1.0
 """Seconds by which two clocks may differ, or a message may be late, before that is said."""
-WAYS = {"direct": "dialled", "reverse": "it has dialled us", "relay": "met at a relay"}
+WAYS = {
+    "": "not reached now",
+    "direct": "dialled",
+    "reverse": "it has dialled us",
+    "relay": "met at a relay",
+}
 NAMED = 3
 """Topics that may be meant instead, of which so many are named."""
 
@@ -101,6 +106,8 @@ class Seen(NamedTuple):
     topic: str
     state: str
     way: str
+    failed: Sequence[str]
+    """Why better ways failed, or all of them."""
     seconds: float
     """How long that was; of one that is not attached, for how long it has not been."""
     taken: int
@@ -522,15 +529,16 @@ def _flat(name: str) -> str:
 def stream(seen: Seen) -> Finding:
     """A stream, as a Sub of ours saw it."""
     subject = f"stream {seen.topic} of {seen.publisher}"
+    failed = f" ({'; '.join(seen.failed)})" if seen.failed else ""
     if seen.state != "attached":
         return Finding(
             subject,
             "wrong",
-            f"{seen.state}, for {seen.seconds:.0f} s now",
-            "the line on its process above says why it cannot be dialled from here",
+            f"{seen.state}, for {seen.seconds:.0f} s now{failed}",
+            "the line on its process above says what to do about the first of these",
         )
     count = _each(seen.taken, "message")
-    text = f"{WAYS[seen.way]}; {count} in {seen.seconds:.0f} s, lost {seen.lost:,}"
+    text = f"{WAYS[seen.way]}{failed}; {count} in {seen.seconds:.0f} s, lost {seen.lost:,}"
     if seen.silent is not None:
         text += f", the last one {_ms(max(0.0, seen.silent))} ago"
     if seen.delay is not None:

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from pubsub import Peer
+from pubsub.cli.asking import ask
+from pubsub.config import Settings, parse_address
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.support.host import Host, on_host
+from pubsub.trust.credentials import credentials_from
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import Key
-from tests.cli.processes import Result, Start, daemon, execute
+from tests.cli.processes import LONG, Result, Start, daemon, execute
 from tests.integration.support import free_port
 
 PUT = """
@@ -209,6 +212,34 @@ def test_a_publisher_that_hangs(start: Start, topic: str) -> None:
     assert "hangs or was stopped (Ctrl-Z, a debugger)" in result.text
     assert f"WRONG  stream {topic} of 127.0.0.1:" in result.text
     assert "pubsub: waiting for the peers that do not answer (at most " in result.err
+
+
+@pytest.mark.by_hand
+def test_a_relay(start: Start, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography", reason="needs the extra pubsubd[tls]")
+    write_file(tmp_path / "key", f"{Key.new().text()}\n".encode())
+    key = ("--key-file", str(tmp_path / "key"))
+    _, where = daemon(start, 0, *key)
+    relay = start("pubsubd", "relay", "--port", "0", *key, coordinator=where)
+    at = relay.err().removeprefix("pubsubd: relay on ").split(",")[0]
+    wait_for_relay(where, *key)
+    found = rows(doctor(*key, coordinator=where), "ok")
+    (said,) = (text for subject, text in found.items() if subject.startswith("relay "))
+    assert said.startswith(f"answers at {at} in ")
+    assert said.endswith("with 0 circuits → ")
+    relay.signal(signal.SIGSTOP)
+    found = rows(doctor(*key, coordinator=where), "wrong")
+    (said,) = found.values()
+    assert said.startswith(f"at {at} takes the connection, and does not answer within 3 s → the pr")
+
+
+def wait_for_relay(where: str, *key: str) -> None:
+    """Until the coordinator knows of it."""
+    guard = credentials_from(Settings(key_file=key[-1]), {}).guard()
+    deadline = time.monotonic() + LONG
+    while not ask(parse_address(where), "relays", guard):
+        assert time.monotonic() < deadline, "no relay is known"
+        time.sleep(0.02)
 
 
 def test_several_coordinators_of_which_each_side_knows_another(start: Start, topic: str) -> None:

@@ -299,6 +299,7 @@ def seen(**more: Any) -> Finding:
     usual: dict[str, Any] = {
         "state": "attached",
         "way": "direct",
+        "failed": [],
         "taken": 5,
         "lost": 0,
         "delay": 0.0004,
@@ -312,9 +313,11 @@ def test_a_stream() -> None:
     text = "dialled; 5 messages in 2 s, lost 0, the last one 100.0 ms ago, 0.4 ms after it was put"
     check(seen(), "ok", text)
     check(seen(way="reverse"), "ok", "it has dialled us; 5 messages")
-    check(seen(way="relay"), "ok", "met at a relay; 5 messages")
+    relay = seen(way="relay", failed=["direct: h:1: no", "reverse: no"])
+    check(relay, "ok", "met at a relay (direct: h:1: no; reverse: no); 5 messages")
     check(seen(lost=3), "note", "lost 3", "`reason` of the Gaps")
     check(seen(taken=0, delay=None, silent=None), "note", "0 messages in 2 s, lost 0: it is silent")
     check(seen(delay=-5.0), "note", "its machine is 5.0 s ahead of this one", "set both clocks")
     check(seen(delay=5.0), "note", "messages wait on the way, or the clocks differ", "both clocks")
-    check(seen(state="connecting"), "wrong", "connecting, for 2 s now", "on its process above")
+    gone = seen(state="unreachable", failed=["direct: h:1: no"])
+    check(gone, "wrong", "unreachable, for 2 s now (direct: h:1: no)", "on its process above")
