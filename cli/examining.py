@@ -29,7 +29,6 @@ from pubsub.config import (
     Way,
     coordinators_from,
     is_loopback,
-    parse_address,
 )
 from pubsub.coordinator.registry import machine_of
 from pubsub.core.topics import is_pattern
@@ -57,6 +56,10 @@ ANSWER = 2.0
 """Seconds for the answer to a question on an open connection."""
 KNOCK = 2 * DIAL + 4 * ANSWER
 """Seconds for all of that."""
+ADDRESSES = 2
+"""Addresses of a name under which a peer or relay is dialled."""
+VISIT = DIAL + ADDRESSES * KNOCK
+"""Seconds for all of them."""
 ASK = 5.0
 """Seconds for a coordinator's list."""
 AT_ONCE = 8
@@ -330,7 +333,7 @@ class Examination:
     async def _knock(
         self, at: Address, wants: Literal["peer", "coordinator", "relay"], guard: Guard
     ) -> tuple[Met | Fault, bool]:
-        """And whether it is on this machine."""
+        """Whom one meets there, and whether it is on this machine."""
         found, link = await knock(at, wants, guard)
         here = is_loopback(at.host)
         if link.sockname and link.peername:
@@ -345,6 +348,16 @@ class Examination:
         except OSError as error:
             return Fault(named, "name", explain(error))
         return [Address(host, named.port) for host in hosts]
+
+    async def _visit(
+        self, named: Address, wants: Literal["peer", "relay"], guard: Guard
+    ) -> Met | Fault:
+        """Whom one meets at the first address of that name where anybody is."""
+        places = await self._resolved(named)
+        if isinstance(places, Fault):
+            return places
+        found = [(await self._knock(place, wants, guard))[0] for place in places[:ADDRESSES]]
+        return next((each for each in found if isinstance(each, Met)), found[0])
 
     async def _coordinators(
         self, named: Sequence[Address], configured: bool, guard: Guard
@@ -414,23 +427,21 @@ class Examination:
 
     async def _peers(self, listed: list[tuple[dict[str, Any], _Told]], guard: Guard) -> None:
         self._exposed |= any(
-            not is_loopback(parse_address(way).host)
-            for row, _ in listed
-            for way in row.get("ways", ())
+            not is_loopback(place.host) for row, _ in listed for place in findings.places(row)
         )
         turns = asyncio.Semaphore(AT_ONCE)
 
         async def look(row: dict[str, Any], told: _Told) -> None:
             async with turns:
-                places = [parse_address(way) for way in row.get("ways", ())]
+                places = findings.places(row, told.address.host.partition("%")[2])
                 mine = [at for at in places if told.here or not is_loopback(at.host)]
-                found = await asyncio.gather(*(self._knock(at, "peer", guard) for at in mine))
-            finding = findings.peer(row, [each for each, _ in found], exposed=self._exposed)
+                found = await asyncio.gather(*(self._visit(at, "peer", guard) for at in mine))
+            finding = findings.peer(row, found, exposed=self._exposed)
             self._unreached |= finding.state == "wrong" or not mine
             self._tell(finding)
 
         looks = [look(row, told) for row, told in listed[:MOST]]
-        most = KNOCK * -(-len(looks) // AT_ONCE)
+        most = VISIT * -(-len(looks) // AT_ONCE)
         await self._patiently(asyncio.gather(*looks), "the peers that do not answer", most)
         if len(listed) > MOST:
             text = f"{MOST} of {len(listed):,} were dialled"
@@ -439,11 +450,9 @@ class Examination:
     async def _relays(self, rows: Mapping[str, dict[str, Any]], guard: Guard) -> None:
         found: list[tuple[dict[str, Any], Met | Fault]] = []
         for row in rows.values():
-            if row["address"]:
-                at = parse_address(row["address"])
-                knocking = self._knock(at, "relay", guard)
-                answer, _ = await self._patiently(knocking, f"the relay at {at}", KNOCK)
-                found.append((row, answer))
+            for at in findings.places(row):
+                visit = self._visit(at, "relay", guard)
+                found.append((row, await self._patiently(visit, f"the relay at {at}", VISIT)))
         for finding in findings.relays(found, needed=self._unreached):
             self._tell(finding)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
 
-from pubsub.config import Address, is_loopback, is_wildcard, parse_address
+from pubsub.config import Address, is_loopback, is_wildcard
 from pubsub.core.topics import is_pattern, matches
 from pubsub.faces.foreign import foreign_wildcard
 from pubsub.support.about import plain
@@ -27,6 +27,7 @@ __all__ = [
     "environment",
     "foreign_topics",
     "peer",
+    "places",
     "relays",
     "same",
     "stream",
@@ -340,6 +341,20 @@ def beside(met: Met, known: Iterable[str], named: Iterable[Address]) -> Finding 
 # --- peers ------------------------------------------------------------------------------
 
 
+def places(row: Mapping[str, Any], zone: str = "") -> list[Address]:
+    """Where a peer or relay is, as its row says. An address that counts on one network only is in
+    that zone, where its coordinator is."""
+    found = []
+    for way in row.get("ways") or [row.get("address") or ""]:
+        host, _, port = str(way).rpartition(":")
+        host = host.strip("[]")
+        if zone and host.lower().startswith("fe80:") and "%" not in host:
+            host = f"{host}%{zone}"
+        if port.isdecimal():
+            found.append(Address(host, int(port)))
+    return found
+
+
 def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool) -> Finding:
     """A peer that a coordinator lists, dialled at all its addresses but those that are of use on
     another machine only.
@@ -348,13 +363,13 @@ def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool)
         exposed: programs of several machines use the coordinator.
     """
     subject = who_is(row)
-    ways = row.get("ways") or []
+    ways = list(map(str, places(row)))
     away = row.get("state") == "away"
     if not ways:
         return Finding(
             subject, "ok", "cannot be dialled (listen=False): it dials those who subscribe"
         )
-    hosts = [parse_address(way).host for way in ways]
+    hosts = [place.host for place in places(row)]
     if wild := next((way for way, host in zip(ways, hosts, strict=True) if is_wildcard(host)), ""):
         return Finding(
             subject,

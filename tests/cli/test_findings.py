@@ -176,6 +176,14 @@ def test_a_peer_that_answers() -> None:
     check(peer(ways=[]), "ok", "cannot be dialled (listen=False)")
 
 
+def test_where_a_peer_is_said_to_be() -> None:
+    row = {"address": "h:1", "ways": ["h:1", "[fe80::1]:2", "[fe80::1%x]:3", "nonsense"]}
+    assert findings.places(row) == [("h", 1), ("fe80::1", 2), ("fe80::1%x", 3)]
+    assert findings.places(row, "e0")[1:] == [("fe80::1%e0", 2), ("fe80::1%x", 3)]
+    assert findings.places({"address": "h:1"}) == [("h", 1)]
+    assert findings.places({"address": "", "ways": []}) == []
+
+
 def test_a_peer_that_answers_at_one_of_its_addresses() -> None:
     finding = peer(met(), Fault(Address("10.0.0.9", 1), "silent", "no answer"))
     check(finding, "note", "answers at 10.0.0.1:7700 in 1.2 ms; at 10.0.0.9:1 no answer", "port 1 ")
