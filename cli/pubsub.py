@@ -37,7 +37,8 @@ else:
 
 EPILOG = """
 Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, or not all was delivered,
-2 used wrongly, 3 --timeout ended it before what was asked for was there, 130 Ctrl-C, 143 SIGTERM.
+2 used wrongly, 3 --timeout ended it before what was asked for was there, 4 (tail) a publisher was
+never reached, 130 Ctrl-C, 143 SIGTERM.
 """
 
 

@@ -496,7 +496,12 @@ def test_the_exit_codes_are_those_of_the_commands() -> None:
     table = [int(row[0]) for row in rows(sections(page("docs/cli.md"))["Exit codes"])]
     codes = (
         *(cli_command.OK, cli_command.FAILED, click.UsageError.exit_code),
-        *(cli_command.TIMED_OUT, cli_command.INTERRUPTED, cli_command.TERMINATED),
+        *(
+            cli_command.TIMED_OUT,
+            cli_command.UNREACHED,
+            cli_command.INTERRUPTED,
+            cli_command.TERMINATED,
+        ),
     )
     assert table == list(codes)
 

@@ -61,7 +61,8 @@ class Receiving:
 
     def release(self, stream: Stream) -> None:
         """It goes on by another link: what still comes of it here is passed over."""
-        if self._channels.pop(stream.channel, None) is not None:
+        if stream.channel in self._channels:
+            self._leave(stream.channel)
             stream.disconnected()
 
     def ack(self, stream: Stream) -> None:

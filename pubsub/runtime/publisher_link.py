@@ -19,7 +19,7 @@ from pubsub.core.stream import Stream, StreamKey
 from pubsub.errors import ProtocolError, PubSubError
 from pubsub.links.dialling import Dialling
 from pubsub.links.doors import Doorman
-from pubsub.links.keeping import Attempt, KeptLink, Trouble, explain
+from pubsub.links.keeping import Attempt, KeptLink, Trouble, Unheard, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import nearness
@@ -42,6 +42,8 @@ TROUBLE = 2.0
 was to be reached is not: it is soon listed no more."""
 DETOUR = 0.5
 """Seconds after which one that was dialled in vain is asked to dial us."""
+CALL_COUNTS = 60.0
+"""Seconds for which one that was asked to dial us may do so."""
 ANSWER = 5.0
 """Seconds that coordinators have to name relays."""
 REVERSE_FAILED = "it was asked to dial this Peer, and has not"
@@ -102,6 +104,7 @@ class Publishers:
         )
         self._scratch = scratch
         self._random = self.random = random
+        self._called: dict[str, float] = {}  # who may dial us, and until when; the oldest first
 
     def rows(self) -> list[LinkRow]:
         """The links."""
@@ -184,14 +187,23 @@ class Publishers:
     def admit(self, other: Other) -> None:
         """Raise ProtocolError where that is none that we have called, or another one than we met
         before."""
-        remote = self.remotes.get(other.peer_id)
-        if remote is None or not remote.calls:
+        if self._called.get(other.peer_id, 0.0) < self.loop.time():
             raise ProtocolError("nobody here has called this publisher", code="role")
-        remote.check(other)
+        remote = self.remotes.get(other.peer_id)
+        if remote is not None:
+            remote.check(other)
 
     def arrived(self, other: Other) -> Arrival:
-        """A publisher that was called is here."""
-        return Arrival(self.remotes[other.peer_id])
+        """A publisher that was called is here; it may be wanted no more."""
+        return Arrival(self.remotes.get(other.peer_id))
+
+    def calling(self, peer_id: str) -> None:
+        """It is asked to dial us, and may do so for a while."""
+        now = self.loop.time()
+        self._called.pop(peer_id, None)
+        self._called[peer_id] = now + CALL_COUNTS
+        while self._called[first := next(iter(self._called))] < now:
+            del self._called[first]
 
     def met(self, peer_id: str) -> Address | None:
         """Where that peer was reached last, if we have to do with it."""
@@ -253,11 +265,14 @@ def _in_zone(way: Way) -> Way:
 class Arrival:
     """The endpoint of a link that a publisher has dialled, as long as it takes to seat it."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote | None) -> None:
         self._remote = remote
 
     def opened(self, link: Link, other: Other) -> Core:
         """See `Endpoint`."""
+        if self._remote is None:
+            link.goodbye(reason="nothing is wanted of it any more")
+            return Unheard()
         host, port = link.peername[:2]
         core = self._remote.keep(link, Way(host, port, kind="reverse"), other)
         link.loop.call_soon(link.reader.read_into, self._remote.scratch)
@@ -276,7 +291,6 @@ class Remote(KeptLink):
 
     Attributes:
         met: where it was reached last, by dialling it.
-        calls: it was asked to dial us.
     """
 
     MISSED = "cannot reach the publisher at {trouble}; trying on"
@@ -312,7 +326,6 @@ class Remote(KeptLink):
         self._relays: asyncio.Future[Sequence[RelayRow]] | None = None  # asked for
         self._unanswered = 0  # coordinators that were asked for relays, and have not answered
         self._troubles: dict[str, str] = {}
-        self.calls = False
         self.met: Address | None = None
 
     @property
@@ -366,7 +379,9 @@ class Remote(KeptLink):
         """Ask for it. A publisher that hangs does not hold up readiness until its heartbeat ends
         the link: whoever waits for a subscriber waits for `join_timeout`, in both directions."""
         receiving.subscribe(stream)
-        owner = self._owner
+        owner, before = self._owner, self._streams[stream]
+        if before is not None:  # it was asked for elsewhere, and has moved
+            before.cancel()
         self._streams[stream] = Patience(
             owner.loop, owner.settings.join_timeout, lambda: owner.readiness.settled(stream)
         )
@@ -530,7 +545,7 @@ class Remote(KeptLink):
             if not self._settings.listen:
                 reverse = "this Peer does not listen"
             elif self._call(False):
-                self.calls = True
+                self._owner.calling(self.peer_id)
                 await asyncio.sleep(DETOUR)
             else:
                 reverse = NO_COORDINATOR
@@ -640,7 +655,6 @@ class Remote(KeptLink):
             self._left = None
 
     def _begin(self, link: Link, other: Other) -> Receiving:
-        self.calls = False
         if self._detour is not None:
             self._detour.cancel()
             self._detour = None
