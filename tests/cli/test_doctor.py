@@ -214,6 +214,22 @@ def test_a_publisher_that_hangs(start: Start, topic: str) -> None:
     assert "pubsub: waiting for the peers that do not answer (at most " in result.err
 
 
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [(5, "s ahead of this one → set both clocks"), (-5, "messages wait on the way, or the clocks")],
+)
+def test_a_publisher_whose_clock_is_wrong(
+    start: Start, coordinator: str, topic: str, seconds: int, says: str
+) -> None:
+    clock = f"on_host(Host(wall_clock=lambda: time.time() + {seconds}))"
+    code = f"import time\nfrom pubsub.support.host import *\nwith {clock}:\n    exec({PUT!r})"
+    pub = start("python", "-c", code, topic, coordinator=coordinator)
+    assert pub.out() == "ready"
+    found = rows(doctor(topic, coordinator=coordinator), "note")
+    (said,) = (text for subject, text in found.items() if subject.startswith(f"stream {topic} "))
+    assert says in said
+
+
 @pytest.mark.by_hand
 def test_a_relay(start: Start, tmp_path: Path) -> None:
     pytest.importorskip("cryptography", reason="needs the extra pubsubd[tls]")

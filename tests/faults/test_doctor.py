@@ -117,6 +117,15 @@ def test_a_wrong_advertise(run: Run, request: pytest.FixtureRequest) -> None:
     assert "nobody is told to dial 10.77.1.11:1" in out
 
 
+@pytest.mark.parametrize("run", ["key"], indirect=True)
+def test_a_peer_that_advertises_names(run: Run) -> None:
+    who = publish(run, "w2", PUBSUB_ADVERTISE="w2,nobody")
+    line = one(doctor(run, "w1")["note"], who)
+    assert "answers at 10.77.1.12:" in line
+    assert "at nobody:" in line
+    assert "its name cannot be resolved" in line
+
+
 def test_a_coordinator_beside_the_configured_one(run: Run) -> None:
     tail = run("w1", "pubsub", "tail", "t", coordinator=None)  # no coordinator: it becomes one
     publish(run, "w1", coordinator=None)
