@@ -488,8 +488,9 @@ class Registry:
 
     def peers(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
         """A row for each peer, sorted by name and id, each made when it is asked for:
-        ``peer_id``, ``address`` (empty: it cannot be dialled), ``name``, ``pid``, ``hostname``,
-        ``pubs``, ``subs`` and ``state``, which is ``connected`` or ``away``.
+        ``peer_id``, ``address`` (empty: it cannot be dialled), ``ways`` (all its addresses, this
+        one first), ``name``, ``pid``, ``hostname``, ``pubs``, ``subs`` and ``state``, which is
+        ``connected`` or ``away``.
 
         Raises:
             ProtocolError: whoever has those rights may not list them.
@@ -504,9 +505,11 @@ class Registry:
 
     def _peer_rows(self) -> Iterator[dict[str, Any]]:
         for peer in sorted(self._peers.values(), key=attrgetter("name", "peer_id")):
+            ways = [str(Address(way.host, way.port)) for way in peer.ways if way.kind == "tcp"]
             yield {
                 "peer_id": peer.peer_id,
-                "address": str(Address(*peer.ways[0][1:])) if peer.ways else "",
+                "address": ways[0] if ways else "",
+                "ways": ways,
                 "name": peer.name,
                 "pid": peer.pid,
                 "hostname": peer.hostname,

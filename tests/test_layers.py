@@ -44,6 +44,7 @@ PURE: dict[str, frozenset[str]] = {
     "pubsub.relay.circuits": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.coordinator.records": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.wire": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
+    "pubsub.cli.findings": LOOPS_AND_SOCKETS,  # times in words
     "pubsub.codec": LOOPS_AND_SOCKETS,  # datetimes and UUIDs are values that it carries
 }
 

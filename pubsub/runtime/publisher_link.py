@@ -318,7 +318,7 @@ class Remote(KeptLink):
         self._kept_said = False
         self._missing = False  # it was not reached the last time
         self._receiving: Receiving | None = None
-        self._left: Link | None = None  # the one before, until all streams go on by a better one
+        self._before: tuple[Link, Receiving] | None = None  # until all go on by a better way
         self._moving: set[Stream] = set()
         self._detour: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._better: asyncio.TimerHandle | None = None
@@ -428,8 +428,7 @@ class Remote(KeptLink):
         for what in (self._detour, self._better):
             if what is not None:
                 what.cancel()
-        if self._left is not None:
-            self._left.abort()
+        self._cut_before()
         super().close()
 
     # --- the link that is kept ----------------------------------------------------------
@@ -631,29 +630,47 @@ class Remote(KeptLink):
         return super().keep(link, way, other)
 
     def _another(self, link: Link, way: Way, other: Other) -> Core:
-        """It has a link. By a better way, all streams go on, each when it is subscribed there; the
-        link before ends when all are: the publisher would else take them to be given up."""
+        """It has a link. By a better way, all streams go on, each when it was answered on the link
+        before: what is asked there must not overtake what is asked here. That link ends when all
+        were answered here: the publisher would else take them to be given up."""
         before, receiving = self.link, self._receiving
         if way.rank >= self.address.rank or before is None or receiving is None:
             return super()._another(link, way, other)
-        if self._left is not None:
-            self._left.abort()
+        self._cut_before()
         log.info("the publisher at %s is reached by a better way now: %s", self.address, way)
-        self._left, self._moving = before, set(self._streams)
+        self._before, self._moving = (before, receiving), set(self._streams)
         link.endpoint = self
         self.link, self._way = link, way
         self._opened_at = self._loop.time()
         self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
         for stream in self._streams:
-            receiving.release(stream)
+            if stream.open:
+                receiving.release(stream)
         core = self._begin(link, other)
         self._leave_before()
         return core
 
     def _leave_before(self) -> None:
-        if self._left is not None and not self._moving:
-            self._left.goodbye(reason="all goes on by a better way")
-            self._left = None
+        if self._before is not None and not self._moving:
+            link, _ = self._before
+            self._before = None
+            link.goodbye(reason="all goes on by a better way")
+
+    def _cut_before(self) -> None:
+        """All that is still asked there is asked here, or when there is a link again."""
+        if self._before is None:
+            return
+        (link, receiving), self._before = self._before, None
+        for stream in receiving.broken():
+            if self._receiving is not None:
+                self._subscribe(self._receiving, stream)
+        link.abort()
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        if self._before is not None and link is self._before[0]:
+            self._cut_before()
+        super().closed(link, error)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
         if self._detour is not None:
@@ -674,7 +691,8 @@ class Remote(KeptLink):
         )
         link.reader.sink = receiving
         for stream in self._streams:
-            self._subscribe(receiving, stream)
+            if stream.route is None:  # else it is asked on the link before
+                self._subscribe(receiving, stream)
         return receiving
 
     def _output(self) -> None:
@@ -696,6 +714,11 @@ class Remote(KeptLink):
 
     def _answered(self, stream: Stream) -> None:
         self._settled(stream)
+        before = self._before
+        if before is not None and stream.route is before[1] and self._receiving is not None:
+            before[1].release(stream)
+            self._subscribe(self._receiving, stream)
+            return
         self._moving.discard(stream)
         self._leave_before()
         if stream.ended:
@@ -704,9 +727,7 @@ class Remote(KeptLink):
     def _over(self, link: Link, error: Exception | None) -> None:
         assert self._receiving is not None
         receiving, self._receiving = self._receiving, None
-        if self._left is not None:  # what was not answered here holds its place there, by this
-            self._left.abort()
-            self._left = None
+        self._cut_before()  # what was not answered here holds its place there, by this
         if error is None and not self._closed:
             receiving.closed()
             for stream in list(self._streams):

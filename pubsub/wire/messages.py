@@ -459,8 +459,9 @@ class End:
     channel: int = _field(_channel)
     final: int = _field(_number)
     """The number of messages that were put in all; those that did not come are a gap."""
-    code: str = _field(_one_of("closed", "unknown", "refused"))
-    """``closed`` (the Pub was), ``unknown`` (there is no such stream) or ``refused``."""
+    code: str = _field(_one_of("closed", "unknown", "refused", "elsewhere"))
+    """``closed`` (the Pub was), ``unknown`` (there is no such stream), ``refused``, or
+    ``elsewhere``: its Sub has subscribed it again, on another channel."""
     reason: str = _field(_shown(1024))
 
 

@@ -755,12 +755,28 @@ def test_peers_lists_who_is_connected_and_who_is_away() -> None:
     registry.lose("B", 0.0)
     rest = {"name": "camera", "pid": 4711, "hostname": "box"}
     assert list(registry.peers()) == [
-        {"peer_id": "nowhere", "address": "", "name": "", "pid": 0, "hostname": ""}
+        {"peer_id": "nowhere", "address": "", "ways": [], "name": "", "pid": 0, "hostname": ""}
         | {"pubs": 0, "subs": 0, "state": "connected"},
-        {"peer_id": "v6", "address": "[fe80::1]:7", **rest, "name": "a"}
+        {"peer_id": "v6", "address": "[fe80::1]:7", "ways": ["[fe80::1]:7"], **rest, "name": "a"}
         | {"pubs": 0, "subs": 0, "state": "connected"},
-        {"peer_id": "A", "address": "A.net:1", **rest, "pubs": 3, "subs": 1, "state": "connected"},
-        {"peer_id": "B", "address": "B.net:1", **rest, "pubs": 0, "subs": 0, "state": "away"},
+        {
+            "peer_id": "A",
+            "address": "A.net:1",
+            "ways": ["A.net:1"],
+            **rest,
+            "pubs": 3,
+            "subs": 1,
+            "state": "connected",
+        },
+        {
+            "peer_id": "B",
+            "address": "B.net:1",
+            "ways": ["B.net:1"],
+            **rest,
+            "pubs": 0,
+            "subs": 0,
+            "state": "away",
+        },
     ]
 
 

@@ -9,6 +9,7 @@ from tests.cli.processes import Start, daemon, processes
 
 HERE = Path(__file__).parent
 KEYED = (
+    "test_doctor.py",
     "test_ends.py",
     "test_holders.py",
     "test_machines.py",
