@@ -94,6 +94,7 @@ class Remote(KeptLink):
         self._relays: asyncio.Future[Sequence[RelayRow]] | None = None  # asked for
         self._unanswered = 0  # coordinators that were asked for relays, and have not answered
         self._troubles: dict[str, str] = {}
+        self._shut = ""  # that it listens on its own machine only, in words
         self.met: Address | None = None
 
     @property
@@ -102,17 +103,14 @@ class Remote(KeptLink):
         return self._way or self._told
 
     def is_out_of_reach(self, who: str, topic: str, coordinator: Address) -> None:
-        """Say that it is nowhere, and what to do."""
-        if not self._warned:
-            self._warned = True
-            way_out = "Peer(host=…)"
-            if not is_loopback(coordinator.host):
-                way_out = f"PUBSUB_COORDINATOR={coordinator}, or with {way_out}"
-            log.error(
-                "the publisher %s on %r can be reached on its own machine only, because it listens "
-                "on loopback: start it with %s",
-                *(who, topic, way_out),
-            )
+        """It is nowhere: what to say, and what to do, where no other way leads there."""
+        way_out = "Peer(host=…)"
+        if not is_loopback(coordinator.host):
+            way_out = f"PUBSUB_COORDINATOR={coordinator}, or with {way_out}"
+        self._shut = (
+            f"the publisher {who} on {topic!r} can be reached on its own machine only, because it "
+            f"listens on loopback: start it with {way_out}"
+        )
 
     @property
     def nowhere(self) -> bool:
@@ -328,6 +326,9 @@ class Remote(KeptLink):
                 self._sought = True
                 self._wait_no_longer()
             if self.in_vain:
+                if self._shut and self.nowhere and not self._warned:
+                    self._warned = True
+                    log.error("%s", self._shut)
                 for stream in self._streams:
                     stream.out_of_reach()
             await asyncio.sleep(backoff.delay())

@@ -517,8 +517,9 @@ class ExpectedSub(NamedTuple):
     """True: registered before the Pub was; it is due the first message."""
     observer: bool
     elsewhere: str = ""
-    """Of one on another machine, where the publisher listens on its own only: ``host:port`` at
-    which that machine reaches the coordinator. It will not come."""
+    """Of one on another machine, where the publisher listens on its own only, and which the
+    publisher cannot dial either: ``host:port`` at which that machine reaches the coordinator. It
+    will not come, unless they meet at a relay."""
 
 
 def _row(cls: Any, *checks: Check) -> Check:

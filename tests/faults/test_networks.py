@@ -287,7 +287,7 @@ def test_g4_ipv6_only_and_ipv4_only_meet_at_a_relay_of_both(
 
 # --- containers ---------------------------------------------------------------------------------
 
-FORWARDED = {"port": 7800, "advertise": "10.77.1.20:7800"}
+FORWARDED: dict[str, Any] = {"port": 7800, "advertise": "10.77.1.20:7800"}
 
 
 @pytest.fixture
@@ -340,7 +340,7 @@ def test_g4_a_wrong_advertise_is_not_the_only_way(containers: Machines) -> None:
 
 # --- changes under flow -------------------------------------------------------------------------
 
-QUICK = {"ping_interval": 0.5, "ping_timeout": 1.5, "connect_timeout": 1.0}
+QUICK: dict[str, Any] = {"ping_interval": 0.5, "ping_timeout": 1.5, "connect_timeout": 1.0}
 
 
 def test_g5_the_way_changes_under_flow_and_nothing_is_lost(firewalls: Machines) -> None:
