@@ -33,7 +33,8 @@ from pubsub.runtime.calling import Callbacks
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.embedding import Embedded
 from pubsub.runtime.members import OpenPub, OpenSub, Sink, Source
-from pubsub.runtime.publisher_link import Publishers, Remote
+from pubsub.runtime.publisher_link import Remote
+from pubsub.runtime.publishers import Publishers
 from pubsub.runtime.readiness import Readiness, Ready
 from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served, Subscribers

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import pubsub.runtime.publisher_link as publisher_link
+import pubsub.runtime.publishers as publishers
 from pubsub import CoordinatorUnavailable, Peer
 from pubsub.coordinator.registry import Registry
 from pubsub.links.dialling import AT_ONCE
@@ -61,7 +61,7 @@ async def test_one_pub_too_many_is_refused_and_the_others_of_its_peer_stay() -> 
 async def test_g6_a_sub_has_so_many_streams_and_is_told_of_the_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher_link, "MAX_STREAMS", 100)
+    monkeypatch.setattr(publishers, "MAX_STREAMS", 100)
     async with (
         beside() as pair,
         hostile_publisher(pair.address, "t", lambda stranger, channel: None) as hostile,
@@ -78,7 +78,7 @@ async def test_g6_a_sub_has_so_many_streams_and_is_told_of_the_others(
 async def test_g6_a_coordinator_that_lies_fills_no_memory_with_publishers(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher_link, "MAX_STREAMS", 50)
+    monkeypatch.setattr(publishers, "MAX_STREAMS", 50)
     async with beside() as pair:
         publishers = pair.subscriber.runtime.publishers
         publishers.directory._most = 50
