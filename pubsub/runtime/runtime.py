@@ -451,7 +451,10 @@ class Runtime:
         subs = [sub.inbox for sub in list(self._subs.values())]
         return Snapshot(
             tuple(PubRow.of(publication) for publication in pubs),
-            tuple(SubRow.of(inbox, self.publishers.in_trouble) for inbox in subs),
+            tuple(
+                SubRow.of(inbox, self.publishers.in_trouble, self.publishers.state_of)
+                for inbox in subs
+            ),
             (*self.publishers.rows(), *self.subscribers.rows()),
             tuple(
                 CoordinatorRow(str(session), session.up, "" if session.up else session.trouble)

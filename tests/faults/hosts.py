@@ -98,14 +98,15 @@ class Lab:
         ip("-n", self.namespace("br"), "link", "set", name, "up")
 
     def host(self, host: str, /, **networks: int) -> None:
-        """A machine, with its number on each of its networks; its interfaces have their names."""
+        """A machine, with its number on each of its networks; its interfaces have their names, and
+        the other end of its only one has its own."""
         here, bridges = self._namespace(host), self.namespace("br")
         etc = Path("/etc/netns", here)
         etc.mkdir(parents=True)
         (etc / "resolv.conf").write_text("")
         (etc / "hosts").write_text("")
         for network, number in networks.items():
-            port = f"{host}-{network}"[:15]
+            port = host if len(networks) == 1 else f"{host}-{network}"
             ip("link", "add", network, "netns", here, "type", "veth", "peer", "name", port,
                "netns", bridges)  # fmt: skip
             ip("-n", bridges, "link", "set", port, "master", network, "up")

@@ -188,7 +188,7 @@ def test_g3_the_commands_say_it_too(machines: Machines) -> None:
     code, out, errors = tail.end()
     assert (code, out) == (4, ["1"])
     assert errors[-1] == (
-        "pubsub: received 1, lost 0; 1 publisher was never reached: what it put is not known"
+        "pubsub: received 1, lost 0; 2 publishers were never reached: what they put is not known"
     )
 
 
