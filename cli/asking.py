@@ -21,8 +21,9 @@ from pubsub.wire.frames import SCRATCH_SIZE, Event, FrameReader
 from pubsub.wire.handshake import Dialler, Identity, Refused
 from pubsub.wire.messages import Answer, Goodbye, Ping, Pong, Query, encode
 
-__all__ = ["ask", "find_default"]
+__all__ = ["What", "ask", "find_default"]
 
+What = Literal["topics", "peers", "relays"]
 LARGEST_ANSWER = 64 * 1024 * 1024
 """Bytes that one frame of an answer may have; a long answer comes in many."""
 TOKEN = 1
@@ -47,7 +48,7 @@ def find_default(guard: Guard, timeout: float = 1.0) -> Address:
 
 
 def ask(
-    address: Address, what: Literal["topics", "peers"], guard: Guard, *, timeout: float = 5.0
+    address: Address, what: What, guard: Guard, *, timeout: float = 5.0
 ) -> list[dict[str, Any]]:
     """The rows that a coordinator has on a question. It has `timeout` seconds for the connection,
     and then for each piece of the answer.
@@ -92,9 +93,7 @@ def _secure(connection: socket.socket, guard: Guard) -> tuple[socket.socket, Dia
     return connection, Dialler(me, "coordinator", authenticator=guard.dials(ends, der))
 
 
-def _rows(
-    connection: socket.socket, what: Literal["topics", "peers"] | None, guard: Guard
-) -> Iterator[dict[str, Any]]:
+def _rows(connection: socket.socket, what: What | None, guard: Guard) -> Iterator[dict[str, Any]]:
     try:
         secured, dialler = _secure(connection, guard)
         with secured:  # the one below has given up its descriptor
@@ -106,7 +105,7 @@ def _rows(
 
 
 def _conversation(
-    connection: socket.socket, dialler: Dialler, what: Literal["topics", "peers"] | None
+    connection: socket.socket, dialler: Dialler, what: What | None
 ) -> Iterator[dict[str, Any]]:
     reader = FrameReader(bytearray(SCRATCH_SIZE))
     with _telling(connection):

@@ -32,6 +32,7 @@ __all__ = [
     "OK",
     "TERMINATED",
     "TIMED_OUT",
+    "UNREACHED",
     "Failure",
     "Program",
     "after_ctrl_c",
@@ -49,7 +50,7 @@ __all__ = [
     "way_out",
 ]
 
-OK, FAILED, TIMED_OUT, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
+OK, FAILED, TIMED_OUT, UNREACHED, INTERRUPTED, TERMINATED = 0, 1, 3, 4, 130, 143
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])

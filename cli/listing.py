@@ -17,7 +17,7 @@ from pubsub.core.rights import EVERYTHING
 from pubsub.errors import AuthError, CoordinatorUnavailable
 from pubsub.trust.guard import Guard
 
-__all__ = ["show", "table"]
+__all__ = ["printable", "show", "table"]
 
 COLUMNS = {
     "topics": ("topic", "publishers", "subscribers"),
@@ -80,6 +80,9 @@ def table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
+    return "-" if value is None or value == "" else printable(str(value))
+
+
+def printable(text: str) -> str:
     """What another process said of itself, with nothing in it that a terminal would obey."""
-    text = "-" if value is None or value == "" else str(value)
     return re.sub(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", text)

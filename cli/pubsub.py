@@ -37,7 +37,8 @@ else:
 
 EPILOG = """
 Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, or not all was delivered,
-2 used wrongly, 3 --timeout ended it before what was asked for was there, 130 Ctrl-C, 143 SIGTERM.
+2 used wrongly, 3 --timeout ended it before what was asked for was there, 4 (tail) a publisher was
+never reached, 130 Ctrl-C, 143 SIGTERM.
 """
 
 
@@ -55,8 +56,9 @@ class _Topic(ParamType):
 
     name = "topic"
 
-    def __init__(self, check: Callable[[Any], str]) -> None:
+    def __init__(self, check: Callable[[Any], str], *, warns: bool = True) -> None:
         self._check = check
+        self._warns = warns
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
@@ -64,7 +66,7 @@ class _Topic(ParamType):
         except TopicError as error:
             raise click.UsageError(str(error), ctx) from None
         foreign = foreign_wildcard(topic)
-        if foreign:
+        if foreign and self._warns:
             say(foreign)
         return topic
 
@@ -286,6 +288,31 @@ def peers(as_json: bool, coordinator: str | None) -> int:
     its own.
     """
     return _list("peers", as_json, coordinator)
+
+
+@pubsub.command(epilog=EPILOG)
+@click.argument(
+    "topic",
+    metavar="[TOPIC|PATTERN]",
+    required=False,
+    type=_Topic(check_pattern, warns=False),
+)
+@click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
+@coordinator_option()
+@credential_options
+def doctor(topic: str | None, coordinator: str | None, as_json: bool) -> int:
+    """Find out why nothing arrives.
+
+    Looks at the settings and credentials that a program started here would have, dials each
+    coordinator, peer and relay, and sends messages of its own through two Peers. Of a TOPIC it
+    says who publishes it, what may be meant instead, and what comes within 2 seconds. Each line
+    says what is, and, where something is wrong, what to do; then the exit code is 1.
+
+    Run it where something is missing, as the program there is run.
+    """
+    from pubsub.cli.doctor import doctor
+
+    return run(doctor(topic, coordinator, as_json))
 
 
 def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:

@@ -1,4 +1,4 @@
-"""The command ``pubsubd``: runs the coordinator, and makes keys and certificates."""
+"""The command ``pubsubd``: runs the coordinator or a relay, and makes keys and certificates."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
-import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import click
 
+from pubsub.cli.asking import ask
 from pubsub.cli.certs import cert
 from pubsub.cli.command import (
     OK,
@@ -30,9 +29,11 @@ from pubsub.cli.command import (
     show_help,
 )
 from pubsub.cli.keys import key
-from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
-from pubsub.links.listening import NAME_TIMEOUT
-from pubsub.links.resolving import resolve_blocking
+from pubsub.cli.relay import Child, check_relay
+from pubsub.cli.relay import relay as relay_command
+from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log_to, many_files
+from pubsub.config import DEFAULT_COORDINATOR, MAX_WAYS, Address, is_loopback, is_wildcard
+from pubsub.errors import PubSubError
 from pubsub.trust.guard import Guard
 
 __all__ = ["main"]
@@ -69,13 +70,7 @@ pubsubd = program(
     show_default=True,
     help="Port to listen on; 0: any free one, which the first line names.",
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
-    default="warning",
-    show_default=True,
-    help="What to log on standard error.",
-)
+@log_level_option
 @credential_options
 @click.option(
     "--trust-advertise",
@@ -83,14 +78,29 @@ pubsubd = program(
     help="Tell others to dial whatever address a program says that it has. Default: so it is with "
     "a key; else the one from which it comes is told, or one that its certificate names.",
 )
+@encrypt_option
 @click.option(
-    "--encrypt/--no-encrypt",
-    default=None,
-    help="With a key: TLS on loopback too; or nowhere, where all others say so, too. Default: TLS "
-    "between machines.",
+    "--relay",
+    is_flag=True,
+    help="Run a relay beside it, as a process of its own, at the same address: see `pubsubd relay "
+    "--help`.",
+)
+@click.option(
+    "--relay-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=0,
+    show_default=True,
+    help="Port of that relay; 0: any free one.",
 )
 def coordinator(
-    host: str, port: int, log_level: str, trust_advertise: bool, encrypt: bool | None
+    host: str,
+    port: int,
+    log_level: str,
+    trust_advertise: bool,
+    encrypt: bool | None,
+    relay: bool,
+    relay_port: int,
 ) -> int:
     """Run a coordinator: tells subscribers where publishers are, and carries no message.
 
@@ -113,14 +123,10 @@ def coordinator(
 
     Ctrl-C and SIGTERM end it.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    _take_descriptors()
+    log_to(log_level)
+    many_files()
     address = Address(host, port)
-    exposed = not _is_loopback(address)
+    exposed = is_exposed(address)
     guard = guard_of_command(encrypt=encrypt)
     if exposed and guard.local:
         raise click.UsageError(
@@ -136,41 +142,37 @@ def coordinator(
         )
     # It fails here where TLS is needed and cannot be made: else everybody would be refused.
     _ = guard.takes_tls() if exposed else guard.context("127.0.0.1")
-    return run(_serve(address, exposed, guard, trust_advertise))
+    more: list[str] | None = None
+    if relay:
+        check_relay(guard)
+        more = ["--host", host, "--port", str(relay_port), "--log-level", log_level]
+        if encrypt is not None:
+            more.append("--encrypt" if encrypt else "--no-encrypt")
+    return run(_serve(address, exposed, guard, trust_advertise, more))
 
 
-def _take_descriptors() -> None:
-    """As many file descriptors as this process may have: one for each peer. What it may have is
-    often much more than what it gets unasked, which is kept low for programs that use select()."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS says that there is no limit, and has one
-        if soft != hard:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _is_loopback(address: Address) -> bool:
-    """Whether only this machine can reach it."""
-    if is_wildcard(address.host):
-        return False
-    try:
-        return all(map(is_loopback, resolve_blocking(address.host, NAME_TIMEOUT)))
-    except OSError as error:
-        raise Failure(f"--host {address.host}: {error.strerror or error}") from None
-
-
-async def _serve(address: Address, exposed: bool, guard: Guard, trust_advertise: bool) -> int:
+async def _serve(
+    address: Address,
+    exposed: bool,
+    guard: Guard,
+    trust_advertise: bool,
+    relay: Sequence[str] | None,
+) -> int:
     from pubsub.coordinator.server import Coordinator  # `pubsubd --help` needs none of it
 
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = Coordinator(loop, guard=guard, trust_advertise=trust_advertise)
     server.renewal.start()
+    child: Child | None = None
+
+    def renew() -> None:
+        server.renewal.look()
+        if child is not None:
+            child.renew()
+
     if hasattr(signal, "SIGHUP"):
-        loop.add_signal_handler(signal.SIGHUP, server.renewal.look)
+        loop.add_signal_handler(signal.SIGHUP, renew)
     with end_signals(lambda code: told.set()):
         try:
             await server.start(*address)
@@ -183,20 +185,61 @@ async def _serve(address: Address, exposed: bool, guard: Guard, trust_advertise:
         say(f"coordinator on {' and '.join(map(str, server.addresses))}{note}", by="pubsubd")
         if exposed:
             say(_how_to_reach(server.addresses), by="pubsubd")
+        beside = await asyncio.to_thread(_beside, server.addresses, guard)
+        if beside:
+            say(beside, by="pubsubd")
+        if relay is not None:
+            first, also = _for_relay(server.addresses, guard)
+            child = Child(first, *also, *relay)
+            child.start()
         await told.wait()
+        if child is not None:
+            await child.close()
         await server.close()
     return OK
 
 
+def _for_relay(listening: Sequence[Address], guard: Guard) -> tuple[Address, list[str]]:
+    """Where a relay beside it finds it, which is how others are told to reach the relay; and the
+    other addresses, so that one of another network reaches it too."""
+    first, *more = _reachable(listening)
+    others = [each.host for each in more if not is_loopback(each.host)]
+    if guard.open or not others:  # nobody would be told
+        return first, []
+    return first, ["--advertise", ",".join([first.host, *others][: MAX_WAYS - 1])]
+
+
+def _beside(listening: Sequence[Address], guard: Guard) -> str:
+    """What to say of another coordinator of this machine, which programs find that name none."""
+    here = [each.host for each in listening if each.port == DEFAULT_COORDINATOR.port]
+    if any(is_loopback(host) or is_wildcard(host) for host in here):
+        return ""  # it is this one
+    try:
+        ask(DEFAULT_COORDINATOR, "topics", guard, timeout=1.0)
+    except PubSubError:
+        return ""
+    return (
+        f"another coordinator runs at {DEFAULT_COORDINATOR} on this machine, perhaps in a program: "
+        "programs for which PUBSUB_COORDINATOR is not set use that one, and do not find those of "
+        "this one"
+    )
+
+
 def _how_to_reach(listening: Sequence[Address]) -> str:
     """What to give to the programs of all machines."""
-    found: dict[Address, None] = {}
-    for host, port in listening:
-        hosts = _own_addresses(ipv6=":" in host) if is_wildcard(host) else [host]
-        found.update({Address(host, port): None for host in hosts if not is_loopback(host)})
+    found = [each for each in _reachable(listening) if not is_loopback(each.host)]
     first, *more = found or [Address(socket.gethostname(), listening[0].port)]
     also = f"; or at {', '.join(map(str, more))}" if more else ""
     return f"programs on this machine and others reach it with PUBSUB_COORDINATOR={first}{also}"
+
+
+def _reachable(listening: Sequence[Address]) -> list[Address]:
+    """By which addresses one that listens there is reached, those for other machines first."""
+    found: dict[Address, None] = {}
+    for host, port in listening:
+        hosts = [*_own_addresses(ipv6=":" in host), "127.0.0.1"] if is_wildcard(host) else [host]
+        found.update({Address(host, port): None for host in hosts})
+    return sorted(found, key=lambda each: is_loopback(each.host))
 
 
 def _own_addresses(*, ipv6: bool) -> list[str]:
@@ -234,6 +277,7 @@ def _in_use(address: Address) -> str:
     return text
 
 
+pubsubd.add_command(relay_command)
 pubsubd.add_command(key)
 pubsubd.add_command(cert)
 

@@ -11,7 +11,16 @@ from functools import lru_cache
 from typing import Literal
 
 from pubsub import DecodeError, Gap, Peer
-from pubsub.cli.command import FAILED, OK, TIMED_OUT, Failure, end_signals, make_peer, say
+from pubsub.cli.command import (
+    FAILED,
+    OK,
+    TIMED_OUT,
+    UNREACHED,
+    Failure,
+    end_signals,
+    make_peer,
+    say,
+)
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
 from pubsub.core.topics import matches
@@ -89,8 +98,10 @@ class _Tail:
         code = self._end.result()
         if self._failure is not None:
             raise self._failure
-        if self._refused or self._lost or self._vanished or self._unreached:
+        if self._refused or self._lost or self._vanished:
             code = FAILED
+        elif self._unreached:
+            code = UNREACHED
         elif self._stopped_by is not None:
             code = self._stopped_by
         if self._reader_gone:
@@ -157,7 +168,7 @@ class _Tail:
                     if not self._shows(number, event.topic):
                         continue  # another Sub of ours shows it
                     if isinstance(event, Gap):
-                        self._show_gap(event)
+                        self._show_gap(event, sub)
                         continue
                     if 0 < self._stopped_at < event.sent_at:
                         return
@@ -189,9 +200,12 @@ class _Tail:
         """Whether it is for this Sub to show a topic: the first whose pattern matches does."""
         return len(self._patterns) == 1 or _first_match(self._patterns, topic) == number
 
-    def _show_gap(self, gap: Gap) -> None:
+    def _show_gap(self, gap: Gap, of: AsyncSub) -> None:
         if gap.reason in _GONE:
             say(f"the publisher of {gap.topic} at {gap.publisher} {_GONE[gap.reason]}")
+            if gap.reason == "unreachable":
+                for why in of.publishers.get(gap.publisher, {}).get("failed", ()):
+                    say(f"  {why}")
             return
         self._lost += gap.missed
         messages = "1 message" if gap.missed == 1 else f"{gap.missed} messages"
@@ -262,5 +276,6 @@ def _first_match(patterns: tuple[str, ...], topic: str) -> int:
 
 _GONE = {
     "vanished": "vanished: what it had not sent is not known",
-    "unreachable": "was never reached: what it put is not known",
+    "unreachable": "is not reached: what it puts is not known",
+    "reached": "is reached now",
 }

@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pubsub.config import Address, is_loopback
+from pubsub.coordinator.relays import ways_for
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.topics import is_pattern
 from pubsub.wire.messages import ExpectedSub, MatchedPub, Refused, Register, WayRow
 
 __all__ = ["NOWHERE", "Peer", "Registration", "refused", "row"]
 
+CALLS = 32
+"""Calls that are passed to one publisher at once, as when it has just come, or its network has."""
+CALLS_A_SECOND = 8
+"""Those that it is passed from then on: each has it dial somebody."""
 NOWHERE = Address("", 0)
 """Where a peer reached the coordinator whose connection does not tell that."""
 
@@ -43,12 +48,23 @@ class Peer:
     hostname: str = ""
     pid: int = 0
     rights: Rights = EVERYTHING
+    calls: float = CALLS  # that it may still be passed, at that time
+    counted_at: float = 0.0
 
     def describe(self, info: dict[str, Any]) -> None:
         name, hostname, pid = info.get("name"), info.get("hostname"), info.get("pid")
         self.name = name if isinstance(name, str) else ""
         self.hostname = hostname if isinstance(hostname, str) else ""
         self.pid = pid if isinstance(pid, int) else 0
+
+    def may_be_called(self, now: float) -> bool:
+        """Whether it is to be bothered once more, and count that."""
+        more = (now - self.counted_at) * CALLS_A_SECOND
+        self.calls, self.counted_at = min(CALLS, self.calls + more), now
+        if self.calls < 1:
+            return False
+        self.calls -= 1
+        return True
 
     def in_words(self) -> str:
         """Which process it is, for people who are to find it."""
@@ -121,16 +137,16 @@ def row(of: Registration, to: Registration) -> MatchedPub | ExpectedSub:
     peer = of.peer
     if of.is_pub:
         apart = peer.local and peer.machine != to.peer.machine
-        ways = peer.ways
-        if peer.machine != to.peer.machine:
-            ways = tuple(way for way in ways if not is_loopback(way.host))
+        ways = ways_for(peer.ways, peer.machine, to.peer.machine)
         return MatchedPub(
             *(peer.peer_id, ways, peer.listens, peer.host_id, of.id, of.topic, _is_before(to, of)),
             peer.in_words() if apart else "",
         )
     apart = to.peer.local and peer.machine != to.peer.machine
     elsewhere = ""
-    if apart:  # one of both has dialled an address that means the same to all
+    # it cannot dial the publisher, nor that one it; one of both has dialled an address that means
+    # the same to all
+    if apart and not ways_for(peer.ways, peer.machine, to.peer.machine):
         elsewhere = str(to.peer.met_at if is_loopback(peer.met_at.host) else peer.met_at)
     return ExpectedSub(peer.peer_id, of.id, _is_before(of, to), of.observer, elsewhere)
 

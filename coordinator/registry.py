@@ -30,6 +30,7 @@ from typing import Any, TypeAlias
 
 from pubsub.config import Address, is_loopback
 from pubsub.coordinator.records import NOWHERE, Peer, Registration, refused, row
+from pubsub.coordinator.relays import Relays, ways_for
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.topics import (
     PatternIndex,
@@ -41,6 +42,8 @@ from pubsub.core.topics import (
 )
 from pubsub.errors import ProtocolError, TopicError
 from pubsub.wire.messages import (
+    Call,
+    Called,
     Expect,
     Match,
     Refused,
@@ -57,6 +60,7 @@ __all__ = [
     "SWEEP",
     "Push",
     "Registry",
+    "machine_of",
 ]
 
 GRACE = 5.0
@@ -106,6 +110,7 @@ class Registry:
         self._max_segments = max_segments
         self._max_peers = max_peers
         self._max_all = max_all
+        self.relays = Relays()
         self._registered = 0  # by all peers
         self._revision = 0
         self._peers: dict[str, Peer] = {}
@@ -168,8 +173,7 @@ class Registry:
         peer.stale = len(peer.registrations)
         peer.describe(info)
         peer.who, peer.listens, peer.host_id = who, listens, host_id
-        # whoever dials an address of its own machine does so from that same address, or loopback
-        machine = "" if is_loopback(source) or source == met_at.host else source
+        machine = machine_of(source, met_at)
         if (peer.ways, peer.machine) != (ways, machine):
             peer.ways, peer.machine = ways, machine
             peer.local = bool(ways) and all(is_loopback(way.host) for way in ways)
@@ -387,6 +391,40 @@ class Registry:
     def _index(self, one: Registration) -> TopicIndex[Registration] | PatternIndex[Registration]:
         return self._pubs if one.is_pub else self._subs
 
+    # --- calls --------------------------------------------------------------------------
+
+    def call(self, peer_id: str, call: Call, now: float) -> list[tuple[str, Called]]:
+        """A subscriber cannot dial a publisher. Where both are here, and match with all that rights
+        say, the publisher is told where the subscriber is; or, of relays, both are told the same
+        ones; where there is none, the subscriber alone. Else nobody is told anything: the
+        subscriber asks again."""
+        sub, pub = self._find(peer_id, call.sub_id), self._find(call.peer_id, call.stream_id)
+        if sub is None or pub is None or sub.is_pub or not pub.is_pub or sub.peer is pub.peer:
+            return []
+        if not matches(sub.topic, pub.topic) or not sub.may_hear(pub.topic):
+            return []
+        caller, called = sub.peer, pub.peer
+        if call.relay:
+            mine, theirs = self.relays.best(caller.machine, called.machine)
+            if not mine:
+                return [(peer_id, Called(called.peer_id, (), ()))]
+            if not called.may_be_called(now):
+                return []
+            return [
+                (caller.peer_id, Called(called.peer_id, (), mine)),
+                (called.peer_id, Called(caller.peer_id, (), theirs)),
+            ]
+        ways = ways_for(caller.ways, caller.machine, called.machine)
+        if not ways or not called.may_be_called(now):
+            return []
+        return [(called.peer_id, Called(caller.peer_id, ways, ()))]
+
+    def _find(self, peer_id: str, id: int) -> Registration | None:
+        """The registration of a peer that is connected, and has made it on this connection."""
+        peer = self._peers.get(peer_id)
+        known = peer.registrations.get(id) if peer is not None else None
+        return known if known is not None and known.is_current() else None
+
     # --- messages -----------------------------------------------------------------------
 
     def _matching(self, registration: Registration) -> list[Registration]:
@@ -450,25 +488,28 @@ class Registry:
 
     def peers(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
         """A row for each peer, sorted by name and id, each made when it is asked for:
-        ``peer_id``, ``address`` (empty: it cannot be dialled), ``name``, ``pid``, ``hostname``,
-        ``pubs``, ``subs`` and ``state``, which is ``connected`` or ``away``.
+        ``peer_id``, ``address`` (empty: it cannot be dialled), ``ways`` (all its addresses, this
+        one first), ``name``, ``pid``, ``hostname``, ``pubs``, ``subs`` and ``state``, which is
+        ``connected`` or ``away``.
 
         Raises:
             ProtocolError: whoever has those rights may not list them.
         """
-        if not rights.list:
-            raise ProtocolError(
-                "only a certificate that says so may list the peers: issue it with "
-                "`pubsubd cert issue … --list`",
-                code="auth",
-            )
+        _check_may_list(rights)
         return self._peer_rows()
+
+    def relay_rows(self, rights: Rights = EVERYTHING) -> Iterator[dict[str, Any]]:
+        """The same of relays; see `Relays.rows`."""
+        _check_may_list(rights)
+        return self.relays.rows()
 
     def _peer_rows(self) -> Iterator[dict[str, Any]]:
         for peer in sorted(self._peers.values(), key=attrgetter("name", "peer_id")):
+            ways = [str(Address(way.host, way.port)) for way in peer.ways if way.kind == "tcp"]
             yield {
                 "peer_id": peer.peer_id,
-                "address": str(Address(*peer.ways[0][1:])) if peer.ways else "",
+                "address": ways[0] if ways else "",
+                "ways": ways,
                 "name": peer.name,
                 "pid": peer.pid,
                 "hostname": peer.hostname,
@@ -476,6 +517,21 @@ class Registry:
                 "subs": len(peer.registrations) - peer.pubs,
                 "state": "connected" if peer.connected else "away",
             }
+
+
+def machine_of(source: str, met_at: Address) -> str:
+    """On which machine one is that comes from there; empty: on the coordinator's. Whoever dials an
+    address of its own machine does so from that same address, or loopback."""
+    return "" if is_loopback(source) or source == met_at.host else source
+
+
+def _check_may_list(rights: Rights) -> None:
+    if not rights.list:
+        raise ProtocolError(
+            "only a certificate that says so may list the peers: issue it with "
+            "`pubsubd cert issue … --list`",
+            code="auth",
+        )
 
 
 def _segments(topic: str) -> int:

@@ -19,10 +19,10 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from pubsub.config import Address, Settings, unmapped
-from pubsub.coordinator.registry import Push, Registry
+from pubsub.coordinator.registry import Registry, machine_of
 from pubsub.core.rights import EVERYTHING, Rights, held
 from pubsub.errors import ProtocolError
 from pubsub.links.doors import Doorman
@@ -38,6 +38,9 @@ from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other
 from pubsub.wire.messages import (
     MAX_REQUEST_PAYLOAD,
     Answer,
+    Call,
+    Control,
+    Load,
     Query,
     Refused,
     Register,
@@ -72,6 +75,13 @@ SHOWN_ID = 8
 """Characters of an identity that strangers are shown."""
 ANSWER_ROWS = 500
 """Rows of one ANSWER."""
+Request: TypeAlias = Register | Unregister | Query | Call | Load
+ASKS: dict[str, tuple[type[Request], ...]] = {
+    "peer": (Register, Unregister, Query, Call),
+    "client": (Query,),
+    "relay": (Load,),
+}
+"""What each role may ask for."""
 
 
 class Coordinator:
@@ -107,6 +117,7 @@ class Coordinator:
         self.addresses: list[Address] = []
         """Where it listens: a name may stand for several."""
         self._connections: dict[str, _Connection] = {}
+        self._relays: dict[str, _Connection] = {}
         self._links: dict[Link, None] = {}
         self._scratch = bytearray(REQUEST_SCRATCH)
         self._doorman = Doorman(
@@ -178,11 +189,12 @@ class Coordinator:
         self._rush = True
         settle = max(0.0, self._started + self._settle - self.loop.time())
         me = Identity("coordinator", self.peer_id, info=about(), host_id=self._host_id)
-        return Acceptor(me, ("peer", "client"), settle, authenticator, self._admit)
+        return Acceptor(me, ("peer", "client", "relay"), settle, authenticator, self._admit)
 
     def _admit(self, other: Other) -> None:
         """Raise ProtocolError where it is not the one that has come under its identity before."""
-        if other.role == "peer" and not self.registry.knows(other.peer_id, other.who):
+        known = self.registry.relays if other.role == "relay" else self.registry
+        if other.role != "client" and not known.knows(other.peer_id, other.who):
             raise ProtocolError(IMPOSTOR, code="auth")
 
     # --- what connections ask for -------------------------------------------------------
@@ -193,37 +205,52 @@ class Coordinator:
         Raises:
             ProtocolError: it is one peer too many.
         """
-        if other.role == "peer" and not self._closing:
+        if other.role != "client" and not self._closing:
             here, there = link.sockname, link.peername
             source = unmapped(there[0]) if there else ""
+            met_at = Address(unmapped(here[0]), here[1]) if here else Address("", 0)
             ways, objections = self._judge(other, source)
+        if other.role == "relay" and not self._closing:
+            name = other.info.get("name")
+            self.registry.relays.connect(
+                *(other.peer_id, ways, machine_of(source, met_at)),
+                *(name if isinstance(name, str) else "", other.who),
+            )
+        if other.role == "peer" and not self._closing:
             pushes = self.registry.connect(
                 *(other.peer_id, ways, other.info, self.loop.time()),
                 who=other.who,
                 listens=other.listens,
                 host_id=other.host_id,
                 source=source,
-                met_at=Address(unmapped(here[0]), here[1]) if here else Address("", 0),
+                met_at=met_at,
                 rights=connection.rights,
             )
         self._links[link] = None
         if self._closing:
             link.goodbye(reason="the coordinator is being stopped")
             return
+        if other.role == "client":
+            return
+        log.debug("%s has joined (%s %s)", link, other.role, other.peer_id)
+        connections = self._of(connection)
+        before = connections.get(other.peer_id)
+        connections[other.peer_id] = connection
         if other.role == "peer":
-            log.debug("%s has joined (peer %s)", link, other.peer_id)
             connection.home = home(link, other)
             self._prober.clear(other.peer_id)
-            before = self._connections.get(other.peer_id)
-            self._connections[other.peer_id] = connection
             self.push(pushes)
-            if self.guard.revoked:
-                link.send(Revoked(self.guard.revoked))
-            for objection in objections:
-                log.info("%s: %s", link, objection)
-                link.send(Refused(0, "auth", objection))
-            if before is not None and before.link is not None:
-                before.link.goodbye("busy", "the peer has connected anew")
+        if self.guard.revoked:
+            link.send(Revoked(self.guard.revoked))
+        for objection in objections:
+            log.info("%s: %s", link, objection)
+            link.send(Refused(0, "auth", objection))
+        if before is not None and before.link is not None:
+            before.link.goodbye("busy", f"the {other.role} has connected anew")
+
+    def _of(self, connection: _Connection) -> dict[str, _Connection]:
+        """Those of the same role: a relay's identity is no peer's."""
+        return self._relays if connection.role == "relay" else self._connections
 
     def _judge(self, other: Other, source: str) -> tuple[tuple[WayRow, ...], list[str]]:
         """Which of its ways others are told, and why not the rest."""
@@ -243,7 +270,7 @@ class Coordinator:
         """Hand the newest list of revoked certificates to all."""
         if self.guard.revoked != self._revoked:
             self._revoked = self.guard.revoked
-            for connection in self._connections.values():
+            for connection in (*self._connections.values(), *self._relays.values()):
                 if connection.link is not None:
                     connection.link.send(Revoked(self._revoked))
 
@@ -251,10 +278,15 @@ class Coordinator:
         """A connection is gone."""
         self._links.pop(link, None)
         peer_id = connection.peer_id
-        if self._connections.get(peer_id) is not connection:
+        connections = self._of(connection)
+        if connections.get(peer_id) is not connection:
             return
-        del self._connections[peer_id]
-        log.debug("%s %s (peer %s)", link, "has left" if orderly else "is away", peer_id)
+        del connections[peer_id]
+        how = "has left" if orderly else "is away"
+        log.debug("%s %s (%s %s)", link, how, connection.role, peer_id)
+        if connection.role == "relay":
+            self.registry.relays.lose(peer_id)
+            return
         if orderly:
             self.push(self.registry.leave(peer_id))
         else:
@@ -269,7 +301,7 @@ class Coordinator:
         self.push(self.registry.leave(peer_id))
         self._arm()
 
-    def push(self, pushes: Iterable[Push]) -> None:
+    def push(self, pushes: Iterable[tuple[str, Control]]) -> None:
         """Have messages written at the end of this turn."""
         for peer_id, message in pushes:
             connection = self._connections.get(peer_id)
@@ -357,6 +389,7 @@ class _Connection:
         self.coordinator = coordinator
         self.link: Link | None = None
         self.peer_id = ""
+        self.role = ""
         self.rights: Rights = EVERYTHING
         self.home: Address | None = None
         """Where the peer lives, if that is known."""
@@ -365,7 +398,7 @@ class _Connection:
         self.output: list[bytes] = []
         self.waiting = 0
         """Bytes in `output`."""
-        self._requests: deque[Register | Unregister | Query] = deque()
+        self._requests: deque[Request] = deque()
         self._answers: list[Iterator[bytes]] = []
 
     def put(self, frame: bytes) -> None:
@@ -375,7 +408,8 @@ class _Connection:
 
     def opened(self, link: Link, other: Other) -> _Connection:
         """See `Endpoint`."""
-        self.peer_id = other.peer_id if other.role == "peer" else ""
+        self.role = other.role
+        self.peer_id = "" if other.role == "client" else other.peer_id
         self.rights = held(other.standing.rights)
         link.reader.max_payload = MAX_REQUEST_PAYLOAD
         self.link = link
@@ -388,14 +422,14 @@ class _Connection:
 
     def receive(self, event: Event) -> None:
         """See `Core`."""
-        if isinstance(event, Query) or (isinstance(event, (Register, Unregister)) and self.peer_id):
+        if isinstance(event, ASKS[self.role]):
             self._requests.append(event)
             self.coordinator.look_at(self)
             if len(self._requests) == REQUESTS_AHEAD:
                 assert self.link is not None
                 self.link.listen(False)
         else:
-            raise ProtocolError(f"a {type(event).__name__.upper()} where a peer speaks")
+            raise ProtocolError(f"a {type(event).__name__.upper()} where a {self.role} speaks")
 
     def work(self, most: int) -> int:
         """Look at so many of the requests that came, or fewer where answers to them wait to be
@@ -424,7 +458,7 @@ class _Connection:
             link.listen(not requests)
         return done
 
-    def _act(self, request: Register | Unregister | Query) -> None:
+    def _act(self, request: Request) -> None:
         coordinator = self.coordinator
         if isinstance(request, Register):
             now = coordinator.loop.time()
@@ -432,18 +466,27 @@ class _Connection:
             coordinator._arm()
         elif isinstance(request, Unregister):
             coordinator.push(coordinator.registry.unregister(self.peer_id, request.id))
+        elif isinstance(request, Call):
+            now = coordinator.loop.time()
+            pushes = coordinator.registry.call(self.peer_id, request, now)
+            if not pushes:
+                log.debug("%s: %r is passed to nobody", self.link, request)
+            coordinator.push(pushes)
+        elif isinstance(request, Load):
+            coordinator.registry.relays.load(self.peer_id, request.circuits)
         else:
             if len(self._answers) >= 16:
                 raise ProtocolError("too many questions at once", code="limit")
-            registry = coordinator.registry
-            ask = registry.topics if request.what == "topics" else self._peers
-            self._answers.append(self._answer(request, ask(self.rights)))
+            self._answers.append(self._answer(request, self._rows(request.what)))
             coordinator.touch(self)
 
-    def _peers(self, rights: Rights) -> Iterator[dict[str, Any]]:
+    def _rows(self, what: str) -> Iterator[dict[str, Any]]:
         """Where everybody may ask, no whole identity is told: who has it could come under it,
         somewhere, before its owner does."""
-        rows = self.coordinator.registry.peers(rights)
+        registry = self.coordinator.registry
+        if what == "topics":
+            return registry.topics(self.rights)
+        rows = (registry.peers if what == "peers" else registry.relay_rows)(self.rights)
         if not self.coordinator.guard.open:
             return rows
         return ({**row, "peer_id": row["peer_id"][:SHOWN_ID]} for row in rows)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from numbers import Integral, Real
-from types import NoneType
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -17,6 +16,8 @@ __all__ = [
     "DEFAULT_COORDINATOR",
     "FOREVER",
     "KIB",
+    "KINDS",
+    "MAX_WAYS",
     "MIB",
     "Address",
     "Settings",
@@ -48,6 +49,10 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+KINDS = ("direct", "reverse", "relay")
+"""Of ways, the best first."""
+
+
 class Way(NamedTuple):
     """Where a peer can be reached, and who told it: a coordinator, the program, or, for one of the
     addresses that a name means, the way that has the name."""
@@ -55,13 +60,23 @@ class Way(NamedTuple):
     host: str
     port: int
     told_by: object = None
+    kind: str = "direct"
+    """``direct``: we dial it; ``reverse``: it has dialled us, from there; ``relay``: both have
+    dialled the relay that is there."""
 
     @property
     def address(self) -> Address:
         """What is dialled."""
         return Address(self.host, self.port)
 
+    @property
+    def rank(self) -> int:
+        """How good it is: 0 is the best."""
+        return KINDS.index(self.kind)
+
     def __str__(self) -> str:
+        if self.kind != "direct":
+            return f"{self.kind} {self.address}"
         if isinstance(self.told_by, Way) and self.told_by.host != self.host:
             return f"{self.told_by} ({self.host})"
         return str(self.address)
@@ -135,13 +150,23 @@ def _in_brackets(text: str) -> str | None:
 _HOST = re.compile(r"[^:\s/\[\]]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%[^:\s/\[\]%]+)?")
 
 
-def parse_advertise(text: str, port: int, *, what: str = "advertise") -> Address:
-    """``host``, at this port, or ``host:port``, as an :class:`Address`.
+def parse_advertise(text: str, port: int, *, what: str = "advertise") -> list[Address]:
+    """``host``, at this port, or ``host:port``, or several, separated by commas.
 
     Raises:
         ValueError: naming `what`, the text and the form that is right.
     """
-    text = text.strip()
+    found = [_advertised(each.strip(), port, what) for each in text.split(",")]
+    if len(found) >= MAX_WAYS:
+        raise ValueError(f"{what} {text[:40]!r}… names {len(found)} addresses, over {MAX_WAYS - 1}")
+    return found
+
+
+MAX_WAYS = 8
+"""Places at which one peer may say that it is reached."""
+
+
+def _advertised(text: str, port: int, what: str) -> Address:
     if len(text) > 255:
         raise ValueError(f"{what} {text[:40]!r}… has {len(text)} characters, over 255")
     found = Address(text, port) if _HOST.fullmatch(text) else parse_address(text, what=what)
@@ -253,7 +278,11 @@ class Settings:
     port: int = 0
     """Port to listen on; 0: any free one."""
     advertise: str | None = None
-    """``host`` or ``host:port`` that other peers are told to dial; None: where we listen."""
+    """``host`` or ``host:port`` that other peers are told to dial, beside where we listen; several
+    are separated by commas. None: where we listen."""
+    listen: bool = True
+    """False: nobody can dial this process. It dials its subscribers itself, where they can be
+    dialled, and meets them at a relay elsewhere."""
     name: str = ""
     """What ``pubsub peers`` shows for this process; empty: the program's name."""
     key_file: str | None = None
@@ -305,7 +334,9 @@ class Settings:
                 if value < 0:  # a call may have waited too long already; a setting has not
                     raise ValueError(f"{name}={value!r} is negative")
                 object.__setattr__(self, name, number)
-            elif each.type == "bool | None" and not isinstance(value, (bool, NoneType)):
+            elif each.type in ("bool", "bool | None") and not (
+                isinstance(value, bool) or (value is None and "None" in each.type)
+            ):
                 raise TypeError(f"{name}={value!r} is neither True nor False")
         for name in ("key_file", "cert"):
             path = getattr(self, name)
@@ -325,6 +356,10 @@ class Settings:
             if not isinstance(self.advertise, str):
                 raise TypeError(f"advertise={self.advertise!r} is not a string")
             parse_advertise(self.advertise, 0)
+        if not self.listen and (self.host is not None or self.port or self.advertise):
+            raise ValueError(
+                "listen=False: nobody can dial this Peer, so host, port and advertise say nothing"
+            )
         if not isinstance(self.name, str):
             raise TypeError(f"name={self.name!r} is not a string")
         if len(self.name) > 255:

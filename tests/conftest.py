@@ -173,3 +173,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     scheduling = LoadScopeScheduling(config, log)
     scheduling._split_scope = together
     return scheduling
+
+
+@pytest.fixture
+def no_detour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is called dials nobody, as if it could not."""
+    from pubsub.runtime.calling import Callbacks  # when it is settled which loop there is
+
+    monkeypatch.setattr(Callbacks, "called", lambda *what: None)
+
+
+@pytest.fixture
+def only_advertised(no_detour: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are told what `advertise` says, and not where a Peer listens: as if no other way led
+    there."""
+    from pubsub.links.doors import Doors
+    from tests.integration.support import told_only
+
+    monkeypatch.setattr(Doors, "told", told_only)

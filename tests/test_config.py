@@ -88,8 +88,18 @@ def test_what_is_no_coordinator_is_named(given: Any, why: str) -> None:
     ],
 )
 def test_a_host_or_an_address_may_be_advertised(given: str, found: Address) -> None:
-    assert parse_advertise(given, 5) == found
+    assert parse_advertise(given, 5) == [found]
+    assert parse_advertise(f"{given}, 10.9.9.9:9", 5) == [found, Address("10.9.9.9", 9)]
     assert Settings(advertise=given).advertise == given
+
+
+def test_who_does_not_listen_is_reached_nowhere() -> None:
+    assert Settings(listen=False).listen is False
+    for told in ({"host": "10.0.0.1"}, {"port": 7}, {"advertise": "head"}):
+        with pytest.raises(ValueError, match=r"^listen=False: nobody can dial this Peer"):
+            Settings(listen=False, **told)
+    with pytest.raises(TypeError, match="listen=None is neither True nor False"):
+        Settings(listen=None)  # type: ignore[arg-type]
 
 
 def test_a_way_is_shown_by_the_name_that_was_told() -> None:

@@ -21,7 +21,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("pubsub.cli",),
     "faces": ("pubsub", "pubsub.faces"),
     "runtime": ("pubsub.runtime",),
-    "coordinator": ("pubsub.coordinator",),
+    "coordinator": ("pubsub.coordinator", "pubsub.relay"),
     "links": ("pubsub.links",),
     "trust": ("pubsub.trust",),
     "core": ("pubsub.core",),
@@ -40,8 +40,11 @@ CLOCKS_AND_CHANCE = frozenset("datetime os queue random sched secrets time uuid"
 PURE: dict[str, frozenset[str]] = {
     "pubsub.core": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.coordinator.registry": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
+    "pubsub.coordinator.relays": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
+    "pubsub.relay.circuits": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.coordinator.records": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.wire": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
+    "pubsub.cli.findings": LOOPS_AND_SOCKETS,  # times in words
     "pubsub.codec": LOOPS_AND_SOCKETS,  # datetimes and UUIDs are values that it carries
 }
 

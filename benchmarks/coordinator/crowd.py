@@ -29,7 +29,16 @@ from pubsub.runtime.coordinator_link import Session
 from pubsub.trust.credentials import credentials_from
 from pubsub.wire.frames import SCRATCH_SIZE
 from pubsub.wire.handshake import Identity, tcp
-from pubsub.wire.messages import Expect, Match, Refused, Register, Revoked, Unregister, encode
+from pubsub.wire.messages import (
+    Called,
+    Expect,
+    Match,
+    Refused,
+    Register,
+    Revoked,
+    Unregister,
+    encode,
+)
 
 BATCH = 20
 """Registrations that go out in one write where the plan does not say."""
@@ -79,6 +88,9 @@ class _Peer:
 
     def revoked(self, revoked: Revoked) -> None:
         """Never here: there are no certificates."""
+
+    def called(self, session: Session, called: Called) -> None:
+        """Never here: nobody calls."""
 
     def connected(self, session: Session, settle: float) -> None:
         self.account.expect_all()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from pubsub.config import Way
+from pubsub.config import Address, Way
 from pubsub.core.inbox import MAX_STREAMS
 from pubsub.core.stream import StreamKey
 from pubsub.wire.messages import Match
@@ -83,11 +83,19 @@ class Directory:
 
     def listed(self, sub_id: int, key: StreamKey) -> bool:
         """Whether any coordinator lists this stream for this Sub."""
-        return any(key in subs.get(sub_id, ()) for subs in self._listings.values())
+        return bool(self.listing(sub_id, key))
+
+    def listing(self, sub_id: int, key: StreamKey) -> list[object]:
+        """Which coordinators list this stream for this Sub."""
+        return [told for told, subs in self._listings.items() if key in subs.get(sub_id, ())]
 
     def ways(self, peer_id: str) -> list[Way]:
         """Where a peer is, as each coordinator that lists anything of it has told it last."""
-        return [way for told in self._told.get(peer_id, {}).values() for way in told.ways]
+        ways: dict[Address, Way] = {}
+        for told in self._told.get(peer_id, {}).values():
+            for way in told.ways:
+                ways.setdefault(way.address, way)
+        return list(ways.values())
 
     def drop(self, sub_id: int) -> None:
         """The Sub is closed."""

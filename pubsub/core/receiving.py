@@ -59,6 +59,12 @@ class Receiving:
         self._channels[channel] = stream
         self._say(stream.subscribe(self, channel))
 
+    def release(self, stream: Stream) -> None:
+        """It goes on by another link: what still comes of it here is passed over."""
+        if stream.channel in self._channels:
+            self._leave(stream.channel)
+            stream.disconnected()
+
     def ack(self, stream: Stream) -> None:
         granted = stream.credit.grant(self._wake)
         if granted is not None:
@@ -99,6 +105,10 @@ class Receiving:
                 stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
         else:
             self._leave(event.channel)
+            if event.code == "elsewhere":  # by what was under way on a link that is given up
+                stream.disconnected()
+                self.subscribe(stream)
+                return
             if event.code == "closed":
                 stream.end(event.final)
             elif event.code == "refused":  # kept from us: what was put meanwhile is not said

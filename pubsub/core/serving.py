@@ -76,8 +76,6 @@ class Serving:
         rights: of the subscribing peer. Whatever a coordinator has said: what it may not subscribe
             is refused here.
         now: the time.
-        on_displaced: called once when another link of the same peer takes a channel: this link is
-            to end, and its other channels hold their places. Not to be done within the call.
 
     Attributes:
         taken: how many ACKs have said that something was taken.
@@ -93,7 +91,6 @@ class Serving:
         max_channels: int,
         rights: Rights = EVERYTHING,
         now: Callable[[], float] = lambda: 0.0,
-        on_displaced: Callable[[], None] = lambda: None,
     ) -> None:
         self.peer_id = peer_id
         self.address = address
@@ -103,7 +100,6 @@ class Serving:
         self._max_channels = max_channels
         self._rights = rights
         self._now = now
-        self._on_displaced = on_displaced
         self._asked: dict[int, float] = {}  # of each stream: when all that was asked has had time
         self.taken = 0
         self._channels: dict[int, _Channel] = {}
@@ -113,7 +109,6 @@ class Serving:
         self._confirming: deque[tuple[int, Cursor, int]] = deque()
         self._asking: dict[Cursor, int] = {}  # what the next PING confirms, when it is answered
         self._token = self._answered = HEARTBEAT_TOKEN
-        self._displaced = False  # by another link of the same peer, and told so
 
     @property
     def channels(self) -> int:
@@ -235,18 +230,13 @@ class Serving:
             self._say(End(cursor.channel, final, code, reason))
 
     def taken_over(self, cursor: Cursor) -> None:
-        """The subscriber came back on another link. It does so when this one is dead, as far as it
-        knows, and nobody hears this. Whoever is here all the same is told, and dials anew: it would
-        else wait for ever for what another one gets. (On this very link: its old channel ends.)"""
-        if self._channels.pop(cursor.channel, None) is None:
-            return
-        newest = self._channels.get(self._highest)
-        if newest is not None and newest.cursor is None:
-            why = f"its Sub has subscribed the stream again, on channel {newest.number}"
-            self._say(End(cursor.channel, 0, "refused", why))
-        elif not self._displaced:
-            self._displaced = True
-            self._on_displaced()
+        """The subscriber has subscribed the stream again: by a better way, or because it takes this
+        link to be dead. Should it still listen here, it hears of it: it would else wait for ever
+        for what comes elsewhere; where that was a link that it has given up since, it subscribes
+        once more."""
+        if self._channels.pop(cursor.channel, None) is not None:
+            why = "its Sub has subscribed the stream again, on another channel"
+            self._say(End(cursor.channel, 0, "elsewhere", why))
 
     # --- what to write ------------------------------------------------------------------
 

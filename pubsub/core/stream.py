@@ -59,7 +59,7 @@ class Entry:
     buffers: tuple[Buffer, ...] = ()
     gaps: tuple[tuple[int, str], ...] = ()
     """``(count, reason)`` of messages that will never come, all before `first`; a count of 0, with
-    the stream's `Stream.gone`: nobody knows how many."""
+    the stream's `Stream.gone`: nobody knows how many; with ``reached``: that is known again."""
     size: int = 0
     """Bytes that the window counts for it."""
     error: Exception | None = None
@@ -154,6 +154,8 @@ class Stream:
             self._miss(first, "overflow")
         self.open = True
         self.since = None
+        if self._said == "unreachable" and not self.gone:
+            self.inbox.put(Entry(self, first, first, gaps=((0, "reached"),)))
         self._said = ""
         self.credit.open(first, ack_every, partial(self.route.ack, self))
         self.inbox.stream_opened(self)
@@ -182,6 +184,12 @@ class Stream:
         if self.expected is not None:
             return "vanished"
         return "unreachable" if self.before or trouble or self._said else ""
+
+    def out_of_reach(self) -> None:
+        """No way leads to its publisher for now: what it puts may not come."""
+        if self.expected is None and not self.ended and not self._said:
+            self._said = "unreachable"
+            self.inbox.put(Entry(self, 0, 0, gaps=((0, self._said),)))
 
     def vanish(self, trouble: bool) -> None:
         """Its publisher is gone without END, as far as can be told: see `fate`."""

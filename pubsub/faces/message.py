@@ -35,14 +35,17 @@ class Gap(NamedTuple):
     gaps have waited for somebody to look at them: of the further ones only the sums are kept."""
     topic: str
     missed: int
-    """How many messages; 0 where that is not known: `reason` is ``vanished`` or ``unreachable``."""
+    """How many messages; 0 where that is not known: `reason` is ``vanished`` or ``unreachable``, or
+    ``reached``, where it is known again."""
     reason: str
     """``overflow`` (they had left the publisher's buffer), ``closed`` (the Pub was closed before
     it could send them), ``too large`` (above this Peer's `max_message`, or in one batch with such
     a message), ``conflated`` (overtaken, with ``keep="latest"``) or ``undecodable``. Of a stream
     that has ended: ``vanished`` (its link broke and did not come back: what the publisher had not
     sent is not known) or ``unreachable`` (it never was reached, or refused: what was put is not
-    known). Should it be reached after all, it goes on, and what is lost is counted."""
+    known). Should it be reached after all, it goes on, and what is lost is counted. Of one that
+    lives, and to which no way leads for now: ``unreachable`` when that begins, and ``reached`` when
+    it is over."""
 
 
 @dataclass(eq=False, slots=True)

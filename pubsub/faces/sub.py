@@ -402,7 +402,10 @@ class Sub(Face, blocking=None):
         ``connecting``: not reached yet; ``reconnecting``: its link broke; ``vanished`` or
         ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was attached last, or
         first to be reached, in seconds since 1970; None: it is attached),
-        ``delivered`` (messages that were taken), ``lost``.
+        ``delivered`` (messages that were taken), ``lost``, ``way`` (``direct``: it was dialled;
+        ``reverse``: it has dialled us; ``relay``: both have dialled one; ``local``: it is in this
+        process; empty: there is none), ``failed`` (why the ways failed that are better, or all of
+        them, each in a line).
         """
         inbox = self._inbox
         run = self._run
@@ -415,10 +418,11 @@ class Sub(Face, blocking=None):
             stream.publisher: {
                 "topic": stream.topic,
                 "name": stream.name,
-                "state": stream.state,
+                "state": self._runtime.publishers.state_of(stream),
                 "since": None if stream.since is None else now - self._away(stream),
                 "delivered": stream.delivered - (left if stream is decoded else 0),
                 "lost": stream.lost,
+                **self._runtime.publishers.way_of(stream),
             }
             for stream in (*list(inbox.gone.values()), *list(inbox.streams.values()))
         }

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from pubsub.config import Address
+from pubsub.links.keeping import explain
 from pubsub.wire.liveness import Backoff
 
 __all__ = ["AT_ONCE", "Dialling", "TriedLately"]
@@ -64,6 +65,32 @@ class Dialling:
         self._waiting: dict[bool, dict[asyncio.Future[None], None]] = {False: {}, True: {}}
         self._failed: dict[Address, _Failed] = {}
         self._look_at = 64  # so many are looked through for what may be forgotten
+
+    async def dial(
+        self,
+        address: Address,
+        who: object,
+        again: bool,
+        timeout: float,
+        connect: Callable[[float], Awaitable[None]],
+    ) -> None:
+        """Dial it for that one, when it has its turn: `connect` is told how long that may take.
+
+        Raises:
+            TriedLately: not yet.
+        """
+        self.check(address, who)
+        await self.enter(again)
+        try:
+            self.begin(address, who)
+            try:
+                await connect(self.timeout(timeout, again))
+            except BaseException as error:
+                self.failed(address, who, explain(error), getattr(error, "code", "") == "identity")
+                raise
+            self.worked(address)
+        finally:
+            self.leave(again)
 
     async def enter(self, again: bool) -> None:
         """Wait for a turn, and have it until `leave`. `again`: it was not reached the last time."""

@@ -28,6 +28,7 @@ from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.trust.guard import Guard
 from pubsub.wire.handshake import Acceptor, Authenticator, Identity, Other, tcp
+from pubsub.wire.messages import Join, encode
 
 __all__ = ["Doorman", "Doors"]
 
@@ -47,6 +48,12 @@ HASTE = 1.0
 """Seconds after which a TLS handshake has to go for one that waits."""
 
 
+JOIN_SIZE = len(encode(Join(bytes(16))))
+JOIN_BEGIN = JOIN_SIZE - 16
+JOIN = encode(Join(bytes(16)))[:JOIN_BEGIN]
+"""How a JOIN begins, whatever its ticket: nothing else that is said first does."""
+
+
 class Entry(asyncio.BufferedProtocol):
     """Takes the first bytes of an accepted connection: they say what it speaks, and so which
     channel it has from there on."""
@@ -55,6 +62,7 @@ class Entry(asyncio.BufferedProtocol):
         self._doorman = doorman
         self._link = link
         self._transport: Any = None
+        self._head = b""  # what may be the beginning of a JOIN
         self.get_buffer = link.reader.get_buffer  # type: ignore[method-assign]
         self.eof_received = link.eof_received  # type: ignore[method-assign]
         self.pause_writing = link.pause_writing  # type: ignore[method-assign]
@@ -65,12 +73,29 @@ class Entry(asyncio.BufferedProtocol):
         self._transport = transport
         self._link.connection_made(transport)
 
+    def disown(self) -> None:
+        """Its connection was to be made, and is not: a loop may close it, and tell nobody."""
+        link = self._link
+        if link.state is State.CONNECTING:
+            link.disown()
+        else:
+            link.connection_lost(None)
+
     def buffer_updated(self, nbytes: int) -> None:
         link = self._link
         if link.state is State.LEAVING:
             link.buffer_updated(nbytes)
             return
         first = link.reader.get_buffer()
+        if self._doorman.on_join is not None:
+            self._head += first[:nbytes]
+            if self._head[:JOIN_BEGIN] == JOIN[: len(self._head)]:
+                if len(self._head) >= JOIN_SIZE:
+                    ticket, rest = self._head[JOIN_BEGIN:JOIN_SIZE], self._head[JOIN_SIZE:]
+                    self._doorman.on_join(link.let_go(), ticket, rest)
+                return
+            nbytes = len(self._head)
+            first[:nbytes] = self._head
         try:
             if first[0] == TLS_HANDSHAKE:
                 self._doorman.take_tls(link, self._transport, bytes(first[:nbytes]))
@@ -168,6 +193,9 @@ class Doorman:
     ) -> None:
         self.guard = guard
         self.limit = settings.max_unauthenticated
+        self.on_join: Callable[[Any, bytes, bytes], None] | None = None
+        """Of a relay: takes a connection that begins with a JOIN, its ticket, and what came behind
+        it."""
         self._loop = loop
         self._settings = settings
         self._scratch = scratch
@@ -181,9 +209,10 @@ class Doorman:
         """How many have not said who they are."""
         return len(self._waiting)
 
-    def accept(self) -> Entry:
+    def accept(self, kind: str = "direct") -> Entry:
         """What a server calls for each connection."""
         link = Link(self._loop, None, self, self._settings, self._scratch, self)
+        link.kind = kind
         return Entry(self, link)
 
     def take(self, link: Link) -> None:
@@ -256,12 +285,13 @@ class Doorman:
 
 
 class Doors:
-    """Where a peer listens, and what it says of that.
+    """Where a peer, or a relay, listens, and what it says of that.
 
     Parameters:
         scratch: the read buffer of accepted connections.
         peer_id: its own.
         seat: see `Doorman`.
+        role: what it is to others.
 
     Attributes:
         servers: by the address at which each listens.
@@ -277,7 +307,9 @@ class Doors:
         seat: Callable[[Other], Endpoint],
         guard: Guard,
         admit: Callable[[Other], None] = lambda other: None,
+        role: str = "peer",
     ) -> None:
+        self.role = role
         self.doorman = Doorman(
             *(loop, settings, scratch),
             lambda authenticator: Acceptor(
@@ -293,13 +325,13 @@ class Doors:
         self._host_id = guard.host_id()
         self._secret = this_host().entropy(16)
         self._listening: dict[str, asyncio.Task[Address]] = {}
+        self._closed = False
 
-    def me(self, host: str = "", port: int = 0) -> Identity:
+    def me(self, *places: Address) -> Identity:
         """Who this process is, and that it listens there."""
-        return Identity(
-            *("peer", self.peer_id, tcp(host, port), about(self._settings.name)),
-            *(self._host_id, self._secret),
-        )
+        ways = tuple(way for place in dict.fromkeys(places) for way in tcp(*place))
+        info = about(self._settings.name)
+        return Identity(self.role, self.peer_id, ways, info, self._host_id, self._secret)
 
     @property
     def address(self) -> str:
@@ -307,6 +339,14 @@ class Doors:
         for identity in self.identities.values():
             return str(Address(*identity.place))
         return ""
+
+    def told_to_others(self) -> str:
+        """Where they are told to dial, in words."""
+        if not self._settings.listen:
+            return "nothing, because it does not listen"
+        ways = [way for identity in self.identities.values() for way in identity.ways]
+        places = dict.fromkeys(str(Address(way.host, way.port)) for way in ways)
+        return " or ".join(places) or "nothing, because no coordinator was reached yet"
 
     def identity(self, local_host: str) -> Identity:
         """Who we are to a publisher that we dial from that address of ours: one on another machine
@@ -325,6 +365,10 @@ class Doors:
         Raises:
             OSError: this process cannot listen there.
         """
+        if not self._settings.listen:
+            return self.me()
+        if self._closed:
+            raise ConnectionError("this Peer is closed, and listens nowhere any more")
         reached = unmapped(local_host) or "127.0.0.1"
         host = reached if self._settings.host is None else self._settings.host
         if is_wildcard(host) and ":" in reached and host and ":" not in host:
@@ -341,10 +385,13 @@ class Doors:
         at = await asyncio.shield(listening)
         if is_loopback(at.host):  # a name may be known elsewhere as another address
             advertised = at.host
-        address = Address(advertised, at.port)
-        if self._settings.advertise:
-            address = parse_advertise(self._settings.advertise, at.port)
-        return self.identities.setdefault(advertised, self.me(*address))
+        told = self.told(Address(advertised, at.port))
+        return self.identities.setdefault(advertised, self.me(*told))
+
+    def told(self, place: Address) -> list[Address]:
+        """What others are told of one that listens there."""
+        text = self._settings.advertise  # first: it is what people read
+        return [*(parse_advertise(text, place.port) if text else ()), place]
 
     def _listened(self, host: str, listening: asyncio.Task[Address]) -> None:
         """Where that failed, whoever asks next tries again."""
@@ -380,6 +427,7 @@ class Doors:
         self.doorman.abort_all_but(())
 
     def _listen_no_more(self) -> None:
+        self._closed = True
         for listening in self._listening.values():
             listening.cancel()
 

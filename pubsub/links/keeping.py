@@ -1,9 +1,9 @@
 """Keeping: one connection that is dialled again for as long as it is wanted.
 
 What a session with a coordinator and the link to a publisher have in common: they try the places
-where the other end may be, one after the other, the one that worked last first; they wait longer
-after each time that none of them answers, say once that there is trouble and once that it is over,
-and begin anew when the connection breaks.
+where the other end may be, one shortly after the other, the one that worked last first; they wait
+longer after each time that none of them answers, say once that there is trouble and once that it is
+over, and begin anew when the connection breaks.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from ssl import SSLContext
+from typing import cast
 
 from pubsub.config import Settings, Way
 from pubsub.errors import ProtocolError, PubSubError
 from pubsub.links.link import Core, Link, State, ends_of
 from pubsub.links.patience import Patience
+from pubsub.links.racing import STAGGER, race
 from pubsub.links.resolving import host_of, resolve
 from pubsub.links.tls import TlsLayer, cipher_scratch
 from pubsub.support.logs import logger
 from pubsub.trust.guard import Guard
+from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Authenticator, Dialler, Other
 from pubsub.wire.liveness import Backoff
 
-__all__ = ["KeptLink", "dial", "explain"]
+__all__ = ["Attempt", "KeptLink", "Unheard", "connect", "dial", "explain"]
 
 log = logger("pubsub")
 
@@ -33,6 +37,67 @@ OURS = "cannot "
 
 Trouble = tuple[Way, Exception]
 """A place that was tried, and why in vain."""
+
+
+class Unheard:
+    """The core of a link on which nothing is said."""
+
+    def receive(self, event: Event) -> None:
+        """See `Core`."""
+
+    def pump(self, budget: int) -> Sequence[bytes]:
+        """See `Core`."""
+        return ()
+
+
+class Attempt:
+    """One connection that is being made; the endpoint of its link until the handshake is done.
+
+    Parameters:
+        seat: says then who takes the frames. It makes another one the endpoint of the link, or ends
+            the link.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        scratch: bytearray,
+        seat: Callable[[Link, Other], Core],
+    ) -> None:
+        self._seat = seat
+        self._answer: asyncio.Future[None] = loop.create_future()
+        self._answer.add_done_callback(_look_at)
+        self.link = Link(loop, None, self, settings, scratch)
+
+    async def make(
+        self,
+        connect: Awaitable[Authenticator],
+        introduce: Callable[[str, Authenticator], Awaitable[Dialler]],
+    ) -> None:
+        """Connect, and say who we are by `introduce`, from that address of ours. Where it raises,
+        or is cancelled before the handshake is done, nothing is left of it."""
+        link = self.link
+        try:
+            authenticator = await connect
+            link.begin(await introduce(host_of(link.sockname), authenticator))
+            await self._answer
+        except BaseException:
+            if link.endpoint is self:
+                link.abort()
+            raise
+
+    def opened(self, link: Link, other: Other) -> Core:
+        """See `Endpoint`."""
+        core = self._seat(link, other)
+        if not self._answer.done():
+            self._answer.set_result(None)
+        return core
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        if not self._answer.done():
+            self._answer.set_exception(error or ConnectionError("it said goodbye"))
 
 
 class Changed(ConnectionError):
@@ -70,7 +135,6 @@ class KeptLink:
         self._scratch = scratch
         self._backoff = Backoff(random)
         self._task: asyncio.Task[None] | None = None
-        self._answer: asyncio.Future[None] | None = None
         self._broken_at: float | None = None
         self._opened_at = 0.0
         self._way: Way | None = None  # the one that is dialled, or worked last
@@ -122,29 +186,35 @@ class KeptLink:
             delay = self._backoff.delay()
 
     async def _try_all(self) -> bool:
-        """Dial one place after the other; returns whether nothing is left to do."""
+        """Dial one place shortly after the other; returns whether nothing is left to do."""
         troubles: list[Trouble] = []
         ways = sorted(self._ways(), key=self._is_new)
-        for way in ways:
+        timeout = self._settings.connect_timeout
+        stagger = min(STAGGER, timeout / 2 / max(1, len(ways)))
+        until = self._loop.time() + timeout  # all of them have no longer than one would
+        met = False
+
+        async def attempt(which: tuple[Way, bool]) -> Sequence[tuple[Way, bool]]:
+            nonlocal met
+            way, known = which
             try:
-                places = sorted(await self._addresses(way), key=self._is_new)
-            except Exception as error:
+                if not known:
+                    places = await self._addresses(way)
+                    return [(place, True) for place in sorted(places, key=self._is_new)]
+                await self._connect(way, until - self._loop.time())
+                met = True
+            except Exception as error:  # never stop trying
                 self._note(troubles, way, error)
-                continue
-            # all of them have no longer than one would
-            timeout = self._settings.connect_timeout / len(ways) / max(1, len(places))
-            for place in places:
-                if not self._wanted():
-                    return True
-                try:
-                    await self._connect(place, timeout)
-                except Exception as error:  # never stop trying
-                    self._note(troubles, place, error)
-                else:
-                    return self.up  # else it was lost at once
-        if self._wanted():
+            return ()
+
+        await race([(way, False) for way in ways], attempt, self._enough, stagger)
+        if not self.up and not met and self._wanted():  # else it was lost at once
             self._in_vain(troubles)
-        return not self._wanted()
+        return self.up or not self._wanted()
+
+    def _enough(self) -> bool:
+        """Whether nothing more is to be dialled for now."""
+        return self.up or not self._wanted()
 
     def _note(self, troubles: list[Trouble], way: Way, error: Exception) -> None:
         if not isinstance(error, (OSError, PubSubError, asyncio.TimeoutError)):
@@ -156,19 +226,20 @@ class KeptLink:
         return not any(way.address == worked.address for worked in self._worked)
 
     async def _connect(self, way: Way, timeout: float) -> None:
-        answer = self._answer = self._loop.create_future()
-        answer.add_done_callback(_look_at)
-        link = self.link = Link(self._loop, None, self, self._settings, self._scratch)
-        self._way = way
+        attempt = Attempt(
+            self._loop,
+            self._settings,
+            self._scratch,
+            lambda link, other: self.keep(link, way, other),
+        )
+        link = attempt.link
+        if not self.up:
+            self.link, self._way = link, way
         try:
-            authenticator = await dial(link, way, timeout, self.guard)
-            link.begin(await self._introduce(host_of(link.sockname), authenticator))
-            await answer
-        except BaseException:
-            if not self.up:
+            await attempt.make(dial(link, way, timeout, self.guard), self._introduce)
+        finally:
+            if self.link is link and not self.up:
                 self.link = None
-                link.abort()
-            raise
 
     def _in_vain(self, troubles: Sequence[Trouble]) -> None:
         now = self._loop.time()
@@ -195,31 +266,35 @@ class KeptLink:
 
     # --- the link's endpoint ------------------------------------------------------------
 
-    def opened(self, link: Link, other: Other) -> Core:
-        """See `Endpoint`."""
-        self.up = True
+    def keep(self, link: Link, way: Way, other: Other) -> Core:
+        """A connection is open: it is the one that is kept, unless one that is as good is."""
+        if self.up:
+            return self._another(link, way, other)
+        link.endpoint = self
+        self.link, self._way, self.up = link, way, True
         self._opened_at = self._loop.time()
         self._broken_at = None
-        way = self._way
-        assert way is not None
         self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
         self._cheer(way)
         core = self._begin(link, other)
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(None)
         if self._closed:
             link.goodbye()
         return core
+
+    def _another(self, link: Link, way: Way, other: Other) -> Core:
+        """One is kept already."""
+        link.goodbye(reason="another connection was faster")
+        return Unheard()
+
+    def opened(self, link: Link, other: Other) -> Core:
+        """See `Endpoint`: of a link that is kept, this was told to its `Attempt`."""
+        raise AssertionError("a link opens once")
 
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
         if link is not self.link:
             return
         self.link = None
-        if not self.up:
-            if self._answer is not None and not self._answer.done():
-                self._answer.set_exception(error or ConnectionError("it said goodbye"))
-            return
         self.up = False
         self._broken_at = self._loop.time()
         self._over(link, error)
@@ -239,22 +314,33 @@ class KeptLink:
             self.link.goodbye()
 
 
-async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authenticator:
+async def dial(
+    link: Link,
+    way: Way,
+    timeout: float,
+    guard: Guard,
+    preface: bytes = b"",
+    choose: Callable[[], SSLContext | None] | None = None,
+) -> Authenticator:
     """Connect, by the channel that the guard says; returns what to ask the other end. Where this
     raises, the link is to be aborted.
+
+    `preface`: what is sent before everything else, plain; `choose`: says which channel instead of
+    what the guard says of that address.
 
     Not `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the same
     turn as the result. Where the connection is there already, uvloop closes what is cancelled, and
     never tells the link: so it is not cancelled here, and told where others do it (`asyncio.run`
     ends all tasks)."""
     loop = link.loop
-    context = guard.context(way.host)
+    choose = choose or (lambda: guard.context(way.host))
+    context = choose()
     layer = None
     if context is not None:
         layer = TlsLayer(
             loop, context, link, server_side=False, grouped=guard.grouped, scratch=cipher_scratch()
         )
-    task = loop.create_task(_connect(link, way, layer or link))
+    task = loop.create_task(connect(loop, way, layer or link, preface))
 
     def ended(task: asyncio.Task[None]) -> None:
         if task.cancelled() and link.state is not State.CONNECTING:
@@ -268,7 +354,7 @@ async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authentica
         if not task.done():
             raise asyncio.TimeoutError
         task.result()
-        if guard.context(way.host) is not context:  # it would be taken to stand on what is new
+        if choose() is not context:  # it would be taken to stand on what is new
             raise Changed("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der
         return guard.dials(ends_of(link, dialled=True), der)
@@ -282,8 +368,30 @@ async def dial(link: Link, way: Way, timeout: float, guard: Guard) -> Authentica
             task.exception()
 
 
-async def _connect(link: Link, way: Way, protocol: asyncio.BaseProtocol) -> None:
-    loop, host, port = link.loop, way.host, way.port
+class _Prefaced(asyncio.BufferedProtocol):
+    """Says something first, and leaves the connection to another protocol then."""
+
+    def __init__(self, preface: bytes, then: asyncio.BaseProtocol) -> None:
+        self._preface = preface
+        self._then = then
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        plain = cast(asyncio.Transport, transport)  # uvloop's has no such base
+        plain.write(self._preface)
+        plain.set_protocol(self._then)
+        self._then.connection_made(transport)
+
+
+async def connect(
+    loop: asyncio.AbstractEventLoop,
+    way: Way,
+    protocol: asyncio.BaseProtocol,
+    preface: bytes = b"",
+) -> None:
+    """Make the connection of that protocol, with so many bytes sent before it begins."""
+    host, port = way.host, way.port
+    if preface:
+        protocol = _Prefaced(preface, protocol)
     if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
         await loop.create_connection(lambda: protocol, host, port)
         return

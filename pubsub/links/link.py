@@ -129,6 +129,7 @@ class Link(asyncio.BufferedProtocol):
     Attributes:
         state: where it is between its beginning and its end.
         other: who is at the other end, once that is known.
+        kind: of which kind the way is by which it was made (see `Way.kind`).
         peername, sockname: the address of the other end and of this one, as the socket has them;
             None: not known.
         cut: the other end broke the protocol, and this one has ended the link: nobody keeps
@@ -151,6 +152,7 @@ class Link(asyncio.BufferedProtocol):
         self.get_buffer = self.reader.get_buffer  # type: ignore[method-assign]  # a call less
         self.state = CONNECTING
         self.other: Other | None = None
+        self.kind = "direct"
         self.cut = False
         self.transport: Any = None
         self.peername: Any = None
@@ -476,6 +478,16 @@ class Link(asyncio.BufferedProtocol):
         at once, and nobody is told."""
         self._change(CLOSED)
 
+    def let_go(self) -> Any:
+        """The connection turned out to be no link: this one is over without a word, and the
+        connection, which is returned, goes on without it."""
+        transport = self.transport
+        self._change(LEAVING)
+        self.endpoint.closed(self, None)
+        self.connection_lost(None)
+        self.transport = None
+        return transport
+
     def _end(
         self, error: Exception | None, last: Goodbye | None = None, *, close: bool = True
     ) -> None:
@@ -490,8 +502,9 @@ class Link(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         transport = self.transport
+        # also where it is closing: it waits for what was written to go, which may never be
+        self._timer = self.loop.call_later(GOODBYE_GRACE, self.abort)
         if not transport.is_closing():
-            self._timer = self.loop.call_later(GOODBYE_GRACE, self.abort)
             if close:
                 transport.close()
             elif transport.can_write_eof():

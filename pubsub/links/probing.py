@@ -52,12 +52,11 @@ def home(link: Link, other: Other) -> Address | None:
     dial another.
     """
     name = link.peername
-    if not other.port or not name:
-        return None
-    host = _packed(other.host)
-    if host is None or host != _packed(name[0]):
-        return None
-    return Address(host_of(name), other.port)
+    source = _packed(name[0]) if name else None
+    for way in other.ways:
+        if source is not None and way.kind == "tcp" and _packed(way.host) == source:
+            return Address(host_of(name), way.port)
+    return None
 
 
 def _packed(host: str) -> bytes | None:

@@ -13,12 +13,14 @@ import contextlib
 import os
 import socket
 from concurrent.futures import Future
+from ipaddress import ip_address
 from threading import Thread
 from typing import Any
 
 from pubsub.links.patience import Patience
+from pubsub.support.host import this_host
 
-__all__ = ["ask", "host_of", "numeric", "resolve", "resolve_blocking"]
+__all__ = ["ask", "host_of", "nearness", "numeric", "resolve", "resolve_blocking"]
 
 AT_ONCE = 64
 """Names that may be asked for at once: those of publishers come from whoever can register one."""
@@ -167,3 +169,21 @@ def resolve_blocking(host: str, timeout: float) -> tuple[str, ...]:
     with contextlib.suppress(Exception):
         future.result(_wait(host, timeout))
     return _result(host, future)
+
+
+def nearness(host: str) -> int:
+    """How near an address is, by the one from which this machine would dial it (RFC 6724, rule 9).
+    2: on one of its own networks, as far as can be told; 1: beyond, or a name; 0: no way leads
+    there."""
+    address = numeric(host)
+    if not address:
+        return 1
+    source = this_host().source_of(address)
+    try:
+        here, there = (ip_address(each.partition("%")[0]) for each in (source, address))
+    except ValueError:  # the machine has none
+        return 0
+    if here.version != there.version:
+        return 0
+    shift = 64 if here.version == 6 else 8
+    return 2 if int(here) >> shift == int(there) >> shift else 1

@@ -31,7 +31,7 @@ from pubsub.trust.guard import Guard, is_auth
 from pubsub.wire import messages
 from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused
-from pubsub.wire.messages import Control, Expect, Match, Register, Revoked, encode
+from pubsub.wire.messages import Called, Control, Expect, Match, Register, Revoked, encode
 
 __all__ = ["PORTS", "Directed", "Session", "is_foreign"]
 
@@ -87,6 +87,9 @@ class Directed(Protocol):
 
     def revoked(self, revoked: Revoked) -> None:
         """A REVOKED came. Raises ProtocolError where it is not to be believed."""
+
+    def called(self, session: Session, called: Called) -> None:
+        """A CALLED came: a way to that peer."""
 
     def disconnected(self, session: Session) -> bool:
         """A session is down, could not be brought up, or is not to be waited for any longer;
@@ -388,6 +391,8 @@ class Session(KeptLink):
             self._directed.refused(self, event)
         elif isinstance(event, Revoked):
             self._directed.revoked(event)
+        elif isinstance(event, Called):
+            self._directed.called(self, event)
         else:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a coordinator speaks")
 

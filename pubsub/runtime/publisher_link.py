@@ -1,4 +1,4 @@
-"""Publishers: the peers that Subs of ours want streams of, and the one link to each.
+"""A publisher: a peer that Subs of ours want streams of, and the one link to it.
 
 A `Remote` dials for as long as a stream is wanted, opens a channel for each, and brings them back,
 from where they stand, when the link breaks.
@@ -8,197 +8,46 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from pubsub.config import Address, Settings, Way, is_loopback
-from pubsub.core.directory import Directory
-from pubsub.core.inbox import MAX_STREAMS, Inbox
+from pubsub.config import KINDS, Address, Way, is_loopback
 from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
-from pubsub.core.stream import Stream, StreamKey
-from pubsub.errors import ProtocolError
-from pubsub.links.dialling import Dialling
-from pubsub.links.keeping import KeptLink, Trouble, explain
+from pubsub.core.stream import Stream
+from pubsub.errors import ProtocolError, PubSubError
+from pubsub.links.keeping import Attempt, KeptLink, Trouble, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
+from pubsub.links.resolving import nearness
 from pubsub.runtime.coordinator_link import Session
-from pubsub.runtime.readiness import Readiness
-from pubsub.runtime.snapshot import LinkRow
-from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
-from pubsub.trust.guard import IMPOSTOR, Guard
-from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, place_of
-from pubsub.wire.messages import Match, MatchedPub
+from pubsub.trust.guard import IMPOSTOR
+from pubsub.wire.handshake import Authenticator, Dialler, Other
+from pubsub.wire.liveness import Backoff
+from pubsub.wire.messages import Call, RelayRow
 
-__all__ = ["Publishers", "Remote"]
+if TYPE_CHECKING:
+    from pubsub.runtime.publishers import Publishers
+
+__all__ = ["Remote"]
 
 log = logger("pubsub")
-TROUBLE = 2.0
-"""Seconds after which a publisher that is not reached is in trouble. One that ended just when it
-was to be reached is not: it is soon listed no more."""
+DETOUR = 0.5
+"""Seconds after which one that was dialled in vain is asked to dial us."""
+ANSWER = 5.0
+"""Seconds that coordinators have to name relays."""
+REVERSE_FAILED = "it was asked to dial this Peer, and has not"
+NO_COORDINATOR = "no coordinator that lists it is there to pass on a call"
+SEEK_AGAIN = 30.0
+"""Seconds, at most, until it is asked again."""
+BETTER = 30.0
+"""Seconds after which a better way is looked for than the one that it has."""
 GONE = 2.0
 """Seconds for which a publisher that no coordinator lists may refuse connections where it was met
 before it is taken to be gone. (Where nothing answers, that takes `resume_timeout`.)"""
 IDLE_LINK_SECONDS = 1.0
 """Seconds that a link is kept when nothing is subscribed on it any more: whoever makes one Sub
 after the other need not dial, and shake hands, for each."""
-
-
-class Publishers:
-    """All peers that publish what Subs of ours want, and what the coordinators say of them.
-
-    Parameters:
-        loop, settings, turn, readiness: of the runtime.
-        identity: who we are to whom we dial from that address of ours.
-        scratch: what links read into.
-        random: for the time between attempts.
-        guard: how links are secured.
-
-    Attributes:
-        remotes: by the id of the peer.
-        directory: which publishers the coordinators list, and where.
-        dialling: who has its turn to dial.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        settings: Settings,
-        turn: Turn,
-        readiness: Readiness,
-        identity: Callable[[str], Identity],
-        scratch: bytearray,
-        random: Callable[[], float],
-        guard: Guard,
-    ) -> None:
-        self.loop = loop
-        self.guard = guard
-        self.settings = settings
-        self.turn = turn
-        self.readiness = readiness
-        self.identity = identity
-        self.remotes: dict[str, Remote] = {}
-        self.directory = Directory(MAX_STREAMS)
-        self.dialling = Dialling(loop, random)
-        self._scratch = scratch
-        self._random = random
-
-    def rows(self) -> list[LinkRow]:
-        """The links."""
-        return [LinkRow("publisher", r.peer_id, r.up) for r in list(self.remotes.values())]
-
-    def matched(self, session: Session, match: Match, inbox: Inbox, own_id: str) -> None:
-        """A coordinator says which publishers there are, and are no more, for a Sub of ours. (Those
-        of our own peer, which has that id, it gets without a link.)"""
-        gone = self.directory.match(session, match)
-        for row in match.added:
-            if row.peer_id != own_id:
-                self._want(session, inbox, row)
-        for key in gone:
-            stream = inbox.streams.get(key)
-            if (
-                stream is not None
-                and stream.route is None
-                and stream.expected is None
-                and not stream.before  # its process, if that lives, says how much it has put
-            ):
-                self.give_up(stream)  # it never was there, and now it need not be
-
-    def _want(self, session: Session, inbox: Inbox, row: MatchedPub) -> None:
-        """A publisher matches: have its stream, unless we do."""
-        key = StreamKey(row.peer_id, row.stream_id)
-        if inbox.over(key):
-            return
-        way = Way(*place_of(row.ways), session)
-        who = str(way) if way.host else row.who or f"peer {row.peer_id}"
-        publisher = f"{who}#{row.stream_id}"
-        if len(inbox.streams) >= MAX_STREAMS and key not in inbox.streams:
-            if not inbox.crowded:
-                inbox.crowded = True
-                log.warning(
-                    "Sub(%r) has %d streams, and more publishers match: the others are not "
-                    "subscribed",
-                    *(inbox.pattern, MAX_STREAMS),
-                )
-            self._leave_out(inbox, key, row, publisher)
-            return
-        remote = self.remotes.get(row.peer_id)
-        if remote is None:
-            remote = self.remotes[row.peer_id] = Remote(
-                self, row.peer_id, way, self._scratch, self._random
-            )
-        if remote.nowhere:
-            remote.is_out_of_reach(who, row.topic, session.reached)
-        if key in inbox.streams:
-            return
-        if remote.streams >= self.settings.max_channels:
-            remote.refuse()
-            self._leave_out(inbox, key, row, publisher)
-            return
-        stream = inbox.returned(key)
-        if stream is None:
-            stream = self._stream(inbox, key, row, publisher)
-            inbox.add(stream)
-        stream.publisher = publisher
-        self.readiness.wait_for(stream)
-        remote.add(stream)
-
-    def _stream(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> Stream:
-        stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
-        stream.before = row.before
-        stream.since = self.loop.time()
-        return stream
-
-    def _leave_out(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> None:
-        """One more than may be: its Sub is told that it does not get it."""
-        if key not in inbox.gone:
-            self._stream(inbox, key, row, publisher).vanish(trouble=True)
-
-    def ways(self, peer_id: str) -> list[Way]:
-        """Where the coordinators say that a peer is."""
-        return [_in_zone(way) for way in self.directory.ways(peer_id)]
-
-    def met(self, peer_id: str) -> Address | None:
-        """Where that peer was reached last, if we have to do with it."""
-        remote = self.remotes.get(peer_id)
-        return None if remote is None else remote.met
-
-    def listed(self, stream: Stream) -> bool:
-        """Whether any coordinator still knows of this stream."""
-        return self.directory.listed(stream.inbox.sub_id, stream.key)
-
-    def in_trouble(self, stream: Stream) -> bool:
-        """Whether its publisher has not been connected for longer than that takes, or cannot be."""
-        remote = self.remotes.get(stream.key.peer_id)
-        if remote is not None and remote.nowhere:
-            return True
-        return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
-
-    def give_up(self, stream: Stream) -> None:
-        """A publisher is gone for good, as far as we can tell."""
-        remote = self.remotes.get(stream.key.peer_id)
-        stream.vanish(self.in_trouble(stream))
-        if remote is not None:
-            remote.give_up(stream)
-        self.readiness.settled(stream)
-
-    def remove(self, stream: Stream) -> None:
-        """A Sub wants it no more."""
-        remote = self.remotes.get(stream.key.peer_id)
-        if remote is not None:
-            remote.remove(stream)
-
-    def forget(self, remote: Remote) -> None:
-        """Nothing is wanted of that peer any more."""
-        if self.remotes.get(remote.peer_id) is remote:
-            del self.remotes[remote.peer_id]
-
-
-def _in_zone(way: Way) -> Way:
-    """An address that counts on one network only is on the one where its coordinator is."""
-    zone = way.told_by.zone if isinstance(way.told_by, Session) else ""
-    if zone and way.host.lower().startswith("fe80:") and "%" not in way.host:
-        return way._replace(host=f"{way.host}%{zone}")
-    return way
 
 
 class Remote(KeptLink):
@@ -209,7 +58,7 @@ class Remote(KeptLink):
         way: where it is; without a host: nowhere that this machine could dial.
 
     Attributes:
-        met: where it was reached last.
+        met: where it was reached last, by dialling it.
     """
 
     MISSED = "cannot reach the publisher at {trouble}; trying on"
@@ -225,17 +74,27 @@ class Remote(KeptLink):
         random: Callable[[], float],
     ) -> None:
         super().__init__(owner.loop, owner.settings, scratch, random, owner.guard)
+        self.scratch = scratch
         self.peer_id = peer_id
         self._told = way
         self._last_ways: Sequence[Way] = (way,) if way.host else ()
         self._owner = owner
         self._streams: dict[Stream, Patience | None] = {}
-        self._receiving: Receiving | None = None
         self._unused: asyncio.TimerHandle | None = None
         self._refused = False
         self._who: tuple[str, bytes] | None = None  # what it showed when it was met first
         self._kept_said = False
         self._missing = False  # it was not reached the last time
+        self._receiving: Receiving | None = None
+        self._before: tuple[Link, Receiving] | None = None  # until all go on by a better way
+        self._moving: set[Stream] = set()
+        self._detour: asyncio.TimerHandle | asyncio.Task[None] | None = None
+        self._better: asyncio.TimerHandle | None = None
+        self._sought = False  # ways around it were looked for
+        self._relays: asyncio.Future[Sequence[RelayRow]] | None = None  # asked for
+        self._unanswered = 0  # coordinators that were asked for relays, and have not answered
+        self._troubles: dict[str, str] = {}
+        self._shut = ""  # that it listens on its own machine only, in words
         self.met: Address | None = None
 
     @property
@@ -244,17 +103,14 @@ class Remote(KeptLink):
         return self._way or self._told
 
     def is_out_of_reach(self, who: str, topic: str, coordinator: Address) -> None:
-        """Say that it is nowhere, and what to do."""
-        if not self._warned:
-            self._warned = True
-            way_out = "Peer(host=…)"
-            if not is_loopback(coordinator.host):
-                way_out = f"PUBSUB_COORDINATOR={coordinator}, or with {way_out}"
-            log.error(
-                "the publisher %s on %r can be reached on its own machine only, because it listens "
-                "on loopback: start it with %s",
-                *(who, topic, way_out),
-            )
+        """It is nowhere: what to say, and what to do, where no other way leads there."""
+        way_out = "Peer(host=…)"
+        if not is_loopback(coordinator.host):
+            way_out = f"PUBSUB_COORDINATOR={coordinator}, or with {way_out}"
+        self._shut = (
+            f"the publisher {who} on {topic!r} can be reached on its own machine only, because it "
+            f"listens on loopback: start it with {way_out}"
+        )
 
     @property
     def nowhere(self) -> bool:
@@ -289,7 +145,9 @@ class Remote(KeptLink):
         """Ask for it. A publisher that hangs does not hold up readiness until its heartbeat ends
         the link: whoever waits for a subscriber waits for `join_timeout`, in both directions."""
         receiving.subscribe(stream)
-        owner = self._owner
+        owner, before = self._owner, self._streams[stream]
+        if before is not None:  # it was asked for elsewhere, and has moved
+            before.cancel()
         self._streams[stream] = Patience(
             owner.loop, owner.settings.join_timeout, lambda: owner.readiness.settled(stream)
         )
@@ -307,6 +165,8 @@ class Remote(KeptLink):
         patience = self._streams.pop(stream, None)
         if patience is not None:
             patience.cancel()
+        self._moving.discard(stream)
+        self._leave_before()
         if not self._streams and self._unused is None:
             self._unused = self._owner.loop.call_later(IDLE_LINK_SECONDS, self._leave_if_unused)
 
@@ -333,43 +193,46 @@ class Remote(KeptLink):
         if self._unused is not None:
             self._unused.cancel()
         self._owner.forget(self)
+        for what in (self._detour, self._better):
+            if what is not None:
+                what.cancel()
+        self._cut_before()
         super().close()
 
     # --- the link that is kept ----------------------------------------------------------
 
     def _ways(self) -> Sequence[Way]:
-        """All that the coordinators name; where none does any more, what they named last."""
+        """All that the coordinators name, the nearest first; where none does any more, what they
+        named last."""
         self._last_ways = self._owner.ways(self.peer_id) or self._last_ways
+        if len(self._last_ways) > 1:
+            self._last_ways = sorted(self._last_ways, key=lambda way: -nearness(way.host))
         return self._last_ways
+
+    def _enough(self) -> bool:
+        return not self._wanted() or (self.up and self.address.rank == 0)
 
     async def _connect(self, way: Way, timeout: float) -> None:
         """At once where it was met, and showed who it is; elsewhere when it has its turn: what
         others say of where it is may be wrong."""
-        dialling, address, again = self._owner.dialling, way.address, self._missing
-        if address == self.met:
+        if way.address == self.met:
             await super()._connect(way, timeout)
             return
-        self._missing = True
-        dialling.check(address, self)
+        again, self._missing = self._missing, True
+        connect = super()._connect
         patience = Patience(self._loop, timeout, self._wait_no_longer)
-        try:
-            await dialling.enter(again)
-        finally:
+
+        async def in_turn(seconds: float) -> None:
             patience.cancel()
-        try:
             if not self._wanted():
                 raise ConnectionError("nothing is wanted of it any more")
-            dialling.begin(address, self)
-            try:
-                await super()._connect(way, dialling.timeout(timeout, again))
-            except BaseException as error:
-                another = getattr(error, "code", "") == "identity"
-                dialling.failed(address, self, explain(error), another)
-                raise
-            self._missing = False
-            dialling.worked(address)
+            await connect(way, seconds)
+
+        try:
+            await self._owner.dialling.dial(way.address, self, again, timeout, in_turn)
         finally:
-            dialling.leave(again)
+            patience.cancel()
+        self._missing = False
 
     def _wait_no_longer(self) -> None:
         """It waits for its turn: no Sub waits for it any longer to be ready."""
@@ -382,8 +245,22 @@ class Remote(KeptLink):
     def _wanted(self) -> bool:
         return bool(self._streams) and not self._closed
 
+    @property
+    def in_vain(self) -> bool:
+        """Whether every way was tried, and none leads there."""
+        return not self.up and self._sought and bool(self._troubles.get("direct"))
+
+    def troubles(self) -> list[str]:
+        """Why the ways failed that are better than the one that it has; all of them, where it has
+        none."""
+        better = KINDS[: self.address.rank] if self.up else KINDS
+        return [f"{kind}: {self._troubles[kind]}" for kind in better if self._troubles.get(kind)]
+
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         """What cannot come any more is given up, the rest waits."""
+        self._troubles["direct"] = ", ".join(f"{way}: {explain(why)}" for way, why in troubles)
+        if not troubles:
+            self._troubles["direct"] = "nobody says where this machine could dial it"
         owner = self._owner
         gone = bool(troubles) and all(
             getattr(error, "code", "") == "identity" for _, error in troubles
@@ -396,22 +273,182 @@ class Remote(KeptLink):
         over = owner.loop.time() - self._broken_at >= (
             GONE if refused else owner.settings.resume_timeout
         )
+        seeks = self.nowhere and not self._sought  # there may be a way yet
         for stream in list(self._streams):
             listed = owner.listed(stream)
             if gone or (not listed and (over or stream.expected is None)):
                 owner.give_up(stream)
-            else:
+            elif not seeks:
                 owner.readiness.settled(stream)
 
-    def opened(self, link: Link, other: Other) -> Core:
-        """See `Endpoint`."""
+    # --- ways around --------------------------------------------------------------------
+
+    def _dial(self, delay: float = 0.0) -> None:
+        super()._dial(delay)
+        if self._detour is None:
+            soon = 0.0 if self.nowhere or self.address.rank else DETOUR  # what worked last, first
+            self._detour = self._loop.call_later(delay + soon, self._go_around)
+
+    def _go_around(self) -> None:
+        self._detour = None
+        if self._wanted() and not self.up:
+            self._detour = self._loop.create_task(self._seek(), name="pubsub seek")
+            self._detour.add_done_callback(self._is_sought)
+
+    def _is_sought(self, task: asyncio.Task[None]) -> None:
+        if self._detour is task:
+            self._detour = None
+        if not task.cancelled() and task.exception() is not None:  # never stop trying to dial
+            log.error("internal error while seeking a way", exc_info=task.exception())
+
+    async def _seek(self) -> None:
+        """It was not reached: have it dial us, or meet it at a relay, for as long as it is not.
+        Ends when it is reached, which cancels it."""
+        backoff = Backoff(self._owner.random, DETOUR, SEEK_AGAIN)
+        while self._wanted():
+            reverse, relay = REVERSE_FAILED, ""
+            if not self._settings.listen:
+                reverse = "this Peer does not listen"
+            elif self._call(False):
+                self._owner.calling(self.peer_id)
+                await asyncio.sleep(DETOUR)
+            else:
+                reverse = NO_COORDINATOR
+            self._troubles["reverse"] = reverse
+            try:
+                await self._meet()
+            except Exception as error:
+                if not isinstance(error, (OSError, PubSubError, asyncio.TimeoutError)):
+                    log.error("internal error while a relay was sought", exc_info=error)
+                relay = explain(error)
+            self._troubles["relay"] = relay
+            if not self._sought:
+                self._sought = True
+                self._wait_no_longer()
+            if self.in_vain:
+                if self._shut and self.nowhere and not self._warned:
+                    self._warned = True
+                    log.error("%s", self._shut)
+                for stream in self._streams:
+                    stream.out_of_reach()
+            await asyncio.sleep(backoff.delay())
+
+    async def _meet(self) -> None:
+        """Connect over a relay."""
+        self._relays = relays = self._loop.create_future()
+        self._unanswered = self._call(True)
+        if not self._unanswered:
+            raise ConnectionError(NO_COORDINATOR)
+        done, _ = await asyncio.wait([relays], timeout=ANSWER)
+        if not done:
+            raise ConnectionError("no coordinator has named a relay in time")
+        rows = relays.result()
+        if not rows:
+            raise ConnectionError("there is none (pubsubd relay, pubsubd coordinator --relay)")
+        attempt = Attempt(self._loop, self._settings, self.scratch, self._met_at_a_relay)
+        timeout = self._settings.connect_timeout
+        met = self._owner.relays.connect(attempt.link, rows, self.peer_id, timeout)
+        await attempt.make(met, self._introduce)
+
+    def _met_at_a_relay(self, link: Link, other: Other) -> Core:
+        host, port = link.peername[:2]
+        return self.keep(link, Way(host, port, kind="relay"), other)
+
+    def told_relays(self, rows: Sequence[RelayRow]) -> bool:
+        """A coordinator names relays at which it can be met; returns whether that was asked."""
+        if self._relays is None or self._relays.done():
+            return False
+        self._unanswered -= 1
+        if rows or not self._unanswered:  # another coordinator may know of some
+            self._relays.set_result(rows)
+        return True
+
+    def _call(self, relay: bool) -> int:
+        """Ask those coordinators that list it to have it dial us, or meet us at a relay; returns
+        how many there are."""
+        called = 0
+        for stream in self._streams:
+            sub_id, key = stream.inbox.sub_id, stream.key
+            for told in self._owner.directory.listing(sub_id, key):
+                if isinstance(told, Session) and told.up:
+                    told.send(Call(sub_id, key.peer_id, key.stream_id, relay))
+                    called += 1
+            if called:
+                break
+        return called
+
+    def _look_for_better(self) -> None:
+        """The way that it has is not the best one."""
+        self._better = None
+        if self.up and self._wanted() and not self._enough():
+            self._dial()
+            self._better = self._loop.call_later(BETTER, self._look_for_better)
+
+    # --- the link that is kept ----------------------------------------------------------
+
+    def check(self, other: Other) -> None:
+        """Raise ProtocolError where it is not the one that was met first."""
         if self._who is not None and self._who != other.who:
             raise ProtocolError(IMPOSTOR, code="auth")
+
+    def keep(self, link: Link, way: Way, other: Other) -> Core:
+        """See `KeptLink`."""
+        self.check(other)
         self._who = other.who
-        return super().opened(link, other)
+        return super().keep(link, way, other)
+
+    def _another(self, link: Link, way: Way, other: Other) -> Core:
+        """It has a link. By a better way, all streams go on, each when it was answered on the link
+        before: what is asked there must not overtake what is asked here. That link ends when all
+        were answered here: the publisher would else take them to be given up."""
+        before, receiving = self.link, self._receiving
+        if way.rank >= self.address.rank or before is None or receiving is None:
+            return super()._another(link, way, other)
+        self._cut_before()
+        log.info("the publisher at %s is reached by a better way now: %s", self.address, way)
+        self._before, self._moving = (before, receiving), set(self._streams)
+        link.endpoint = self
+        self.link, self._way = link, way
+        self._opened_at = self._loop.time()
+        self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
+        for stream in self._streams:
+            if stream.open:
+                receiving.release(stream)
+        core = self._begin(link, other)
+        self._leave_before()
+        return core
+
+    def _leave_before(self) -> None:
+        if self._before is not None and not self._moving:
+            link, _ = self._before
+            self._before = None
+            link.goodbye(reason="all goes on by a better way")
+
+    def _cut_before(self) -> None:
+        """All that is still asked there is asked here, or when there is a link again."""
+        if self._before is None:
+            return
+        (link, receiving), self._before = self._before, None
+        for stream in receiving.broken():
+            if self._receiving is not None:
+                self._subscribe(self._receiving, stream)
+        link.abort()
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        if self._before is not None and link is self._before[0]:
+            self._cut_before()
+        super().closed(link, error)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
-        self.met = self.address.address
+        if self._detour is not None:
+            self._detour.cancel()
+            self._detour = None
+        way = self.address
+        if way.rank == 0:
+            self.met = way.address
+        elif self._better is None:
+            self._better = self._loop.call_later(BETTER, self._look_for_better)
         receiving = self._receiving = Receiving(
             self._output,
             self._answered,
@@ -422,7 +459,8 @@ class Remote(KeptLink):
         )
         link.reader.sink = receiving
         for stream in self._streams:
-            self._subscribe(receiving, stream)
+            if stream.route is None:  # else it is asked on the link before
+                self._subscribe(receiving, stream)
         return receiving
 
     def _output(self) -> None:
@@ -444,12 +482,20 @@ class Remote(KeptLink):
 
     def _answered(self, stream: Stream) -> None:
         self._settled(stream)
+        before = self._before
+        if before is not None and stream.route is before[1] and self._receiving is not None:
+            before[1].release(stream)
+            self._subscribe(self._receiving, stream)
+            return
+        self._moving.discard(stream)
+        self._leave_before()
         if stream.ended:
             self.remove(stream)
 
     def _over(self, link: Link, error: Exception | None) -> None:
         assert self._receiving is not None
         receiving, self._receiving = self._receiving, None
+        self._cut_before()  # what was not answered here holds its place there, by this
         if error is None and not self._closed:
             receiving.closed()
             for stream in list(self._streams):

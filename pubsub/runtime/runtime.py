@@ -24,15 +24,17 @@ from pubsub.core.topics import is_pattern, matches
 from pubsub.errors import AuthError, Closed, CoordinatorUnavailable, ProtocolError, PubSubError
 from pubsub.links.doors import Doors
 from pubsub.links.keeping import KeptLink
-from pubsub.links.link import Link
+from pubsub.links.link import Endpoint, Link
 from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.probing import Prober
 from pubsub.links.renewal import Renewal
 from pubsub.runtime import lingering, reports
+from pubsub.runtime.calling import Callbacks
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.embedding import Embedded
 from pubsub.runtime.members import OpenPub, OpenSub, Sink, Source
-from pubsub.runtime.publisher_link import Publishers, Remote
+from pubsub.runtime.publisher_link import Remote
+from pubsub.runtime.publishers import Publishers
 from pubsub.runtime.readiness import Readiness, Ready
 from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served, Subscribers
@@ -45,7 +47,8 @@ from pubsub.support.ratelimit import RateLimit
 from pubsub.trust.guard import Guard
 from pubsub.wire.buffers import FOR_BATCHES, reuse_memory
 from pubsub.wire.frames import SCRATCH_SIZE
-from pubsub.wire.messages import Expect, Match, Refused, Register, Revoked, Unregister
+from pubsub.wire.handshake import SUBSCRIBER, Other
+from pubsub.wire.messages import Called, Expect, Match, Refused, Register, Revoked, Unregister
 
 __all__ = ["Runtime"]
 
@@ -101,9 +104,9 @@ class Runtime:
             settings,
             self._request_scratch,
             self.peer_id,
-            lambda other: Served(self.subscribers),
+            self._seat,
             guard,
-            lambda other: self.subscribers.admit(other),
+            lambda other: self._who_serves(other).admit(other),
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
         self._pubs: dict[int, OpenPub] = {}
@@ -118,6 +121,7 @@ class Runtime:
             Prober(loop, self.peer_id, settings, self._request_scratch, guard),
             self.find,
             lambda peer_id: self.publishers.met(peer_id),
+            self.doors.told_to_others,
         )
         self.clock = self.subscribers.clock
         self.renewal = Renewal(loop, self._guards, self.links)
@@ -142,7 +146,21 @@ class Runtime:
             self._scratch,
             self._random,
             guard,
+            self.doors.doorman,
         )
+        self.callbacks = Callbacks(
+            *(loop, settings, guard, self.subscribers, self.publishers.dialling),
+            *(self.identity, self._request_scratch),
+        )
+
+    def _who_serves(self, other: Other) -> Publishers | Subscribers:
+        """Whom a link belongs to depends on what was said, and not on who dialled."""
+        return self.publishers if other.wants == SUBSCRIBER else self.subscribers
+
+    def _seat(self, other: Other) -> Endpoint:
+        if other.wants == SUBSCRIBER:
+            return self.publishers.arrived(other)
+        return Served(self.subscribers)
 
     @apart
     def start(self) -> None:
@@ -402,6 +420,14 @@ class Runtime:
             self.close_sub(number)
             sub.sink.abandon(error)
 
+    def called(self, session: Session, called: Called) -> None:
+        """See `Directed`."""
+        remote = self.publishers.remotes.get(called.peer_id)
+        if called.ways:
+            self.callbacks.called(called.peer_id, called.ways)
+        elif remote is None or not remote.told_relays(called.relays):
+            self.publishers.relays.meet(called.relays, session)
+
     def revoked(self, revoked: Revoked) -> None:
         """See `Directed`."""
         try:
@@ -425,7 +451,10 @@ class Runtime:
         subs = [sub.inbox for sub in list(self._subs.values())]
         return Snapshot(
             tuple(PubRow.of(publication) for publication in pubs),
-            tuple(SubRow.of(inbox, self.publishers.in_trouble) for inbox in subs),
+            tuple(
+                SubRow.of(inbox, self.publishers.in_trouble, self.publishers.state_of)
+                for inbox in subs
+            ),
             (*self.publishers.rows(), *self.subscribers.rows()),
             tuple(
                 CoordinatorRow(str(session), session.up, "" if session.up else session.trouble)
@@ -518,7 +547,9 @@ class Runtime:
         peers: list[Served | Remote] = [*self.subscribers.served]
         peers += self.publishers.remotes.values()
         links = [end.link for end in (*peers, *self.sessions) if end.link is not None]
-        links += self.subscribers.close()
+        links += [*self.subscribers.close(), *self.callbacks.close()]
+        links += self.publishers.relays.links
+        _alone(self.publishers.relays.close)
         for end in (*self.sessions, *peers):
             _alone(end.close)
         self.readiness.stop()

@@ -11,7 +11,7 @@ from pubsub.core.publication import Leaver, Publication
 from pubsub.core.rights import held
 from pubsub.core.serving import Serving
 from pubsub.errors import ProtocolError
-from pubsub.links.link import Link, Lost
+from pubsub.links.link import Link
 from pubsub.links.probing import Prober, home
 from pubsub.runtime.clock import Clock
 from pubsub.runtime.lingering import messages
@@ -38,6 +38,7 @@ class Subscribers:
         prober: asks whether those live who are away.
         find: a stream of ours, with all that was put so far.
         met: where a peer was reached, if it was; it may be a publisher too.
+        told: where others are told to dial this process, in words.
 
     Attributes:
         served: those that are connected.
@@ -55,6 +56,7 @@ class Subscribers:
         prober: Prober,
         find: Callable[[int], Publication | None],
         met: Callable[[str], Address | None],
+        told: Callable[[], str],
     ) -> None:
         self.settings = settings
         self.turn = turn
@@ -66,11 +68,14 @@ class Subscribers:
         self.clock = Clock(loop, self._expire)
         self.closed = False
         self._met = met
+        self._told = told
         self._known: dict[str, _Known] = {}
 
     def rows(self) -> list[LinkRow]:
         """The links."""
-        return [LinkRow("subscriber", served.peer_id, True) for served in list(self.served)]
+        return [
+            LinkRow("subscriber", served.peer_id, True, served.way) for served in list(self.served)
+        ]
 
     def admit(self, other: Other) -> None:
         """Raise ProtocolError where it is not the one that has come under its identity before."""
@@ -124,8 +129,9 @@ class Subscribers:
             if not who.observer:
                 absent_log.warning(
                     "Pub(%r): a subscriber that was expected has not come within %g s "
-                    "(join_timeout): %s lacks %s",
+                    "(join_timeout): %s lacks %s; others are told to dial %s",
                     *(topic, self.settings.join_timeout, who.name, messages(who.lacks)),
+                    self._told(),
                 )
         return min((at for at in dues if at is not None), default=None)
 
@@ -152,12 +158,14 @@ class Served:
     Attributes:
         peer_id: of the other end.
         home: where it lives; None: not known.
+        way: of which kind the way to it is (see `Way.kind`).
     """
 
     def __init__(self, owner: Subscribers) -> None:
         self.link: Link | None = None
         self.peer_id = ""
         self.home: Address | None = None
+        self.way = ""
         self._owner = owner
         self._serving: Serving | None = None
         self._shared = False  # by several channels, at some time
@@ -166,6 +174,7 @@ class Served:
         """See `Endpoint`."""
         stays = self._owner.joined(self, other)
         self.link = link
+        self.way = link.kind
         self.peer_id = other.peer_id
         self.home = home(link, other)
         link.reader.max_payload = MAX_REQUEST_PAYLOAD
@@ -178,7 +187,6 @@ class Served:
             max_channels=self._owner.settings.max_channels,
             rights=held(other.standing.rights),
             now=self._owner.clock.now,
-            on_displaced=self._displaced,
         )
         if not stays:
             link.goodbye()
@@ -191,13 +199,6 @@ class Served:
             if not self._shared and serving is not None and serving.channels > 1:
                 self._shared = True
                 link.keep_short()
-
-    def _displaced(self) -> None:
-        """Another link of the same peer serves a channel of this one: it ends, and the places of
-        the others are held."""
-        link, why = self.link, "the same peer has connected anew"
-        if link is not None:
-            link.loop.call_soon(link.goodbye, "busy", why, Lost(why))
 
     def close(self) -> None:
         """Say GOODBYE."""

@@ -18,6 +18,18 @@ from typing import NamedTuple
 __all__ = ["Host", "on_host", "this_host"]
 
 
+def _source_of(address: str) -> str:
+    """Nothing is sent: to connect a datagram socket only chooses."""
+    try:
+        *_, name = socket.getaddrinfo(address, 9, flags=socket.AI_NUMERICHOST)[0]
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(name)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
+
+
 class Host(NamedTuple):
     """A machine, and a process on it. Whoever asks often keeps the function under a name."""
 
@@ -29,6 +41,8 @@ class Host(NamedTuple):
     process_id: Callable[[], int] = os.getpid
     name: Callable[[], object] = lambda: socket.gethostname()
     program: Callable[[], object] = lambda: sys.argv[0]
+    source_of: Callable[[str], str] = _source_of
+    """The address of ours from which that one would be dialled; empty: no way leads there."""
     context: Callable[[], Context] = Context
     """Makes an empty context for what outlives a call; see `apart`."""
 

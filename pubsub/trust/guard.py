@@ -69,6 +69,11 @@ class Guard:
         """That of its certificate; empty: it has none."""
         return ""
 
+    @property
+    def label(self) -> str:
+        """What it is that this process shows, for people; empty: nothing."""
+        return ""
+
     def learn(self, revoked: bytes) -> bool:
         """A list of revoked certificates; returns whether it is newer than what was known.
 
@@ -92,6 +97,15 @@ class Guard:
 
         Raises:
             AuthError: it is not to be dialled with these credentials.
+        """
+        return None
+
+    def context_for_relay(self) -> SSLContext | None:
+        """To begin a connection over a relay: always by TLS, since the relay is neither of the two
+        ends; None: plain, where everything is open.
+
+        Raises:
+            AuthError: these credentials do not go over a relay.
         """
         return None
 
@@ -188,11 +202,23 @@ class Private(Guard):
         self._keys: tuple[Key, ...] = (secret,)
         self._whose = "the secret of this user"
 
+    @property
+    def label(self) -> str:
+        """See `Guard`."""
+        return self._whose
+
     def context(self, host: str) -> SSLContext | None:
         """See `Guard`."""
         if not is_loopback(host):
             raise AuthError(_NOTHING.format(host=host))
         return None
+
+    def context_for_relay(self) -> SSLContext | None:
+        """See `Guard`."""
+        raise AuthError(
+            "over a relay there is always TLS, and the secret of this user has none: make a key by "
+            "`pubsubd key new FILE`, copy it to each machine, and set PUBSUB_KEY_FILE to it"
+        )
 
     def dials(self, ends: Ends, der: Der | None) -> Authenticator:
         """See `Guard`."""
@@ -274,6 +300,15 @@ class Group(Private):
         """See `Guard`."""
         if self._encrypt is False or (is_loopback(host) and not self._encrypt):
             return None
+        return self._secured().client
+
+    def context_for_relay(self) -> SSLContext | None:
+        """See `Guard`."""
+        if self._encrypt is False:
+            raise AuthError(
+                "over a relay there is always TLS, and encrypt=False (PUBSUB_ENCRYPT=0) has none: "
+                "leave that out, on all sides"
+            )
         return self._secured().client
 
     def takes_tls(self) -> SSLContext | None:
@@ -363,12 +398,21 @@ class Holder(Guard):
         """See `Guard`."""
         return self._contexts.own.name
 
+    @property
+    def label(self) -> str:
+        """See `Guard`."""
+        return f"the certificate of {self.name!r}"
+
     def new_id(self) -> str:
         """See `Guard`: there may be several processes with one certificate, so they differ in what
         comes behind the name's digest."""
         return self.bound(self._contexts.own) + super().new_id()
 
     def context(self, host: str) -> SSLContext | None:
+        """See `Guard`."""
+        return self._contexts.client
+
+    def context_for_relay(self) -> SSLContext | None:
         """See `Guard`."""
         return self._contexts.client
 

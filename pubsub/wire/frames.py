@@ -162,6 +162,10 @@ class FrameReader:
         """True in the middle of a frame."""
         return bool(self._rest) or self._target is not None
 
+    def read_into(self, scratch: bytearray) -> None:
+        """Have what comes next read into that. Not to be called while what came is looked at."""
+        self._view = memoryview(scratch)
+
     def get_buffer(self, sizehint: int = -1) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._target is not None:

@@ -19,6 +19,7 @@ from pubsub.wire.messages import PROTOCOL_VERSION, Auth, Goodbye, Hello, WayRow,
 
 __all__ = [
     "ANOTHER",
+    "SUBSCRIBER",
     "Acceptor",
     "Authenticator",
     "Dialler",
@@ -30,6 +31,8 @@ __all__ = [
     "tcp",
 ]
 
+SUBSCRIBER = "subscriber"
+"""What a publisher wants that was called: a peer, with which it changes parts."""
 ANY_COORDINATOR = "coordinator"
 """Whom a claim to a coordinator means: it is made before it is known which one answers, and one
 coordinator may be reached by several addresses."""
@@ -113,6 +116,8 @@ class Other(NamedTuple):
     listens: bool = False
     host_id: str = ""
     standing: Standing = Standing()
+    wants: str = ""
+    """Of one that has dialled: what it expects to find (see `Hello.wants`)."""
 
     @property
     def host(self) -> str:
@@ -258,7 +263,7 @@ class Dialler:
         asked = self._asked
         if asked is not None and (asked.role, asked.peer_id) != (role, peer_id):
             raise ProtocolError("it has shown that it is another one", code="auth")
-        if role != self.wants:
+        if role != ("peer" if self.wants == SUBSCRIBER else self.wants):
             raise ProtocolError(f"it is a {role}, not a {self.wants}", code="role")
         if self.expects and peer_id != self.expects:
             raise ProtocolError(ANOTHER, code="identity")
@@ -322,7 +327,7 @@ class Acceptor:
             raise ProtocolError(f"this is peer {me.peer_id}, not {hello.expects}", code="identity")
         other = Other(
             *(hello.role, hello.peer_id, hello.ways, hello.info, 0.0, hello.claim, hello.listens),
-            *(hello.host_id, standing),
+            *(hello.host_id, standing, hello.wants),
         )
         self._admit(other)
         claim = me.claim(hello.peer_id)
@@ -336,7 +341,7 @@ class Acceptor:
         role = self.me.role
         if not isinstance(event, Hello):
             raise ProtocolError(f"{_name(event)} where HELLO belongs")
-        if event.wants != role:
+        if event.wants != role and (role, event.wants) != ("peer", SUBSCRIBER):
             raise ProtocolError(f"this is a {role}, not a {event.wants}", code="role")
         if event.role not in self.takes:
             raise ProtocolError(f"a {role} does not serve a {event.role}", code="role")

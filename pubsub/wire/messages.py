@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import msgpack
 
+from pubsub.config import MAX_WAYS
 from pubsub.errors import ProtocolError
 
 __all__ = [
@@ -29,6 +30,9 @@ __all__ = [
     "Ack",
     "Answer",
     "Auth",
+    "Call",
+    "Called",
+    "Circuit",
     "Control",
     "End",
     "Expect",
@@ -36,7 +40,9 @@ __all__ = [
     "Gap",
     "Goodbye",
     "Hello",
+    "Join",
     "Kind",
+    "Load",
     "Match",
     "MatchedPub",
     "Ping",
@@ -44,9 +50,11 @@ __all__ = [
     "Query",
     "Refused",
     "Register",
+    "RelayRow",
     "Revoked",
     "Subscribe",
     "Subscribed",
+    "Ticket",
     "Unregister",
     "Unsubscribe",
     "WayRow",
@@ -58,8 +66,6 @@ __all__ = [
 PROTOCOL_VERSION = 2
 MAX_PAYLOAD_BEFORE_WELCOME = 4096
 """Bytes that a frame may have before the other end is known."""
-MAX_WAYS = 8
-"""Ways to one peer that a HELLO or MATCH may list."""
 MAX_REQUEST_PAYLOAD = 64 * 1024
 """Bytes that a frame to a publisher or to a coordinator may have: all of them are small."""
 
@@ -107,6 +113,12 @@ class Kind(IntEnum):
     ANSWER = 21
     REFUSED = 22
     REVOKED = 23
+    CALL = 24
+    CALLED = 25
+    CIRCUIT = 26
+    TICKET = 27
+    JOIN = 28
+    LOAD = 29
 
 
 # --- checks: each returns the value to keep, or raises ValueError with what is wrong ----
@@ -222,8 +234,8 @@ _number = _uint(U64)
 _entity = _uint(U32)
 _peer_id = _identity
 _topic = _text(1024)
-_dials = _one_of("peer", "client")
-_answers = _one_of("peer", "coordinator")
+_dials = _one_of("peer", "client", "relay")
+_answers = _one_of("peer", "coordinator", "relay")
 
 
 class WayRow(NamedTuple):
@@ -264,9 +276,11 @@ class Hello:
     version: int = _field(_uint(U32))
     """`PROTOCOL_VERSION`; always the first field, in every version to come."""
     role: str = _field(_dials)
-    """What the dialling side is: ``peer``, or ``client`` (asks a coordinator, no more)."""
-    wants: str = _field(_answers)
-    """What it expects to find: ``peer`` or ``coordinator``."""
+    """What the dialling side is: ``peer``, ``relay`` (of a coordinator), or ``client`` (asks a
+    coordinator, no more)."""
+    wants: str = _field(_one_of("peer", "subscriber", "coordinator", "relay"))
+    """What it expects to find: ``peer``, ``coordinator`` or ``relay``; ``subscriber``: a peer that
+    has called this one, so that who dials is the publisher of this link."""
     peer_id: str = _field(_peer_id)
     """Its identity: random, new for every peer and after every fork."""
     expects: str = _field(_peer_id)
@@ -291,7 +305,7 @@ class Auth:
     shows that it has the key."""
 
     KIND: ClassVar[Kind] = Kind.AUTH
-    role: str = _field(_one_of("peer", "coordinator", "client"))
+    role: str = _field(_one_of("peer", "coordinator", "client", "relay"))
     """What this side is."""
     peer_id: str = _field(_peer_id)
     """Its identity."""
@@ -308,7 +322,7 @@ class Welcome:
     KIND: ClassVar[Kind] = Kind.WELCOME
     version: int = _field(_uint(U32))
     role: str = _field(_answers)
-    """What the answering side is: ``peer`` or ``coordinator``."""
+    """What the answering side is: ``peer``, ``coordinator`` or ``relay``."""
     peer_id: str = _field(_peer_id)
     """Its identity; a coordinator's is new at each start."""
     claim: bytes = _field(_bytes(64))
@@ -445,8 +459,9 @@ class End:
     channel: int = _field(_channel)
     final: int = _field(_number)
     """The number of messages that were put in all; those that did not come are a gap."""
-    code: str = _field(_one_of("closed", "unknown", "refused"))
-    """``closed`` (the Pub was), ``unknown`` (there is no such stream) or ``refused``."""
+    code: str = _field(_one_of("closed", "unknown", "refused", "elsewhere"))
+    """``closed`` (the Pub was), ``unknown`` (there is no such stream), ``refused``, or
+    ``elsewhere``: its Sub has subscribed it again, on another channel."""
     reason: str = _field(_shown(1024))
 
 
@@ -502,8 +517,9 @@ class ExpectedSub(NamedTuple):
     """True: registered before the Pub was; it is due the first message."""
     observer: bool
     elsewhere: str = ""
-    """Of one on another machine, where the publisher listens on its own only: ``host:port`` at
-    which that machine reaches the coordinator. It will not come."""
+    """Of one on another machine, where the publisher listens on its own only, and which the
+    publisher cannot dial either: ``host:port`` at which that machine reaches the coordinator. It
+    will not come, unless they meet at a relay."""
 
 
 def _row(cls: Any, *checks: Check) -> Check:
@@ -565,7 +581,7 @@ class Query:
 
     KIND: ClassVar[Kind] = Kind.QUERY
     token: int = _field(_number)
-    what: str = _field(_one_of("topics", "peers"))
+    what: str = _field(_one_of("topics", "peers", "relays"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -602,6 +618,86 @@ class Revoked:
     """As PEM, signed by the CA."""
 
 
+# --- ways beside dialling the publisher ---------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Subscribing peer → coordinator: I cannot dial the publisher of this stream; have it dial me,
+    or have both of us meet at a relay."""
+
+    KIND: ClassVar[Kind] = Kind.CALL
+    sub_id: int = _field(_entity)
+    """The Sub for which it is wanted."""
+    peer_id: str = _field(_peer_id)
+    """The publishing peer."""
+    stream_id: int = _field(_entity)
+    relay: bool = _field(_flag)
+    """True: over a relay. Answered by CALLED, to both; otherwise only the publisher is told."""
+
+
+class RelayRow(NamedTuple):
+    """A relay."""
+
+    peer_id: str
+    ways: tuple[WayRow, ...]
+
+
+_relay_row = _row(RelayRow, _peer_id, _ways)
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """Coordinator → peer: that peer is to be reached in this way. (No address comes from whoever
+    called: it is where the coordinator knows the caller to be.)"""
+
+    KIND: ClassVar[Kind] = Kind.CALLED
+    peer_id: str = _field(_peer_id)
+    """With whom: the subscriber that called, or (to the caller, of relays) the publisher."""
+    ways: tuple[WayRow, ...] = _field(_ways)
+    """Where the subscriber listens: dial it; none: meet it at a relay."""
+    relays: tuple[RelayRow, ...] = _field(_rows(_relay_row))
+    """The least busy first; with neither these nor ways, there is no relay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """Peer → relay: connect me with that peer, which keeps a session with this relay, too. Answered
+    by TICKET, to both."""
+
+    KIND: ClassVar[Kind] = Kind.CIRCUIT
+    peer_id: str = _field(_peer_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Relay → peer: a circuit with that peer is agreed."""
+
+    KIND: ClassVar[Kind] = Kind.TICKET
+    peer_id: str = _field(_peer_id)
+    ticket: bytes = _field(_bytes(16))
+    """What a new connection has to begin with (see JOIN), once and soon; empty: there is none."""
+    reason: str = _field(_shown(1024))
+    """Why there is none; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """First and only frame of one end of a circuit; what follows goes to the other end, and what
+    that sends comes back, byte for byte."""
+
+    KIND: ClassVar[Kind] = Kind.JOIN
+    ticket: bytes = _field(_bytes(16))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Relay → coordinator: how busy it is."""
+
+    KIND: ClassVar[Kind] = Kind.LOAD
+    circuits: int = _field(_entity)
+
+
 Control: TypeAlias = (
     Hello
     | Auth
@@ -623,6 +719,12 @@ Control: TypeAlias = (
     | Answer
     | Refused
     | Revoked
+    | Call
+    | Called
+    | Circuit
+    | Ticket
+    | Join
+    | Load
 )
 
 _CONTROL: tuple[Any, ...] = Control.__args__

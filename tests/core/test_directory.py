@@ -97,7 +97,7 @@ def test_a_coordinator_that_never_said_anything_may_restart() -> None:
 
 
 def told(directory: Directory, peer: str = "a") -> list[tuple[str, int, object]]:
-    return [tuple(way) for way in directory.ways(peer)]  # type: ignore[misc]
+    return [way[:3] for way in directory.ways(peer)]
 
 
 def test_each_coordinators_address_of_a_peer_is_a_way_while_it_lists_anything_of_it() -> None:
@@ -222,7 +222,9 @@ class Union(RuleBasedStateMachine):
                 for (source, _), peers in known.items()
                 if peer in peers
             }
-            assert {way.told_by for way in self.directory.ways(peer)} == sources
+            ways = self.directory.ways(peer)  # all tell the same
+            assert {way.told_by for way in ways} <= sources
+            assert len(ways) == bool(sources)
 
 
 TestUnion = Union.TestCase

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -42,6 +43,9 @@ from tests.wire.sinks import Gathering, Piece
 UNLIMITED = 10**9
 
 
+TAKEN_OVER = End(0, 0, "elsewhere", "its Sub has subscribed the stream again, on another channel")
+
+
 def publication(stream_id: int = 1, *, buffer: int = 10**6, block: bool = False) -> Publication:
     made = Publication(
         stream_id,
@@ -72,13 +76,11 @@ class End_:
         self.publications = {made.stream_id: made for made in publications}
         self.dirty = False
         self.now = 0.0
-        self.displaced = 0
         self.serving = Serving(
             *("subscriber", "subscriber:1", self.find, self.on_output),
             max_channels=max_channels,
             rights=rights,
             now=lambda: self.now,
-            on_displaced=self.on_displaced,
         )
         self.gathering = Gathering(bytearray(4096), 10**8)
         self.pieces = self.gathering.pieces
@@ -92,9 +94,6 @@ class End_:
 
     def on_output(self) -> None:
         self.dirty = True
-
-    def on_displaced(self) -> None:
-        self.displaced += 1
 
     def hear(self, *messages: Control) -> None:
         for message in messages:
@@ -475,7 +474,7 @@ def test_a_large_message_stops_when_its_channel_does(
         other = End_(made)
         other.hear(subscribe(resume=0))
         assert [type(event) for event in other.pump()] == [Subscribed, *[Piece] * 3, Data]
-        assert end.displaced == 1
+        assert end.pump() == [TAKEN_OVER]
     else:
         end.serving.broken(0.0)
     assert end.pump() == []
@@ -674,8 +673,7 @@ def test_g5_a_half_open_link_that_is_lost_later_takes_nothing_with_it() -> None:
     new.pump()
     old.hear(Ack(0, 0, 0), Unsubscribe(0))  # was on its way
     put(made, "b")
-    assert old.displaced == 1
-    assert old.pump() == [], "no message"
+    assert old.pump() == [TAKEN_OVER], "and no message"
     assert values(new.pump()) == [(0, "b")]
     old.serving.broken(0.0)
     assert made.attached == 1
@@ -847,10 +845,11 @@ def test_g3_a_link_whose_channel_another_one_takes_is_told_and_its_places_are_he
     old.pump()
     put(first, 1)
     put(second, 2)
+    taken = [replace(TAKEN_OVER, channel=channel) for channel in (1, 2)]
     new.hear(subscribe(0, 1, sub_id=1, resume=0))
-    assert old.displaced == 1
+    assert [each for each in old.pump() if isinstance(each, End)] == taken[:1], "one goes on"
     new.hear(subscribe(1, 2, sub_id=2, resume=0))
-    assert old.displaced == 1, "once is enough"
+    assert old.pump() == [taken[1]]
     assert [event.first for event in new.pump() if isinstance(event, Data)] == [0, 0]
     old.serving.broken(1.0)
     assert [state for made in (first, second) for state, _ in made.cursors()] == ["attached"] * 2
@@ -1010,11 +1009,10 @@ def test_a_channel_whose_sub_subscribes_anew_on_the_same_link_hears_of_its_end()
     put(made, "a")
     end.hear(subscribe(1, resume=0))
     over, answer, *rest = end.pump()
-    why = "its Sub has subscribed the stream again, on channel 1"
-    assert over == End(0, 0, "refused", why)
+    assert over == TAKEN_OVER
     assert isinstance(answer, Subscribed)
     assert values(rest) == [(1, "a")]
-    assert (end.serving.channels, end.displaced, made.attached) == (1, 0, 1)
+    assert (end.serving.channels, made.attached) == (1, 1)
     end.hear(Ack(0, 0, 0), Unsubscribe(0))  # was on its way
     put(made, "b")
     assert values(end.pump()) == [(1, "b")]

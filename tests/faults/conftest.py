@@ -9,9 +9,11 @@ from tests.cli.processes import Start, daemon, processes
 
 HERE = Path(__file__).parent
 KEYED = (
+    "test_doctor.py",
     "test_ends.py",
     "test_holders.py",
     "test_machines.py",
+    "test_networks.py",
     "test_renewal.py",
     "test_resources.py",
     "test_rotation.py",

@@ -21,9 +21,11 @@ import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Literal
+from unittest.mock import patch
 
 from pubsub import Peer
-from tests.integration.support import free_port
+from pubsub.links.doors import Doors
+from tests.integration.support import free_port, told_only
 
 __all__ = ["BOTH", "Connection", "Proxy", "behind", "proxy"]
 
@@ -251,16 +253,22 @@ async def proxy(target: Callable[[], tuple[str, int]]) -> AsyncIterator[Proxy]:
 
 
 @asynccontextmanager
-async def behind(coordinator: str, **settings: Any) -> AsyncIterator[tuple[Peer, Proxy]]:
-    """A Peer that others reach only through a proxy, and the proxy."""
+async def behind(
+    coordinator: str, *, detour: bool = False, **settings: Any
+) -> AsyncIterator[tuple[Peer, Proxy]]:
+    """A Peer that others reach only through a proxy, and the proxy. `detour`: it may dial others
+    itself."""
 
     def target() -> tuple[str, int]:
         (server,) = peer.runtime.doors.servers.values()
         host, port = server.sockets[0].getsockname()[:2]
         return host, port
 
-    async with (
-        proxy(target) as made,
-        Peer(coordinator, advertise=made.address, **settings) as peer,
-    ):
-        yield peer, made
+    with patch.object(Doors, "told", told_only):
+        async with (
+            proxy(target) as made,
+            Peer(coordinator, advertise=made.address, **settings) as peer,
+        ):
+            if not detour:
+                peer.runtime.callbacks.called = lambda *what: None  # type: ignore[method-assign]
+            yield peer, made

@@ -208,6 +208,7 @@ def answers_of(prober: Prober) -> list[Answer]:
 
 
 @pytest.mark.loop
+@pytest.mark.usefixtures("only_advertised")
 async def test_g5_resets_before_a_live_subscriber_behind_a_rejecting_firewall_lose_nothing(
     address: str,
 ) -> None:
@@ -232,6 +233,7 @@ async def test_g5_resets_before_a_live_subscriber_behind_a_rejecting_firewall_lo
 
 
 @pytest.mark.loop
+@pytest.mark.usefixtures("only_advertised")
 async def test_g5_nobody_is_asked_at_an_address_that_may_be_anothers(address: str) -> None:
     """Its link comes from another host than the one that it advertises: an address is translated,
     or a port forwarded. For as long as ever a link is down, its place is held."""
@@ -255,6 +257,7 @@ async def test_g5_nobody_is_asked_at_an_address_that_may_be_anothers(address: st
 
 
 @pytest.mark.loop
+@pytest.mark.usefixtures("only_advertised")
 async def test_g3_a_live_subscriber_that_is_taken_for_gone_counts_what_it_missed(
     address: str,
 ) -> None:

@@ -436,6 +436,7 @@ def sends_unasked(attack: attacks.Publishing) -> Callable[[Stranger, int], None]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("only_advertised")
 async def test_nothing_is_taken_from_a_holder_where_a_publisher_is_said_to_be(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

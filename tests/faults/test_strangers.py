@@ -251,6 +251,7 @@ async def trap(*args: Any) -> AsyncIterator[Trap]:
 @pytest.mark.slow
 @pytest.mark.parametrize("channel", ["proof", "tls"])
 @pytest.mark.parametrize("manner", ["open", "forged", "echo"])
+@pytest.mark.usefixtures("only_advertised")
 async def test_a_stranger_where_a_publisher_was_gives_a_subscriber_nothing(
     channel: str,
     manner: str,

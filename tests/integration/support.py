@@ -16,8 +16,9 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from pubsub import Peer
-from pubsub.config import Settings
+from pubsub.config import Address, Settings, parse_advertise
 from pubsub.coordinator.server import Coordinator
+from pubsub.links.doors import Doors
 from pubsub.links.listening import stop_accepting
 from pubsub.trust.credentials import credentials_from
 from pubsub.trust.guard import Guard
@@ -208,3 +209,9 @@ def run_python(code: str, *args: str, **env: str) -> str:
     out, err = process.communicate(timeout=LONG)
     assert process.returncode == 0, err
     return out + err
+
+
+def told_only(doors: Doors, place: Address) -> list[Address]:
+    """In place of `Doors.told`: see the fixture `only_advertised`."""
+    text = doors._settings.advertise
+    return parse_advertise(text, place.port) if text else [place]

@@ -103,6 +103,7 @@ async def test_g9_a_close_that_takes_long_says_once_for_whom_it_waits(
         assert (len(warnings()), sub.lost) == (1, 0), "nothing was left"
 
 
+@pytest.mark.usefixtures("only_advertised")
 async def test_g3_who_was_expected_and_did_not_come_is_said_to_lack_what_was_put(
     coordinator: str, warnings: Warnings
 ) -> None:
@@ -118,7 +119,7 @@ async def test_g3_who_was_expected_and_did_not_come_is_said_to_lack_what_was_put
         said = [text for text in warnings() if "join_timeout" in text]
         assert said == [
             "Pub('t'): a subscriber that was expected has not come within 0.3 s (join_timeout): "
-            f"peer {there.runtime.peer_id}#1 lacks 3 messages"
+            f"peer {there.runtime.peer_id}#1 lacks 3 messages; others are told to dial {nowhere}"
         ], "nobody waits for observers"
         assert [sub.lost for sub in subs] == [0, 0]
 
@@ -301,6 +302,7 @@ async def test_who_was_told_of_a_missing_coordinator_is_told_when_it_answers(
             ]
 
 
+@pytest.mark.usefixtures("no_detour")
 async def test_who_was_told_of_a_missing_publisher_is_told_when_it_is_reached(
     coordinator: str, warnings: Warnings
 ) -> None:
@@ -323,6 +325,7 @@ async def test_who_was_told_of_a_missing_publisher_is_told_when_it_is_reached(
         server.close()
 
 
+@pytest.mark.usefixtures("no_detour")
 async def test_who_was_told_of_a_missing_publisher_is_told_when_it_is_given_up(
     coordinator: str, warnings: Warnings
 ) -> None:

@@ -159,6 +159,7 @@ async def test_an_address_that_its_coordinator_withdraws_is_no_way_any_more() ->
         await eventually(lambda: [str(way) for way in remote._ways()] == [here.address])
 
 
+@pytest.mark.usefixtures("only_advertised")
 async def test_a_publisher_is_dialled_at_all_addresses_of_its_name(
     names: dict[str, tuple[str, ...]],
 ) -> None:
@@ -196,6 +197,7 @@ async def test_a_publisher_is_missed_for_a_while_before_anybody_is_told(
         sub.close()
 
 
+@pytest.mark.usefixtures("only_advertised")
 async def test_a_publisher_that_was_never_reached_is_not_said_to_be_gone(
     warnings: Warnings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,13 +105,13 @@ async def test_who_waited_is_shown_what_is_new(
 async def test_a_dial_that_began_with_what_was_before_is_made_anew(
     both: Dialled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = keeping._connect
+    connect = keeping.connect
 
     async def slowly(*args: Any) -> None:
         await connect(*args)
         both.here.renew((NEW, OLD))
 
-    monkeypatch.setattr(keeping, "_connect", slowly)
+    monkeypatch.setattr(keeping, "connect", slowly)
     with pytest.raises(ConnectionError, match="changed meanwhile"):
         await both.dial()
 
@@ -138,13 +138,13 @@ async def test_a_connection_that_is_closed_at_once_is_no_internal_error(
     both: Dialled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The transport of uvloop does not know its addresses any more."""
-    connect = keeping._connect
+    connect = keeping.connect
 
     async def in_vain(*args: Any) -> None:
         await connect(*args)
         both.link.abort()
         await eventually(lambda: both.link.closing)
 
-    monkeypatch.setattr(keeping, "_connect", in_vain)
+    monkeypatch.setattr(keeping, "connect", in_vain)
     await both.dial()  # the link's endpoint has heard of its end
     assert both.link.peername[0] == "127.0.0.1"

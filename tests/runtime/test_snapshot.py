@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from pubsub import Peer
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Stream, StreamKey
@@ -27,8 +29,8 @@ async def test_a_snapshot_shows_pubs_subs_links_and_coordinators() -> None:
         (publisher,) = sub.publishers
         stream = StreamRow(publisher, "t", "attached", "", 1, 0)
         assert theirs.subs == (SubRow("*", 0, (stream,)),)
-        assert ours.links == (LinkRow("subscriber", there.peer_id, True),)
-        assert theirs.links == (LinkRow("publisher", here.peer_id, True),)
+        assert ours.links == (LinkRow("subscriber", there.peer_id, True, "direct"),)
+        assert theirs.links == (LinkRow("publisher", here.peer_id, True, "direct"),)
         assert ours.coordinators == theirs.coordinators == (CoordinatorRow(address, True, ""),)
 
         await sub.close()
@@ -46,12 +48,12 @@ def test_a_stream_in_a_snapshot_says_what_giving_it_up_means() -> None:
         stream.expected = 5 if topic in ("broken", "given up") else None
         inbox.add(stream)
     stream.vanish(trouble=False)
-    rows = SubRow.of(inbox, lambda stream: False).streams
+    rows = SubRow.of(inbox, lambda stream: False, attrgetter("state")).streams
     assert {row.topic: (row.state, row.fate) for row in rows} == {
         "young": ("connecting", ""),
         "old": ("connecting", "unreachable"),
         "broken": ("reconnecting", "vanished"),
         "given up": ("vanished", "vanished"),
     }
-    rows = SubRow.of(inbox, lambda stream: True).streams
+    rows = SubRow.of(inbox, lambda stream: True, attrgetter("state")).streams
     assert next(row.fate for row in rows if row.topic == "young") == "unreachable"

@@ -123,7 +123,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._running = False
         self._generators: dict[int, AsyncGenerator[Any, Any]] = {}
         self.outside = self.process("outside", "")
-        self.host = Host(context=lambda: self.here().empty.copy())
+        self.host = Host(
+            source_of=lambda address: address, context=lambda: self.here().empty.copy()
+        )
 
     def process(self, name: str, host: str) -> Process:
         """Start a process: nothing runs in it yet."""

@@ -9,6 +9,7 @@ import pytest
 from pubsub.errors import AuthError, ProtocolError, PubSubError
 from pubsub.wire.frames import Data, Event
 from pubsub.wire.handshake import (
+    SUBSCRIBER,
     Acceptor,
     Dialler,
     Identity,
@@ -46,10 +47,18 @@ def meet(dialler: Dialler, acceptor: Acceptor) -> tuple[Other, Other]:
 def test_peers_meet() -> None:
     met, found = meet(Dialler(PEER, "peer", "two"), Acceptor(OTHER, ("peer",)))
     ways, camera, display = tcp("10.0.0.1", 7001), {"name": "camera"}, {"name": "display"}
-    assert met == Other("peer", "one", ways, camera, 0.0, PEER.claim("two"), True, "here")
+    me = Other("peer", "one", ways, camera, 0.0, PEER.claim("two"), True, "here", wants="peer")
+    assert met == me
     assert (met.host, met.port) == ("10.0.0.1", 7001)
     assert found == Other("peer", "two", (), display, 0.0, OTHER.claim("one"), False, "there")
     assert (found.host, found.port) == ("", 0)
+
+
+def test_a_publisher_that_was_called_meets_its_subscriber() -> None:
+    met, found = meet(Dialler(PEER, SUBSCRIBER, "two"), Acceptor(OTHER, ("peer",)))
+    assert (met.peer_id, met.wants, found.role) == ("one", SUBSCRIBER, "peer")
+    with pytest.raises(ProtocolError, match="this is a coordinator, not a subscriber"):
+        meet(Dialler(PEER, SUBSCRIBER), Acceptor(replace(OTHER, role="coordinator"), ("peer",)))
 
 
 def test_the_first_way_that_this_version_knows_is_the_one_to_dial() -> None:

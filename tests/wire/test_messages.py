@@ -13,15 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pubsub.config import MAX_WAYS
 from pubsub.errors import ProtocolError
 from pubsub.wire.handshake import tcp
 from pubsub.wire.messages import (
     MAX_PAYLOAD_BEFORE_WELCOME,
-    MAX_WAYS,
     PROTOCOL_VERSION,
     Ack,
     Answer,
     Auth,
+    Call,
+    Called,
+    Circuit,
     Control,
     End,
     Expect,
@@ -29,7 +32,9 @@ from pubsub.wire.messages import (
     Gap,
     Goodbye,
     Hello,
+    Join,
     Kind,
+    Load,
     Match,
     MatchedPub,
     Ping,
@@ -37,9 +42,11 @@ from pubsub.wire.messages import (
     Query,
     Refused,
     Register,
+    RelayRow,
     Revoked,
     Subscribe,
     Subscribed,
+    Ticket,
     Unregister,
     Unsubscribe,
     WayRow,
@@ -75,8 +82,8 @@ flag = st.booleans()
 id_ = shown(64)
 topic = text(1024)
 seconds = st.floats(0, 999_999_999, allow_nan=False)
-dials = st.sampled_from(["peer", "client"])
-answers = st.sampled_from(["peer", "coordinator"])
+dials = st.sampled_from(["peer", "client", "relay"])
+answers = st.sampled_from(["peer", "coordinator", "relay"])
 anything = st.recursive(
     st.none()
     | st.booleans()
@@ -93,6 +100,8 @@ pairs = st.lists(st.tuples(id_, u32), max_size=3).map(tuple)
 short = st.binary(max_size=64)
 way = st.builds(WayRow, shown(32), shown(255), u16)
 ways = st.lists(way, max_size=3).map(tuple) | st.just((WayRow("tcp", "::1", 1),) * MAX_WAYS)
+relays = st.lists(st.builds(RelayRow, id_, ways), max_size=3).map(tuple)
+ticket = st.binary(max_size=16)
 matched_pub = st.builds(MatchedPub, id_, ways, flag, id_, u32, topic, flag, shown(255))
 
 # Each kind's fields, in their order on the wire: how to draw one.
@@ -100,7 +109,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     Hello: {
         "version": st.just(PROTOCOL_VERSION),
         "role": dials,
-        "wants": answers,
+        "wants": answers | st.just("subscriber"),
         "peer_id": id_,
         "expects": id_,
         "nonce": short,
@@ -111,7 +120,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         "info": table,
     },
     Auth: {
-        "role": st.sampled_from(["peer", "coordinator", "client"]),
+        "role": st.sampled_from(["peer", "coordinator", "client", "relay"]),
         "peer_id": id_,
         "nonce": short,
         "proof": short,
@@ -153,7 +162,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     End: {
         "channel": u32,
         "final": u64,
-        "code": st.sampled_from(["closed", "unknown", "refused"]),
+        "code": st.sampled_from(["closed", "unknown", "refused", "elsewhere"]),
         "reason": shown(1024),
     },
     Register: {
@@ -180,10 +189,16 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
         ),
         "removed": pairs,
     },
-    Query: {"token": u64, "what": st.sampled_from(["topics", "peers"])},
+    Query: {"token": u64, "what": st.sampled_from(["topics", "peers", "relays"])},
     Answer: {"token": u64, "complete": flag, "rows": st.lists(table, max_size=3).map(tuple)},
     Refused: {"id": u32, "code": shown(32), "reason": shown(1024)},
     Revoked: {"list": st.binary(max_size=20) | st.just(bytes(4 << 20))},
+    Call: {"sub_id": u32, "peer_id": id_, "stream_id": u32, "relay": flag},
+    Called: {"peer_id": id_, "ways": ways, "relays": relays},
+    Circuit: {"peer_id": id_},
+    Ticket: {"peer_id": id_, "ticket": ticket, "reason": shown(1024)},
+    Join: {"ticket": ticket},
+    Load: {"circuits": u32},
 }
 
 KINDS = pytest.mark.parametrize("cls", FIELDS, ids=lambda cls: cls.__name__)
@@ -375,8 +390,9 @@ def is_rows(*checks: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
-is_dialling = is_in("peer", "client")
-is_answering = is_in("peer", "coordinator")
+is_dialling = is_in("peer", "client", "relay")
+is_answering = is_in("peer", "coordinator", "relay")
+is_wanted = is_in("peer", "subscriber", "coordinator", "relay")
 is_id, is_topic, is_entity = is_text(64), is_text(1024), is_uint(U32)
 is_pairs = is_rows(is_id, is_entity)
 is_way_rows = is_rows(is_text(32), is_text(255), is_uint(65535))
@@ -384,6 +400,10 @@ is_way_rows = is_rows(is_text(32), is_text(255), is_uint(65535))
 
 def is_short(value: Any) -> bool:
     return type(value) is bytes and len(value) <= 64
+
+
+def is_ticket(value: Any) -> bool:
+    return type(value) is bytes and len(value) <= 16
 
 
 def is_ways(value: Any) -> bool:
@@ -394,9 +414,9 @@ def is_ways(value: Any) -> bool:
 TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
     Hello: [
         *(lambda value: value == PROTOCOL_VERSION and type(value) is int, is_dialling),
-        *(is_answering, is_id, is_id, is_short, is_short, is_ways, is_bool, is_id, is_table),
+        *(is_wanted, is_id, is_id, is_short, is_short, is_ways, is_bool, is_id, is_table),
     ],
-    Auth: [is_in("peer", "coordinator", "client"), is_id, is_short, is_short],
+    Auth: [is_in("peer", "coordinator", "client", "relay"), is_id, is_short, is_short],
     Welcome: [is_entity, is_answering, is_id, is_short, is_id, is_seconds, is_table],
     Ping: [is_uint(U64)],
     Pong: [is_uint(U64)],
@@ -409,7 +429,12 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
     Unsubscribe: [is_entity],
     Ack: [is_entity, is_uint(U64), is_uint(U64)],
     Gap: [is_entity, is_uint(U64), is_uint(U64), is_text(64)],
-    End: [is_entity, is_uint(U64), is_in("closed", "unknown", "refused"), is_text(1024)],
+    End: [
+        is_entity,
+        is_uint(U64),
+        is_in("closed", "unknown", "refused", "elsewhere"),
+        is_text(1024),
+    ],
     Register: [is_entity, is_in("pub", "sub"), is_topic, is_bool, is_bool],
     Unregister: [is_entity],
     Match: [
@@ -419,13 +444,19 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
     Expect: [
         *(is_entity, is_uint(U64), is_bool, is_rows(is_id, is_entity, is_bool, is_bool), is_pairs),
     ],
-    Query: [is_uint(U64), is_in("topics", "peers")],
+    Query: [is_uint(U64), is_in("topics", "peers", "relays")],
     Answer: [
         *(is_uint(U64), is_bool),
         lambda value: type(value) is list and all(is_table(row) for row in value),
     ],
     Refused: [is_entity, is_text(32), is_text(1024)],
     Revoked: [lambda value: type(value) is bytes and len(value) <= 4 << 20],
+    Call: [is_entity, is_id, is_entity, is_bool],
+    Called: [is_id, is_ways, is_rows(is_id, is_ways)],
+    Circuit: [is_id],
+    Ticket: [is_id, is_ticket, is_text(1024)],
+    Join: [is_ticket],
+    Load: [is_entity],
 }
 
 

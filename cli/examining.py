@@ -1,0 +1,638 @@
+"""What `pubsub doctor` looks at: it asks, dials and tries out, each for a bounded time, and hands
+every finding on as soon as there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from pubsub import Gap, Peer
+from pubsub._version import __version__
+from pubsub.cli import findings
+from pubsub.cli.asking import What, ask, find_default
+from pubsub.cli.command import given_credentials
+from pubsub.cli.findings import Fault, Finding, Met, Seen
+from pubsub.config import (
+    DEFAULT_COORDINATOR,
+    Address,
+    Settings,
+    Way,
+    coordinators_from,
+    is_loopback,
+)
+from pubsub.coordinator.registry import machine_of
+from pubsub.core.topics import is_pattern
+from pubsub.errors import DecodeError, PubSubError
+from pubsub.links.keeping import Attempt, dial, explain
+from pubsub.links.link import Link, State
+from pubsub.links.resolving import host_of, resolve
+from pubsub.runtime.coordinator_link import FOREIGN, PORTS
+from pubsub.support.about import about
+from pubsub.trust.credentials import credentials_from
+from pubsub.trust.guard import Group, Guard, Holder, is_auth
+from pubsub.wire.frames import Event
+from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other
+from pubsub.wire.messages import End, Goodbye, Ping, Pong, Subscribe, encode
+
+__all__ = ["Examination", "knock"]
+
+T = TypeVar("T")
+
+SAID = 1.0
+"""Seconds of waiting after which it is said for whom."""
+DIAL = 3.0
+"""Seconds for a connection, and then for the handshake."""
+ANSWER = 2.0
+"""Seconds for the answer to a question on an open connection."""
+KNOCK = 2 * DIAL + 4 * ANSWER
+"""Seconds for all of that."""
+ADDRESSES = 2
+"""Addresses of a name under which a peer or relay is dialled."""
+VISIT = DIAL + ADDRESSES * KNOCK
+"""Seconds for all of them."""
+ASK = 5.0
+"""Seconds for a coordinator's list."""
+AT_ONCE = 8
+"""Peers that are dialled at a time."""
+MOST = 50
+"""Peers that are dialled."""
+LOOK = 2.0
+"""Seconds for which the streams of a topic are looked at."""
+JOIN = 8.0
+"""Seconds for a Sub to be ready."""
+MANY_PINGS = 900
+"""As many as may come before one was answered, and some: 13 KiB, more than any packet has."""
+MANY_SUBSCRIBES = 400
+"""Of a stream that does not exist: 12 KiB, and 20 KiB of answers."""
+NOBODYS = 2**32 - 1
+"""The number of a stream that no Pub ever gets."""
+TURNS = 100
+"""Messages that go there and back, one after the other."""
+MESSAGES = 20_000
+"""Messages that are put as fast as it goes."""
+PAYLOAD = b"x" * 100
+
+
+# --- dialling -------------------------------------------------------------------------------
+
+
+class _Talk:
+    """A connection on which a small and a large question are asked; its endpoint and its core."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.other: Other | None = None
+        self._awaited = 0  # the token of a PONG, or how many channels are to END
+        self._answer: asyncio.Future[bool] = loop.create_future()
+
+    def opened(self, link: Link, other: Other) -> _Talk:
+        """See `Endpoint`: this was told to its `Attempt`."""
+        link.endpoint, self.other = self, other
+        return self
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        self._answered(False)
+
+    def receive(self, event: Event) -> None:
+        """See `Core`."""
+        if (isinstance(event, Pong) and event.token == self._awaited) or (
+            isinstance(event, End) and event.channel == self._awaited
+        ):
+            self._answered(True)
+
+    def pump(self, budget: int) -> Sequence[bytes]:
+        """See `Core`."""
+        return ()
+
+    def _answered(self, well: bool) -> None:
+        if not self._answer.done():
+            self._answer.set_result(well)
+
+    async def ask(self, link: Link, messages: Sequence[Ping | Subscribe]) -> bool:
+        """Whether the last of these is answered in time. They are written at once."""
+        last = messages[-1]
+        self._awaited = last.token if isinstance(last, Ping) else last.channel
+        self._answer = self._loop.create_future()
+        link.write(b"".join(map(encode, messages)))
+        await asyncio.wait({self._answer}, timeout=ANSWER)
+        return self._answer.done() and self._answer.result()
+
+
+def _large(wants: str) -> list[Ping | Subscribe]:
+    """Questions that together fill several packets, and, of a peer, whose answers do so too."""
+    if wants == "peer":
+        return [
+            Subscribe(n, NOBODYS, 0, None, 0, 0, True, False, 0) for n in range(MANY_SUBSCRIBES)
+        ]
+    return [Ping(2**40 + n) for n in range(MANY_PINGS)]
+
+
+async def knock(
+    at: Address, wants: Literal["peer", "coordinator", "relay"], guard: Guard
+) -> tuple[Met | Fault, Link]:
+    """Dial that number, and ask who is there."""
+    loop = asyncio.get_running_loop()
+    settings = Settings(connect_timeout=DIAL, handshake_timeout=DIAL)
+    talk = _Talk(loop)
+    attempt = Attempt(loop, settings, bytearray(64 * 1024), talk.opened)
+    role = "client" if wants == "coordinator" else "peer"
+    # an identity of its own, as when one is probed: nobody takes it for a subscriber
+    me = Identity(role, f"{guard.new_id()}-asks", info=about("pubsub doctor"))
+
+    async def introduce(local_host: str, authenticator: Authenticator) -> Dialler:
+        return Dialler(me, wants, "", authenticator)
+
+    link = attempt.link
+    try:
+        await attempt.make(dial(link, Way(*at), DIAL, guard), introduce)
+        other = talk.other
+        assert other is not None
+        began = perf_counter()  # uvloop counts whole milliseconds
+        if not await talk.ask(link, [Ping(1)]):
+            return Fault(at, "mute", "says who it is, and then does not answer"), link
+        seconds = perf_counter() - began
+        large = await talk.ask(link, _large(wants))
+        return Met(at, other.peer_id, other.info, seconds, other.settle, large), link
+    except (OSError, PubSubError, asyncio.TimeoutError) as error:
+        fault = fault_of(at, error, dialled=link.state is not State.CONNECTING)
+        if fault.kind == "mute" and await _lives(at):
+            text = "takes the connection, and answers what is small, but not what is large"
+            fault = Fault(at, "large", text)
+        return fault, link
+    finally:
+        link.goodbye() if talk.other is not None else link.abort()
+
+
+async def _lives(at: Address) -> bool:
+    """Whether the process that has not answered does anything about a connection that ends with
+    its first few bytes. What is shown by TLS is more than a packet on many a way."""
+    try:
+        connecting = asyncio.open_connection(*at)
+        reader, writer = await asyncio.wait_for(connecting, ANSWER)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    try:
+        writer.write(encode(Goodbye("closing", "")))
+        await asyncio.wait_for(reader.read(1), ANSWER)
+        return True
+    except asyncio.TimeoutError:
+        return False
+    except OSError:  # it was cut
+        return True
+    finally:
+        writer.close()
+
+
+def fault_of(at: Address, error: Exception, *, dialled: bool = True) -> Fault:
+    """Why nobody was met there. `dialled`: something has left this machine."""
+    code = getattr(error, "code", "")
+    text = explain(error)
+    if isinstance(error, ConnectionRefusedError):
+        kind = "refused"
+    elif isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        kind, text = "silent", f"no answer within {DIAL:g} s, not even a refusal"
+    elif isinstance(error, socket.gaierror):
+        kind = "name"
+    elif is_auth(error):
+        kind = "auth" if dialled else "own"
+    elif code == "timeout":
+        kind, text = "mute", f"takes the connection, and does not answer within {DIAL:g} s"
+    else:
+        kind = "foreign" if code in (*FOREIGN, "version") else "other"
+    return Fault(at, kind, text)
+
+
+# --- the examination ------------------------------------------------------------------------
+
+
+class _Told(NamedTuple):
+    """What one coordinator knows."""
+
+    address: Address
+    here: bool
+    """It is on this machine."""
+    topics: list[dict[str, Any]]
+    peers: list[dict[str, Any]]
+    relays: list[dict[str, Any]]
+
+
+class Examination:
+    """Looks at everything, in an order in which the first trouble often explains those after it.
+
+    Parameters:
+        topic: a topic or pattern to look at; None: none.
+        coordinator: what the command was told.
+        tell: gets each finding.
+        waits: gets a sentence on whom is waited for.
+    """
+
+    def __init__(
+        self,
+        topic: str | None,
+        coordinator: str | None,
+        tell: Callable[[Finding], None],
+        waits: Callable[[str], None],
+    ) -> None:
+        self._topic = topic
+        self._coordinator = coordinator
+        self._tell = tell
+        self._waits = waits
+        self._loop = asyncio.get_running_loop()
+        self._unreached = False
+        self._exposed = False
+
+    async def run(self) -> None:
+        """All of it."""
+        for finding in findings.environment(os.environ, _versions()):
+            self._tell(finding)
+        guard = self._credentials()
+        self._descriptors()
+        if guard is None:
+            return
+        named, configured = coordinators_from(self._coordinator, {})
+        if not configured:
+            where = asyncio.to_thread(find_default, guard)
+            named = (await self._patiently(where, f"a coordinator at {named[0]}", PORTS * DIAL),)
+        told = await self._coordinators(named, configured, guard)
+        peers = {row["peer_id"]: (row, each) for each in told for row in each.peers}
+        if len(peers) > findings.SPARE:
+            self._descriptors(len(peers))
+        await self._peers(list(peers.values()), guard)
+        await self._relays({row["peer_id"]: row for each in told for row in each.relays}, guard)
+        rows = {row["topic"]: row for each in told for row in each.topics}
+        for finding in findings.foreign_topics(rows.values()):
+            self._tell(finding)
+        if told and self._topic is not None:
+            for finding in findings.topic(self._topic, {str(t.address): t.topics for t in told}):
+                self._tell(finding)
+            await self._streams(self._topic)
+        if told or not configured:
+            await self._path(guard)
+
+    async def _patiently(self, what: Awaitable[T], whom: str, seconds: float) -> T:
+        """Wait no longer than that, and say for whom.
+
+        Raises:
+            asyncio.TimeoutError: it was not enough.
+        """
+        task = asyncio.ensure_future(what)
+        try:
+            await asyncio.wait({task}, timeout=SAID)
+            if not task.done():
+                self._waits(f"waiting for {whom} (at most {seconds:g} s)")
+                await asyncio.wait({task}, timeout=max(0.0, seconds - SAID))
+            if not task.done():
+                raise asyncio.TimeoutError
+            return task.result()
+        finally:
+            task.cancel()
+
+    # --- this process -----------------------------------------------------------------------
+
+    def _credentials(self) -> Guard | None:
+        try:
+            found = credentials_from(Settings(**given_credentials()), os.environ)
+            guard = found.guard()
+            keys = [key.id for key in (found.keys() if isinstance(guard, Group) else ())]
+        except (PubSubError, ValueError, OSError) as error:
+            self._tell(Finding("credentials", "wrong", str(error)))
+            return None
+        held = isinstance(guard, Holder)
+        self._tell(
+            findings.credentials(
+                *(found.kind, "" if found.kind == "key" else found.value, found.source),
+                keys=keys,
+                name=guard.name,
+                until=guard.until if held else 0.0,
+                rights=str(guard.rights) if held else "",
+                now=time.time(),
+            )
+        )
+        return guard
+
+    def _descriptors(self, peers: int = 0) -> None:
+        try:
+            import resource
+        except ImportError:  # Windows has no such limit
+            return
+        self._tell(findings.descriptors(*resource.getrlimit(resource.RLIMIT_NOFILE), peers))
+
+    # --- coordinators, peers and relays -----------------------------------------------------
+
+    async def _knock(
+        self, at: Address, wants: Literal["peer", "coordinator", "relay"], guard: Guard
+    ) -> tuple[Met | Fault, bool]:
+        """Whom one meets there, and whether it is on this machine."""
+        found, link = await knock(at, wants, guard)
+        here = is_loopback(at.host)
+        if link.sockname and link.peername:
+            source, met = host_of(link.sockname), Address(host_of(link.peername), at.port)
+            here = not machine_of(source, met)
+        await link.gone()
+        return found, here
+
+    async def _resolved(self, named: Address) -> list[Address] | Fault:
+        try:
+            hosts = await resolve(self._loop, named.host, DIAL)
+        except OSError as error:
+            return Fault(named, "name", explain(error))
+        return [Address(host, named.port) for host in hosts]
+
+    async def _visit(
+        self, named: Address, wants: Literal["peer", "relay"], guard: Guard
+    ) -> Met | Fault:
+        """Whom one meets at the first address of that name where anybody is."""
+        places = await self._resolved(named)
+        if isinstance(places, Fault):
+            return places
+        found = [(await self._knock(place, wants, guard))[0] for place in places[:ADDRESSES]]
+        return next((each for each in found if isinstance(each, Met)), found[0])
+
+    async def _coordinators(
+        self, named: Sequence[Address], configured: bool, guard: Guard
+    ) -> list[_Told]:
+        """What those know that answer."""
+        told, answers = [], []
+        for address in named:
+            places = await self._resolved(address)
+            found: list[Met | Fault] = []
+            here = False
+            if isinstance(places, Fault):
+                found.append(places)
+            else:
+                knocks = [self._knock(place, "coordinator", guard) for place in places]
+                whom = f"the coordinator at {address}"
+                for answer, is_here in await self._patiently(asyncio.gather(*knocks), whom, KNOCK):
+                    found.append(answer)
+                    here = here or (is_here and isinstance(answer, Met))
+                    self._exposed |= isinstance(answer, Met) and not is_loopback(answer.at.host)
+            for finding in findings.coordinator(
+                address, found, version=__version__, configured=configured
+            ):
+                self._tell(finding)
+            answers.append((address, found))
+            if any(isinstance(each, Met) for each in found):
+                told.append(await self._lists(address, here, guard))
+        for finding in findings.same(answers):
+            self._tell(finding)
+        if configured:
+            known = [
+                each.peer_id for _, found in answers for each in found if isinstance(each, Met)
+            ]
+            await self._beside(known, named, guard)
+        return told
+
+    async def _lists(self, address: Address, here: bool, guard: Guard) -> _Told:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        asked: tuple[What, ...] = ("topics", "peers", "relays")
+        for what in asked:
+            question = asyncio.to_thread(ask, address, what, guard, timeout=ASK)
+            try:
+                rows[what] = await self._patiently(
+                    question, f"the {what} of the coordinator at {address}", 2 * ASK
+                )
+            except (PubSubError, asyncio.TimeoutError) as error:
+                rows[what] = []
+                self._tell(
+                    Finding(
+                        f"coordinator {address}",
+                        "note",
+                        f"its {what} could not be asked for: {explain(error)}",
+                    )
+                )
+        return _Told(address, here, rows["topics"], rows["peers"], rows["relays"])
+
+    async def _beside(self, known: list[str], named: Sequence[Address], guard: Guard) -> None:
+        """Whether another coordinator is where programs look that were told of none."""
+        first = DEFAULT_COORDINATOR
+        places = [Address(first.host, first.port + n) for n in range(PORTS)]
+        knocks = [self._knock(place, "coordinator", guard) for place in places]
+        whom = f"coordinators beside, from {places[0]} on"
+        for found, _ in await self._patiently(asyncio.gather(*knocks), whom, KNOCK):
+            if isinstance(found, Met):
+                finding = findings.beside(found, known, named)
+                if finding is not None:
+                    self._tell(finding)
+
+    async def _peers(self, listed: list[tuple[dict[str, Any], _Told]], guard: Guard) -> None:
+        self._exposed |= any(
+            not is_loopback(place.host) for row, _ in listed for place in findings.places(row)
+        )
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def look(row: dict[str, Any], told: _Told) -> None:
+            async with turns:
+                places = findings.places(row, told.address.host.partition("%")[2])
+                mine = [at for at in places if told.here or not is_loopback(at.host)]
+                found = await asyncio.gather(*(self._visit(at, "peer", guard) for at in mine))
+            finding = findings.peer(row, found, exposed=self._exposed)
+            self._unreached |= finding.state == "wrong" or not mine
+            self._tell(finding)
+
+        looks = [look(row, told) for row, told in listed[:MOST]]
+        most = VISIT * -(-len(looks) // AT_ONCE)
+        await self._patiently(asyncio.gather(*looks), "the peers that do not answer", most)
+        if len(listed) > MOST:
+            text = f"{MOST} of {len(listed):,} were dialled"
+            self._tell(Finding("peers", "note", text))
+
+    async def _relays(self, rows: Mapping[str, dict[str, Any]], guard: Guard) -> None:
+        found: list[tuple[dict[str, Any], Met | Fault]] = []
+        for row in rows.values():
+            for at in findings.places(row):
+                visit = self._visit(at, "relay", guard)
+                found.append((row, await self._patiently(visit, f"the relay at {at}", VISIT)))
+        for finding in findings.relays(found, needed=self._unreached):
+            self._tell(finding)
+
+    # --- what is tried out ------------------------------------------------------------------
+
+    def _peer(self) -> Peer:
+        return Peer(
+            self._coordinator,
+            name="pubsub doctor",
+            connect_timeout=DIAL,
+            linger=0.0,
+            **given_credentials(),
+        )
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Within: what the library warns of is a finding too."""
+        said: dict[str, None] = {}
+
+        class Warnings(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                said[record.getMessage()] = None
+
+        handler = Warnings(logging.WARNING)
+        logger = logging.getLogger("pubsub")
+        handler.addFilter(lambda record: record.name == "pubsub")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            for text in said:
+                self._tell(Finding("what a program is told here", "wrong", text))
+
+    async def _streams(self, topic: str) -> None:
+        """See for a while what a Sub of this topic gets."""
+        peer = self._peer()
+        try:
+            with self._listening():
+                sub = peer.sub(topic, observer=True, history=1)
+                await self._patiently(_ready(sub), f"the publishers of {topic!r}", JOIN)
+                found = await self._look(sub)
+            for publisher, state in sub.publishers.items():
+                self._tell(findings.stream(found(publisher, state)))
+        except (PubSubError, OSError, asyncio.TimeoutError) as error:
+            text = f"a Sub of it is not ready: {explain(error)}"
+            self._tell(Finding(f"topic {topic}", "wrong", text))
+        finally:
+            await peer.close(0.0)
+
+    async def _look(self, sub: Any) -> Callable[[str, dict[str, Any]], Seen]:
+        began, since = self._loop.time(), time.time()
+        taken: dict[str, int] = {}
+        delays: dict[str, float] = {}
+        last: dict[str, float] = {}
+
+        async def follow() -> None:
+            while True:
+                try:
+                    async for event in sub.messages():
+                        if isinstance(event, Gap):
+                            continue
+                        who, delay = event.publisher, time.time() - event.sent_at
+                        if who in last or event.sent_at >= since:  # the first may be from before
+                            taken[who] = taken.get(who, 0) + 1
+                            delays[who] = min(delay, delays.get(who, delay))
+                        last[who] = event.sent_at
+                except DecodeError as error:
+                    self._tell(Finding(f"topic {error.topic}", "note", str(error)))
+
+        following = asyncio.ensure_future(follow())
+        try:
+            await asyncio.wait({following}, timeout=LOOK)
+            if following.done():
+                following.result()
+        finally:
+            following.cancel()
+        seconds = self._loop.time() - began
+        now = time.time()
+
+        def seen(publisher: str, state: dict[str, Any]) -> Seen:
+            away = state["since"]
+            return Seen(
+                *(publisher, state["topic"], state["state"], state["way"], state["failed"]),
+                *(seconds if away is None else now - away, taken.get(publisher, 0), state["lost"]),
+                delays.get(publisher),
+                now - last[publisher] if publisher in last else None,
+            )
+
+        return seen
+
+    async def _path(self, guard: Guard) -> None:
+        """Two Peers, which meet as any two programs do."""
+        subject = "a Pub and a Sub of its own"
+        topics = own_topics(guard)
+        if topics is None:
+            self._tell(
+                Finding(
+                    subject,
+                    "note",
+                    "not tried out: there is no pattern of which this certificate may both publish "
+                    "and subscribe a topic",
+                )
+            )
+            return
+        one = two = None
+        try:
+            with self._listening():
+                one, two = self._peer(), self._peer()
+                text = await self._patiently(
+                    _try_out(one, two, *topics), "messages of its own", 3 * JOIN
+                )
+            self._tell(Finding(subject, "ok", text))
+        except asyncio.TimeoutError:
+            text = f"a message did not arrive, or not come back, within {3 * JOIN:g} s"
+            self._tell(Finding(subject, "wrong", text))
+        except (PubSubError, OSError) as error:
+            self._tell(Finding(subject, "wrong", f"they do not meet: {explain(error)}"))
+        finally:
+            for peer in (one, two):
+                if peer is not None:
+                    await peer.close(0.0)
+
+
+def own_topics(guard: Guard) -> tuple[str, str] | None:
+    """Two topics that are nobody else's and that these credentials may publish and subscribe."""
+    rights = guard.rights
+    for pattern in ("pubsub-doctor/**", *rights.publish, *rights.subscribe):
+        first, second = (_filled(pattern) for _ in range(2))
+        may = (rights.may_publish(t) and rights.may_subscribe(t) for t in (first, second))
+        if is_pattern(pattern) and all(may):
+            return first, second
+    return None
+
+
+def _filled(pattern: str) -> str:
+    name = f"pubsub-doctor-{secrets.token_hex(8)}"
+    return "/".join(name if part in ("*", "**") else part for part in pattern.split("/"))
+
+
+async def _ready(sub: Any) -> None:
+    await sub
+
+
+async def _try_out(one: Peer, two: Peer, there: str, back: str) -> str:
+    """Send something from the one to the other and back; returns what was measured."""
+    out, answers = one.pub(there, overflow="block"), one.sub(back)
+    into, answering = two.sub(there), two.pub(back)
+    await answers
+    await into
+    await out.wait_for_subscribers(1)
+    await answering.wait_for_subscribers(1)
+    turns = []
+    for n in range(TURNS):
+        began = perf_counter()
+        out.put(n)
+        answering.put(await into.get())
+        await answers.get()
+        turns.append(perf_counter() - began)
+    began = perf_counter()
+
+    async def put() -> None:
+        for _ in range(MESSAGES // 100):
+            await out.put_many([PAYLOAD] * 100)
+
+    putting = asyncio.ensure_future(put())
+    try:
+        left = MESSAGES
+        while left:
+            left -= len(await into.get_many(left))
+    finally:
+        putting.cancel()
+    rate = MESSAGES / (perf_counter() - began)
+    return (
+        f"a message goes there and back in {median(turns) * 1000:.1f} ms, and {rate:,.0f} of "
+        f"{len(PAYLOAD)} bytes go through in a second"
+    )
+
+
+def _versions() -> str:
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    python = f"Python {platform.python_version()} on {platform.system()}"
+    return f"pubsubd {__version__}, {python}, {loop}"

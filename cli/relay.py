@@ -1,0 +1,226 @@
+"""``pubsubd relay``: where peers meet that cannot dial each other; and the relay that a coordinator
+starts beside itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import random
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from pubsub.cli.command import (
+    OK,
+    Failure,
+    coordinator_option,
+    credential_options,
+    end_signals,
+    given_credentials,
+    guard_of_command,
+    run,
+    say,
+)
+from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log_to, many_files
+from pubsub.config import Address, Settings, coordinators_from
+from pubsub.trust.guard import Guard
+from pubsub.wire.liveness import Backoff
+
+__all__ = ["Child", "check_relay", "relay"]
+
+PORT = 7701
+"""Where a relay listens that is told nothing else."""
+PATIENCE = 3.0
+"""Seconds that a relay has to end when its coordinator does."""
+
+
+@click.command(
+    epilog="Exit codes: 0 stopped by Ctrl-C or SIGTERM, 1 failed (such as: the port is in use), 2 "
+    "used wrongly."
+)
+@click.option(
+    "--host",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 is all of this machine, :: also those of IPv6.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=PORT,
+    show_default=True,
+    help="Port to listen on; 0: any free one, which the first line names.",
+)
+@click.option(
+    "--advertise",
+    metavar="HOST[:PORT]",
+    default=None,
+    help="What others are told to dial. Default: the address from which it reaches a coordinator.",
+)
+@coordinator_option()
+@log_level_option
+@credential_options
+@encrypt_option
+@click.option(
+    "--while-stdin",
+    is_flag=True,
+    help="End when standard input does, as when the program that has started it is gone.",
+)
+def relay(
+    host: str,
+    port: int,
+    advertise: str | None,
+    coordinator: str | None,
+    log_level: str,
+    encrypt: bool | None,
+    while_stdin: bool,
+) -> int:
+    """Run a relay: two programs meet there, neither of which can dial the other.
+
+    It passes bytes on, and keeps and decodes nothing: programs make their own TLS across it. It
+    needs the key of the group, or a certificate (pubsubd cert issue DIR NAME --relay), and an
+    address that all can dial; they find it through the coordinators.
+
+    \b
+    export PUBSUB_KEY_FILE=~/pubsub.key
+    pubsubd relay --host 0.0.0.0 --coordinator 10.77.1.1:7700
+
+    SIGHUP has it read its key or certificate anew, as it does each minute. Ctrl-C and SIGTERM end
+    it: who meets there meets at another relay, or when it is back.
+    """
+    log_to(log_level)
+    many_files()
+    guard = guard_of_command(encrypt=encrypt)
+    check_relay(guard)
+    is_exposed(Address(host, port))  # that it is an address at all
+    settings = Settings(host=host, port=port, advertise=advertise, name="pubsubd relay")
+    where, _ = coordinators_from(coordinator, os.environ)
+    return run(_serve(settings, where, guard, while_stdin))
+
+
+def check_relay(guard: Guard) -> None:
+    """Raise Failure where nobody could meet at a relay with these credentials."""
+    if not guard.open:
+        guard.context_for_relay()
+    if not guard.rights.relay:
+        raise Failure(
+            f"the certificate of {guard.name!r} does not make it a relay: issue one with `pubsubd "
+            "cert issue DIR NAME --relay`"
+        )
+
+
+async def _serve(
+    settings: Settings, coordinators: Sequence[Address], guard: Guard, while_stdin: bool
+) -> int:
+    from pubsub.relay.server import Relay  # `pubsubd --help` needs none of it
+
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    server = Relay(loop, coordinators, settings=settings, guard=guard)
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, server.renewal.look)
+    if while_stdin:
+        await loop.connect_read_pipe(lambda: _Parent(told), sys.stdin)
+    with end_signals(lambda code: told.set()):
+        try:
+            addresses = await server.start()
+        except OSError as error:
+            at = Address(settings.host or "", settings.port)
+            if error.errno == errno.EADDRINUSE:
+                raise Failure(f"{at} is in use: another relay may be running") from None
+            raise Failure(f"cannot listen on {at}: {error.strerror or error}") from None
+        shown = f"with {guard.label}"
+        if guard.open:
+            shown = "open to everyone who can reach it (--insecure)"
+        say(
+            f"relay on {' and '.join(map(str, addresses))}, {shown}, found through "
+            f"{' and '.join(map(str, coordinators))}",
+            by="pubsubd",
+        )
+        if guard.open:
+            say("--insecure: a relay can read and alter all that passes it", by="pubsubd")
+        await told.wait()
+        await server.close()
+    return OK
+
+
+class _Parent(asyncio.Protocol):
+    """Whoever has started this process: when it is gone, however that came, its pipe ends."""
+
+    def __init__(self, told: asyncio.Event) -> None:
+        self._told = told
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._told.set()
+
+
+class Child:
+    """The relay of a coordinator, as a process of its own: what it has to do is no work for the
+    coordinator's.
+
+    Parameters:
+        args: what it is told beside where the coordinator is and what credentials it has.
+    """
+
+    def __init__(self, coordinator: Address, *args: str) -> None:
+        given = given_credentials()
+        options = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is True]
+        for name, value in given.items():
+            if value is not True:
+                options += [f"--{name.replace('_', '-')}", str(value)]
+        self._command = [
+            *(sys.executable, "-m", "pubsub.cli.pubsubd", "relay", "--while-stdin"),
+            *("--coordinator", str(coordinator), *options, *args),
+        ]
+        self._backoff = Backoff(random.random)
+        self._process: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start it, and again whenever it is gone."""
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                process = self._process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=asyncio.subprocess.PIPE
+                )
+                say(f"its relay is process {process.pid}", by="pubsubd")
+                how = f"ended with {await process.wait()}"
+            except OSError as error:
+                how = f"cannot be started: {error.strerror or error}"
+            self._backoff.lived(loop.time() - began)
+            delay = self._backoff.delay()
+            say(f"its relay {how}, and is started anew", by="pubsubd")
+            await asyncio.sleep(delay)
+
+    def renew(self) -> None:
+        """It is to read its credentials anew, too."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGHUP)
+
+    async def close(self) -> None:
+        """End it, and wait until it has ended."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        waiting = asyncio.ensure_future(process.wait())
+        await asyncio.wait({waiting}, timeout=PATIENCE)
+        if not waiting.done():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await waiting

@@ -1,0 +1,62 @@
+"""What the daemons have in common: options, logging, descriptors, where they may listen."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+
+import click
+
+from pubsub.cli.command import Failure
+from pubsub.config import Address, is_loopback, is_wildcard
+from pubsub.links.listening import NAME_TIMEOUT
+from pubsub.links.resolving import resolve_blocking
+
+__all__ = ["encrypt_option", "is_exposed", "log_level_option", "log_to", "many_files"]
+
+log_level_option = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="warning",
+    show_default=True,
+    help="What to log on standard error.",
+)
+encrypt_option = click.option(
+    "--encrypt/--no-encrypt",
+    default=None,
+    help="With a key: TLS on loopback too; or nowhere, where all others say so, too. Default: TLS "
+    "between machines.",
+)
+
+
+def log_to(level: str) -> None:
+    """Log from this level on, on standard error."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+def many_files() -> None:
+    """As many file descriptors as this process may have: one for each peer. What it may have is
+    often much more than what it gets unasked, which is kept low for programs that use select()."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says that there is no limit, and has one
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def is_exposed(address: Address) -> bool:
+    """Whether other machines may reach it."""
+    if is_wildcard(address.host):
+        return True
+    try:
+        return not all(map(is_loopback, resolve_blocking(address.host, NAME_TIMEOUT)))
+    except OSError as error:
+        raise Failure(f"--host {address.host}: {error.strerror or error}") from None

@@ -1,0 +1,165 @@
+"""Splicing: two connections become one, byte for byte, with nothing looked at.
+
+What one end sends is written to the other as it is read. Where that takes no more, no more is read:
+so little waits here, however much faster one end is. The end of one direction is passed on, and the
+other direction goes on; where one connection is lost, the other one is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from pubsub.links import descriptors
+
+__all__ = ["SPLICE_SCRATCH", "End", "splice"]
+
+SPLICE_SCRATCH = 64 * 1024
+"""Bytes that are read at a time, for all that share the buffer."""
+HIGH_WATER = 32 * 1024
+"""Bytes that may wait to be written before no more are read of the other end. (Less than one read
+has: uvloop writes what is more at once, and not at the end of its turn.)"""
+GRACE = 10.0
+"""Seconds that an end has to take the last bytes of the other one."""
+
+
+class End(asyncio.BufferedProtocol):
+    """One of the two connections.
+
+    Parameters:
+        transport: its connection, of which nothing more is read until it is spliced.
+        scratch: what all ends of a loop read into.
+        early: what has come on it already.
+        heard: called when something comes.
+        over: called when it is closed.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        scratch: bytearray,
+        early: bytes,
+        heard: Callable[[], None],
+        over: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._transport: Any = transport
+        self._scratch = memoryview(scratch)
+        self._early = early
+        self._heard = heard
+        self._over = over
+        self._other: End | None = None
+        self._ended = False  # it has said its last
+        self._open = True
+        self._timer: asyncio.TimerHandle | None = None
+        descriptors.connected(self)
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+        transport.set_protocol(self)
+        transport.pause_reading()
+
+    def begin(self, other: End) -> None:
+        """What has come goes there, and what comes from now on."""
+        early, self._early = self._early, b""
+        if early:
+            other.write(early)
+        if self._ended:
+            other.end()
+        else:
+            self.listen(True)
+
+    def close(self) -> None:
+        """Close it when it has taken what is written; at once, when it takes too long."""
+        if self._open and self._timer is None:
+            self._timer = self._loop.call_later(GRACE, self._transport.abort)
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close it at once."""
+        self._transport.abort()
+
+    # --- what the other end has it do ---------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send it."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def end(self) -> None:
+        """Nothing more comes from the other end; when neither says anything more, it is over."""
+        if self._ended:
+            self.close()
+            assert self._other is not None
+            self._other.close()
+        elif not self._transport.is_closing():
+            with contextlib.suppress(OSError):  # it was reset meanwhile
+                self._transport.write_eof()
+
+    def listen(self, on: bool) -> None:
+        """Read, or leave what comes where it is."""
+        if not self._transport.is_closing() and not self._ended:
+            if on:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # --- the transport's side -----------------------------------------------------------
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See `asyncio.BufferedProtocol`."""
+        return self._scratch
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        self._heard()
+        data = bytes(self._scratch[:nbytes])
+        if self._other is None:  # it was read before reading could be paused
+            self._early += data
+        else:
+            self._other.write(data)
+
+    def eof_received(self) -> bool:
+        """See `asyncio.BufferedProtocol`."""
+        self._ended = True
+        if self._other is not None:
+            self._other.end()
+        return True
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._other is not None:
+            self._other.listen(False)
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._other is not None:
+            self._other.listen(True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._open = False
+        if self._timer is not None:
+            self._timer.cancel()
+        other = self._other
+        if other is not None and other._open:
+            if exc is None:
+                other.close()
+            else:
+                other.abort()
+        self._over()
+
+    @property
+    def sock(self) -> Any:
+        """See `descriptors.Connection`."""
+        if not self._open or self._loop.is_closed():
+            return None
+        return self._transport.get_extra_info("socket")
+
+
+def splice(one: End, other: End) -> None:
+    """Make one of both."""
+    one._other, other._other = other, one
+    one.begin(other)
+    other.begin(one)
