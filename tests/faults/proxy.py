@@ -253,8 +253,11 @@ async def proxy(target: Callable[[], tuple[str, int]]) -> AsyncIterator[Proxy]:
 
 
 @asynccontextmanager
-async def behind(coordinator: str, **settings: Any) -> AsyncIterator[tuple[Peer, Proxy]]:
-    """A Peer that others reach only through a proxy, and the proxy."""
+async def behind(
+    coordinator: str, *, detour: bool = False, **settings: Any
+) -> AsyncIterator[tuple[Peer, Proxy]]:
+    """A Peer that others reach only through a proxy, and the proxy. `detour`: it may dial others
+    itself."""
 
     def target() -> tuple[str, int]:
         (server,) = peer.runtime.doors.servers.values()
@@ -266,4 +269,6 @@ async def behind(coordinator: str, **settings: Any) -> AsyncIterator[tuple[Peer,
             proxy(target) as made,
             Peer(coordinator, advertise=made.address, **settings) as peer,
         ):
+            if not detour:
+                peer.runtime.callbacks.called = lambda *what: None  # type: ignore[method-assign]
             yield peer, made

@@ -100,7 +100,7 @@ async def test_g5_a_link_that_a_publisher_dialled_is_dialled_again_by_it(address
 @pytest.mark.usefixtures("soon")
 async def test_g5_the_way_changes_under_flow_and_nothing_is_lost(address: str) -> None:
     """Direct, cut, reverse, and direct again as soon as that goes: in order, none twice."""
-    async with behind(address) as (there, proxy), Peer(address, **QUICK) as here:
+    async with behind(address, detour=True) as (there, proxy), Peer(address, **QUICK) as here:
         sub, pub = await here.sub("t"), await there.pub("t")
         large = await here.sub("large"), await there.pub("large")
         async with flow(pub, sub, rate=5_000) as flowing:
@@ -126,7 +126,7 @@ async def test_g5_a_better_way_that_breaks_while_streams_move_to_it_loses_nothin
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The link that opens is cut before, or amid, the answers to what is subscribed on it."""
-    async with behind(address) as (there, proxy), Peer(address, **QUICK) as here:
+    async with behind(address, detour=True) as (there, proxy), Peer(address, **QUICK) as here:
         sub, pub = await here.sub("t"), await there.pub("t")
         others = [await here.sub("t") for _ in range(20)]
         await proxy.down()
@@ -228,7 +228,7 @@ async def test_g5_the_way_changes_from_direct_to_a_relay_and_back_under_flow(
     address = keyed_address
     async with (
         meeting_place(address),
-        behind(address) as (there, proxy),
+        behind(address, detour=True) as (there, proxy),
         Peer(address, **HIDDEN) as here,
     ):
         sub, pub = await here.sub("t"), await there.pub("t")
