@@ -38,8 +38,9 @@ ANSWER = 5.0
 """Seconds that coordinators have to name relays."""
 REVERSE_FAILED = "it was asked to dial this Peer, and has not"
 NO_COORDINATOR = "no coordinator that lists it is there to pass on a call"
-SEEK_AGAIN = 30.0
-"""Seconds, at most, until it is asked again."""
+SEEK_AGAIN = 10.0
+"""Seconds, at most, until it is asked again: some times while a place is held
+(`resume_timeout`)."""
 BETTER = 30.0
 """Seconds after which a better way is looked for than the one that it has."""
 GONE = 2.0
@@ -254,7 +255,7 @@ class Remote(KeptLink):
         """Why the ways failed that are better than the one that it has; all of them, where it has
         none."""
         better = KINDS[: self.address.rank] if self.up else KINDS
-        return [f"{kind}: {self._troubles[kind]}" for kind in better if self._troubles.get(kind)]
+        return [f"{kind}: {self._troubles.get(kind, 'no answer yet')}" for kind in better]
 
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         """What cannot come any more is given up, the rest waits."""

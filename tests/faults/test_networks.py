@@ -49,8 +49,11 @@ told = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), told.set()), daemon=True).start()
 with Peer(**json.loads(sys.argv[5])) as peer, peer.pub("t") as pub:
     pub.wait_for_subscribers(subscribers, timeout=30)
-    links = peer.runtime.snapshot().links
-    print(*sorted(row.way for row in links if row.role == "subscriber" and row.up), flush=True)
+    ways = []
+    while len(ways) != subscribers:  # one that was slower may be there for a moment
+        ways = [row.way for row in peer.runtime.snapshot().links if row.role == "subscriber"]
+        time.sleep(0.01)
+    print(*sorted(ways), flush=True)
     begun, n, some = time.monotonic(), 0, bytes(size)
     while n < count if count else not told.is_set():
         step = min(100, count - n) if count else max(1, rate // 200)
