@@ -179,9 +179,15 @@ class SubRecord:
 
 
 class Book:
-    """Who had which rights when, by the address of the process."""
+    """Who had which rights when, by the address of the process; and who can dial whom.
+
+    Of a pair in which the subscriber cannot dial, it is not known when the publisher's call comes:
+    a Sub may be ready before, and a Pub that is closed is listed no more, so that nobody is asked
+    to dial for what it had not sent. (That is said, by ``vanished``.)
+    """
 
     def __init__(self) -> None:
+        self.walls: Callable[[str, str], str] = lambda source, target: ""
         self._spans: dict[str, list[tuple[float, tuple[Rights, ...]]]] = {}
         self._unsteady: dict[str, float] = {}
 
@@ -231,6 +237,8 @@ class Book:
             return False
         if pub.peer is sub.peer:
             return True
+        if self.walls(sub.peer.process.host, pub.peer.process.host):
+            return False
         here, there = (
             self.all_of(host, min(pub.created_at, sub.created_at), now) for host in hosts
         )

@@ -435,6 +435,7 @@ class Network:
         self.uneven = False
         self.listeners: dict[Name, Listener] = {}
         self.connections: dict[Connection, None] = {}
+        self.walls: Callable[[str, str], str] = lambda source, target: ""
         self._blocked: dict[tuple[str, str], int] = {}
         self._down: dict[str, None] = {}
         self._waiting: list[Callable[[], None]] = []
@@ -482,6 +483,11 @@ class Network:
 
         def knock() -> None:
             if answer.done() or not process.alive:
+                return
+            wall = self.walls(process.host, name[0])
+            if wall:  # for good; one that drops is silent
+                if wall == "refuse":
+                    process.call_soon(refuse)
                 return
             if self.is_blocked(process.host, name[0]) or self.is_blocked(name[0], process.host):
                 self._waiting.append(knock)

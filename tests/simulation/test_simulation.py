@@ -34,6 +34,12 @@ def test_g5_links_that_break_lose_nothing(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(RUNS))
+def test_g5_where_not_everybody_can_dial_everybody_nothing_is_lost(seed: int) -> None:
+    """Of many pairs, one cannot dial the other: it is refused, or never answered."""
+    simulate(seed, "walls")
+
+
+@pytest.mark.parametrize("seed", range(RUNS))
 def test_g7_streams_go_on_while_coordinators_die_and_come_back(seed: int) -> None:
     """And a Sub that was ready before is due the first message of every new Pub (G4)."""
     simulate(seed, "discovery")

@@ -47,7 +47,7 @@ from tests.simulation.strangers import Stranger, Thief
 
 __all__ = ["PROFILES", "Outcome", "Plan", "World", "run", "simulate"]
 
-PROFILES = ("calm", "links", "discovery", "deaths", "chaos", "keys", "rights")
+PROFILES = ("calm", "links", "walls", "discovery", "deaths", "chaos", "keys", "rights")
 FORGOTTEN = 2.0
 """Seconds after the death of a process in which all forget it, where its host lives."""
 TOLD = 4.0
@@ -98,6 +98,7 @@ class Plan:
         possible = {
             "calm": (),
             "links": links,
+            "walls": links,
             "discovery": ("coordinator",),
             "deaths": ("crash",),
             "chaos": (*links, "coordinator", "crash", "leave"),
@@ -107,7 +108,7 @@ class Plan:
         if profile == "keys":
             possible = random.choice(((), (), links, ("coordinator",)))
         plan.faults = tuple(f for f in possible if len(possible) == 1 or random.random() < 0.6)
-        if profile == "links":
+        if profile in ("links", "walls"):
             plan.settings["resume_timeout"] = 60.0
             plan.settings["join_timeout"] = 60.0
             plan.buffers = (5_000, 10_000_000, 10_000_000, 10_000_000)  # what is dropped is no news
@@ -150,6 +151,7 @@ class World:
     def __init__(self, seed: int, profile: str | None = None) -> None:
         self.random = Random(seed)
         self._late = Random(seed)
+        self._seed = seed
         drawn = self.random.choice(("calm", "links", "discovery", "chaos"))  # what seeds mean stays
         if seed % 5 == 4:
             drawn = "deaths"
@@ -166,6 +168,8 @@ class World:
         )
         self.network = Network(self.loop, self.plan.latency, self.plan.chop)
         self.credentials = credentials_of(self.random, self.plan.profile)
+        if self.plan.profile == "walls":
+            self.network.walls = self._wall
         self.network.uneven = self.credentials.tls
         self.network.least = 8_000 if self.credentials.tls else 0
         self.strange: dict[str, None] = {}  # the addresses of who has no business here
@@ -180,6 +184,8 @@ class World:
             calm=self.plan.profile == "calm",
             join_timeout=self.plan.settings.get("join_timeout", 5.0),
         )
+        if self.plan.profile == "walls":
+            self.model.book.walls = self._wall
         self.coordinators: list[CoordinatorProcess] = []
         self.peers: list[PeerProcess] = []
         self.by_process: dict[Process, PeerProcess] = {}
@@ -189,6 +195,17 @@ class World:
         self.faults = 0
         self.journal: list[str] = []
         self._hosts = 0
+
+    def _wall(self, source: str, target: str) -> str:
+        """Of each two peers one may be kept from dialling the other, for good: ``drop`` or
+        ``refuse``; empty: it is not."""
+        hosts = [peer.process.host for peer in self.peers]
+        if source == target or source not in hosts or target not in hosts:
+            return ""
+        low, high = sorted((source, target))
+        drawn = Random(f"{self._seed} {low} {high}")
+        one, what = drawn.choice((low, high, "")), drawn.choice(("drop", "refuse"))
+        return what if source == one else ""
 
     def say(self, text: object) -> None:
         """Enter something into the journal, which is shown when one seed is run again."""
