@@ -44,7 +44,8 @@ class Peer:
             environment's ``PUBSUB_COORDINATOR``, else ``127.0.0.1:7700``, where the first process
             of the machine starts a coordinator in itself.
         settings: the fields of `pubsub.config.Settings` by name: ``host``, ``port``,
-            ``advertise`` (default: the environment's ``PUBSUB_ADVERTISE``), ``name``,
+            ``advertise`` (default: the environment's ``PUBSUB_ADVERTISE``), ``listen`` (False:
+            nobody can dial this process, and it dials its subscribers itself), ``name``,
             ``ping_interval``, ``ping_timeout``, ``connect_timeout``, ``join_timeout``,
             ``resume_timeout``, ``linger``, ``max_message`` …
 
@@ -70,9 +71,10 @@ class Peer:
     ) -> None:
         refuse_inside("Peer")
         coordinators, configured = coordinators_from(coordinator, os.environ)
-        advertise = None if "advertise" in settings else advertise_from(os.environ)
+        if "advertise" not in settings and settings.get("listen", True) is not False:
+            settings["advertise"] = advertise_from(os.environ)  # else it says nothing here
         try:
-            self.settings = Settings(**{"advertise": advertise, **settings})
+            self.settings = Settings(**settings)
         except TypeError as error:
             unknown = sorted(set(settings) - set(Settings.__dataclass_fields__))
             if unknown:

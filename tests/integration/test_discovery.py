@@ -320,6 +320,9 @@ async def test_what_is_advertised_can_be_set(monkeypatch: pytest.MonkeyPatch) ->
         async with Peer(address) as peer:
             await peer.pub("t")
             assert peer.address == "example.invalid:1234"
+        async with Peer(address, listen=False) as peer:
+            await peer.pub("t")
+            assert peer.address == ""
 
 
 async def test_g4_a_thousand_fresh_pairs_of_peers_lose_no_first_message() -> None:
