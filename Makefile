@@ -65,6 +65,11 @@ test-tls: $(DEV) ## the tests of faults and promises once more, over TLS (ARGS="
 	PUBSUB_TEST_TRUST=tls $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q \
 		$(or $(ARGS),$(OVER_TLS))
 
+.PHONY: test-relay
+test-relay: $(DEV) ## the faults between two peers once more, over a relay
+	PUBSUB_TEST_WAY=relay PUBSUB_TEST_TRUST=tls $(BIN)/python -m pytest -n $(WORKERS) \
+		--max-worker-restart 0 -q -m "not slow" $(or $(ARGS),tests/faults/test_proxy.py)
+
 .PHONY: soak
 soak: $(DEV) ## simulated worlds (SEEDS=1000, SEED=n again, PROFILE=faults), or real ones (MINUTES=30)
 ifeq ($(strip $(MINUTES)),)

@@ -32,7 +32,7 @@ from pubsub.cli.keys import key
 from pubsub.cli.relay import Child, check_relay
 from pubsub.cli.relay import relay as relay_command
 from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log_to, many_files
-from pubsub.config import DEFAULT_COORDINATOR, Address, is_loopback, is_wildcard
+from pubsub.config import DEFAULT_COORDINATOR, MAX_WAYS, Address, is_loopback, is_wildcard
 from pubsub.errors import PubSubError
 from pubsub.trust.guard import Guard
 
@@ -189,14 +189,24 @@ async def _serve(
         if beside:
             say(beside, by="pubsubd")
         if relay is not None:
-            # by the address that others use: the relay's own is told as it is reached from there
-            child = Child(_reachable(server.addresses)[0], *relay)
+            first, also = _for_relay(server.addresses, guard)
+            child = Child(first, *also, *relay)
             child.start()
         await told.wait()
         if child is not None:
             await child.close()
         await server.close()
     return OK
+
+
+def _for_relay(listening: Sequence[Address], guard: Guard) -> tuple[Address, list[str]]:
+    """Where a relay beside it finds it, which is how others are told to reach the relay; and the
+    other addresses, so that one of another network reaches it too."""
+    first, *more = _reachable(listening)
+    others = [each.host for each in more if not is_loopback(each.host)]
+    if guard.open or not others:  # nobody would be told
+        return first, []
+    return first, ["--advertise", ",".join([first.host, *others][: MAX_WAYS - 1])]
 
 
 def _beside(listening: Sequence[Address], guard: Guard) -> str:

@@ -144,7 +144,9 @@ def row(of: Registration, to: Registration) -> MatchedPub | ExpectedSub:
         )
     apart = to.peer.local and peer.machine != to.peer.machine
     elsewhere = ""
-    if apart:  # one of both has dialled an address that means the same to all
+    # it cannot dial the publisher, nor that one it; one of both has dialled an address that means
+    # the same to all
+    if apart and not ways_for(peer.ways, peer.machine, to.peer.machine):
         elsewhere = str(to.peer.met_at if is_loopback(peer.met_at.host) else peer.met_at)
     return ExpectedSub(peer.peer_id, of.id, _is_before(of, to), of.observer, elsewhere)
 

@@ -46,6 +46,7 @@ from tests.wire.sinks import Gathering, Piece
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "docs/protocol.md"
+NETWORKS = "docs/networks.md"
 PAGES = (
     "README.md",
     "CHANGELOG.md",
@@ -53,6 +54,7 @@ PAGES = (
     "docs/benchmarks.md",
     "docs/cli.md",
     "docs/guarantees.md",
+    NETWORKS,
     PROTOCOL,
     "docs/scaling.md",
     "docs/security.md",
@@ -425,6 +427,12 @@ def test_every_test_that_the_guarantees_name_exists() -> None:
     assert named > 20
 
 
+def test_every_network_of_the_page_is_tried_and_every_one_that_is_tried_is_in_it() -> None:
+    source = (ROOT / "tests/faults/test_networks.py").read_text(encoding="utf-8")
+    tried = set(re.findall(r"^def (test_\w+)", source, re.M))
+    assert set(re.findall(r"`(test_\w+)`", page(NETWORKS))) == tried
+
+
 def test_every_promise_is_in_the_guarantees_and_in_the_readme() -> None:
     promises = [h for h in sections(page("docs/guarantees.md")) if re.match(r"G\d ", h)]
     assert [h.split()[0] for h in promises] == [f"G{n}" for n in range(1, 10)]
@@ -480,7 +488,7 @@ def test_every_option_of_every_command_is_in_its_page(group: click.Group) -> Non
                     assert re.search(rf"(?<![\w-]){option}(?![\w-])", text), f"{name} {option}"
 
 
-def test_the_options_of_the_page_exist() -> None:
+def test_the_options_of_the_pages_exist() -> None:
     known = {
         option
         for group in (pubsub, pubsubd)
@@ -488,8 +496,9 @@ def test_the_options_of_the_page_exist() -> None:
         for param in command.params
         for option in (*param.opts, *param.secondary_opts)
     }
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page("docs/cli.md")))
-    assert named - known == {"--help"}
+    for name in ("docs/cli.md", NETWORKS):
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page(name)))
+        assert named - known <= {"--help"}, name
 
 
 def test_the_exit_codes_are_those_of_the_commands() -> None:

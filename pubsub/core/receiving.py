@@ -105,6 +105,10 @@ class Receiving:
                 stream.opened(event.topic, event.codec, event.due, event.next, event.ack_every)
         else:
             self._leave(event.channel)
+            if event.code == "elsewhere":  # by what was under way on a link that is given up
+                stream.disconnected()
+                self.subscribe(stream)
+                return
             if event.code == "closed":
                 stream.end(event.final)
             elif event.code == "refused":  # kept from us: what was put meanwhile is not said

@@ -232,10 +232,11 @@ class Serving:
     def taken_over(self, cursor: Cursor) -> None:
         """The subscriber has subscribed the stream again: by a better way, or because it takes this
         link to be dead. Should it still listen here, it hears of it: it would else wait for ever
-        for what comes elsewhere."""
+        for what comes elsewhere; where that was a link that it has given up since, it subscribes
+        once more."""
         if self._channels.pop(cursor.channel, None) is not None:
             why = "its Sub has subscribed the stream again, on another channel"
-            self._say(End(cursor.channel, 0, "refused", why))
+            self._say(End(cursor.channel, 0, "elsewhere", why))
 
     # --- what to write ------------------------------------------------------------------
 

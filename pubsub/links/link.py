@@ -502,8 +502,9 @@ class Link(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         transport = self.transport
+        # also where it is closing: it waits for what was written to go, which may never be
+        self._timer = self.loop.call_later(GOODBYE_GRACE, self.abort)
         if not transport.is_closing():
-            self._timer = self.loop.call_later(GOODBYE_GRACE, self.abort)
             if close:
                 transport.close()
             elif transport.can_write_eof():

@@ -1,4 +1,4 @@
-"""Publishers: the peers that Subs of ours want streams of, and the one link to each.
+"""A publisher: a peer that Subs of ours want streams of, and the one link to it.
 
 A `Remote` dials for as long as a stream is wanted, opens a channel for each, and brings them back,
 from where they stand, when the link breaks.
@@ -8,48 +8,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pubsub.config import KINDS, Address, Settings, Way, is_loopback
-from pubsub.core.directory import Directory
-from pubsub.core.inbox import MAX_STREAMS, Inbox
+from pubsub.config import KINDS, Address, Way, is_loopback
 from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
-from pubsub.core.stream import Stream, StreamKey
+from pubsub.core.stream import Stream
 from pubsub.errors import ProtocolError, PubSubError
-from pubsub.links.dialling import Dialling
-from pubsub.links.doors import Doorman
-from pubsub.links.keeping import Attempt, KeptLink, Trouble, Unheard, explain
+from pubsub.links.keeping import Attempt, KeptLink, Trouble, explain
 from pubsub.links.link import Core, Link
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import nearness
 from pubsub.runtime.coordinator_link import Session
-from pubsub.runtime.readiness import Readiness
-from pubsub.runtime.relay_link import Relays
-from pubsub.runtime.snapshot import LinkRow
-from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
-from pubsub.trust.guard import IMPOSTOR, Guard
-from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, place_of
+from pubsub.trust.guard import IMPOSTOR
+from pubsub.wire.handshake import Authenticator, Dialler, Other
 from pubsub.wire.liveness import Backoff
-from pubsub.wire.messages import Call, Match, MatchedPub, RelayRow
+from pubsub.wire.messages import Call, RelayRow
 
-__all__ = ["Publishers", "Remote"]
+if TYPE_CHECKING:
+    from pubsub.runtime.publishers import Publishers
+
+__all__ = ["Remote"]
 
 log = logger("pubsub")
-TROUBLE = 2.0
-"""Seconds after which a publisher that is not reached is in trouble. One that ended just when it
-was to be reached is not: it is soon listed no more."""
 DETOUR = 0.5
 """Seconds after which one that was dialled in vain is asked to dial us."""
-CALL_COUNTS = 60.0
-"""Seconds for which one that was asked to dial us may do so."""
 ANSWER = 5.0
 """Seconds that coordinators have to name relays."""
 REVERSE_FAILED = "it was asked to dial this Peer, and has not"
 NO_COORDINATOR = "no coordinator that lists it is there to pass on a call"
-SEEK_AGAIN = 30.0
-"""Seconds, at most, until it is asked again."""
+SEEK_AGAIN = 10.0
+"""Seconds, at most, until it is asked again: some times while a place is held
+(`resume_timeout`)."""
 BETTER = 30.0
 """Seconds after which a better way is looked for than the one that it has."""
 GONE = 2.0
@@ -58,228 +49,6 @@ before it is taken to be gone. (Where nothing answers, that takes `resume_timeou
 IDLE_LINK_SECONDS = 1.0
 """Seconds that a link is kept when nothing is subscribed on it any more: whoever makes one Sub
 after the other need not dial, and shake hands, for each."""
-
-
-class Publishers:
-    """All peers that publish what Subs of ours want, and what the coordinators say of them.
-
-    Parameters:
-        loop, settings, turn, readiness: of the runtime.
-        identity: who we are to whom we dial from that address of ours.
-        scratch: what links read into.
-        random: for the time between attempts.
-        guard: how links are secured.
-        doorman: lets in who is met at a relay.
-
-    Attributes:
-        remotes: by the id of the peer.
-        directory: which publishers the coordinators list, and where.
-        dialling: who has its turn to dial.
-        relays: where publishers are met that cannot be dialled.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        settings: Settings,
-        turn: Turn,
-        readiness: Readiness,
-        identity: Callable[[str], Identity],
-        scratch: bytearray,
-        random: Callable[[], float],
-        guard: Guard,
-        doorman: Doorman,
-    ) -> None:
-        self.loop = loop
-        self.guard = guard
-        self.settings = settings
-        self.turn = turn
-        self.readiness = readiness
-        self.identity = identity
-        self.remotes: dict[str, Remote] = {}
-        self.directory = Directory(MAX_STREAMS)
-        self.dialling = Dialling(loop, random)
-        self.relays = Relays(
-            *(loop, settings, guard, doorman, identity, self.dialling, scratch, random)
-        )
-        self._scratch = scratch
-        self._random = self.random = random
-        self._called: dict[str, float] = {}  # who may dial us, and until when; the oldest first
-
-    def rows(self) -> list[LinkRow]:
-        """The links."""
-        return [
-            LinkRow("publisher", r.peer_id, r.up, r.address.kind)
-            for r in list(self.remotes.values())
-        ]
-
-    def matched(self, session: Session, match: Match, inbox: Inbox, own_id: str) -> None:
-        """A coordinator says which publishers there are, and are no more, for a Sub of ours. (Those
-        of our own peer, which has that id, it gets without a link.)"""
-        gone = self.directory.match(session, match)
-        for row in match.added:
-            if row.peer_id != own_id:
-                self._want(session, inbox, row)
-        for key in gone:
-            stream = inbox.streams.get(key)
-            if (
-                stream is not None
-                and stream.route is None
-                and stream.expected is None
-                and not stream.before  # its process, if that lives, says how much it has put
-            ):
-                self.give_up(stream)  # it never was there, and now it need not be
-
-    def _want(self, session: Session, inbox: Inbox, row: MatchedPub) -> None:
-        """A publisher matches: have its stream, unless we do."""
-        key = StreamKey(row.peer_id, row.stream_id)
-        if inbox.over(key):
-            return
-        way = Way(*place_of(row.ways), session)
-        who = str(way) if way.host else row.who or f"peer {row.peer_id}"
-        publisher = f"{who}#{row.stream_id}"
-        if len(inbox.streams) >= MAX_STREAMS and key not in inbox.streams:
-            if not inbox.crowded:
-                inbox.crowded = True
-                log.warning(
-                    "Sub(%r) has %d streams, and more publishers match: the others are not "
-                    "subscribed",
-                    *(inbox.pattern, MAX_STREAMS),
-                )
-            self._leave_out(inbox, key, row, publisher)
-            return
-        remote = self.remotes.get(row.peer_id)
-        if remote is None:
-            remote = self.remotes[row.peer_id] = Remote(
-                self, row.peer_id, way, self._scratch, self._random
-            )
-        if remote.nowhere and row.listens:
-            remote.is_out_of_reach(who, row.topic, session.reached)
-        if key in inbox.streams:
-            return
-        if remote.streams >= self.settings.max_channels:
-            remote.refuse()
-            self._leave_out(inbox, key, row, publisher)
-            return
-        stream = inbox.returned(key)
-        if stream is None:
-            stream = self._stream(inbox, key, row, publisher)
-            inbox.add(stream)
-        stream.publisher = publisher
-        self.readiness.wait_for(stream)
-        remote.add(stream)
-
-    def _stream(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> Stream:
-        stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)
-        stream.before = row.before
-        stream.since = self.loop.time()
-        return stream
-
-    def _leave_out(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> None:
-        """One more than may be: its Sub is told that it does not get it."""
-        if key not in inbox.gone:
-            self._stream(inbox, key, row, publisher).vanish(trouble=True)
-
-    def ways(self, peer_id: str) -> list[Way]:
-        """Where the coordinators say that a peer is."""
-        return [_in_zone(way) for way in self.directory.ways(peer_id)]
-
-    def admit(self, other: Other) -> None:
-        """Raise ProtocolError where that is none that we have called, or another one than we met
-        before."""
-        if self._called.get(other.peer_id, 0.0) < self.loop.time():
-            raise ProtocolError("nobody here has called this publisher", code="role")
-        remote = self.remotes.get(other.peer_id)
-        if remote is not None:
-            remote.check(other)
-
-    def arrived(self, other: Other) -> Arrival:
-        """A publisher that was called is here; it may be wanted no more."""
-        return Arrival(self.remotes.get(other.peer_id))
-
-    def calling(self, peer_id: str) -> None:
-        """It is asked to dial us, and may do so for a while."""
-        now = self.loop.time()
-        self._called.pop(peer_id, None)
-        self._called[peer_id] = now + CALL_COUNTS
-        while self._called[first := next(iter(self._called))] < now:
-            del self._called[first]
-
-    def met(self, peer_id: str) -> Address | None:
-        """Where that peer was reached last, if we have to do with it."""
-        remote = self.remotes.get(peer_id)
-        return None if remote is None else remote.met
-
-    def listed(self, stream: Stream) -> bool:
-        """Whether any coordinator still knows of this stream."""
-        return self.directory.listed(stream.inbox.sub_id, stream.key)
-
-    def in_trouble(self, stream: Stream) -> bool:
-        """Whether its publisher has not been connected for longer than that takes, or cannot be."""
-        remote = self.remotes.get(stream.key.peer_id)
-        if remote is not None and remote.nowhere:
-            return True
-        return stream.since is not None and self.loop.time() - stream.since >= TROUBLE
-
-    def state_of(self, stream: Stream) -> str:
-        """How it stands, for people: one for which all ways failed is not just connecting."""
-        remote = self.remotes.get(stream.key.peer_id)
-        unreached = stream.state == "connecting" and remote is not None and remote.in_vain
-        return "unreachable" if unreached else stream.state
-
-    def way_of(self, stream: Stream) -> dict[str, Any]:
-        """By which way it comes, and why better ones failed."""
-        remote = self.remotes.get(stream.key.peer_id)
-        if remote is None:
-            return {"way": "local" if stream.open else "", "failed": []}
-        return {"way": remote.address.kind if remote.up else "", "failed": remote.troubles()}
-
-    def give_up(self, stream: Stream) -> None:
-        """A publisher is gone for good, as far as we can tell."""
-        remote = self.remotes.get(stream.key.peer_id)
-        stream.vanish(self.in_trouble(stream))
-        if remote is not None:
-            remote.give_up(stream)
-        self.readiness.settled(stream)
-
-    def remove(self, stream: Stream) -> None:
-        """A Sub wants it no more."""
-        remote = self.remotes.get(stream.key.peer_id)
-        if remote is not None:
-            remote.remove(stream)
-
-    def forget(self, remote: Remote) -> None:
-        """Nothing is wanted of that peer any more."""
-        if self.remotes.get(remote.peer_id) is remote:
-            del self.remotes[remote.peer_id]
-
-
-def _in_zone(way: Way) -> Way:
-    """An address that counts on one network only is on the one where its coordinator is."""
-    zone = way.told_by.zone if isinstance(way.told_by, Session) else ""
-    if zone and way.host.lower().startswith("fe80:") and "%" not in way.host:
-        return way._replace(host=f"{way.host}%{zone}")
-    return way
-
-
-class Arrival:
-    """The endpoint of a link that a publisher has dialled, as long as it takes to seat it."""
-
-    def __init__(self, remote: Remote | None) -> None:
-        self._remote = remote
-
-    def opened(self, link: Link, other: Other) -> Core:
-        """See `Endpoint`."""
-        if self._remote is None:
-            link.goodbye(reason="nothing is wanted of it any more")
-            return Unheard()
-        host, port = link.peername[:2]
-        core = self._remote.keep(link, Way(host, port, kind="reverse"), other)
-        link.loop.call_soon(link.reader.read_into, self._remote.scratch)
-        return core
-
-    def closed(self, link: Link, error: Exception | None) -> None:
-        """See `Endpoint`."""
 
 
 class Remote(KeptLink):
@@ -318,7 +87,7 @@ class Remote(KeptLink):
         self._kept_said = False
         self._missing = False  # it was not reached the last time
         self._receiving: Receiving | None = None
-        self._left: Link | None = None  # the one before, until all streams go on by a better one
+        self._before: tuple[Link, Receiving] | None = None  # until all go on by a better way
         self._moving: set[Stream] = set()
         self._detour: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._better: asyncio.TimerHandle | None = None
@@ -326,6 +95,7 @@ class Remote(KeptLink):
         self._relays: asyncio.Future[Sequence[RelayRow]] | None = None  # asked for
         self._unanswered = 0  # coordinators that were asked for relays, and have not answered
         self._troubles: dict[str, str] = {}
+        self._shut = ""  # that it listens on its own machine only, in words
         self.met: Address | None = None
 
     @property
@@ -334,17 +104,14 @@ class Remote(KeptLink):
         return self._way or self._told
 
     def is_out_of_reach(self, who: str, topic: str, coordinator: Address) -> None:
-        """Say that it is nowhere, and what to do."""
-        if not self._warned:
-            self._warned = True
-            way_out = "Peer(host=…)"
-            if not is_loopback(coordinator.host):
-                way_out = f"PUBSUB_COORDINATOR={coordinator}, or with {way_out}"
-            log.error(
-                "the publisher %s on %r can be reached on its own machine only, because it listens "
-                "on loopback: start it with %s",
-                *(who, topic, way_out),
-            )
+        """It is nowhere: what to say, and what to do, where no other way leads there."""
+        way_out = "Peer(host=…)"
+        if not is_loopback(coordinator.host):
+            way_out = f"PUBSUB_COORDINATOR={coordinator}, or with {way_out}"
+        self._shut = (
+            f"the publisher {who} on {topic!r} can be reached on its own machine only, because it "
+            f"listens on loopback: start it with {way_out}"
+        )
 
     @property
     def nowhere(self) -> bool:
@@ -430,8 +197,7 @@ class Remote(KeptLink):
         for what in (self._detour, self._better):
             if what is not None:
                 what.cancel()
-        if self._left is not None:
-            self._left.abort()
+        self._cut_before()
         super().close()
 
     # --- the link that is kept ----------------------------------------------------------
@@ -489,7 +255,7 @@ class Remote(KeptLink):
         """Why the ways failed that are better than the one that it has; all of them, where it has
         none."""
         better = KINDS[: self.address.rank] if self.up else KINDS
-        return [f"{kind}: {self._troubles[kind]}" for kind in better if self._troubles.get(kind)]
+        return [f"{kind}: {self._troubles.get(kind, 'no answer yet')}" for kind in better]
 
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         """What cannot come any more is given up, the rest waits."""
@@ -561,6 +327,9 @@ class Remote(KeptLink):
                 self._sought = True
                 self._wait_no_longer()
             if self.in_vain:
+                if self._shut and self.nowhere and not self._warned:
+                    self._warned = True
+                    log.error("%s", self._shut)
                 for stream in self._streams:
                     stream.out_of_reach()
             await asyncio.sleep(backoff.delay())
@@ -630,29 +399,47 @@ class Remote(KeptLink):
         return super().keep(link, way, other)
 
     def _another(self, link: Link, way: Way, other: Other) -> Core:
-        """It has a link. By a better way, all streams go on, each when it is subscribed there; the
-        link before ends when all are: the publisher would else take them to be given up."""
+        """It has a link. By a better way, all streams go on, each when it was answered on the link
+        before: what is asked there must not overtake what is asked here. That link ends when all
+        were answered here: the publisher would else take them to be given up."""
         before, receiving = self.link, self._receiving
         if way.rank >= self.address.rank or before is None or receiving is None:
             return super()._another(link, way, other)
-        if self._left is not None:
-            self._left.abort()
+        self._cut_before()
         log.info("the publisher at %s is reached by a better way now: %s", self.address, way)
-        self._left, self._moving = before, set(self._streams)
+        self._before, self._moving = (before, receiving), set(self._streams)
         link.endpoint = self
         self.link, self._way = link, way
         self._opened_at = self._loop.time()
         self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
         for stream in self._streams:
-            receiving.release(stream)
+            if stream.open:
+                receiving.release(stream)
         core = self._begin(link, other)
         self._leave_before()
         return core
 
     def _leave_before(self) -> None:
-        if self._left is not None and not self._moving:
-            self._left.goodbye(reason="all goes on by a better way")
-            self._left = None
+        if self._before is not None and not self._moving:
+            link, _ = self._before
+            self._before = None
+            link.goodbye(reason="all goes on by a better way")
+
+    def _cut_before(self) -> None:
+        """All that is still asked there is asked here, or when there is a link again."""
+        if self._before is None:
+            return
+        (link, receiving), self._before = self._before, None
+        for stream in receiving.broken():
+            if self._receiving is not None:
+                self._subscribe(self._receiving, stream)
+        link.abort()
+
+    def closed(self, link: Link, error: Exception | None) -> None:
+        """See `Endpoint`."""
+        if self._before is not None and link is self._before[0]:
+            self._cut_before()
+        super().closed(link, error)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
         if self._detour is not None:
@@ -673,7 +460,8 @@ class Remote(KeptLink):
         )
         link.reader.sink = receiving
         for stream in self._streams:
-            self._subscribe(receiving, stream)
+            if stream.route is None:  # else it is asked on the link before
+                self._subscribe(receiving, stream)
         return receiving
 
     def _output(self) -> None:
@@ -695,6 +483,11 @@ class Remote(KeptLink):
 
     def _answered(self, stream: Stream) -> None:
         self._settled(stream)
+        before = self._before
+        if before is not None and stream.route is before[1] and self._receiving is not None:
+            before[1].release(stream)
+            self._subscribe(self._receiving, stream)
+            return
         self._moving.discard(stream)
         self._leave_before()
         if stream.ended:
@@ -703,9 +496,7 @@ class Remote(KeptLink):
     def _over(self, link: Link, error: Exception | None) -> None:
         assert self._receiving is not None
         receiving, self._receiving = self._receiving, None
-        if self._left is not None:  # what was not answered here holds its place there, by this
-            self._left.abort()
-            self._left = None
+        self._cut_before()  # what was not answered here holds its place there, by this
         if error is None and not self._closed:
             receiving.closed()
             for stream in list(self._streams):

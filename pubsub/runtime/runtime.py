@@ -33,7 +33,8 @@ from pubsub.runtime.calling import Callbacks
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.embedding import Embedded
 from pubsub.runtime.members import OpenPub, OpenSub, Sink, Source
-from pubsub.runtime.publisher_link import Publishers, Remote
+from pubsub.runtime.publisher_link import Remote
+from pubsub.runtime.publishers import Publishers
 from pubsub.runtime.readiness import Readiness, Ready
 from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served, Subscribers
@@ -450,7 +451,10 @@ class Runtime:
         subs = [sub.inbox for sub in list(self._subs.values())]
         return Snapshot(
             tuple(PubRow.of(publication) for publication in pubs),
-            tuple(SubRow.of(inbox, self.publishers.in_trouble) for inbox in subs),
+            tuple(
+                SubRow.of(inbox, self.publishers.in_trouble, self.publishers.state_of)
+                for inbox in subs
+            ),
             (*self.publishers.rows(), *self.subscribers.rows()),
             tuple(
                 CoordinatorRow(str(session), session.up, "" if session.up else session.trouble)

@@ -77,12 +77,17 @@ class SubRow(NamedTuple):
     streams: tuple[StreamRow, ...]
 
     @classmethod
-    def of(cls, inbox: Inbox, in_trouble: Callable[[Stream], bool]) -> SubRow:
+    def of(
+        cls,
+        inbox: Inbox,
+        in_trouble: Callable[[Stream], bool],
+        state_of: Callable[[Stream], str],
+    ) -> SubRow:
         rows = tuple(
             StreamRow(
                 stream.publisher,
                 stream.topic,
-                stream.state,
+                state_of(stream),
                 stream.gone if stream.ended or stream.open else stream.fate(in_trouble(stream)),
                 stream.delivered,
                 stream.lost,

@@ -459,8 +459,9 @@ class End:
     channel: int = _field(_channel)
     final: int = _field(_number)
     """The number of messages that were put in all; those that did not come are a gap."""
-    code: str = _field(_one_of("closed", "unknown", "refused"))
-    """``closed`` (the Pub was), ``unknown`` (there is no such stream) or ``refused``."""
+    code: str = _field(_one_of("closed", "unknown", "refused", "elsewhere"))
+    """``closed`` (the Pub was), ``unknown`` (there is no such stream), ``refused``, or
+    ``elsewhere``: its Sub has subscribed it again, on another channel."""
     reason: str = _field(_shown(1024))
 
 
@@ -516,8 +517,9 @@ class ExpectedSub(NamedTuple):
     """True: registered before the Pub was; it is due the first message."""
     observer: bool
     elsewhere: str = ""
-    """Of one on another machine, where the publisher listens on its own only: ``host:port`` at
-    which that machine reaches the coordinator. It will not come."""
+    """Of one on another machine, where the publisher listens on its own only, and which the
+    publisher cannot dial either: ``host:port`` at which that machine reaches the coordinator. It
+    will not come, unless they meet at a relay."""
 
 
 def _row(cls: Any, *checks: Check) -> Check:

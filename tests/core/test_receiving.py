@@ -659,3 +659,44 @@ def test_an_end_that_refuses_says_why() -> None:
     end.receiving.subscribe(stream)
     end.hear(End(0, 0, "refused", "it may not subscribe this topic"))
     assert end.refused == [(stream, "it may not subscribe this topic")]
+
+
+def test_g5_a_stream_that_has_moved_goes_on_by_the_new_link_alone() -> None:
+    old, new = End_(), End_()
+    stream = opened(old)
+    old.read(data(0, 0, "a"))
+    old.receiving.release(stream)
+    new.receiving.subscribe(stream)
+    (asked,) = new.said()
+    assert isinstance(asked, Subscribe)
+    assert asked.resume == 1
+    old.read(data(0, 1, "b"))  # was under way
+    old.hear(End(0, 0, "elsewhere", "…"))
+    new.hear(subscribed(stream.channel, 1))
+    new.read(data(stream.channel, 1, "b"))
+    assert [(entry.first, entry.end) for entry in entries(stream)] == [(0, 1), (1, 2)]
+    assert old.said() == [], "nothing is asked for there"
+
+
+def test_what_is_under_way_where_a_stream_has_left_is_bounded() -> None:
+    old = End_()
+    stream = opened(old)
+    old.receiving.release(stream)
+    with pytest.raises(ProtocolError, match="more on channels that are over"):
+        for first in range(10**6):
+            old.read(data(0, first, b"x" * 1000))
+
+
+def test_g5_a_channel_that_is_taken_by_a_link_that_was_given_up_is_subscribed_again() -> None:
+    end = End_()
+    stream = opened(end)
+    end.read(data(0, 0, "a"))
+    end.hear(End(0, 0, "elsewhere", "…"))
+    (asked,) = end.said()
+    assert isinstance(asked, Subscribe)
+    assert (asked.channel, asked.resume) == (1, 1)
+    assert stream.state == "reconnecting"
+    end.hear(subscribed(1, 1))
+    end.read(data(1, 1, "b"))
+    assert [(entry.first, entry.end) for entry in entries(stream)] == [(0, 1), (1, 2)]
+    assert end.refused == []

@@ -43,7 +43,7 @@ from tests.wire.sinks import Gathering, Piece
 UNLIMITED = 10**9
 
 
-TAKEN_OVER = End(0, 0, "refused", "its Sub has subscribed the stream again, on another channel")
+TAKEN_OVER = End(0, 0, "elsewhere", "its Sub has subscribed the stream again, on another channel")
 
 
 def publication(stream_id: int = 1, *, buffer: int = 10**6, block: bool = False) -> Publication:

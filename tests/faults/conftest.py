@@ -13,6 +13,7 @@ KEYED = (
     "test_ends.py",
     "test_holders.py",
     "test_machines.py",
+    "test_networks.py",
     "test_renewal.py",
     "test_resources.py",
     "test_rotation.py",

@@ -16,19 +16,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal
 from unittest.mock import patch
 
 from pubsub import Peer
+from pubsub.config import Settings, parse_address
 from pubsub.links.doors import Doors
-from tests.integration.support import free_port, told_only
+from tests.integration.support import default_guard, free_port, told_only
+from tests.relay.meeting import a_relay
 
 __all__ = ["BOTH", "Connection", "Proxy", "behind", "proxy"]
 
+WAY = os.environ.get("PUBSUB_TEST_WAY", "direct")
 Direction = Literal["down", "up"]
 """``down``: from the publishing peer to who subscribed; ``up``: the other way."""
 BOTH: tuple[Direction, Direction] = ("down", "up")
@@ -253,17 +257,32 @@ async def proxy(target: Callable[[], tuple[str, int]]) -> AsyncIterator[Proxy]:
 
 
 @asynccontextmanager
-async def behind(coordinator: str, **settings: Any) -> AsyncIterator[tuple[Peer, Proxy]]:
-    """A Peer that others reach only through a proxy, and the proxy."""
+async def behind(
+    coordinator: str, *, detour: bool = False, **settings: Any
+) -> AsyncIterator[tuple[Peer, Proxy]]:
+    """A Peer that others reach only through a proxy, and the proxy. `detour`: it may dial others
+    itself. With ``PUBSUB_TEST_WAY=relay`` it is reached at a relay, and the proxy is between that
+    and all others."""
 
     def target() -> tuple[str, int]:
-        (server,) = peer.runtime.doors.servers.values()
+        (server,) = (doors or peer.runtime.doors).servers.values()
         host, port = server.sockets[0].getsockname()[:2]
         return host, port
 
-    with patch.object(Doors, "told", told_only):
-        async with (
-            proxy(target) as made,
-            Peer(coordinator, advertise=made.address, **settings) as peer,
-        ):
-            yield peer, made
+    doors: Doors | None = None
+    async with AsyncExitStack() as stack:
+        stack.enter_context(patch.object(Doors, "told", told_only))
+        made = await stack.enter_async_context(proxy(target))
+        way: dict[str, Any] = {"advertise": made.address}
+        if WAY == "relay" and not detour:
+            relay = a_relay(
+                default_guard(),
+                (parse_address(coordinator),),
+                Settings(host="127.0.0.1", advertise=made.address),
+            )
+            doors = (await stack.enter_async_context(relay)).doors
+            way = {"listen": False}
+        peer = await stack.enter_async_context(Peer(coordinator, **way, **settings))
+        if not detour:
+            peer.runtime.callbacks.called = lambda *what: None  # type: ignore[method-assign]
+        yield peer, made

@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -164,7 +164,7 @@ async def soak(
     Raises:
         AssertionError: a message was lost, came twice or out of order, or did not come.
     """
-    beat = {"ping_interval": 0.2, "ping_timeout": 0.6, "handshake_timeout": 1.0}
+    beat: dict[str, Any] = {"ping_interval": 0.2, "ping_timeout": 0.6, "handshake_timeout": 1.0}
     chance = random.Random(seed)
     began = time.monotonic()
     samples: list[Sample] = []

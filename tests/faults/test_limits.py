@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-import pubsub.runtime.publisher_link as publisher_link
 from pubsub import CoordinatorUnavailable, Peer
 from pubsub.coordinator.registry import Registry
 from pubsub.links.dialling import AT_ONCE
 from pubsub.wire.messages import (
     End,
-    Goodbye,
     Match,
     Subscribe,
     Subscribed,
@@ -61,7 +59,7 @@ async def test_one_pub_too_many_is_refused_and_the_others_of_its_peer_stay() -> 
 async def test_g6_a_sub_has_so_many_streams_and_is_told_of_the_others(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher_link, "MAX_STREAMS", 100)
+    monkeypatch.setattr("pubsub.runtime.publishers.MAX_STREAMS", 100)
     async with (
         beside() as pair,
         hostile_publisher(pair.address, "t", lambda stranger, channel: None) as hostile,
@@ -78,7 +76,7 @@ async def test_g6_a_sub_has_so_many_streams_and_is_told_of_the_others(
 async def test_g6_a_coordinator_that_lies_fills_no_memory_with_publishers(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher_link, "MAX_STREAMS", 50)
+    monkeypatch.setattr("pubsub.runtime.publishers.MAX_STREAMS", 50)
     async with beside() as pair:
         publishers = pair.subscriber.runtime.publishers
         publishers.directory._most = 50
@@ -161,23 +159,24 @@ async def test_g8_who_lets_nothing_be_sent_is_cut_off_from_a_blocking_pub_and_wh
         await pub.close(linger=20)
 
 
-async def test_a_link_that_another_one_displaces_is_told_and_closed() -> None:
+async def test_a_channel_that_another_link_displaces_is_told_and_ended() -> None:
     async with beside() as pair:
         identity = "0123456789abcdef"
         address, stream_id = pair.publisher.runtime.address, pair.stream_id
 
-        def displace() -> Goodbye | None:
+        def displace() -> End:
             with Stranger(address) as old, Stranger(address) as new:
                 for stranger in (old, new):
                     stranger.send(hello("peer", "peer", identity))
                     stranger.wait_for(Welcome)
                     stranger.subscribe(0, stream_id)
                     stranger.wait_for(Subscribed)
-                return old.until_cut()
+                found = old.wait_for(End)
+                assert isinstance(found, End)
+                return found
 
-        goodbye = await asyncio.to_thread(displace)
-        assert goodbye is not None
-        assert (goodbye.code, goodbye.reason) == ("busy", "the same peer has connected anew")
+        end = await asyncio.to_thread(displace)
+        assert (end.channel, end.code) == (0, "elsewhere")
 
 
 # --- a peer that is told where to dial ----------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from pubsub.core.inbox import Inbox
 from pubsub.errors import ProtocolError
 from pubsub.relay.server import Relay
 from pubsub.runtime import publisher_link
+from pubsub.runtime.calling import Callbacks
 from pubsub.runtime.publisher_link import Remote
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import Key
@@ -98,7 +100,7 @@ async def test_g5_a_link_that_a_publisher_dialled_is_dialled_again_by_it(address
 @pytest.mark.usefixtures("soon")
 async def test_g5_the_way_changes_under_flow_and_nothing_is_lost(address: str) -> None:
     """Direct, cut, reverse, and direct again as soon as that goes: in order, none twice."""
-    async with behind(address) as (there, proxy), Peer(address, **QUICK) as here:
+    async with behind(address, detour=True) as (there, proxy), Peer(address, **QUICK) as here:
         sub, pub = await here.sub("t"), await there.pub("t")
         large = await here.sub("large"), await there.pub("large")
         async with flow(pub, sub, rate=5_000) as flowing:
@@ -124,7 +126,7 @@ async def test_g5_a_better_way_that_breaks_while_streams_move_to_it_loses_nothin
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The link that opens is cut before, or amid, the answers to what is subscribed on it."""
-    async with behind(address) as (there, proxy), Peer(address, **QUICK) as here:
+    async with behind(address, detour=True) as (there, proxy), Peer(address, **QUICK) as here:
         sub, pub = await here.sub("t"), await there.pub("t")
         others = [await here.sub("t") for _ in range(20)]
         await proxy.down()
@@ -226,7 +228,7 @@ async def test_g5_the_way_changes_from_direct_to_a_relay_and_back_under_flow(
     address = keyed_address
     async with (
         meeting_place(address),
-        behind(address) as (there, proxy),
+        behind(address, detour=True) as (there, proxy),
         Peer(address, **HIDDEN) as here,
     ):
         sub, pub = await here.sub("t"), await there.pub("t")
@@ -302,6 +304,29 @@ async def test_nobody_is_dialled_by_a_publisher_that_it_has_not_called(address: 
             with pytest.raises(ProtocolError, match="nobody here has called") as refused:
                 here.runtime.publishers.admit(other._replace(peer_id=peer_id))
             assert refused.value.code == "role"
+
+
+async def test_a_publisher_that_was_called_and_comes_late_has_done_nothing_wrong(
+    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dialled: list[str] = []
+    done = Callbacks._done
+
+    def is_done(self: Callbacks, peer_id: str, task: asyncio.Task[None]) -> None:
+        done(self, peer_id, task)
+        dialled.append(peer_id)
+
+    monkeypatch.setattr(Callbacks, "_done", is_done)
+    monkeypatch.setattr(publisher_link, "DETOUR", 0.0)  # both dial
+    async with Peer(address) as here, Peer(address) as there:
+        pub, sub = await there.pub("t"), await here.sub("t")
+        pub.put(1)
+        assert await sub.get(timeout=LONG) == 1
+        await eventually(lambda: dialled == [here.peer_id])
+        await eventually(lambda: len(there.runtime.subscribers.served) == 1)
+        pub.put(2)
+        assert await sub.get(timeout=LONG) == 2
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 async def test_a_peer_that_is_called_too_often_dials_each_caller_once_at_a_time(

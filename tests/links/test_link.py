@@ -13,6 +13,7 @@ import pytest
 
 from pubsub.config import Settings
 from pubsub.errors import ProtocolError
+from pubsub.links import link as link_module
 from pubsub.links.link import READ_TURN, TRANSITIONS, Link, Lost, State
 from pubsub.wire.frames import FrameReader
 from pubsub.wire.handshake import Dialler, Identity, Refused
@@ -132,6 +133,20 @@ async def test_whatever_ends_a_link_tells_its_endpoint_once(how: str) -> None:
     assert link.transport.written == written, "words behind the end"
     timer: Any = link._timer
     assert timer.cancelled()
+
+
+async def test_a_link_whose_transport_waits_in_vain_to_close_is_cut_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other end has said its end of file, and takes nothing of what is under way."""
+    monkeypatch.setattr(link_module, "GOODBYE_GRACE", 0.0)
+    link = opened(Nobody())
+    cut = asyncio.Event()
+    monkeypatch.setattr(link.transport, "abort", cut.set)
+    link.transport.close()
+    link.goodbye()
+    await asyncio.wait_for(cut.wait(), 10)
+    lose(link)
 
 
 async def test_a_refusal_ends_a_link_that_was_never_open() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from pubsub import Peer
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Stream, StreamKey
@@ -46,12 +48,12 @@ def test_a_stream_in_a_snapshot_says_what_giving_it_up_means() -> None:
         stream.expected = 5 if topic in ("broken", "given up") else None
         inbox.add(stream)
     stream.vanish(trouble=False)
-    rows = SubRow.of(inbox, lambda stream: False).streams
+    rows = SubRow.of(inbox, lambda stream: False, attrgetter("state")).streams
     assert {row.topic: (row.state, row.fate) for row in rows} == {
         "young": ("connecting", ""),
         "old": ("connecting", "unreachable"),
         "broken": ("reconnecting", "vanished"),
         "given up": ("vanished", "vanished"),
     }
-    rows = SubRow.of(inbox, lambda stream: True).streams
+    rows = SubRow.of(inbox, lambda stream: True, attrgetter("state")).streams
     assert next(row.fate for row in rows if row.topic == "young") == "unreachable"

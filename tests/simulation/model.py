@@ -385,6 +385,13 @@ class Model:
             if self.calm or (self.bounded and vanished and steady):
                 raise Violation("G3", f"{sub} was told of {gap}, of {pub}")
             return
+        if gap.reason == "reached" and not gap.missed:
+            view.told["reached"] += 1
+            if view.told["reached"] > view.told["unreachable"]:
+                raise Violation(
+                    "G3", f"{sub} was told of {gap}, of {pub}, which it was not to miss"
+                )
+            return
         if self.lies and not sub.wants(pub.topic) and gap.reason == "closed":
             view.gaps[gap.reason] += gap.missed  # a stream that is over says no topic any more
             return

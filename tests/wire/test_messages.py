@@ -162,7 +162,7 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     End: {
         "channel": u32,
         "final": u64,
-        "code": st.sampled_from(["closed", "unknown", "refused"]),
+        "code": st.sampled_from(["closed", "unknown", "refused", "elsewhere"]),
         "reason": shown(1024),
     },
     Register: {
@@ -429,7 +429,12 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
     Unsubscribe: [is_entity],
     Ack: [is_entity, is_uint(U64), is_uint(U64)],
     Gap: [is_entity, is_uint(U64), is_uint(U64), is_text(64)],
-    End: [is_entity, is_uint(U64), is_in("closed", "unknown", "refused"), is_text(1024)],
+    End: [
+        is_entity,
+        is_uint(U64),
+        is_in("closed", "unknown", "refused", "elsewhere"),
+        is_text(1024),
+    ],
     Register: [is_entity, is_in("pub", "sub"), is_topic, is_bool, is_bool],
     Unregister: [is_entity],
     Match: [
