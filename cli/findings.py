@@ -1,6 +1,7 @@
 """What `pubsub doctor` says: from what was seen, which sentence, and what to do about it.
 
-Nothing here asks anybody anything: each function gets what was seen, and returns findings.
+Nothing here asks anybody anything: each function gets what was seen, and returns findings. (It is
+long because it is a list of sentences: whoever changes one looks in one place.)
 """
 
 from __future__ import annotations

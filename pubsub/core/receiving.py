@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.stream import Stream
-from pubsub.core.topics import is_pattern, matches
+from pubsub.core.topics import hears
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST, Event
 from pubsub.wire.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
@@ -121,8 +121,7 @@ class Receiving:
         """Why a stream of that topic is not taken for the one that was asked for; empty: it is."""
         if topic != stream.topic:
             return f"a coordinator has told its topic as {stream.topic!r}, and it says {topic!r}"
-        pattern = stream.inbox.pattern
-        if not (matches(pattern, topic) if is_pattern(pattern) else pattern == topic):
+        if not hears(stream.inbox.pattern, topic):
             return "a coordinator has named it, and its topic is not what this Sub is for"
         if not self._rights.may_publish(topic):
             return f"it may not publish this topic: it {self._rights.may('publish')}"

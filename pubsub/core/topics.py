@@ -28,6 +28,7 @@ __all__ = [
     "TopicIndex",
     "check_pattern",
     "check_topic",
+    "hears",
     "is_pattern",
     "matches",
 ]
@@ -124,6 +125,11 @@ def matches(pattern: str, topic: str) -> bool:
     True
     """
     return _fits(pattern.split("/"), topic.split("/"))
+
+
+def hears(subscribed: str, topic: str) -> bool:
+    """Whether a Sub on that topic or pattern gets the messages of that topic."""
+    return matches(subscribed, topic) if is_pattern(subscribed) else subscribed == topic
 
 
 def _fits(pattern: list[str], topic: list[str]) -> bool:

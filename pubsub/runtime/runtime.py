@@ -3,7 +3,8 @@
 It owns the publications and inboxes of all Pubs and Subs of the peer, the sessions with the
 coordinators, and who keeps the rest: `Doors`, `Publishers`, `Subscribers`, `Readiness`, `Embedded`.
 Everything in it runs in its loop's thread. What is to be written is collected during a turn of the
-loop and written at its end (see `turn`): one batch per Pub, one write per link.
+loop and written at its end (see `turn`): one batch per Pub, one write per link. (It is a little
+long because it is where all of them meet; what is decided is decided in their modules.)
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
-from pubsub.core.topics import is_pattern, matches
+from pubsub.core.topics import hears, is_pattern
 from pubsub.errors import AuthError, Closed, CoordinatorUnavailable, ProtocolError, PubSubError
 from pubsub.links.doors import Doors
 from pubsub.links.keeping import KeptLink
@@ -196,7 +197,7 @@ class Runtime:
         publication.on_due = self.clock.arm
         self._pubs[publication.stream_id] = OpenPub(publication, source)
         for sub in self._subs.values():
-            if _wants(sub.inbox.pattern, topic):
+            if hears(sub.inbox.pattern, topic):
                 self._join_locally(publication, sub)
         self.clock.arm(self.clock.now() + self.settings.join_timeout)
         self._tell(Register(publication.stream_id, "pub", topic, False, False))
@@ -274,7 +275,7 @@ class Runtime:
         inbox = make(next(self._numbers))
         sub = self._subs[inbox.sub_id] = OpenSub(inbox, sink)
         for pub in self._pubs.values():
-            if _wants(inbox.pattern, pub.publication.topic):
+            if hears(inbox.pattern, pub.publication.topic):
                 pub.source.seal()
                 self._join_locally(pub.publication, sub)
         self._tell(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
@@ -578,7 +579,3 @@ def _alone(step: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None
         step(*args, **kwargs)
     except Exception:
         log.exception("internal error while a Peer was ended")
-
-
-def _wants(pattern: str, topic: str) -> bool:
-    return matches(pattern, topic) if is_pattern(pattern) else pattern == topic

@@ -3,7 +3,8 @@
 Which channel it has is decided here alone: plain and open, plain with a mutual proof, or TLS. The
 side that dials chooses; the side that is dialled sees by the first byte what was chosen, and says
 whether it takes that. Nobody who has credentials speaks to anybody without, and nothing is tried
-again in a weaker form.
+again in a weaker form. (All kinds of credentials stand here, one below the other: what one of them
+must not let in is seen beside what another does.)
 """
 
 from __future__ import annotations
