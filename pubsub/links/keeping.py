@@ -165,6 +165,9 @@ class KeptLink:
         """It is up."""
         raise NotImplementedError
 
+    def _failed(self, error: BaseException) -> None:
+        """An attempt was in vain."""
+
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         """All places were tried in vain; none: there is none to try."""
 
@@ -237,9 +240,11 @@ class KeptLink:
             self.link, self._way = link, way
         try:
             await attempt.make(dial(link, way, timeout, self.guard), self._introduce)
-        finally:
+        except BaseException as error:
             if self.link is link and not self.up:
                 self.link = None
+                self._failed(error)
+            raise
 
     def _in_vain(self, troubles: Sequence[Trouble]) -> None:
         now = self._loop.time()

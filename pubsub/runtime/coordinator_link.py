@@ -344,6 +344,12 @@ class Session(KeptLink):
             self.failure = error
         super().closed(link, error)
 
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(
+            error, Exception
+        ):  # it is known from now on, and not a turn of the loop later
+            self.failure = error
+
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         self.tried = True
         self.failure = error = troubles[-1][1]
