@@ -4,6 +4,7 @@
     make bench ONLY=throughput,latency PEERS=pyzmq,zenoh  some of it
     make bench ARGS="--write docs"                        docs/benchmarks.md, its chart and figures
     make bench ONLY=tls                                   plain, proof only and TLS
+    make bench ONLY=ways                                  direct, reverse and over a relay
     python -m benchmarks --from docs/benchmarks.json      the report again, nothing measured
 
 How it is made, from the outside in:
@@ -17,6 +18,7 @@ How it is made, from the outside in:
 `special`         the roles of what is neither plain throughput nor a round trip
 `returning`       peers that come back to a coordinator at once
 `strangers`       what those cost it that stop before they have said who they are
+`circuits`        those of a relay, and what they cost it at rest
 `workloads`       the objects that are sent, and what is measured with them
 `packing`         msgpack as the peers' users would set it up
 `contender`       what a library has to provide to be measured; `contenders/` has the modules

@@ -13,7 +13,7 @@ from benchmarks.contender import Contender, found
 from benchmarks.measuring import Effort
 from benchmarks.running import run_all
 from benchmarks.stage import Failed
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import ASKED_FOR, WORKLOADS, Workload
 
 FULL = Effort(rounds=3, seconds=0.5, trips=6_000, warm_up=500, joins=40)
 SMOKE = Effort(rounds=1, seconds=0.02, trips=100, warm_up=10, joins=3, peers=20)
@@ -34,7 +34,7 @@ def _arguments() -> argparse.Namespace:
         default="",
         help="workloads, or groups of them: "
         + ", ".join(_names_of_workloads())
-        + " (default: all but tls)",
+        + f" (default: all but {' and '.join(sorted(ASKED_FOR))})",
     )
     parser.add_argument(
         "--peers",
@@ -113,7 +113,7 @@ def _pick_workloads(names: list[str]) -> list[Workload]:
             f"--only: there is no {unknown[0]!r}; there are {', '.join(_names_of_workloads())}"
         )
     if not names:
-        return [w for w in WORKLOADS if w.group != "tls"]
+        return [w for w in WORKLOADS if w.group not in ASKED_FOR]
     return [w for w in WORKLOADS if w.name in names or w.group in names]
 
 
@@ -160,8 +160,9 @@ def _measure(arguments: argparse.Namespace) -> report.Figures:
         peers=arguments.crowd or base.peers,
         patience=arguments.patience,
     )
-    left_out = {c.name: lack for c in arguments.contenders if (lack := c.missing())}
-    contenders = [c for c in arguments.contenders if c.name not in left_out]
+    wanted = [c for c in arguments.contenders if any(map(c.can, arguments.workloads))]
+    left_out = {c.name: lack for c in wanted if (lack := c.missing())}
+    contenders = [c for c in wanted if c.name not in left_out]
     workloads = [w for w in arguments.workloads if not w.needs or found(w.needs)]
     left_out |= {w.name: f"package {w.needs}" for w in arguments.workloads if w not in workloads}
     contenders = [c for c in contenders if any(c.can(w) for w in workloads)]

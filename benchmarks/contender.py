@@ -36,6 +36,7 @@ __all__ = [
     "BlockingSubscriber",
     "BlockingTopics",
     "Contender",
+    "Kind",
     "Meeting",
     "environment_of",
     "found",

@@ -57,6 +57,8 @@ class Goal:
 
 _ASYNC, _BLOCKING = ("pubsub-async",), ("pubsub-blocking",)
 
+_REVERSE, _RELAYED, _SPLICE = ("pubsub-reverse",), ("pubsub-relay",), ("relay",)
+
 _PLAIN, _PROOF, _TLS = ("pubsub-plain",), ("pubsub-proof",), ("pubsub-tls",)
 
 
@@ -67,6 +69,10 @@ def _more(title: str, workload: str, most: float) -> Goal:
 
 def _at_least(title: str, workload: str, factor: float, *against: str, beside: str = "") -> Goal:
     return Goal(title, workload, "rate", "least", factor, against, beside)
+
+
+def _way(title: str, workload: str, factor: float, against: str, faces: tuple[str, ...]) -> Goal:
+    return Goal(title, workload, "rate", "least", factor, (against,), faces=faces)
 
 
 def _below(title: str, figure: str, against: tuple[str, ...] | str, faces: tuple[str, ...]) -> Goal:
@@ -128,6 +134,16 @@ GOALS: Final = (
         2_000,
         faces=_TLS,
         unit="µs",
+    ),
+    _way("small dict, reverse", "ways-small-dict", 0.97, "pubsub-direct", _REVERSE),
+    _way("64 KiB bytes, reverse", "ways-64-kib", 0.97, "pubsub-direct", _REVERSE),
+    _way("small dict, over a relay", "ways-small-dict", 0.9, "pubsub-forwarded", _RELAYED),
+    _way("64 KiB bytes, over a relay", "ways-64-kib", 0.9, "pubsub-forwarded", _RELAYED),
+    _way("raw stream over a relay", "ways-stream", 0.9, "forwarder", _SPLICE),
+    Goal(
+        *("a circuit at rest", "ways-circuits", "circuit_kib", "most", 64),
+        faces=_SPLICE,
+        unit="KiB",
     ),
     Goal("CPU per small dict, at full speed", "small-dict", "cpu_per_million", "most", 0.6, ZMQ),
     Goal("CPU per small dict, at 100,000/s", "rate-100k", "cpu_per_million", "most", 0.6, ZMQ),

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from benchmarks.circuits import cost_of_circuits
 from benchmarks.contender import Contender, environment_of
 from benchmarks.returning import come_back
 from benchmarks.stage import Child, Failed, Stage
@@ -272,6 +273,10 @@ def _strangers(course: Course) -> Figures:
     return cost_of_strangers(min(300, course.effort.peers), environment_of(credentials))
 
 
+def _circuits(course: Course) -> Figures:
+    return cost_of_circuits(min(200, course.effort.peers))
+
+
 def _idle(course: Course) -> Figures:
     first, second = course.start("idle"), course.start("idle-too")
     course.meet(first, second)
@@ -354,6 +359,7 @@ COURSES: dict[str, Callable[[Course], Figures]] = {
     "start": _starts,
     "return": _return,
     "strangers": _strangers,
+    "circuits": _circuits,
     "idle": _idle,
     "mixed": _mixed,
 }

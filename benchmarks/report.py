@@ -76,6 +76,10 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         ("hello_kib", "KiB after a ClientHello", _short),
         ("most_kib", "KiB at most", _short),
     ),
+    "circuits": (
+        ("circuit_kib", "relay's KiB a circuit", _short),
+        ("circuits", "circuits", _count),
+    ),
     "idle": (("rss_mib", "resident MiB", _fixed),),
     "mixed": (
         ("delay_p99", "delay p99 µs", _short),
@@ -105,6 +109,12 @@ NOTES: Final[dict[Group, str]] = {
     "started to the first message of its Sub, while a publisher puts each millisecond. *Peers that "
     "come back*: all are connected, the coordinator is killed and started again at the same place; "
     "counted from when it listens, all handshakes in full; all peers are in one process.",
+    "ways": "The same key and TLS throughout: what differs is who dials whom, and what stands "
+    "between. *Through a forwarder*: direct, where the address that the publisher tells is the "
+    "forwarder's. *First message*: from before a process is started to the first message of its "
+    "Sub, while a publisher puts each millisecond. *Raw stream*: the blocks of two plain sockets, "
+    "spliced. *Circuits at rest*: memory of a relay for each circuit, all of which have carried "
+    "64 KiB each way.",
 }
 
 

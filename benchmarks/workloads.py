@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final, Literal
 
-__all__ = ["GROUPS", "KIB", "MIB", "WORKLOADS", "Group", "Workload"]
+__all__ = ["ASKED_FOR", "GROUPS", "KIB", "MIB", "WORKLOADS", "Group", "Workload"]
 
 Group = Literal[
-    "throughput", "latency", "fan-out", "rate", "topics", "join", "idle", "mixed", "tls"
+    "throughput", "latency", "fan-out", "rate", "topics", "join", "idle", "mixed", "tls", "ways"
 ]
 
 GROUPS: Final[dict[Group, str]] = {
@@ -23,7 +23,11 @@ GROUPS: Final[dict[Group, str]] = {
     "idle": "memory of a process that publishes and subscribes, but does nothing",
     "mixed": "what a large message on the same link costs a small one",
     "tls": "plain, proof only and TLS side by side",
+    "ways": "direct, reverse and over a relay side by side",
 }
+
+ASKED_FOR: Final[frozenset[Group]] = frozenset(("tls", "ways"))
+"""Groups that are measured only where they are named."""
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -189,6 +193,8 @@ _CHANNELS: Final = (
     *("small-dict", "1-kib", "64-kib", "8-mib-array", "round-trip", "behind-8-mib"),
 )
 """What is measured over each channel as well."""
+_WAYS: Final = ("small-dict", "64-kib", "round-trip")
+"""What is measured over each way as well."""
 
 WORKLOADS: Final = (
     *_WORKLOADS,
@@ -220,5 +226,36 @@ WORKLOADS: Final = (
         _small_dicts,
         {},
         course="strangers",
+    ),
+    *(
+        replace(each, name=f"ways-{each.name}", group="ways", course=each.group)
+        for each in _WORKLOADS
+        if each.name in _WAYS
+    ),
+    Workload(
+        "ways-first-message",
+        "first message of a new process",
+        "ways",
+        _small_dicts,
+        {},
+        course="start",
+    ),
+    Workload(
+        "ways-stream",
+        "raw stream through what stands between",
+        "ways",
+        _bytes_of(64 * KIB),
+        b"",
+        size=64 * KIB,
+        chunk=16,
+        course="throughput",
+    ),
+    Workload(
+        "ways-circuits",
+        "circuits at rest",
+        "ways",
+        _small_dicts,
+        {},
+        course="circuits",
     ),
 )

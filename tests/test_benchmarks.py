@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,9 @@ ONLY = "1-kib,64-kib,fan-out-1,rate-1k,topics-each,join,idle"
 CHANNELS = "tls-small-dict,tls-round-trip,tls-first-message,tls-return,tls-strangers"
 
 
+WAYS = "ways-small-dict,ways-round-trip,ways-first-message,ways-stream,ways-circuits"
+
+
 def bench(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks", *arguments],
@@ -116,8 +120,8 @@ def runs(folder: Path) -> Iterator[dict[str, subprocess.Popen[str]]]:
     (folder / "theirs" / "liars.py").write_text(LIARS)
     paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     options = ("--smoke", "--faces=none", "--only=small-dict", "--patience=12")
-    names = ("ours", "peers", "channels")
-    ours, peers, channels = (("--write", str(folder / name)) for name in names)
+    names = ("ours", "peers", "channels", "ways")
+    ours, peers, channels, ways = (("--write", str(folder / name)) for name in names)
     for name in names:
         (folder / name).mkdir()
     started = {
@@ -125,6 +129,7 @@ def runs(folder: Path) -> Iterator[dict[str, subprocess.Popen[str]]]:
         "peers": bench("--smoke", "--only=small-dict,round-trip", "--peers=" + PEERS, *peers),
         "ours": bench("--smoke", "--only=" + ONLY, "--peers=protocol,bare", *ours),
         "channels": bench("--smoke", "--only=" + CHANNELS, "--peers=protocol", *channels),
+        "ways": bench("--smoke", "--only=" + WAYS, "--peers=forwarder", *ways),
         "liars": bench(*options, "--peers=theirs.liars,stream", PYTHONPATH=paths),
     }
     yield started
@@ -193,6 +198,31 @@ def test_plain_proof_and_tls_are_measured_side_by_side(
             assert measured["last_after"] >= measured["half_after"] > 0
         elif workload == "tls-strangers":
             assert ("most_kib" in measured) == (name == "pubsub-tls")
+        else:
+            assert measured.get("rate", measured.get("p50")) > 0
+
+
+def test_the_ways_are_measured_side_by_side(
+    runs: dict[str, subprocess.Popen[str]], folder: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    figures = _figures(runs, folder, "ways")
+    found = {(r["workload"], r["contender"]): r for r in figures["results"]}
+    names = {"pubsub-direct", "pubsub-reverse", "pubsub-relay", "pubsub-forwarded"}
+    between = {("ways-stream", "relay"), ("ways-stream", "forwarder"), ("ways-circuits", "relay")}
+    if not (shutil.which("socat") or shutil.which("haproxy")):
+        for name in ("pubsub-forwarded", "forwarder"):
+            assert "program socat or haproxy" in figures["left_out"][name]
+        names.remove("pubsub-forwarded")
+        between.remove(("ways-stream", "forwarder"))
+    messages = WAYS.split(",")[:3]
+    assert set(found) == {(workload, name) for workload in messages for name in names} | between
+    for (workload, _), result in found.items():
+        (measured,) = result["rounds"]
+        assert not result["failures"]
+        if workload == "ways-circuits":
+            assert measured["circuits"] == 20
+            assert measured["circuit_kib"] >= 0
         else:
             assert measured.get("rate", measured.get("p50")) > 0
 

@@ -12,6 +12,7 @@ __all__ = ["MODULES", "load"]
 MODULES: Final = (
     "benchmarks.contenders.ours",
     "benchmarks.contenders.channels",
+    "benchmarks.contenders.ways",
     "benchmarks.contenders.pyzmq",
     "benchmarks.contenders.zenoh",
     "benchmarks.contenders.brokers",

@@ -15,27 +15,36 @@ from typing import Any
 from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting
 from benchmarks.packing import packer, unpack
 
-__all__ = ["CONTENDERS"]
+__all__ = ["CONTENDERS", "free_port", "reach", "watched"]
+
+
+def watched(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A server that runs until this process ends, however it does."""
+    # The shell waits on a pipe that only this process holds, and takes the server along.
+    watch = '"$@" >/dev/null & cat; kill $!'
+    return subprocess.Popen(["sh", "-c", watch, "sh", *command], stdin=subprocess.PIPE)
+
+
+def reach(server: subprocess.Popen[bytes], name: str, port: int) -> socket.socket:
+    """A connection to it, once it listens."""
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1)
+        except OSError:
+            if server.poll() is not None:
+                raise RuntimeError(f"{name} ended with {server.returncode}") from None
+            time.sleep(0.02)
 
 
 def _run(command: Sequence[str], port: int, announce: Callable[[str], None]) -> None:
-    """Run a server until this process ends, however it does; announce its port once it listens."""
-    # The shell waits on a pipe that only this process holds, and takes the server along.
-    watch = '"$@" >/dev/null & cat; kill $!'
-    with subprocess.Popen(["sh", "-c", watch, "sh", *command], stdin=subprocess.PIPE) as server:
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if server.poll() is not None:
-                    raise RuntimeError(f"{command[0]} ended with {server.returncode}") from None
-                time.sleep(0.02)
+    """Run a server until this process ends; announce its port once it listens."""
+    with watched(command) as server:
+        reach(server, command[0], port).close()
         announce(str(port))
         server.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below those that a system gives to whoever asks for any, so that nobody else gets it before
     the server listens there."""
     while True:
@@ -140,7 +149,7 @@ class Nats(AsyncContender):
         self._client: Any = None
 
     def serve(self, announce: Callable[[str], None]) -> None:
-        port = _free_port()
+        port = free_port()
         with tempfile.NamedTemporaryFile("w", suffix=".conf", delete=False) as config:
             config.write(
                 f"listen: 127.0.0.1:{port}\nmax_payload: 64MB\nmax_pending: 1GB\n"
@@ -282,7 +291,7 @@ class Redis(BlockingContender):
     service = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
-        port = _free_port()
+        port = free_port()
         command = f"redis-server --bind 127.0.0.1 --port {port} --appendonly no --dir /".split()
         limits = ["--save", "", "--client-output-buffer-limit", "pubsub 0 0 0"]
         _run([*command, *limits], port, announce)

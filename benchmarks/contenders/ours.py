@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from benchmarks.contender import PUBSUB, AsyncContender, BlockingContender, Meeting, environment_of
+from benchmarks.contender import (
+    PUBSUB,
+    AsyncContender,
+    BlockingContender,
+    Kind,
+    Meeting,
+    environment_of,
+)
 from benchmarks.loops import run
 from pubsub.config import Settings
 from pubsub.faces.asyncpub import AsyncPub
@@ -16,16 +23,25 @@ from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.blockingsub import BlockingSub
 from pubsub.trust.credentials import credentials_from
 
-__all__ = ["CONTENDERS", "Async", "use"]
+if TYPE_CHECKING:
+    from pubsub.coordinator.server import Coordinator
+
+__all__ = ["CONTENDERS", "Async", "AsyncPair", "AsyncPublisher", "AsyncSubscriber", "use"]
 
 
-async def _coordinate(announce: Callable[[str], None]) -> None:
+async def _coordinate(
+    announce: Callable[[str], None],
+    beside: Callable[[Coordinator, str], Awaitable[None]] | None = None,
+) -> None:
     from pubsub.coordinator.server import Coordinator  # here: no peer needs it
 
     # as one that has run for a while: none of its peers is still on the way back
     guard = credentials_from(Settings(), os.environ).guard()
     coordinator = Coordinator(asyncio.get_running_loop(), settle=0.0, guard=guard)
-    announce(str(await coordinator.start("127.0.0.1", 0)))
+    place = str(await coordinator.start("127.0.0.1", 0))
+    if beside is not None:
+        await beside(coordinator, place)
+    announce(place)
     await asyncio.Event().wait()
 
 
@@ -40,7 +56,7 @@ def use(place: str) -> None:
 # --- async ------------------------------------------------------------------------------
 
 
-class _AsyncPublisher:
+class AsyncPublisher:
     def __init__(self, pub: AsyncPub) -> None:
         self._pub = pub
 
@@ -53,7 +69,7 @@ class _AsyncPublisher:
         await self._pub.close()
 
 
-class _AsyncSubscriber:
+class AsyncSubscriber:
     def __init__(self, sub: AsyncSub) -> None:
         self._sub = sub
 
@@ -90,7 +106,7 @@ class _AsyncTopics:
         await asyncio.gather(*(pub.close() for pub in self._pubs))
 
 
-class _AsyncPair:
+class AsyncPair:
     def __init__(self, pub: AsyncPub, sub: AsyncSub) -> None:
         self._pub = pub
         self._sub = sub
@@ -115,20 +131,22 @@ class Async(AsyncContender):
         "Sub with a pattern."
     )
     family = "pubsub"
-    kind = "ours"
+    kind: ClassVar[Kind] = "ours"
     groups = PUBSUB | {"topics", "mixed"}
     service = True
+    beside: Callable[[Coordinator, str], Awaitable[None]] | None = None
+    """Starts what else has to stand beside the coordinator, before anybody comes."""
 
     def serve(self, announce: Callable[[str], None]) -> None:
-        run(_coordinate(announce))
+        run(_coordinate(announce, self.beside))
 
-    async def open_publisher(self, meeting: Meeting) -> _AsyncPublisher:
+    async def open_publisher(self, meeting: Meeting) -> AsyncPublisher:
         use(meeting.place)
-        return _AsyncPublisher(await AsyncPub(meeting.topic, overflow="block"))
+        return AsyncPublisher(await AsyncPub(meeting.topic, overflow="block"))
 
-    async def open_subscriber(self, meeting: Meeting) -> _AsyncSubscriber:
+    async def open_subscriber(self, meeting: Meeting) -> AsyncSubscriber:
         use(meeting.place)
-        return _AsyncSubscriber(await AsyncSub(meeting.topic))
+        return AsyncSubscriber(await AsyncSub(meeting.topic))
 
     async def open_topics(self, meeting: Meeting) -> _AsyncTopics:
         use(meeting.place)
@@ -137,14 +155,14 @@ class Async(AsyncContender):
             await pub
         return _AsyncTopics(pubs)
 
-    async def open_topics_subscriber(self, meeting: Meeting) -> _AsyncSubscriber:
+    async def open_topics_subscriber(self, meeting: Meeting) -> AsyncSubscriber:
         use(meeting.place)
-        return _AsyncSubscriber(await AsyncSub(f"{meeting.topic}/*"))
+        return AsyncSubscriber(await AsyncSub(f"{meeting.topic}/*"))
 
-    async def open_pair(self, meeting: Meeting, first: bool) -> _AsyncPair:
+    async def open_pair(self, meeting: Meeting, first: bool) -> AsyncPair:
         use(meeting.place)
         there, back = f"{meeting.topic}/there", f"{meeting.topic}/back"
-        return _AsyncPair(
+        return AsyncPair(
             await AsyncPub(there if first else back), await AsyncSub(back if first else there)
         )
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 
-from benchmarks.contender import BlockingContender, Meeting
+from benchmarks.contender import BlockingContender, Kind, Meeting
 
-__all__ = ["CONTENDERS"]
+__all__ = ["CONTENDERS", "Publisher", "Sockets", "Subscriber"]
 
 
-class _Publisher:
+class Publisher:
     def __init__(self, connections: list[socket.socket]) -> None:
         self._connections = connections
         self._values: Sequence[bytes] = ()
@@ -38,7 +38,7 @@ class _Publisher:
             connection.close()
 
 
-class _Subscriber:
+class Subscriber:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._head = memoryview(bytearray(12))
@@ -105,14 +105,14 @@ class Sockets(BlockingContender):
         "(of large ones: 1 MiB, or one), nothing serialised; bytes counted by `recv_into`. Round "
         "trip: `sendall` and `recv`, packed by msgpack."
     )
-    kind = "ceiling"
+    kind: ClassVar[Kind] = "ceiling"
     workloads = frozenset(("1-kib", "64-kib", "8-mib", "round-trip"))
 
-    def open_publisher(self, meeting: Meeting) -> _Publisher:
-        return _Publisher(_accept(meeting))
+    def open_publisher(self, meeting: Meeting) -> Publisher:
+        return Publisher(_accept(meeting))
 
-    def open_subscriber(self, meeting: Meeting) -> _Subscriber:
-        return _Subscriber(_connect(meeting))
+    def open_subscriber(self, meeting: Meeting) -> Subscriber:
+        return Subscriber(_connect(meeting))
 
     def open_pair(self, meeting: Meeting, first: bool) -> _Pair:
         return _Pair(_accept(meeting)[0] if first else _connect(meeting))

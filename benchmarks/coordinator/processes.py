@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +98,24 @@ class _Process:
 
 
 class Daemon(_Process):
-    """The coordinator."""
+    """The coordinator, or what else `pubsubd` runs.
 
-    def __init__(self, port: int = 0, environment: Mapping[str, str] = OPEN) -> None:
+    Parameters:
+        command: which, and what it is told beside its port.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        environment: Mapping[str, str] = OPEN,
+        command: Sequence[str] = ("coordinator",),
+    ) -> None:
         super().__init__(
-            *("benchmarks.coordinator.daemon", "coordinator", "--port", str(port)),
+            *("benchmarks.coordinator.daemon", *command, "--port", str(port)),
             "--log-level=info",
             environment=environment,
         )
-        self.port = int(self._wait(r"coordinator on 127\.0\.0\.1:(\d+)")[1])
+        self.port = int(self._wait(rf"{command[0]} on 127\.0\.0\.1:(\d+)")[1])
 
     def _print(self, line: str) -> None:
         super()._print(line)
