@@ -467,8 +467,7 @@ def rights_at_the_subscriber(stack: ExitStack) -> None:
 
 def topic_at_the_subscriber(stack: ExitStack) -> None:
     """A Sub takes whatever topic a coordinator has named to it."""
-    replace(stack, receiving, "matches", lambda matches: lambda pattern, topic: True)
-    replace(stack, receiving, "is_pattern", lambda is_pattern: lambda topic: True)
+    replace(stack, receiving, "hears", lambda hears: lambda subscribed, topic: True)
 
 
 def rights_at_the_coordinator(stack: ExitStack) -> None:
