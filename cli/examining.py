@@ -297,11 +297,12 @@ class Examination:
             self._tell(Finding("peers", "note", text))
 
     async def _relays(self, rows: Mapping[str, dict[str, Any]], guard: Guard) -> None:
-        found: list[tuple[dict[str, Any], Met | Fault]] = []
+        found: list[tuple[dict[str, Any], Sequence[Met | Fault]]] = []
         for row in rows.values():
-            for at in findings.places(row):
-                visit = self._visit(at, "relay", guard)
-                found.append((row, await self._patiently(visit, f"the relay at {at}", VISIT)))
+            if places := findings.places(row):
+                visits = asyncio.gather(*(self._visit(at, "relay", guard) for at in places))
+                whom = f"the relay at {' and '.join(map(str, places))}"
+                found.append((row, await self._patiently(visits, whom, VISIT)))
         for finding in findings.relays(found, needed=self._unreached):
             self._tell(finding)
 
@@ -344,10 +345,8 @@ class Examination:
                 sub = peer.sub(topic, observer=True, history=1)
                 await self._patiently(_ready(sub), f"the publishers of {topic!r}", JOIN)
                 found = await self._look(sub)
-            names = findings.names(rows)
             for publisher, state in sub.publishers.items():
-                place, number, n = publisher.rpartition("#")
-                name = f"{names.get(place, place)}{number}{n}"
+                name = findings.called(publisher, rows)
                 self._tell(findings.stream(found(publisher, state)._replace(publisher=name)))
         except (PubSubError, OSError, asyncio.TimeoutError) as error:
             text = f"a Sub of it is not ready: {explain(error)}"

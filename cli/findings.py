@@ -21,12 +21,12 @@ __all__ = [
     "Met",
     "Seen",
     "beside",
+    "called",
     "coordinator",
     "credentials",
     "descriptors",
     "environment",
     "foreign_topics",
-    "names",
     "needs_relay",
     "peer",
     "places",
@@ -102,6 +102,12 @@ PASSABLE = ("other", "refused", "silent")
 """What a firewall or address translation does, on purpose: another way may go past it."""
 TELLING = ("own", "auth", "large", "mute", "name", "foreign", "other", "refused", "silent")
 """What is wrong with several addresses of one peer: the first of these says the most."""
+
+
+def _telling(each: Met | Fault) -> int:
+    if isinstance(each, Met):
+        return -2 if each.large else -1
+    return TELLING.index(each.kind)
 
 
 class Seen(NamedTuple):
@@ -407,7 +413,7 @@ def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool)
             "correct that",
         )
     not_reached = "; ".join(f"at {fault.at} {fault.text}" for fault in faults)
-    telling = sorted(faults, key=lambda fault: TELLING.index(fault.kind))
+    telling = sorted(faults, key=_telling)
     way_out = _to_peer(telling[0]) if telling else ""
     if met:
         best = min((each for each in met if each not in strangers), key=lambda each: each.seconds)
@@ -430,10 +436,16 @@ def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool)
 _AWAY = "has lost its coordinator a moment ago, or was killed"
 
 
-def names(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """What the lines on peers call them, by what `sub.publishers` does: the address that others
-    are told first, or the id of one that has none."""
-    return {str(next(iter(places(row)), f"peer {row.get('peer_id')}")): who_is(row) for row in rows}
+def called(publisher: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """What the lines on peers call whom `sub.publishers` calls by the address that others are told
+    first, or by the id (of which a row may have the begin) of one that has none."""
+    place, number, n = publisher.rpartition("#")
+    for row in rows:
+        at = next(iter(places(row)), None)
+        begin = f"peer {row.get('peer_id')}"
+        if place == str(at) if at else place.startswith(begin):
+            return f"{who_is(row)}{number}{n}"
+    return publisher
 
 
 def needs_relay(found: Sequence[Met | Fault]) -> bool:
@@ -459,15 +471,17 @@ def _to_peer(fault: Fault) -> str:
 
 
 def relays(
-    found: Sequence[tuple[Mapping[str, Any], Met | Fault]], *, needed: bool
+    found: Sequence[tuple[Mapping[str, Any], Sequence[Met | Fault]]], *, needed: bool
 ) -> list[Finding]:
-    """Those that the coordinators know.
+    """Those that the coordinators know, each dialled at all its addresses: one that answers is
+    enough, the others may be on networks that this machine is not on.
 
     Parameters:
         needed: there is a peer to which a relay may be the only way.
     """
     findings = []
-    for row, each in found:
+    for row, answers in found:
+        each = min(answers, key=_telling)
         subject = f"relay {plain(row.get('name'), 100) or each.at}"
         if isinstance(each, Met):
             count = _each(row.get("circuits") or 0, "circuit")
@@ -477,7 +491,7 @@ def relays(
             else:
                 findings.append(Finding(subject, "wrong", f"{text}; {_LARGE}", _MTU))
         else:
-            text = f"at {each.at} {each.text}"
+            text = "; ".join(f"at {a.at} {a.text}" for a in answers if isinstance(a, Fault))
             way_out = _dialled_in_vain(each) or (
                 f"see that it runs, and that {each.at} leads there from here"
             )

@@ -252,21 +252,27 @@ def test_who_may_need_a_relay() -> None:
 
 def test_a_stream_is_of_the_process_that_is_named_above() -> None:
     rows = [{**HEAD, "ways": ["h:1", "h:2"]}, {**OTHER, "ways": [], "peer_id": "abc"}]
-    names = {"h:1": "head (pid 7 on h1)", "peer abc": "another (pid 8 on h2)"}
-    assert findings.names(rows) == names
+    assert findings.called("h:1#2", rows) == "head (pid 7 on h1)#2"
+    assert findings.called("peer abcdef#1", rows) == "another (pid 8 on h2)#1"
+    assert findings.called("h:2#1", rows) == "h:2#1"
 
 
 def test_relays() -> None:
     row = {"name": "r1", "circuits": 2}
-    finding = only(findings.relays([(row, met())], needed=False))
+    finding = only(findings.relays([(row, [met()])], needed=False))
     assert finding.subject == "relay r1"
     check(finding, "ok", "answers at 10.0.0.1:7700 in 1.2 ms, with 2 circuits")
-    large = only(findings.relays([(row, met(large=False))], needed=True))
+    large = only(findings.relays([(row, [met(large=False)])], needed=True))
     check(large, "wrong", "nothing comes back", "MTU")
-    gone = only(findings.relays([(row, Fault(AT, "refused", "nothing listens"))], needed=True))
+    gone = only(findings.relays([(row, [Fault(AT, "refused", "nothing listens")])], needed=True))
     check(gone, "wrong", "at 10.0.0.1:7700 nothing listens", "see that it runs")
-    mute = only(findings.relays([(row, Fault(AT, "mute", "no answer"))], needed=True))
+    mute = only(findings.relays([(row, [Fault(AT, "mute", "no answer")])], needed=True))
     check(mute, "wrong", "no answer", "hangs or was stopped")
+    # of its addresses, one on a network of this machine is enough
+    apart = Fault(Address("10.9.9.9", 1), "other", "Network is unreachable")
+    check(only(findings.relays([(row, [apart, met()])], needed=True)), "ok", "answers at 10.0.0.1")
+    both = only(findings.relays([(row, [apart, Fault(AT, "mute", "no answer")])], needed=True))
+    check(both, "wrong", "10.9.9.9:1 Network is unreachable; at 10.0.0.1:7700 no", "hangs")
     assert findings.relays([], needed=False) == []
     check(only(findings.relays([], needed=True)), "note", "there is none", "pubsubd relay")
 
