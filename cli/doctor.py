@@ -38,7 +38,8 @@ async def doctor(topic: str | None, coordinator: str | None, as_json: bool) -> i
     elif wrong:
         say("1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong")
     else:
-        say("nothing is wrong, as far as can be seen from here")
+        notes = "; see the notes" if any(each.state == "note" for each in found) else ""
+        say(f"nothing is wrong, as far as can be seen from here{notes}")
     return FAILED if wrong else OK
 
 

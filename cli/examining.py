@@ -125,7 +125,7 @@ class Examination:
         if told and self._topic is not None:
             for finding in findings.topic(self._topic, {str(t.address): t.topics for t in told}):
                 self._tell(finding)
-            await self._streams(self._topic)
+            await self._streams(self._topic, [row for row, _ in peers.values()])
         if told or not configured:
             await self._path(guard)
 
@@ -286,7 +286,7 @@ class Examination:
                 mine = [at for at in places if told.here or not is_loopback(at.host)]
                 found = await asyncio.gather(*(self._visit(at, "peer", guard) for at in mine))
             finding = findings.peer(row, found, exposed=self._exposed)
-            self._unreached |= finding.state == "wrong" or not mine
+            self._unreached |= findings.needs_relay(found)
             self._tell(finding)
 
         looks = [look(row, told) for row, told in listed[:MOST]]
@@ -297,11 +297,12 @@ class Examination:
             self._tell(Finding("peers", "note", text))
 
     async def _relays(self, rows: Mapping[str, dict[str, Any]], guard: Guard) -> None:
-        found: list[tuple[dict[str, Any], Met | Fault]] = []
+        found: list[tuple[dict[str, Any], Sequence[Met | Fault]]] = []
         for row in rows.values():
-            for at in findings.places(row):
-                visit = self._visit(at, "relay", guard)
-                found.append((row, await self._patiently(visit, f"the relay at {at}", VISIT)))
+            if places := findings.places(row):
+                visits = asyncio.gather(*(self._visit(at, "relay", guard) for at in places))
+                whom = f"the relay at {' and '.join(map(str, places))}"
+                found.append((row, await self._patiently(visits, whom, VISIT)))
         for finding in findings.relays(found, needed=self._unreached):
             self._tell(finding)
 
@@ -336,8 +337,8 @@ class Examination:
             for text in said:
                 self._tell(Finding("what a program is told here", "wrong", text))
 
-    async def _streams(self, topic: str) -> None:
-        """See for a while what a Sub of this topic gets."""
+    async def _streams(self, topic: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """See for a while what a Sub of this topic gets, from whom of these."""
         peer = self._peer()
         try:
             with self._listening():
@@ -345,7 +346,8 @@ class Examination:
                 await self._patiently(_ready(sub), f"the publishers of {topic!r}", JOIN)
                 found = await self._look(sub)
             for publisher, state in sub.publishers.items():
-                self._tell(findings.stream(found(publisher, state)))
+                name = findings.called(publisher, rows)
+                self._tell(findings.stream(found(publisher, state)._replace(publisher=name)))
         except (PubSubError, OSError, asyncio.TimeoutError) as error:
             text = f"a Sub of it is not ready: {explain(error)}"
             self._tell(Finding(f"topic {topic}", "wrong", text))

@@ -22,11 +22,13 @@ __all__ = [
     "Met",
     "Seen",
     "beside",
+    "called",
     "coordinator",
     "credentials",
     "descriptors",
     "environment",
     "foreign_topics",
+    "needs_relay",
     "peer",
     "places",
     "relays",
@@ -97,8 +99,16 @@ class Fault(NamedTuple):
     text: str
 
 
+PASSABLE = ("other", "refused", "silent")
+"""What a firewall or address translation does, on purpose: another way may go past it."""
 TELLING = ("own", "auth", "large", "mute", "name", "foreign", "other", "refused", "silent")
 """What is wrong with several addresses of one peer: the first of these says the most."""
+
+
+def _telling(each: Met | Fault) -> int:
+    if isinstance(each, Met):
+        return -2 if each.large else -1
+    return TELLING.index(each.kind)
 
 
 class Seen(NamedTuple):
@@ -367,9 +377,8 @@ def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool)
     ways = list(map(str, places(row)))
     away = row.get("state") == "away"
     if not ways:
-        return Finding(
-            subject, "ok", "cannot be dialled (listen=False): it dials those who subscribe"
-        )
+        text = "cannot be dialled (listen=False): it dials others, or meets them at a relay"
+        return Finding(subject, "note" if away else "ok", f"{_AWAY}; {text}" if away else text)
     hosts = [place.host for place in places(row)]
     if wild := next((way for way, host in zip(ways, hosts, strict=True) if is_wildcard(host)), ""):
         return Finding(
@@ -405,24 +414,54 @@ def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool)
             "correct that",
         )
     not_reached = "; ".join(f"at {fault.at} {fault.text}" for fault in faults)
-    telling = sorted(faults, key=lambda fault: TELLING.index(fault.kind))
+    telling = sorted(faults, key=_telling)
     way_out = _to_peer(telling[0]) if telling else ""
     if met:
         best = min((each for each in met if each not in strangers), key=lambda each: each.seconds)
         text = f"answers at {best.at} in {_ms(best.seconds)}"
-        if faults:
+        passable = all(fault.kind in PASSABLE for fault in faults)
+        if faults and not (passable and faults == [found[-1]]):  # the last is its own, of inside
+            if passable:
+                way_out = f"nothing, if programs elsewhere reach it there; else {way_out}"
             return Finding(subject, "note", f"{text}; {not_reached}", way_out)
-        return Finding(subject, "ok", text)
+        return Finding(subject, "ok", f"{text}; {not_reached}" if faults else text)
     if away:
-        return Finding(subject, "note", f"has lost its coordinator a moment ago; {not_reached}")
+        return Finding(subject, "note", f"{_AWAY}; {not_reached}")
+    if all(fault.kind in PASSABLE for fault in faults) and not all(map(is_loopback, hosts)):
+        text = f"{not_reached}: it is met if it can dial this machine, or at a relay"
+        way_out = f"nothing, if its streams come (`pubsub doctor TOPIC`); else {way_out}"
+        return Finding(subject, "note", text, way_out)
     return Finding(subject, "wrong", not_reached, way_out)
+
+
+_AWAY = "has lost its coordinator a moment ago, or was killed"
+
+
+def called(publisher: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """What the lines on peers call whom `sub.publishers` calls by the address that others are told
+    first, or by the id (of which a row may have the begin) of one that has none."""
+    place, number, n = publisher.rpartition("#")
+    for row in rows:
+        at = next(iter(places(row)), None)
+        begin = f"peer {row.get('peer_id')}"
+        if place == str(at) if at else place.startswith(begin):
+            return f"{who_is(row)}{number}{n}"
+    return publisher
+
+
+def needs_relay(found: Sequence[Met | Fault]) -> bool:
+    """Whether a relay may be the only way to a peer that was dialled so."""
+    return all(
+        not each.large if isinstance(each, Met) else each.kind not in ("own", "auth", "mute")
+        for each in found
+    )
 
 
 def _to_peer(fault: Fault) -> str:
     if fault.kind in ("refused", "foreign", "other", "name"):
         return (
-            "that is no address at which it can be dialled from here: see that its "
-            "PUBSUB_ADVERTISE, or Peer(host=…, advertise=…), names one"
+            "see that its PUBSUB_ADVERTISE, or Peer(host=…, advertise=…), names an address at "
+            "which it can be dialled from here"
         )
     if fault.kind == "silent":
         return (
@@ -433,15 +472,17 @@ def _to_peer(fault: Fault) -> str:
 
 
 def relays(
-    found: Sequence[tuple[Mapping[str, Any], Met | Fault]], *, needed: bool
+    found: Sequence[tuple[Mapping[str, Any], Sequence[Met | Fault]]], *, needed: bool
 ) -> list[Finding]:
-    """Those that the coordinators know.
+    """Those that the coordinators know, each dialled at all its addresses: one that answers is
+    enough, the others may be on networks that this machine is not on.
 
     Parameters:
-        needed: some peer could not be dialled.
+        needed: there is a peer to which a relay may be the only way.
     """
     findings = []
-    for row, each in found:
+    for row, answers in found:
+        each = min(answers, key=_telling)
         subject = f"relay {plain(row.get('name'), 100) or each.at}"
         if isinstance(each, Met):
             count = _each(row.get("circuits") or 0, "circuit")
@@ -451,7 +492,7 @@ def relays(
             else:
                 findings.append(Finding(subject, "wrong", f"{text}; {_LARGE}", _MTU))
         else:
-            text = f"at {each.at} {each.text}"
+            text = "; ".join(f"at {a.at} {a.text}" for a in answers if isinstance(a, Fault))
             way_out = _dialled_in_vain(each) or (
                 f"see that it runs, and that {each.at} leads there from here"
             )
@@ -462,7 +503,8 @@ def relays(
                 "relays",
                 "note",
                 "there is none: two programs of which neither can dial the other do not meet",
-                "start one where both can dial it: `pubsubd relay`",
+                "start one where both can dial it: `pubsubd relay`; one that runs has not got "
+                "through to the coordinator, and says there why",
             )
         )
     return findings
@@ -506,7 +548,10 @@ def topic(name: str, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Fi
         found.append(Finding(subject, "ok" if subs else "note", who))
     elif not foreign:
         text = f"nobody publishes it (subscribed by {subs:,})"
-        way_out = "start what publishes it, with the same coordinator and credentials as here"
+        way_out = (
+            "start what publishes it, with the same coordinator and credentials as here; if it "
+            "runs, it hangs, was stopped, or uses another coordinator"
+        )
         if near := _near(name, told):
             way_out = f"perhaps {near} was meant"
         found.append(Finding(subject, "wrong", text, way_out))
@@ -551,7 +596,7 @@ def stream(seen: Seen) -> Finding:
             subject,
             "wrong",
             f"{seen.state}, for {seen.seconds:.0f} s now{failed}",
-            "the line on its process above says what to do about the first of these",
+            "the lines above on its process and on relays say what to do",
         )
     count = _each(seen.taken, "message")
     text = f"{WAYS[seen.way]}{failed}; {count} in {seen.seconds:.0f} s, lost {seen.lost:,}"

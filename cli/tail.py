@@ -75,6 +75,7 @@ class _Tail:
         self._stopped_at = 0.0  # wall-clock time of a signal
         self._stopped_by: int | None = None  # the exit code that it means
         self._left_out = 0  # messages that had come, and time was up
+        self._known = 0  # publishers
         self._vanished = self._unreached = 0  # publishers of which it is not known what they had
 
     async def run(self) -> int:
@@ -118,6 +119,8 @@ class _Tail:
         text = f"received {self._received}, lost {self._lost}"
         if self._refused:
             text += f", refused {self._refused} stream{'s' if self._refused > 1 else ''}"
+        if not self._received and not self._known:
+            text += "; no publisher of it is known (`pubsub doctor TOPIC` says why)"
         unknown = what_is_unknown(self._vanished, self._unreached)
         return f"{text}; {unknown}" if unknown else text
 
@@ -128,6 +131,7 @@ class _Tail:
         for number, sub in enumerate(peer.runtime.snapshot().subs):
             for stream in sub.streams:
                 if self._shows(number, stream.topic):
+                    self._known += 1
                     fate = stream.state if done else stream.fate
                     self._vanished += fate == "vanished"
                     self._unreached += fate == "unreachable"

@@ -10,7 +10,6 @@ from typing import Any
 
 from pubsub.config import Address, is_loopback
 from pubsub.errors import ProtocolError
-from pubsub.wire.handshake import place_of
 from pubsub.wire.messages import RelayRow, WayRow
 
 __all__ = ["MAX_RELAYS", "TOLD", "Relays", "ways_for"]
@@ -91,13 +90,14 @@ class Relays:
         return tuple(row for row, _ in found), tuple(row for _, row in found)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """A row for each, sorted by name and id: ``peer_id``, ``address``, ``name`` and
-        ``circuits``."""
+        """A row for each, sorted by name and id: ``peer_id``, ``address``, ``ways`` (all its
+        addresses), ``name`` and ``circuits``."""
         for relay in sorted(self._relays.values(), key=attrgetter("name", "peer_id")):
-            host, port = place_of(relay.ways)
+            ways = [str(Address(way.host, way.port)) for way in relay.ways if way.kind == "tcp"]
             yield {
                 "peer_id": relay.peer_id,
-                "address": str(Address(host, port)) if port else "",
+                "address": ways[0] if ways else "",
+                "ways": ways,
                 "name": relay.name,
                 "circuits": relay.circuits,
             }

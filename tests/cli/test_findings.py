@@ -174,6 +174,8 @@ def test_a_peer_that_answers() -> None:
     check(finding, "ok", "answers at 10.0.0.1:7700 in 1.2 ms")
     check(peer(met(large=False)), "wrong", "nothing comes back", "MTU")
     check(peer(ways=[]), "ok", "cannot be dialled (listen=False)")
+    gone = "has lost its coordinator a moment ago, or was killed; cannot be dialled"
+    check(peer(ways=[], state="away"), "note", gone)
 
 
 def test_where_a_peer_is_said_to_be() -> None:
@@ -185,8 +187,13 @@ def test_where_a_peer_is_said_to_be() -> None:
 
 
 def test_a_peer_that_answers_at_one_of_its_addresses() -> None:
-    finding = peer(met(), Fault(Address("10.0.0.9", 1), "silent", "no answer"))
-    check(finding, "note", "answers at 10.0.0.1:7700 in 1.2 ms; at 10.0.0.9:1 no answer", "port 1 ")
+    text = "answers at 10.0.0.1:7700 in 1.2 ms; at 10.0.0.9:1 no answer"
+    fault = Fault(Address("10.0.0.9", 1), "silent", "no answer")
+    # a forwarded port, seen from outside, where its own address leads nowhere; and from inside
+    check(peer(met(), fault), "ok", text)
+    check(peer(fault, met()), "note", text, "nothing, if programs elsewhere reach it there; else")
+    check(peer(met(), fault, fault), "note", text, "port 1 ")
+    check(peer(met(), fault._replace(kind="auth")), "note", text, "compare the lines")
 
 
 @pytest.mark.parametrize("way", ["0.0.0.0:1", "[::]:1"])
@@ -223,9 +230,11 @@ def test_another_program_at_the_address_of_a_peer() -> None:
 )
 def test_a_peer_that_is_not_reached(kind: str, way_out: str) -> None:
     fault = Fault(AT, kind, "it is so")
-    check(peer(fault), "wrong", "at 10.0.0.1:7700 it is so", way_out)
+    state = "note" if kind in ("refused", "other", "silent") else "wrong"  # another way may do
+    check(peer(fault), state, "at 10.0.0.1:7700 it is so", way_out)
+    check(peer(fault, ways=["127.0.0.1:1"], exposed=False), "wrong", "it is so", way_out)
     away = peer(fault, state="away")
-    check(away, "note", "has lost its coordinator a moment ago; at 10.0.0.1:7700 it is so")
+    check(away, "note", "a moment ago, or was killed; at 10.0.0.1:7700 it is so")
 
 
 def test_of_several_troubles_the_one_that_says_most_has_the_way_out() -> None:
@@ -233,17 +242,37 @@ def test_of_several_troubles_the_one_that_says_most_has_the_way_out() -> None:
     check(peer(*faults), "wrong", "silent; at", "credentials")
 
 
+def test_who_may_need_a_relay() -> None:
+    assert findings.needs_relay([])  # it does not listen
+    silent, hangs = Fault(AT, "silent", ""), Fault(AT, "mute", "")
+    assert findings.needs_relay([silent, met(large=False)])
+    assert not findings.needs_relay([silent, met()])
+    assert not findings.needs_relay([silent, hangs])
+
+
+def test_a_stream_is_of_the_process_that_is_named_above() -> None:
+    rows = [{**HEAD, "ways": ["h:1", "h:2"]}, {**OTHER, "ways": [], "peer_id": "abc"}]
+    assert findings.called("h:1#2", rows) == "head (pid 7 on h1)#2"
+    assert findings.called("peer abcdef#1", rows) == "another (pid 8 on h2)#1"
+    assert findings.called("h:2#1", rows) == "h:2#1"
+
+
 def test_relays() -> None:
     row = {"name": "r1", "circuits": 2}
-    finding = only(findings.relays([(row, met())], needed=False))
+    finding = only(findings.relays([(row, [met()])], needed=False))
     assert finding.subject == "relay r1"
     check(finding, "ok", "answers at 10.0.0.1:7700 in 1.2 ms, with 2 circuits")
-    large = only(findings.relays([(row, met(large=False))], needed=True))
+    large = only(findings.relays([(row, [met(large=False)])], needed=True))
     check(large, "wrong", "nothing comes back", "MTU")
-    gone = only(findings.relays([(row, Fault(AT, "refused", "nothing listens"))], needed=True))
+    gone = only(findings.relays([(row, [Fault(AT, "refused", "nothing listens")])], needed=True))
     check(gone, "wrong", "at 10.0.0.1:7700 nothing listens", "see that it runs")
-    mute = only(findings.relays([(row, Fault(AT, "mute", "no answer"))], needed=True))
+    mute = only(findings.relays([(row, [Fault(AT, "mute", "no answer")])], needed=True))
     check(mute, "wrong", "no answer", "hangs or was stopped")
+    # of its addresses, one on a network of this machine is enough
+    apart = Fault(Address("10.9.9.9", 1), "other", "Network is unreachable")
+    check(only(findings.relays([(row, [apart, met()])], needed=True)), "ok", "answers at 10.0.0.1")
+    both = only(findings.relays([(row, [apart, Fault(AT, "mute", "no answer")])], needed=True))
+    check(both, "wrong", "10.9.9.9:1 Network is unreachable; at 10.0.0.1:7700 no", "hangs")
     assert findings.relays([], needed=False) == []
     check(only(findings.relays([], needed=True)), "note", "there is none", "pubsubd relay")
 
@@ -328,4 +357,4 @@ def test_a_stream() -> None:
     check(seen(delay=-5.0), "note", "its machine is 5.0 s ahead of this one", "set both clocks")
     check(seen(delay=5.0), "note", "messages wait on the way, or the clocks differ", "both clocks")
     gone = seen(state="unreachable", failed=["direct: h:1: no"])
-    check(gone, "wrong", "unreachable, for 2 s now (direct: h:1: no)", "on its process above")
+    check(gone, "wrong", "unreachable, for 2 s now (direct: h:1: no)", "above on its process")

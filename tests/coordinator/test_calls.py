@@ -175,6 +175,7 @@ async def test_relays_are_listed_with_their_load_for_as_long_as_they_are_connect
             assert row == {
                 "peer_id": "relay-wi",
                 "address": "127.0.0.1:7",
+                "ways": ["127.0.0.1:7"],
                 "name": "",
                 "circuits": 3,
             }

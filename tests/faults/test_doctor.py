@@ -88,7 +88,7 @@ def test_machines_with_nothing_wrong(run: Run) -> None:
     said = doctor(run, "w1", "t")
     assert said["wrong"] == []
     assert "answers at 10.77.1.12:" in one(said["ok"], who)
-    assert "dialled; " in one(said["ok"], "stream t of 10.77.1.12:")
+    assert "dialled; " in one(said["ok"], f"stream t of {who}")
 
 
 def test_one_that_listens_on_loopback_only(run: Run) -> None:
@@ -150,6 +150,18 @@ def test_a_way_that_loses_large_packets(run: Run, hosts: Hosts) -> None:
 def test_a_machine_that_drops_what_comes(run: Run, hosts: Hosts) -> None:
     who = publish(run, "w2")
     ip("-n", hosts.namespace("w2"), "route", "add", "blackhole", "10.77.1.11/32")
-    line = one(doctor(run, "w1")["wrong"], who)
+    said = doctor(run, "w1", "t")
+    line = one(said["note"], who)
     assert "no answer within 3 s, not even a refusal" in line
     assert "pass the firewall between" in line
+    (line,) = said["wrong"]  # no way is left
+    assert line.startswith(f"stream t of {who}")
+
+
+def test_a_firewall_that_lets_out_is_nothing_wrong(run: Run, hosts: Hosts) -> None:
+    who = publish(run, "w2")
+    hosts.lets_out_only("w2")
+    said = doctor(run, "w1", "t")
+    assert said["wrong"] == []
+    assert "it is met if it can dial this machine, or at a relay" in one(said["note"], who)
+    assert "it has dialled us" in one(said["ok"], f"stream t of {who}")
