@@ -278,6 +278,7 @@ class RelayLink(KeptLink):
         for each in asked_for.values():
             for waiting in each:
                 _fail(waiting, lost)
+        self.close()  # whoever wants a circuit has a coordinator name it again, if it is there
 
     def close(self) -> None:
         """Say GOODBYE, and stop."""

@@ -164,6 +164,25 @@ async def test_a_relay_that_is_gone_is_passed_over_for_the_next() -> None:
             await s.reach(p)
 
 
+async def test_a_relay_that_is_gone_is_not_looked_for_until_it_is_named_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_link.RelayLink, "QUIET", 0.0)
+    async with meeting() as (relay, s, p):
+        p.relays.meet([row(relay)], None)
+        await s.reach(p, row(relay))
+        (session,) = p.relays.kept.values()
+        await relay.close()
+        await eventually(lambda: not session.up)
+        assert not s.relays.kept
+        assert not p.relays.kept
+        await asyncio.sleep(0.5)
+        assert "cannot reach the relay" not in caplog.text
+        async with a_relay(Guard()) as other:
+            p.relays.meet([row(other)], None)
+            await s.reach(p, row(other))
+
+
 async def test_a_circuit_that_breaks_is_a_broken_link_at_both_ends() -> None:
     async with meeting(group) as (relay, s, p):
         p.relays.meet([row(relay)], None)
