@@ -21,6 +21,9 @@ CALLS = 32
 """Calls that are passed to one publisher at once, as when it has just come, or its network has."""
 CALLS_A_SECOND = 8
 """Those that it is passed from then on: each has it dial somebody."""
+SAME_CALL = 0.5
+"""Seconds until the same one is passed again: a caller that never stops leaves room for others.
+(Who has called in vain waits longer by itself.)"""
 NOWHERE = Address("", 0)
 """Where a peer reached the coordinator whose connection does not tell that."""
 
@@ -50,6 +53,7 @@ class Peer:
     rights: Rights = EVERYTHING
     calls: float = CALLS  # that it may still be passed, at that time
     counted_at: float = 0.0
+    callers: dict[tuple[str, bool], float] = field(default_factory=dict)  # when each was passed
 
     def describe(self, info: dict[str, Any]) -> None:
         name, hostname, pid = info.get("name"), info.get("hostname"), info.get("pid")
@@ -57,13 +61,19 @@ class Peer:
         self.hostname = hostname if isinstance(hostname, str) else ""
         self.pid = pid if isinstance(pid, int) else 0
 
-    def may_be_called(self, now: float) -> bool:
-        """Whether it is to be bothered once more, and count that."""
+    def may_be_called(self, caller: tuple[str, bool], now: float) -> bool:
+        """Whether it is to be bothered once more by that one (and whether to meet it at a relay),
+        and count that."""
+        while self.callers and next(iter(self.callers.values())) <= now - SAME_CALL:
+            del self.callers[next(iter(self.callers))]
+        if caller in self.callers:
+            return False
         more = (now - self.counted_at) * CALLS_A_SECOND
         self.calls, self.counted_at = min(CALLS, self.calls + more), now
         if self.calls < 1:
             return False
         self.calls -= 1
+        self.callers[caller] = now
         return True
 
     def in_words(self) -> str:

@@ -408,14 +408,14 @@ class Registry:
             mine, theirs = self.relays.best(caller.machine, called.machine)
             if not mine:
                 return [(peer_id, Called(called.peer_id, (), ()))]
-            if not called.may_be_called(now):
+            if not called.may_be_called((peer_id, True), now):
                 return []
             return [
                 (caller.peer_id, Called(called.peer_id, (), mine)),
                 (called.peer_id, Called(caller.peer_id, (), theirs)),
             ]
         ways = ways_for(caller.ways, caller.machine, called.machine)
-        if not ways or not called.may_be_called(now):
+        if not ways or not called.may_be_called((peer_id, False), now):
             return []
         return [(called.peer_id, Called(caller.peer_id, ways, ()))]
 

@@ -54,6 +54,7 @@ class End(asyncio.BufferedProtocol):
         self._other: End | None = None
         self._ended = False  # it has said its last
         self._open = True
+        self._full = False  # it takes no more for now
         self._timer: asyncio.TimerHandle | None = None
         descriptors.connected(self)
         transport.set_write_buffer_limits(high=HIGH_WATER)
@@ -67,7 +68,7 @@ class End(asyncio.BufferedProtocol):
             other.write(early)
         if self._ended:
             other.end()
-        else:
+        elif not other._full:  # what came early may have been too much already
             self.listen(True)
 
     def close(self) -> None:
@@ -129,11 +130,13 @@ class End(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
+        self._full = True
         if self._other is not None:
             self._other.listen(False)
 
     def resume_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
+        self._full = False
         if self._other is not None:
             self._other.listen(True)
 

@@ -15,10 +15,23 @@ from pubsub.core.rights import EVERYTHING, Rights, overlaps
 from pubsub.errors import ProtocolError
 from pubsub.wire.messages import Ticket
 
-__all__ = ["IDLE", "MAX_ALL", "MAX_OF_ONE", "WITHIN", "Circuit", "Circuits", "Push", "asked"]
+__all__ = [
+    "IDLE",
+    "MAX_ALL",
+    "MAX_OF_ONE",
+    "MAX_OF_TWO",
+    "WITHIN",
+    "Circuit",
+    "Circuits",
+    "Push",
+    "asked",
+]
 
 MAX_OF_ONE = 256
 """Circuits that one peer may have, with those that are being made."""
+MAX_OF_TWO = 32
+"""Those that one peer may have with one other by its own asking: the other one's are not taken up
+by a single peer that asks for more and more."""
 MAX_ALL = 10_000
 """Those of all."""
 WITHIN = 10.0
@@ -82,7 +95,7 @@ class Circuits:
         self._waiting: dict[str, dict[Circuit, None]] = {}  # by whom they wait for
         self._tickets: dict[bytes, Circuit] = {}
         self._all: dict[Circuit, None] = {}
-        self._of: Counter[str] = Counter()
+        self._of: Counter[str | tuple[str, str]] = Counter()  # by peer, and by who asked for whom
 
     def __len__(self) -> int:
         return len(self._all)
@@ -107,6 +120,8 @@ class Circuits:
             why = "nobody needs a relay to speak to himself"
         elif len(self._all) >= self._max_all:
             why = f"this relay has {self._max_all:,} circuits, and takes no more"
+        elif self._of[peer_id, other] >= MAX_OF_TWO:
+            why = f"this peer has asked for {MAX_OF_TWO} circuits with that one, and gets no more"
         else:
             for each, who in ((peer_id, "this peer"), (other, f"peer {other}")):
                 if self._of[each] >= self._max_of_one:
@@ -115,7 +130,7 @@ class Circuits:
             return [(peer_id, Ticket(other, b"", why))]
         circuit = Circuit((peer_id, other), now + WITHIN)
         self._all[circuit] = None
-        self._of.update(circuit.peers)
+        self._of.update((*circuit.peers, circuit.peers))
         if other in self._here:
             return self._agree(circuit, now)
         self._waiting.setdefault(other, {})[circuit] = None
@@ -153,10 +168,10 @@ class Circuits:
     def end(self, circuit: Circuit) -> None:
         """It is over."""
         if self._all.pop(circuit, circuit) is None:
-            self._of.subtract(circuit.peers)
-            for peer_id in circuit.peers:
-                if not self._of[peer_id]:
-                    del self._of[peer_id]
+            for counted in (*circuit.peers, circuit.peers):
+                self._of[counted] -= 1
+                if not self._of[counted]:
+                    del self._of[counted]
             for ticket in circuit.tickets:
                 self._tickets.pop(ticket, None)
             _, other = circuit.peers

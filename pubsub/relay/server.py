@@ -189,16 +189,12 @@ class Relay:
             splice(*circuit.ends.values())
 
     def _over(self, end: End, circuit: Circuit) -> None:
-        """One end of a circuit is gone. (The other one may have some last bytes to take.)"""
+        """One end of a circuit is gone. The other one may have some last bytes to take, and counts
+        for as long as it takes: who opens circuits and never reads them has no more than others."""
         self._ends.pop(end, None)
-        self._end(circuit)
-
-    def _end(self, circuit: Circuit) -> None:
-        whole = circuit.whole
-        self.circuits.end(circuit)
-        for end in circuit.ends.values():
-            if not whole and end in self._ends:  # nobody was there to take what it says
-                end.abort()
+        if circuit.whole and any(each in self._ends for each in circuit.ends.values()):
+            return
+        self.circuits.end(circuit)  # where it was not whole, the other ticket is for nothing
         self._tell_load()
 
     def _expire(self) -> None:

@@ -74,11 +74,12 @@ class Callbacks:
 
     async def _dial(self, peer_id: str, places: Sequence[Way]) -> None:
         reached = False
+        whose = object()  # of this call alone: an address that was named for others in vain waits
 
         async def attempt(way: Way) -> Sequence[Way]:
             nonlocal reached
             try:
-                await self._turn(peer_id, way)
+                await self._turn(peer_id, way, whose)
                 reached = True
             except Exception as error:  # it asks again, as long as it wants anything
                 log.info(
@@ -88,7 +89,7 @@ class Callbacks:
 
         await race(places, attempt, lambda: reached)
 
-    async def _turn(self, peer_id: str, way: Way) -> None:
+    async def _turn(self, peer_id: str, way: Way, whose: object) -> None:
         async def connect(timeout: float) -> None:
             made = Attempt(
                 self._loop,
@@ -107,7 +108,7 @@ class Callbacks:
             return Dialler(self._identity(local_host), SUBSCRIBER, peer_id, authenticator)
 
         timeout = self._settings.connect_timeout
-        await self._dialling.dial(way.address, self, True, timeout, connect)
+        await self._dialling.dial(way.address, whose, True, timeout, connect)
 
     def _seat(self, link: Link, way: Way, other: Other) -> Core:
         """It is here."""

@@ -93,6 +93,7 @@ class Remote(KeptLink):
         self._better: asyncio.TimerHandle | None = None
         self._sought = False  # ways around it were looked for
         self._relays: asyncio.Future[Sequence[RelayRow]] | None = None  # asked for
+        self._in_vain_at = 0  # relays at which it was not met, since it was at one
         self._unanswered = 0  # coordinators that were asked for relays, and have not answered
         self._troubles: dict[str, str] = {}
         self._shut = ""  # that it listens on its own machine only, in words
@@ -346,12 +347,17 @@ class Remote(KeptLink):
         rows = relays.result()
         if not rows:
             raise ConnectionError("there is none (pubsubd relay, pubsubd coordinator --relay)")
+        # one that can be reached, and gives no circuit, does not keep the pair from the next
+        first = self._in_vain_at % len(rows)
+        rows = [*rows[first:], *rows[:first]]
+        self._in_vain_at += 1
         attempt = Attempt(self._loop, self._settings, self.scratch, self._met_at_a_relay)
         timeout = self._settings.connect_timeout
         met = self._owner.relays.connect(attempt.link, rows, self.peer_id, timeout)
         await attempt.make(met, self._introduce)
 
     def _met_at_a_relay(self, link: Link, other: Other) -> Core:
+        self._in_vain_at -= 1  # the one that was first is so again
         host, port = link.peername[:2]
         return self.keep(link, Way(host, port, kind="relay"), other)
 

@@ -26,12 +26,14 @@ from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other
 from pubsub.wire.messages import Circuit, Join, RelayRow, Ticket, encode
 
-__all__ = ["KEPT", "MAX_JOINING", "RelayLink", "Relays"]
+__all__ = ["KEPT", "MAX_JOINING", "MAX_KEPT", "RelayLink", "Relays"]
 
 log = logger("pubsub")
 
 KEPT = 120.0
 """Seconds that a session with a relay is kept in which no circuit was wanted of it."""
+MAX_KEPT = 64
+"""Sessions with relays, with those that are dialled: a coordinator could name any number."""
 MAX_JOINING = 64
 """Connections to relays that are under way at others' wish. Who finds no room asks again."""
 
@@ -84,10 +86,18 @@ class Relays:
     def _at(self, row: RelayRow, told_by: object = None) -> RelayLink:
         kept = self.kept.get(row.peer_id)
         if kept is None:
+            if len(self.kept) >= MAX_KEPT:
+                self._make_room()
             kept = RelayLink(self, row.peer_id, self._scratch, self._random)
             self.kept[row.peer_id] = kept
         kept.be_at([Way(way.host, way.port, told_by) for way in row.ways if way.kind == "tcp"])
         return kept
+
+    def _make_room(self) -> None:
+        """The oldest goes, of those that were not reached, if there are any. (Circuits go on
+        without the session.)"""
+        all_kept = list(self.kept.values())
+        next((kept for kept in all_kept if not kept.up), all_kept[0]).close()
 
     async def connect(
         self, link: Link, rows: Sequence[RelayRow], peer_id: str, timeout: float
@@ -268,6 +278,7 @@ class RelayLink(KeptLink):
         for each in asked_for.values():
             for waiting in each:
                 _fail(waiting, lost)
+        self.close()  # whoever wants a circuit has a coordinator name it again, if it is there
 
     def close(self) -> None:
         """Say GOODBYE, and stop."""

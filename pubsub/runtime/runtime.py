@@ -468,7 +468,7 @@ class Runtime:
         kept: list[KeptLink] = [*self.publishers.remotes.values(), *self.sessions]
         ends: list[Served | KeptLink] = [*self.subscribers.served, *kept]
         links = [end.link for end in ends if end.link is not None]
-        return links + self.embedded.links
+        return links + self.publishers.relays.links + self.embedded.links
 
     def _guards(self) -> list[Guard]:
         return [self.guard, *self.embedded.guards]

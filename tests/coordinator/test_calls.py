@@ -101,16 +101,43 @@ def test_loopback_of_another_machine_is_told_to_nobody_who_is_called() -> None:
     assert reverse(two(ways=tcp("127.0.0.1", 1) + S)) == [("p", Called("s", S, ()))]
 
 
+def crowd(registry: Registry, now: float) -> int:
+    """Many subscribers call ``p``; returns how many of them are passed to it."""
+    passed = 0
+    for number in range(CALLS + 50):
+        who = f"s{number}"
+        registry.connect(who, S, {}, now, source="10.0.0.2", met_at=AT)
+        registry.register(who, Register(1, "sub", "t", False, False), now)
+        passed += len(registry.call(who, Call(1, "p", 2, False), now))
+    return passed
+
+
 def test_a_publisher_is_called_a_few_times_a_second() -> None:
     registry = two()
-    assert sum(len(reverse(registry)) for _ in range(CALLS + 50)) == CALLS
-    assert sum(len(reverse(registry, now=1.0)) for _ in range(50)) == CALLS_A_SECOND
-    assert sum(len(reverse(registry, now=100.0)) for _ in range(CALLS + 50)) == CALLS
+    assert crowd(registry, 0.0) == CALLS
+    assert crowd(registry, 1.0) == CALLS_A_SECOND
+    assert crowd(registry, 100.0) == CALLS
     registry.connect("q", P, {}, 0.0)  # each has its own
     registry.register("q", Register(2, "pub", "t", False, False), 0.0)
     assert reverse(registry, Call(1, "q", 2, False), 100.0) != []
     registry.relays.connect("r", tcp("r.net", 3), "", "")
     assert reverse(registry, Call(1, "p", 2, True), 100.0) == []
+
+
+def test_a_caller_that_never_stops_leaves_room_for_others() -> None:
+    registry = two()
+    registry.relays.connect("r", tcp("r.net", 3), "", "")
+    registry.connect("honest", S, {}, 0.0, source="10.0.0.4", met_at=AT)
+    registry.register("honest", Register(1, "sub", "t", False, False), 0.0)
+    for tenth in range(300):
+        now = tenth / 10
+        for relay in (False, True) * 20:
+            reverse(registry, Call(1, "p", 2, relay), now)
+        if tenth % 10 == 9:
+            for relay in (False, True):
+                assert registry.call("honest", Call(1, "p", 2, relay), now), now
+    (publisher,) = [peer for peer in registry._peers.values() if peer.peer_id == "p"]
+    assert len(publisher.callers) <= 4, "those of the last moment"
 
 
 def test_both_are_told_the_same_relays_the_least_busy_first() -> None:
@@ -123,7 +150,8 @@ def test_both_are_told_the_same_relays_the_least_busy_first() -> None:
     assert pushes == [("s", Called("p", (), rows)), ("p", Called("s", (), rows))]
     registry.relays.lose("r4")
     r1 = (RelayRow("r1", tcp("r1.net", 3)),)
-    assert reverse(registry, Call(1, "p", 2, True))[0] == ("s", Called("p", (), rows[1:] + r1))
+    pushes = reverse(registry, Call(1, "p", 2, True), 1.0)
+    assert pushes[0] == ("s", Called("p", (), rows[1:] + r1))
 
 
 def test_where_there_is_no_relay_the_subscriber_alone_is_told() -> None:

@@ -22,8 +22,8 @@ from pubsub.runtime.calling import Callbacks
 from pubsub.runtime.publisher_link import Remote
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import Key
-from pubsub.wire.handshake import SUBSCRIBER, Other
-from pubsub.wire.messages import Call
+from pubsub.wire.handshake import SUBSCRIBER, Other, tcp
+from pubsub.wire.messages import Call, Called
 from tests.faults.flow import flow
 from tests.faults.proxy import behind
 from tests.integration.support import LONG, coordinator_in_loop, default_guard, eventually
@@ -349,3 +349,62 @@ async def test_a_peer_that_is_called_too_often_dials_each_caller_once_at_a_time(
         assert most <= 1
         pub.put(2)
         assert await sub.get(timeout=LONG) == 2
+
+
+async def test_where_many_callers_are_named_at_one_address_it_is_dialled_as_for_one(
+    address: str,
+) -> None:
+    """A coordinator that lies has a publisher dial nobody more often than whoever fails there."""
+    dialled = 0
+
+    async def victim(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dialled
+        dialled += 1
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(victim, "127.0.0.1", 0)
+    ways = tcp(*server.sockets[0].getsockname()[:2])
+    async with server, Peer(address) as there:
+        await there.pub("t")
+        (session,) = there.runtime.sessions
+        for number in range(1_000):
+            there.runtime.called(session, Called(f"caller {number}", ways, ()))
+            await asyncio.sleep(0.001)
+        assert 0 < dialled < 30
+
+
+async def test_g4_a_relay_that_answers_nobody_does_not_keep_a_pair_from_the_next(
+    keyed_address: str,
+) -> None:
+    address = keyed_address
+    async with meeting_place(address) as mute, meeting_place(address) as other:
+        mute.ask = lambda peer_id, other: None  # type: ignore[method-assign]
+        async with (
+            Peer(address, connect_timeout=1.0, **HIDDEN) as here,
+            Peer(address, **HIDDEN) as there,
+        ):
+            sub, pub = await here.sub("t"), await there.pub("t")
+            pub.put("x")
+            assert await sub.get(timeout=LONG) == "x"
+            assert len(other.circuits) == 1
+            assert mute.peer_id in here.runtime.publishers.relays.kept, "which was tried first"
+
+
+async def test_a_session_with_a_relay_ends_with_what_it_stands_on(keyed_address: str) -> None:
+    address = keyed_address
+    async with (
+        meeting_place(address),
+        Peer(address, **HIDDEN) as here,
+        Peer(address, **HIDDEN) as there,
+    ):
+        sub, pub = await here.sub("t"), await there.pub("t")
+        pub.put("x")
+        assert await sub.get(timeout=LONG) == "x"
+        for peer in (here, there):
+            (kept,) = peer.runtime.publishers.relays.kept.values()
+            link = kept.link
+            assert link is not None
+            peer.runtime.guard.counts = lambda standing: False  # type: ignore[method-assign]
+            peer.runtime.renewal.review()
+            assert link.closing

@@ -12,6 +12,7 @@ from pubsub.relay.circuits import (
     IDLE,
     MAX_ALL,
     MAX_OF_ONE,
+    MAX_OF_TWO,
     WITHIN,
     Circuit,
     Circuits,
@@ -114,6 +115,19 @@ def test_those_that_are_waited_for_count_too() -> None:
     made = circuits("s", max_of_one=2)
     assert made.ask("s", "p", 0.0) == made.ask("s", "q", 0.0) == []
     assert "this peer has 2 circuits here" in refused(made.ask("s", "r", 0.0))
+
+
+def test_one_peer_takes_only_some_of_what_another_may_have() -> None:
+    made = circuits("s", "p", "q")
+    for _ in range(MAX_OF_TWO):
+        both(made.ask("s", "p", 0.0))
+    assert "this peer has asked for 32 circuits with that one" in refused(made.ask("s", "p", 0.0))
+    both(made.ask("q", "p", 0.0))
+    both(made.ask("p", "s", 0.0))  # which s has not asked for
+    made.expire(WITHIN)
+    both(made.ask("s", "p", WITHIN))
+    made.expire(2 * WITHIN)
+    assert not made._of
 
 
 def test_there_are_only_so_many_in_all() -> None:

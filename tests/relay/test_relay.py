@@ -15,12 +15,15 @@ pytest.importorskip("cryptography", reason="certificates are made by `cryptograp
 
 from pubsub.core.rights import Rights
 from pubsub.errors import AuthError, ProtocolError
+from pubsub.links import splice
 from pubsub.relay import circuits
+from pubsub.runtime import relay_link
 from pubsub.trust.certificates import Pair, file_contexts
 from pubsub.trust.guard import Group, Guard, Holder, Private
 from pubsub.trust.issuing import init, issue
 from pubsub.trust.keys import Key
 from pubsub.wire.frames import FrameReader
+from pubsub.wire.handshake import tcp
 from pubsub.wire.messages import (
     Circuit,
     Goodbye,
@@ -161,6 +164,25 @@ async def test_a_relay_that_is_gone_is_passed_over_for_the_next() -> None:
             await s.reach(p)
 
 
+async def test_a_relay_that_is_gone_is_not_looked_for_until_it_is_named_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_link.RelayLink, "QUIET", 0.0)
+    async with meeting() as (relay, s, p):
+        p.relays.meet([row(relay)], None)
+        await s.reach(p, row(relay))
+        (session,) = p.relays.kept.values()
+        await relay.close()
+        await eventually(lambda: not session.up)
+        assert not s.relays.kept
+        assert not p.relays.kept
+        await asyncio.sleep(0.5)
+        assert "cannot reach the relay" not in caplog.text
+        async with a_relay(Guard()) as other:
+            p.relays.meet([row(other)], None)
+            await s.reach(p, row(other))
+
+
 async def test_a_circuit_that_breaks_is_a_broken_link_at_both_ends() -> None:
     async with meeting(group) as (relay, s, p):
         p.relays.meet([row(relay)], None)
@@ -284,6 +306,39 @@ async def test_a_circuit_on_which_nothing_comes_is_over(monkeypatch: pytest.Monk
             await asyncio.sleep(0.2)
         assert await one.ended()
         assert await other.ended()
+
+
+async def test_an_end_that_does_not_take_its_last_bytes_counts_until_it_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(splice, "GRACE", 0.5)
+    async with a_relay(Guard()) as relay:
+        *_, mine, theirs = await tickets(relay)
+        one, other = await raw(relay, encode(Join(mine))), await raw(relay, encode(Join(theirs)))
+        other.writer.write_eof()
+        assert await one.ended()
+        while not any(end._transport.get_write_buffer_size() for end in relay._ends):
+            one.writer.write(bytes(4096))
+            await asyncio.sleep(0.001)
+        one.writer.close()
+        await eventually(lambda: len(relay._ends) == 1)
+        assert len(relay.circuits) == 1
+        await eventually(lambda: not relay._ends)
+        assert not len(relay.circuits)
+
+
+async def test_only_so_many_sessions_with_relays_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator could name any number of them."""
+    monkeypatch.setattr(relay_link, "MAX_KEPT", 8)
+    async with meeting() as (relay, s, p):
+        (way,) = tcp("127.0.0.1", 9)
+        p.relays.meet([row(relay)], None)
+        await talks(await s.reach(p, row(relay)), p.served[0])
+        for number in range(100):
+            s.relays.meet([RelayRow(f"named {number}", (way,))], None)
+            assert len(s.relays.kept) <= 8
+        assert relay.peer_id in s.relays.kept, "it is reached, and they are not"
+        await s.reach(p, row(relay))
 
 
 async def test_who_asks_for_nobody_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

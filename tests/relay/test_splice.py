@@ -115,6 +115,17 @@ async def test_one_end_that_does_not_read_stops_the_other_and_little_waits(
     assert await read(one, 4) == b"back"
 
 
+async def test_where_what_came_early_is_not_taken_nothing_more_is_read(spliced: Spliced) -> None:
+    early = bytes(4_000_000)
+    one, other = await spliced.pair(early)
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(asyncio.TimeoutError):
+        for _ in range(100):
+            await asyncio.wait_for(loop.sock_sendall(one, bytes(64 * 1024)), 0.5)
+    assert 0 < spliced.waiting() <= len(early)
+    assert len(await read(other, len(early) + 10)) == len(early) + 10, "it goes on"
+
+
 async def test_the_end_of_one_direction_is_passed_on_and_the_other_goes_on(
     spliced: Spliced,
 ) -> None:
