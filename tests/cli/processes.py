@@ -96,20 +96,23 @@ class Running:
         )
         self._out: queue.Queue[bytes | None] = queue.Queue()
         self._err: queue.Queue[bytes | None] = queue.Queue()
+        self._listening: list[threading.Thread] = []
         self._listen(self.process.stderr, self._err)
         if read and stdout is None:
             self.read_on()
 
-    @staticmethod
-    def _listen(stream: IO[bytes] | None, lines: queue.Queue[bytes | None]) -> None:
+    def _listen(self, stream: IO[bytes] | None, lines: queue.Queue[bytes | None]) -> None:
         def listen() -> None:
             assert stream is not None
-            for line in stream:
-                secrecy.said(line)
-                lines.put(line)
+            with stream:  # who reads it closes it: closed by another, the read would fail
+                for line in stream:
+                    secrecy.said(line)
+                    lines.put(line)
             lines.put(None)
 
-        threading.Thread(target=listen, daemon=True).start()
+        thread = threading.Thread(target=listen, daemon=True)
+        self._listening.append(thread)
+        thread.start()
 
     def read_on(self) -> None:
         """Read its output from now on."""
@@ -185,7 +188,12 @@ class Running:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+        for thread in self._listening:
+            thread.join(LONG)  # a child of the process may have its outputs for a moment longer
+        streams = [self.process.stdin]
+        if len(self._listening) < 2:  # nobody reads its output
+            streams.append(self.process.stdout)
+        for stream in streams:
             if stream is not None:
                 try:
                     stream.close()

@@ -51,6 +51,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     monkeypatch.setattr(resolving, "ask", made.ask)
     yield made
     made.go.set()
+    for thread in threading.enumerate():  # its answer would come into the next test
+        if thread.name.startswith("pubsub resolve"):
+            thread.join(LONG)
 
 
 async def of(host: str, timeout: float = LONG) -> tuple[str, ...]:
