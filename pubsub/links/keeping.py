@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from ssl import SSLContext
 from typing import cast
 
-from pubsub.config import Settings, Way
+from pubsub.config import UNIX, Settings, Way
 from pubsub.errors import ProtocolError, PubSubError
+from pubsub.links import unix
 from pubsub.links.link import Core, Link, State, ends_of
 from pubsub.links.patience import Patience
 from pubsub.links.racing import STAGGER, race
@@ -150,6 +151,8 @@ class KeptLink:
 
     async def _addresses(self, way: Way) -> Sequence[Way]:
         """The addresses that it means, where its host is a name."""
+        if way.kind == UNIX:
+            return [way]
         hosts = await resolve(self._loop, way.host, self._settings.connect_timeout / 2)
         return [Way(host, way.port, way) for host in hosts]
 
@@ -200,6 +203,8 @@ class KeptLink:
         async def attempt(which: tuple[Way, bool]) -> Sequence[tuple[Way, bool]]:
             nonlocal met
             way, known = which
+            if self.up and self._way is not None and way.rank >= self._way.rank:
+                return ()  # it has one that is as good
             try:
                 if not known:
                     places = await self._addresses(way)
@@ -362,6 +367,7 @@ async def dial(
         if choose() is not context:  # it would be taken to stand on what is new
             raise Changed("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der
+        guard.check_user(link.user)
         return guard.dials(ends_of(link, dialled=True), der)
     finally:
         patience.cancel()
@@ -397,6 +403,9 @@ async def connect(
     host, port = way.host, way.port
     if preface:
         protocol = _Prefaced(preface, protocol)
+    if way.kind == UNIX:
+        await unix.connect(loop, way, protocol)
+        return
     if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
         await loop.create_connection(lambda: protocol, host, port)
         return

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pubsub.config import KINDS, Address, Way, is_loopback
+from pubsub.config import KINDS, UNIX, Address, Way, is_loopback
 from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
 from pubsub.core.stream import Stream
@@ -21,7 +21,7 @@ from pubsub.links.patience import Patience
 from pubsub.links.resolving import nearness
 from pubsub.runtime.coordinator_link import Session
 from pubsub.support.logs import logger
-from pubsub.trust.guard import IMPOSTOR
+from pubsub.trust.guard import IMPOSTOR, is_auth
 from pubsub.wire.handshake import Authenticator, Dialler, Other
 from pubsub.wire.liveness import Backoff
 from pubsub.wire.messages import Call, RelayRow
@@ -59,7 +59,7 @@ class Remote(KeptLink):
         way: where it is; without a host: nowhere that this machine could dial.
 
     Attributes:
-        met: where it was reached last, by dialling it.
+        met: where it was reached last, by dialling it by TCP.
     """
 
     MISSED = "cannot reach the publisher at {trouble}; trying on"
@@ -97,6 +97,8 @@ class Remote(KeptLink):
         self._unanswered = 0  # coordinators that were asked for relays, and have not answered
         self._troubles: dict[str, str] = {}
         self._shut = ""  # that it listens on its own machine only, in words
+        self._met_here = False  # at its Unix socket
+        self._strange_said = False
         self.met: Address | None = None
 
     @property
@@ -208,16 +210,23 @@ class Remote(KeptLink):
         named last."""
         self._last_ways = self._owner.ways(self.peer_id) or self._last_ways
         if len(self._last_ways) > 1:
-            self._last_ways = sorted(self._last_ways, key=lambda way: -nearness(way.host))
+            self._last_ways = sorted(
+                self._last_ways, key=lambda way: (way.kind != UNIX, -nearness(way.host))
+            )
         return self._last_ways
 
+    def _is_new(self, way: Way) -> bool:
+        """A Unix socket answers or refuses at once, so that it is always tried first."""
+        return way.kind != UNIX and super()._is_new(way)
+
     def _enough(self) -> bool:
-        return not self._wanted() or (self.up and self.address.rank == 0)
+        best = UNIX if any(way.kind == UNIX for way in self._last_ways) else "direct"
+        return not self._wanted() or (self.up and self.address.rank <= KINDS.index(best))
 
     async def _connect(self, way: Way, timeout: float) -> None:
         """At once where it was met, and showed who it is; elsewhere when it has its turn: what
-        others say of where it is may be wrong."""
-        if way.address == self.met:
+        others say of where it is may be wrong. (A Unix socket is nobody's address but its own.)"""
+        if way.kind == UNIX or way.address == self.met:
             await super()._connect(way, timeout)
             return
         again, self._missing = self._missing, True
@@ -256,20 +265,35 @@ class Remote(KeptLink):
         """Why the ways failed that are better than the one that it has; all of them, where it has
         none."""
         better = KINDS[: self.address.rank] if self.up else KINDS
+        if UNIX not in self._troubles:  # it has none here
+            better = tuple(kind for kind in better if kind != UNIX)
         return [f"{kind}: {self._troubles.get(kind, 'no answer yet')}" for kind in better]
+
+    def _note(self, troubles: list[Trouble], way: Way, error: Exception) -> None:
+        super()._note(troubles, way, error)
+        if way.kind == UNIX:
+            self._troubles[UNIX] = explain(error)
+            if is_auth(error) and not self._strange_said:
+                self._strange_said = True
+                log.warning(
+                    "the Unix socket of the publisher at %s is not used, but TCP: %s",
+                    *(way.told_by, explain(error)),
+                )
+
+    def _complain(self, troubles: Sequence[Trouble]) -> None:
+        super()._complain(_by_tcp(troubles) or troubles)
 
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         """What cannot come any more is given up, the rest waits."""
-        self._troubles["direct"] = ", ".join(f"{way}: {explain(why)}" for way, why in troubles)
+        by_tcp = _by_tcp(troubles)
+        self._troubles["direct"] = ", ".join(f"{way}: {explain(why)}" for way, why in by_tcp)
         if not troubles:
             self._troubles["direct"] = "nobody says where this machine could dial it"
         owner = self._owner
-        gone = bool(troubles) and all(
-            getattr(error, "code", "") == "identity" for _, error in troubles
-        )
+        gone = bool(by_tcp) and all(getattr(error, "code", "") == "identity" for _, error in by_tcp)
         # nothing listens any more where it was met, and no coordinator knows of it
         refused = all(isinstance(e, ConnectionRefusedError) for _, e in troubles) and any(
-            way.address == self.met for way, _ in troubles
+            way.address == self.met or (way.kind == UNIX and self._met_here) for way, _ in troubles
         )
         assert self._broken_at is not None
         over = owner.loop.time() - self._broken_at >= (
@@ -288,7 +312,8 @@ class Remote(KeptLink):
     def _dial(self, delay: float = 0.0) -> None:
         super()._dial(delay)
         if self._detour is None:
-            soon = 0.0 if self.nowhere or self.address.rank else DETOUR  # what worked last, first
+            around = self.address.kind not in (UNIX, "direct")
+            soon = 0.0 if self.nowhere or around else DETOUR  # what worked last, first
             self._detour = self._loop.call_later(delay + soon, self._go_around)
 
     def _go_around(self) -> None:
@@ -445,6 +470,10 @@ class Remote(KeptLink):
         """See `Endpoint`."""
         if self._before is not None and link is self._before[0]:
             self._cut_before()
+        if link is self.link and self._task is not None:
+            # a better way may be tried still, and who is there may say nothing: not wait for that
+            self._task.cancel()
+            self._task = None
         super().closed(link, error)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
@@ -452,9 +481,11 @@ class Remote(KeptLink):
             self._detour.cancel()
             self._detour = None
         way = self.address
-        if way.rank == 0:
+        if way.kind == UNIX:
+            self._met_here = True
+        elif way.kind == "direct":
             self.met = way.address
-        elif self._better is None:
+        if not self._enough() and self._better is None:
             self._better = self._loop.call_later(BETTER, self._look_for_better)
         receiving = self._receiving = Receiving(
             self._output,
@@ -516,3 +547,8 @@ class Remote(KeptLink):
             if stream.since is None:
                 stream.since = self._broken_at
             self._settled(stream)
+
+
+def _by_tcp(troubles: Sequence[Trouble]) -> list[Trouble]:
+    """Those that mean something to people: why a Unix socket is not there, nobody could mend."""
+    return [(way, error) for way, error in troubles if way.kind != UNIX]

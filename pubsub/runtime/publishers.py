@@ -11,6 +11,7 @@ from pubsub.core.directory import Directory
 from pubsub.core.inbox import MAX_STREAMS, Inbox
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.errors import ProtocolError
+from pubsub.links import unix
 from pubsub.links.dialling import Dialling
 from pubsub.links.doors import Doorman
 from pubsub.links.keeping import Unheard
@@ -73,7 +74,7 @@ class Publishers:
         self.readiness = readiness
         self.identity = identity
         self.remotes: dict[str, Remote] = {}
-        self.directory = Directory(MAX_STREAMS)
+        self.directory = Directory(MAX_STREAMS, guard.host_id() if unix.available() else "")
         self.dialling = Dialling(loop, random)
         self.relays = Relays(
             *(loop, settings, guard, doorman, identity, self.dialling, scratch, random)

@@ -613,14 +613,21 @@ async def test_a_cancelled_get_loses_no_message(coordinator: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="not on this system")
+@pytest.mark.parametrize("way", ["direct", "unix"])
 async def test_where_channels_share_a_link_the_kernel_is_given_no_more_than_it_can_soon_send(
-    coordinator: str,
+    coordinator: str, request: pytest.FixtureRequest, way: str
 ) -> None:
+    level, option = socket.SOL_SOCKET, socket.SO_SNDBUF
+    if way == "direct":
+        request.getfixturevalue("by_tcp")
+        level, option = socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT
+
     def unsent() -> int:
         [served] = here.runtime.subscribers.served
         assert served.link is not None
+        assert served.way == way
         with served.link.sock.dup() as same:
-            found: int = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+            found: int = same.getsockopt(level, option)
         return found
 
     async with Peer(coordinator) as here, Peer(coordinator) as there:

@@ -42,6 +42,7 @@ from tests.integration.support import (
     run_python,
 )
 
+pytestmark = pytest.mark.usefixtures("by_tcp")
 Warnings = Callable[[], list[str]]
 
 
@@ -482,6 +483,9 @@ ZONE = """
     import asyncio, sys
     from pubsub import Peer
     from pubsub.coordinator.server import Coordinator
+    from pubsub.links import unix
+
+    unix.available = lambda: False
 
     async def main():
         coordinator = Coordinator(asyncio.get_running_loop(), settle=0)
