@@ -104,14 +104,17 @@ async def connect(
 
 def prepare(sock: Any) -> int | None:
     """Have a connection carry large messages well (by a duplicate: uvloop's cannot set options);
-    returns the user at its other end, where the system tells. (Elsewhere, only the one whose
-    directory it is can be there.)"""
-    with contextlib.suppress(OSError, AttributeError), sock.dup() as same:
-        with contextlib.suppress(OSError):
+    returns the user at its other end, and -1, who is nobody, where that cannot be asked now. None:
+    this system does not tell; only the one whose directory it is can be there."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    try:
+        with sock.dup() as same:
             same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-        size = struct.calcsize("3i")
-        found = same.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return int(struct.unpack("3i", found)[1])
+            if option is not None:
+                found = same.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
+                return int(struct.unpack("3i", found)[1])
+    except OSError:  # no descriptor is left, say
+        return -1
     return None
 
 
