@@ -439,12 +439,10 @@ _AWAY = "has lost its coordinator a moment ago, or was killed"
 
 def called(publisher: str, rows: Iterable[Mapping[str, Any]]) -> str:
     """What the lines on peers call whom `sub.publishers` calls by the address that others are told
-    first, or by the id (of which a row may have the begin) of one that has none."""
+    first. (One that has none is called so there, too.)"""
     place, number, n = publisher.rpartition("#")
     for row in rows:
-        at = next(iter(places(row)), None)
-        begin = f"peer {row.get('peer_id')}"
-        if place == str(at) if at else place.startswith(begin):
+        if place == str(next(iter(places(row)), "")):
             return f"{who_is(row)}{number}{n}"
     return publisher
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -252,13 +253,40 @@ async def test_what_failed_is_said_where_there_is_no_way(address: str) -> None:
         await eventually(
             lambda: [row["state"] for row in sub.publishers.values()] == ["unreachable"]
         )
-        (publisher,) = sub.publishers.values()
+        ((called, publisher),) = sub.publishers.items()
+        assert re.fullmatch(rf".+ \(pid {os.getpid()} on .+\)#1", called)
         assert publisher["way"] == ""
         assert publisher["failed"] == [
             "direct: nobody says where this machine could dial it",
             "reverse: this Peer does not listen",
             "relay: there is none (pubsubd relay, pubsubd coordinator --relay)",
         ]
+
+
+async def test_publishers_that_say_the_same_of_themselves_are_told_apart(address: str) -> None:
+    """As the first processes of containers do, which nobody can dial."""
+    async with Peer(address) as here, AsyncExitStack() as stack:
+        peers = [
+            await stack.enter_async_context(Peer(address, name="worker", listen=False))
+            for _ in range(2)
+        ]
+        sub = await here.sub("t")
+        pubs = [await peer.pub("t") for peer in peers]
+        for pub in pubs:
+            pub.put(1)
+        said = [event async for event in _first(sub, 2)]
+        called = set(sub.publishers)
+        assert {event.publisher for event in said} == called
+        assert len(called) == 2
+        assert all(name.startswith(f"worker (pid {os.getpid()} on ") for name in called)
+
+
+async def _first(sub: Any, count: int) -> AsyncIterator[Message]:
+    async for event in sub.messages():
+        yield event
+        count -= 1
+        if not count:
+            return
 
 
 async def test_g3_a_publisher_to_which_no_way_leads_is_said_and_again_when_one_does(
