@@ -20,7 +20,7 @@ from pubsub.links.keeping import KeptLink
 from pubsub.links.link import Core, Link
 from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.renewal import Renewal
-from pubsub.links.splice import SPLICE_SCRATCH, End, splice
+from pubsub.links.splice import End, Scratch, splice
 from pubsub.relay.circuits import Circuit, Circuits, Push
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
@@ -69,7 +69,7 @@ class Relay:
         self.sessions: dict[str, _Session] = {}
         self._links: dict[Link, None] = {}
         self._ends: dict[End, Circuit] = {}
-        self._splice_scratch = bytearray(SPLICE_SCRATCH)
+        self._splice_scratch = Scratch()
         scratch = bytearray(REQUEST_SCRATCH)
         self.doors = Doors(
             *(loop, self.settings, scratch, self.peer_id, lambda other: _Session(self), guard),
