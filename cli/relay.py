@@ -123,6 +123,7 @@ async def _serve(
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = Relay(loop, coordinators, settings=settings, guard=guard)
+    server.on_found = lambda address: say(f"found through {address}", by="pubsubd")
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, server.renewal.look)
     if while_stdin:
@@ -138,11 +139,7 @@ async def _serve(
         shown = f"with {guard.label}"
         if guard.open:
             shown = "open to everyone who can reach it (--insecure)"
-        say(
-            f"relay on {' and '.join(map(str, addresses))}, {shown}, found through "
-            f"{' and '.join(map(str, coordinators))}",
-            by="pubsubd",
-        )
+        say(f"relay on {' and '.join(map(str, addresses))}, {shown}", by="pubsubd")
         if guard.open:
             say("--insecure: a relay can read and alter all that passes it", by="pubsubd")
         await told.wait()

@@ -8,7 +8,7 @@ nothing of it is looked at or kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -50,6 +50,10 @@ class Relay:
         coordinators: by which it is found.
         settings: where it listens, what it tells of that, times.
         guard: how its connections are secured; None: all are open.
+
+    Attributes:
+        on_found: called with a coordinator's address when it has let the relay in for the first
+            time.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Relay:
         self.loop = loop
         self.settings = settings or Settings()
         self.guard = guard = guard or Guard()
+        self.on_found: Callable[[Address], object] = lambda address: None
         entropy = this_host().entropy
         self.peer_id = guard.new_id()
         self.circuits = Circuits(entropy)
@@ -265,7 +270,7 @@ class _Session:
 class _AtCoordinator(KeptLink):
     """The session with one coordinator: there the relay is found."""
 
-    MISSED = "no coordinator at {trouble}; trying on"
+    MISSED = "not found through the coordinator at {trouble}; trying on"
     FOUND = "the coordinator at {way} answers now"
     AT_ONCE = False
 
@@ -274,6 +279,7 @@ class _AtCoordinator(KeptLink):
         self._relay = relay
         self._address = address
         self._told = 0
+        self._found = False
 
     def start(self) -> None:
         """Begin to connect."""
@@ -289,6 +295,9 @@ class _AtCoordinator(KeptLink):
     def _begin(self, link: Link, other: Other) -> Core:
         self._told = 0
         self.tell_load()
+        if not self._found:
+            self._found = True
+            self._relay.on_found(self._address)
         return self
 
     def tell_load(self) -> None:
