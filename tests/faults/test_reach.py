@@ -66,6 +66,8 @@ async def test_g4_a_publisher_that_does_not_listen_dials_its_subscribers(address
         assert [await each.get(timeout=LONG) for each in (sub, late)] == ["second"] * 2
         assert way_of(here) == "reverse"
         assert [row.way for row in there.runtime.snapshot().links] == ["reverse"]
+        ways = [(row["way"], row["failed"]) for row in pub.subscribers.values()]
+        assert ways == [("reverse", ["direct: this Peer does not listen"])] * 2
         assert (sub.lost, late.lost) == (0, 0)
         assert there.address == "", "nobody is told to dial it"
         assert not there.runtime.doors.servers
@@ -202,6 +204,12 @@ async def test_g4_two_peers_that_nobody_can_dial_meet_at_a_relay(keyed_address: 
         (publisher,) = sub.publishers.values()
         assert publisher["way"] == "relay"
         assert [why.partition(":")[0] for why in publisher["failed"]] == ["direct", "reverse"]
+        (subscriber,) = pub.subscribers.values()
+        assert subscriber["way"] == "relay"
+        assert subscriber["failed"] == [
+            "direct: this Peer does not listen",
+            "reverse: it does not listen",
+        ]
 
 
 @pytest.mark.loop
