@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from pubsub import Gap, Message, Peer
-from pubsub.config import parse_address
+from pubsub.config import Address, Settings, parse_address
+from pubsub.coordinator.registry import Push, Registry
+from pubsub.coordinator.server import Coordinator
 from pubsub.core.inbox import Inbox
 from pubsub.errors import ProtocolError
 from pubsub.relay.server import Relay
@@ -295,6 +297,55 @@ async def _first(sub: Any, count: int) -> AsyncIterator[Message]:
         count -= 1
         if not count:
             return
+
+
+class _Apart(Registry):
+    """A registry to which the peer of the name ``far`` comes from another machine."""
+
+    def connect(
+        self, peer_id: str, ways: Any, info: dict[str, Any], now: float, **more: Any
+    ) -> list[Push]:
+        if info["name"] == "far":
+            more["source"], more["met_at"] = "10.77.1.11", Address("10.77.1.1", 7700)
+        return super().connect(peer_id, ways, info, now, **more)
+
+
+@pytest.mark.parametrize("met", [True, False])
+async def test_a_publisher_on_loopback_says_that_it_is_out_of_reach_of_nobody_whom_it_meets(
+    keyed: None, met: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a relay, to which both have dialled. (127.1 is an address that the same machine has.)"""
+    loop = asyncio.get_running_loop()
+    coordinator = Coordinator(loop, registry=_Apart(), settle=0.0, guard=default_guard())
+    where = await coordinator.start("127.0.0.1", 0)
+    on_all = Settings(host="127.0.0.1", advertise="127.1")
+    async with (
+        a_relay(default_guard(), (where,), on_all) as relay,
+        Peer(str(where), name="far", **HIDDEN) as there,
+        Peer(str(where), name="app") as here,
+    ):
+        await eventually(lambda: all(kept.up for kept in relay.coordinators))
+        if not met:
+            monkeypatch.setattr(Remote, "_meet", _never)
+        sub, pub = there.sub("t"), await here.pub("t")
+        if met:
+            await pub.wait_for_subscribers(timeout=LONG)
+            assert [row["way"] for row in pub.subscribers.values()] == ["relay"]
+            (open_pub,) = here.runtime._pubs.values()
+            assert open_pub.apart
+            here.runtime._say_apart(open_pub)  # the time is over
+        else:
+            (open_pub,) = here.runtime._pubs.values()
+            await eventually(lambda: bool(open_pub.apart))
+        await pub.close()
+        sub.close()
+    await coordinator.close()
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert any("on another machine wants 't'" in line for line in said) == (not met)
+
+
+async def _never(remote: Remote) -> None:
+    raise ConnectionError("there is none")
 
 
 async def test_g3_a_publisher_to_which_no_way_leads_is_said_and_again_when_one_does(
