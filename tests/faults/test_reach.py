@@ -299,6 +299,37 @@ async def _first(sub: Any, count: int) -> AsyncIterator[Message]:
             return
 
 
+@pytest.mark.parametrize("attached", [False, True])
+async def test_g9_a_pub_that_lingers_stays_listed_for_who_cannot_reach_it_yet(
+    address: str, attached: bool
+) -> None:
+    """One that is expected, or was cut off."""
+    async with (
+        behind(address, detour=True, linger=LONG, join_timeout=LONG) as (there, proxy),
+        Peer(address, connect_timeout=1.0, **HIDDEN) as here,
+    ):
+        if not attached:
+            await proxy.down()
+        sub, pub = here.sub("t"), await there.pub("t")
+        if attached:
+            await pub.wait_for_subscribers(timeout=LONG)
+            await proxy.down()
+        await eventually(lambda: len(pub.subscribers) == 1)
+        pub.put_many(range(3))
+        closing = asyncio.ensure_future(pub.close())
+        await eventually(lambda: remote_of(here).in_vain)
+        assert not closing.done()
+        proxy.up()
+        await closing
+        got = [event async for event in _first(sub, 3 if attached else 5)]
+        assert [event.value for event in got if isinstance(event, Message)] == [0, 1, 2]
+        assert [event.reason for event in got if isinstance(event, Gap)] == (
+            [] if attached else ["unreachable", "reached"]
+        )
+        assert sub.lost == 0
+        sub.close()
+
+
 class _Apart(Registry):
     """A registry to which the peer of the name ``far`` comes from another machine."""
 
