@@ -357,7 +357,8 @@ class Examination:
             missed: dict[str, list[Seen]] = {}
             for publisher, state in sub.publishers.items():
                 name = findings.called(publisher, rows)
-                seen, who = found(publisher, state)._replace(publisher=name), name.rpartition("#")[0]
+                seen = found(publisher, state)._replace(publisher=name)
+                who = name.rpartition("#")[0]
                 if who in self._alone and seen.state != "attached":
                     missed.setdefault(who, []).append(seen)
                 else:

@@ -354,9 +354,10 @@ class Pub(Face, blocking=None):
         """The Subs that get this stream: address → how each stands.
 
         The address is ``host:port#n``, with the Sub's number in its process, or ``peer id#n`` of
-        one that is only expected yet, or that nobody can dial. Of each: ``state`` (``attached``, ``expected`` or
-        ``reconnecting``), ``lag`` (messages that it has not yet taken), ``lost`` (messages that
-        left the buffer before they could be sent, or were too large for it), ``observer``,
+        one that is only expected yet, or that nobody can dial. Of each: ``state`` (``attached``,
+        ``expected`` or ``reconnecting``), ``lag`` (messages that it has not yet taken), ``lost``
+        (messages that left the buffer before they could be sent, or were too large for it),
+        ``observer``,
         ``holds`` (the oldest message of the buffer is kept for it; with ``overflow="block"`` a put
         that waits for room waits for these, but for observers), ``until`` (seconds for which its
         place is still held; None: as long as it is attached), ``way`` (``direct``: it has dialled

@@ -18,8 +18,8 @@ from pubsub.links import descriptors
 __all__ = ["SPLICE_SCRATCH", "End", "Scratch", "splice"]
 
 SPLICE_SCRATCH = 128 * 1024
-"""Bytes that are read at a time, for all that share the buffer. (With 64 KiB a relay carries a fifth
-less, and with 256 KiB no more.)"""
+"""Bytes that are read at a time, for all that share the buffer. (With 64 KiB a relay carries a
+fifth less, and with 256 KiB no more.)"""
 HIGH_WATER = 32 * 1024
 """Bytes that may wait to be written before no more are read of the other end; and above which what
 is read is written as it lies there: to copy it costs more than the turn of a view."""

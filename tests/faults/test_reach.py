@@ -291,7 +291,7 @@ async def test_publishers_that_say_the_same_of_themselves_are_told_apart(address
         assert all(name.startswith(f"worker (pid {os.getpid()} on ") for name in called)
 
 
-async def _first(sub: Any, count: int) -> AsyncIterator[Message]:
+async def _first(sub: Any, count: int) -> AsyncIterator[Message | Gap]:
     async for event in sub.messages():
         yield event
         count -= 1
