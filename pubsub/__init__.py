@@ -26,6 +26,7 @@ from pubsub.faces import asyncpub as asyncpub
 from pubsub.faces import asyncsub as asyncsub
 from pubsub.faces import blockingpub as blockingpub
 from pubsub.faces import blockingsub as blockingsub
+from pubsub.faces.coordinating import Coordinator, new_key
 from pubsub.faces.message import Gap, Message
 from pubsub.faces.peer import Peer
 from pubsub.faces.pub import Pub
@@ -35,6 +36,7 @@ __all__ = [
     "AuthError",
     "Closed",
     "Codec",
+    "Coordinator",
     "CoordinatorUnavailable",
     "DecodeError",
     "EncodeError",
@@ -49,5 +51,6 @@ __all__ = [
     "TopicError",
     "WrongContext",
     "__version__",
+    "new_key",
     "register",
 ]
