@@ -36,6 +36,7 @@ __all__ = [
     "Failure",
     "Program",
     "after_ctrl_c",
+    "check_coordinator",
     "coordinator_option",
     "credential_options",
     "end_signals",
@@ -196,7 +197,8 @@ def _completion(name: str) -> click.Command:
     return completion
 
 
-def _check_coordinator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def check_coordinator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """What an option or argument names is an address."""
     source = ctx.get_parameter_source(param.name or "")
     ctx.meta[__name__] = source  # for `way_out`
     try:
@@ -228,7 +230,7 @@ def coordinator_option(more: str = "") -> Callable[[F], F]:
         metavar="HOST:PORT[,…]",
         envvar="PUBSUB_COORDINATOR",
         show_envvar=True,
-        callback=_check_coordinator,
+        callback=check_coordinator,
         help=f"Where the coordinator listens. Default: 127.0.0.1:7700{more}.",
     )
 
