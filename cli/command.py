@@ -17,6 +17,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from pubsub._version import __version__
+from pubsub.cli.systemd import prefix
 from pubsub.config import FOREVER, Settings, coordinators_from
 from pubsub.errors import CoordinatorUnavailable, PubSubError
 from pubsub.links.descriptors import fill_standard
@@ -60,10 +61,10 @@ Failure = click.ClickException
 """The command failed: its text is all that is to be said of it."""
 
 
-def say(text: str, *, by: str = "pubsub") -> None:
+def say(text: str, *, by: str = "pubsub", level: int = logging.INFO) -> None:
     """A line for people, on standard error."""
     with suppress(OSError):  # nobody can be told
-        click.echo(f"{by}: {_one_line(text)}", err=True)
+        click.echo(f"{prefix(level)}{by}: {_one_line(text)}", err=True)
 
 
 def after_ctrl_c() -> None:
@@ -98,10 +99,10 @@ class Program(click.Group):
             message = _one_line(error.format_message()).rstrip(".")
             if message[1:2].islower():
                 message = message[0].lower() + message[1:]
-            say(f"{message} (see {path} --help)", by=path)
+            say(f"{message} (see {path} --help)", by=path, level=logging.ERROR)
             return error.exit_code
         except click.ClickException as error:
-            say(error.format_message(), by=str(self.name))
+            say(error.format_message(), by=str(self.name), level=logging.ERROR)
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             return INTERRUPTED
@@ -319,7 +320,7 @@ class _Lines(logging.Handler):
         text = record.getMessage()
         if record.exc_info is not None and record.exc_info[1] is not None:
             text += f": {record.exc_info[1]!r}"
-        say(text)
+        say(text, level=record.levelno)
 
 
 def log_lines(level: int = logging.WARNING) -> None:

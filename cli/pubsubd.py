@@ -33,6 +33,7 @@ from pubsub.cli.keys import key
 from pubsub.cli.relay import Child, check_relay
 from pubsub.cli.relay import relay as relay_command
 from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log_to, many_files
+from pubsub.cli.systemd import Notifier
 from pubsub.config import (
     DEFAULT_COORDINATOR,
     FOREVER,
@@ -170,6 +171,7 @@ async def _serve(
 ) -> int:
     from pubsub.coordinator.server import Coordinator  # `pubsubd --help` needs none of it
 
+    notifier = Notifier()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = Coordinator(loop, guard=guard, trust_advertise=trust_advertise)
@@ -177,9 +179,10 @@ async def _serve(
     child: Child | None = None
 
     def renew() -> None:
-        server.renewal.look()
-        if child is not None:
-            child.renew()
+        with notifier.reloading():
+            server.renewal.look()
+            if child is not None:
+                child.renew()
 
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, renew)
@@ -192,7 +195,9 @@ async def _serve(
             why = os.strerror(error.errno) if error.errno else str(error)
             raise Failure(f"cannot listen on {address}: {why}") from None
         note = ", open to everyone who can reach it (--insecure)" if guard.open else ""
-        say(f"coordinator on {' and '.join(map(str, server.addresses))}{note}", by="pubsubd")
+        status = f"coordinator on {' and '.join(map(str, server.addresses))}{note}"
+        say(status, by="pubsubd")
+        notifier.ready(status)
         if exposed:
             say(_how_to_reach(server.addresses), by="pubsubd")
         beside = await asyncio.to_thread(_beside, server.addresses, guard)
@@ -203,6 +208,7 @@ async def _serve(
             child = Child(first, *also, *relay)
             child.start()
         await told.wait()
+        notifier.stopping()
         if child is not None:
             await child.close()
         await server.close()
