@@ -53,6 +53,7 @@ PAGES = (
     "docs/architecture.md",
     "docs/benchmarks.md",
     "docs/cli.md",
+    "docs/deploy.md",
     "docs/guarantees.md",
     NETWORKS,
     PROTOCOL,

@@ -105,7 +105,7 @@ def test_in_the_journal_lines_have_a_priority_and_no_time() -> None:
             port = str(taken.getsockname()[1])
             done = subprocess.run(
                 [sys.executable, "-m", "pubsub.cli.pubsubd", "coordinator", "--port", port],
-                stderr=theirs,
+                stderr=theirs.fileno(),
                 env={**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
                 timeout=LONG,
             )
