@@ -24,6 +24,7 @@ from pubsub.faces import asyncpub as asyncpub
 from pubsub.faces import asyncsub as asyncsub
 from pubsub.faces import blockingpub as blockingpub
 from pubsub.faces import blockingsub as blockingsub
+from pubsub.faces.coordinating import Coordinator, new_key
 from pubsub.faces.message import Gap, Message
 from pubsub.faces.peer import Peer
 from pubsub.faces.pub import Pub
@@ -32,6 +33,7 @@ from pubsub.faces.sub import Sub
 __all__ = [
     "AuthError",
     "Closed",
+    "Coordinator",
     "CoordinatorUnavailable",
     "DecodeError",
     "EncodeError",
@@ -46,4 +48,5 @@ __all__ = [
     "TopicError",
     "WrongContext",
     "__version__",
+    "new_key",
 ]

@@ -43,6 +43,8 @@ class Peer:
         coordinator: ``"host:port"``, several separated by commas or in a list; default: the
             environment's ``PUBSUB_COORDINATOR``, else ``127.0.0.1:7700``, where the first process
             of the machine starts a coordinator in itself.
+        key: a key itself (`pubsub.new_key`), where a program brings it; kept in a file it is given
+            as the setting ``key_file``.
         settings: the fields of `pubsub.config.Settings` by name: ``host``, ``port``,
             ``advertise`` (default: the environment's ``PUBSUB_ADVERTISE``), ``listen`` (False:
             nobody can dial this process, and it dials its subscribers itself), ``name``,
@@ -67,21 +69,16 @@ class Peer:
     def __init__(
         self,
         coordinator: str | tuple[str, int] | list[str] | None = None,
+        *,
+        key: str | None = None,
         **settings: Any,
     ) -> None:
         refuse_inside("Peer")
         coordinators, configured = coordinators_from(coordinator, os.environ)
         if "advertise" not in settings and settings.get("listen", True) is not False:
             settings["advertise"] = advertise_from(os.environ)  # else it says nothing here
-        try:
-            self.settings = Settings(**settings)
-        except TypeError as error:
-            unknown = sorted(set(settings) - set(Settings.__dataclass_fields__))
-            if unknown:
-                known = ", ".join(Settings.__dataclass_fields__)
-                raise TypeError(f"Peer has no setting {unknown[0]!r}; it has {known}") from None
-            raise error from None
-        credentials = credentials_from(self.settings, os.environ)
+        self.settings = settings_of("Peer", settings)
+        credentials = credentials_from(self.settings, os.environ, key)
         self.coordinators = coordinators
         self._dead: Exception | None = None
         self._ending = threading.RLock()
@@ -293,6 +290,22 @@ class Peer:
         self._dead = error
         self._ending = threading.RLock()  # whoever held it is not here
         self.runtime.abandon_after_fork(error)
+
+
+def settings_of(what: str, given: dict[str, Any]) -> Settings:
+    """The settings that somebody gave by name.
+
+    Raises:
+        TypeError, ValueError: one is unknown, or cannot be used.
+    """
+    try:
+        return Settings(**given)
+    except TypeError as error:
+        unknown = sorted(set(given) - set(Settings.__dataclass_fields__))
+        if unknown:
+            known = ", ".join(Settings.__dataclass_fields__)
+            raise TypeError(f"{what} has no setting {unknown[0]!r}; it has key, {known}") from None
+        raise error from None
 
 
 def cannot_travel(what: str) -> TypeError:

@@ -21,7 +21,8 @@ __all__ = ["Credentials", "credentials_from"]
 
 log = logger("pubsub")
 
-ARGUMENTS = {"key_file": "key_file=", "cert": "cert=", "insecure": "insecure=True"}
+SETTINGS = ("key_file", "cert", "insecure")
+ARGUMENTS = {"key": "key=", **{name: f"{name}=" for name in SETTINGS}, "insecure": "insecure=True"}
 ENVIRONMENT = {
     "PUBSUB_KEY_FILE": "key_file",
     "PUBSUB_KEY": "key",
@@ -37,8 +38,8 @@ class Credentials(NamedTuple):
     """What was configured.
 
     Attributes:
-        kind: ``key_file``, ``key`` (a key itself, from the environment), ``cert``, ``insecure``, or
-            ``secret``: nothing was.
+        kind: ``key_file``, ``key`` (a key itself), ``cert``, ``insecure``, or ``secret``: nothing
+            was.
         value: the path, or the key.
         encrypt: see `Settings.encrypt`.
         source: who set it, for people.
@@ -96,16 +97,25 @@ class Credentials(NamedTuple):
         return Group(keys, self.keys, self.encrypt, pair)
 
 
-def credentials_from(settings: Settings, environ: Mapping[str, str]) -> Credentials:
+def credentials_from(
+    settings: Settings, environ: Mapping[str, str], key: str | None = None
+) -> Credentials:
     """The credentials to use. An argument wins over the environment, and nothing in the environment
     weakens what an argument set.
 
+    Parameters:
+        key: a key itself. (No setting: those are shown.)
+
     Raises:
-        ValueError: two are set, or what was set does not go together.
+        TypeError, ValueError: two are set, or what was set does not go together.
     """
-    found = {
-        name: getattr(settings, name) for name in ARGUMENTS if getattr(settings, name) is not None
+    found: dict[str, object] = {
+        name: getattr(settings, name) for name in SETTINGS if getattr(settings, name) is not None
     }
+    if key is not None:
+        if not isinstance(key, str):
+            raise TypeError(f"key= is {type(key).__name__}, not the text of a key")
+        found["key"] = key
     closed = found.get("insecure") is False
     if closed:  # which says of a key that the environment names nothing
         del found["insecure"]

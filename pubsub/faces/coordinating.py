@@ -1,0 +1,138 @@
+"""Coordinator: one in this process, for programs that start others and bring their own."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any, NoReturn
+
+from pubsub.config import is_loopback, is_wildcard, whole
+from pubsub.errors import AuthError
+from pubsub.faces.elsewhere import refuse_inside
+from pubsub.faces.peer import cannot_travel, settings_of
+from pubsub.faces.process import refuse_at_exit
+from pubsub.links import descriptors
+from pubsub.links.listening import NAME_TIMEOUT
+from pubsub.links.resolving import resolve_blocking
+from pubsub.runtime.thread import LoopThread
+from pubsub.trust.credentials import credentials_from
+from pubsub.trust.keys import Key
+
+__all__ = ["Coordinator", "new_key"]
+
+
+def new_key() -> str:
+    """A new key for a group of processes, as ``pubsubd key new`` writes it: 256 random bits.
+
+    For a program that starts others, and hands it to them by a way that nobody else reads: all who
+    have it trust each other. ``Peer(key=…)`` and ``Coordinator(key=…)`` take it.
+    """
+    return Key.new().text()
+
+
+class Coordinator:
+    """A coordinator in this process, on a thread and an event loop of its own.
+
+    For programs that start others, such as the head of a cluster's job: it is there when the
+    constructor returns, until it is closed, or the process ends. It does what ``pubsubd
+    coordinator`` does, and knows nothing of this process's own Peers: they name it like any other.
+
+    Parameters:
+        host: where it listens; ``"0.0.0.0"`` for other machines, which needs a key, a certificate
+            or ``insecure=True``. Default: this machine alone.
+        port: 0, the default, takes a free one.
+        key: a key itself, such as `new_key` makes.
+        settings: ``key_file``, ``cert``, ``insecure``, ``encrypt``, and the times of
+            `pubsub.config.Settings`; without any, what the environment says of credentials, as
+            with a Peer.
+
+    Attributes:
+        address: ``host:port``, for ``Peer(address)`` and ``PUBSUB_COORDINATOR``. (Where it listens
+            at all addresses of a machine, say one of them to others, with this port.)
+        port: the port.
+
+    Raises:
+        TypeError, ValueError: a setting that cannot be used.
+        AuthError: no credentials, or they do not make a coordinator; or the host can be reached
+            from other machines, and nothing says who may connect.
+        OSError: it cannot listen there.
+        WrongContext: no place for it, as with a Peer.
+
+    Example:
+        >>> from pubsub import Coordinator, Peer, new_key
+        >>> key = new_key()
+        >>> with Coordinator(key=key) as coordinator, Peer(coordinator.address, key=key) as peer:
+        ...     sub = peer.sub("topic")
+        ...     peer.pub("topic").put(1)
+        ...     sub.get(timeout=5)
+        1
+    """
+
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, *, key: str | None = None, **settings: Any
+    ) -> None:
+        from pubsub.coordinator.server import Coordinator as Server  # a Peer needs none of it
+
+        refuse_inside("Coordinator")
+        refuse_at_exit()
+        if whole("port", port, 0) > 65535:
+            raise ValueError(f"port {port} is not between 0 and 65535")
+        times = settings_of("Coordinator", settings)
+        guard = credentials_from(times, os.environ, key).guard()
+        if guard.local and _is_exposed(host):
+            raise AuthError(
+                f"a Coordinator at {host} can be reached from other machines, and no key says who "
+                "may connect from there: give it one (key=new_key(), key_file=, or insecure=True "
+                "where everyone on that network may publish and subscribe)"
+            )
+        if not guard.rights.coordinator:
+            raise AuthError(
+                "this certificate does not make it a coordinator: issue one with `pubsubd cert "
+                "issue DIR NAME --coordinator`"
+            )
+        # It fails here where TLS is needed and cannot be made: else everybody would be refused.
+        _ = guard.takes_tls() if _is_exposed(host) else guard.context("127.0.0.1")
+        descriptors.fill_standard()
+        self._thread = LoopThread()
+        try:
+            loop = self._thread.start()
+            self._server = self._thread.call(Server, loop, settings=times, guard=guard)
+            self._thread.call(self._server.renewal.start)
+            found = self._thread.run(self._server.start(host, port))
+        except BaseException as error:
+            self._thread.stop()
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                raise OSError(
+                    error.errno, f"a Coordinator cannot listen on {host}:{port}: it is in use"
+                ) from None
+            raise
+        self.address = str(found)
+        self.port = found.port
+        self._closed = False
+
+    def close(self) -> None:
+        """Say goodbye to all that are connected, and stop. Streams between them go on. May be
+        called again."""
+        if not self._closed:
+            self._closed = True
+            try:
+                self._thread.run(self._server.close())
+            finally:
+                self._thread.stop()
+
+    def __enter__(self) -> Coordinator:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_travel("Coordinator")
+
+    def __repr__(self) -> str:
+        return f"<Coordinator {'closed' if self._closed else f'at {self.address}'}>"
+
+
+def _is_exposed(host: str) -> bool:
+    """Whether other machines may reach it."""
+    return is_wildcard(host) or not all(map(is_loopback, resolve_blocking(host, NAME_TIMEOUT)))

@@ -1,0 +1,120 @@
+"""A Coordinator in a process: on a thread of its own, with a key that the program brings."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import threading
+
+import pytest
+
+from pubsub import AuthError, Coordinator, CoordinatorUnavailable, Peer, new_key
+from tests.integration.support import LONG
+
+
+def test_peers_that_have_its_key_meet_there_and_others_do_not() -> None:
+    key = new_key()
+    with Coordinator(key=key) as coordinator:
+        with Peer(coordinator.address, key=key) as one, Peer(coordinator.address, key=key) as two:
+            sub = one.sub("topic")
+            two.pub("topic").put({"a": 1})
+            assert sub.get(timeout=LONG) == {"a": 1}
+        for other in ({"key": new_key()}, {"insecure": True}):
+            with Peer(coordinator.address, **other) as stranger, pytest.raises(AuthError):
+                stranger.sub("topic")
+
+
+def test_closed_it_is_gone_and_streams_go_on() -> None:
+    threads = threading.active_count()
+    coordinator = Coordinator()
+    with Peer(coordinator.address) as one, Peer(coordinator.address) as two:
+        sub, pub = one.sub("topic"), two.pub("topic")
+        pub.wait_for_subscribers(1, timeout=LONG)
+        coordinator.close()
+        coordinator.close()
+        pub.put(1)
+        assert sub.get(timeout=LONG) == 1
+    assert threading.active_count() == threads
+    assert repr(coordinator) == "<Coordinator closed>"
+    late = Peer(coordinator.address, connect_timeout=0.2)
+    with late, pytest.raises(CoordinatorUnavailable):
+        late.sub("topic")
+
+
+def test_the_key_is_shown_by_nothing_and_travels_with_nothing() -> None:
+    key = new_key()
+    with Coordinator(key=key) as coordinator, Peer(coordinator.address, key=key) as peer:
+        for shown in (repr(coordinator), repr(peer), repr(peer.settings), str(vars(peer))):
+            assert key not in shown
+        for each in (coordinator, peer):
+            with pytest.raises(TypeError, match="belongs to its process"):
+                pickle.dumps(each)
+
+
+@pytest.mark.parametrize("make", [Coordinator, Peer])
+@pytest.mark.parametrize(
+    ("given", "kind", "why"),
+    [
+        ({"key": "password"}, AuthError, "the key is no key"),
+        ({"key": b"bytes"}, TypeError, "key= is bytes"),
+        ({"key": new_key(), "key_file": "/x"}, ValueError, "key_file= and key= are both set"),
+        ({"key": new_key(), "insecure": True}, ValueError, "both set"),
+        ({"keys": "x"}, TypeError, "has no setting 'keys'; it has key, host"),
+    ],
+)
+def test_credentials_that_cannot_be_used_are_named(
+    make: type, given: dict[str, object], kind: type[Exception], why: str
+) -> None:
+    with pytest.raises(kind, match=why):
+        make(**given)
+
+
+def test_it_listens_for_other_machines_only_where_something_says_who_may_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("PUBSUB_KEY", "PUBSUB_KEY_FILE", "PUBSUB_INSECURE", "PUBSUB_CERT"):
+        monkeypatch.delenv(name, raising=False)
+    threads = threading.active_count()
+    with pytest.raises(AuthError, match="can be reached from other machines, and no key"):
+        Coordinator("0.0.0.0")
+    assert threading.active_count() == threads
+    pytest.importorskip("cryptography", reason="TLS certificates are made by it")
+    with Coordinator("0.0.0.0", key=new_key()) as coordinator:
+        assert coordinator.address == f"0.0.0.0:{coordinator.port}"
+
+
+def test_where_it_cannot_listen_it_says_where() -> None:
+    threads = threading.active_count()
+    with Coordinator() as first:
+        with pytest.raises(OSError, match=f"127.0.0.1:{first.port}: it is in use"):
+            Coordinator(port=first.port)
+        with pytest.raises(OSError, match="assign"):
+            Coordinator("192.0.2.1", key=new_key())
+        with pytest.raises(ValueError, match="port 65536"):
+            Coordinator(port=65536)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_keeps_nothing_of_it_open() -> None:
+    coordinator = Coordinator()
+    (wait, go), (wait_for_child, ready) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(go)
+        os.write(ready, b".")
+        os.read(wait, 1)
+        os._exit(0)
+    os.close(wait)
+    try:
+        os.read(wait_for_child, 1)
+        coordinator.close()
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", coordinator.port)) != 0
+    finally:
+        os.close(go)
+        os.waitpid(child, 0)
+        os.close(wait_for_child)
+        os.close(ready)
