@@ -100,6 +100,7 @@ class Examination:
         self._loop = asyncio.get_running_loop()
         self._unreached = False
         self._exposed = False
+        self._alone: dict[str, Finding] = {}  # who listens on loopback; said with its streams
 
     async def run(self) -> None:
         """All of it."""
@@ -126,6 +127,8 @@ class Examination:
             for finding in findings.topic(self._topic, {str(t.address): t.topics for t in told}):
                 self._tell(finding)
             await self._streams(self._topic, [row for row, _ in peers.values()])
+        for finding in self._alone.values():
+            self._tell(finding)
         if told or not configured:
             await self._path(guard)
 
@@ -289,8 +292,12 @@ class Examination:
                 mine = [at for at in places if told.here or not is_loopback(at.host)]
                 found = await asyncio.gather(*(self._visit(at, "peer", guard) for at in mine))
             finding = findings.peer(row, found, exposed=self._exposed)
-            self._unreached |= findings.needs_relay(found)
-            self._tell(finding)
+            alone = findings.is_alone(row, exposed=self._exposed)
+            if alone and finding.subject not in self._alone:
+                self._alone[finding.subject] = finding
+            else:
+                self._unreached |= not alone and findings.needs_relay(found)
+                self._tell(finding)
 
         looks = [look(row, told) for row, told in listed[:MOST]]
         most = VISIT * -(-len(looks) // AT_ONCE)
@@ -337,8 +344,10 @@ class Examination:
             yield
         finally:
             logger.removeHandler(handler)
+            of_alone = tuple(f"the publisher {who} on " for who in self._alone)
             for text in said:
-                self._tell(Finding("what a program is told here", "wrong", text))
+                if not text.startswith(of_alone):  # that is said of it anyway
+                    self._tell(Finding("what a program is told here", "wrong", text))
 
     async def _streams(self, topic: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """See for a while what a Sub of this topic gets, from whom of these."""
@@ -348,9 +357,17 @@ class Examination:
                 sub = peer.sub(topic, observer=True, history=1)
                 await self._patiently(_ready(sub), f"the publishers of {topic!r}", JOIN)
                 found = await self._look(sub)
+            missed: dict[str, list[Seen]] = {}
             for publisher, state in sub.publishers.items():
                 name = findings.called(publisher, rows)
-                self._tell(findings.stream(found(publisher, state)._replace(publisher=name)))
+                seen = found(publisher, state)._replace(publisher=name)
+                who = name.rpartition("#")[0]
+                if who in self._alone and seen.state != "attached":
+                    missed.setdefault(who, []).append(seen)
+                else:
+                    self._tell(findings.stream(seen))
+            for who, streams in missed.items():
+                self._alone[who] = findings.not_reached(self._alone[who], streams)
         except (PubSubError, OSError, asyncio.TimeoutError) as error:
             text = f"a Sub of it is not ready: {explain(error)}"
             self._tell(Finding(f"topic {topic}", "wrong", text))

@@ -125,6 +125,7 @@ async def _serve(
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = Relay(loop, coordinators, settings=settings, guard=guard)
+    server.on_found = lambda address: say(f"found through {address}", by="pubsubd")
 
     def renew() -> None:
         with notifier.reloading():
@@ -145,10 +146,7 @@ async def _serve(
         shown = f"with {guard.label}"
         if guard.open:
             shown = "open to everyone who can reach it (--insecure)"
-        status = (
-            f"relay on {' and '.join(map(str, addresses))}, {shown}, found through "
-            f"{' and '.join(map(str, coordinators))}"
-        )
+        status = f"relay on {' and '.join(map(str, addresses))}, {shown}"
         say(status, by="pubsubd")
         notifier.ready(status)
         if guard.open:
