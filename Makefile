@@ -70,6 +70,12 @@ test-relay: $(DEV) ## the faults between two peers once more, over a relay
 	PUBSUB_TEST_WAY=relay PUBSUB_TEST_TRUST=tls $(BIN)/python -m pytest -n $(WORKERS) \
 		--max-worker-restart 0 -q -m "not slow" $(or $(ARGS),tests/faults/test_proxy.py)
 
+.PHONY: test-deploy
+test-deploy: $(DEV) ## the files in deploy/, with the schemas of Kubernetes and a linter for containers
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[deploy]' \
+		|| echo "Not all that checks deploy/ could be installed: those checks are left out."
+	$(BIN)/python -m pytest -q tests/test_deploy.py
+
 .PHONY: soak
 soak: $(DEV) ## simulated worlds (SEEDS=1000, SEED=n again, PROFILE=faults), or real ones (MINUTES=30)
 ifeq ($(strip $(MINUTES)),)

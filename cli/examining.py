@@ -34,7 +34,7 @@ from pubsub.core.topics import is_pattern
 from pubsub.errors import DecodeError, PubSubError
 from pubsub.links.keeping import explain
 from pubsub.links.resolving import host_of, resolve
-from pubsub.runtime.coordinator_link import PORTS
+from pubsub.runtime.coordinator_link import PORTS, most_of
 from pubsub.trust.credentials import credentials_from
 from pubsub.trust.guard import Group, Guard, Holder
 
@@ -219,23 +219,26 @@ class Examination:
         for address in named:
             places = await self._resolved(address)
             found: list[Met | Fault] = []
-            here = False
+            each_once: dict[str, tuple[Address, bool]] = {}
             if isinstance(places, Fault):
                 found.append(places)
             else:
-                knocks = [self._knock(place, "coordinator", guard) for place in places]
+                knocks = [self._knock(at, "coordinator", guard) for at in most_of(places)]
                 whom = f"the coordinator at {address}"
                 for answer, is_here in await self._patiently(asyncio.gather(*knocks), whom, KNOCK):
                     found.append(answer)
-                    here = here or (is_here and isinstance(answer, Met))
-                    self._exposed |= isinstance(answer, Met) and not is_loopback(answer.at.host)
+                    if isinstance(answer, Met):
+                        at, before = each_once.get(answer.peer_id, (answer.at, False))
+                        each_once[answer.peer_id] = at, before or is_here
+                        self._exposed |= not is_loopback(answer.at.host)
             for finding in findings.coordinator(
                 address, found, version=__version__, configured=configured
             ):
                 self._tell(finding)
             answers.append((address, found))
-            if any(isinstance(each, Met) for each in found):
-                told.append(await self._lists(address, here, guard))
+            for at, here in each_once.values():
+                one = address if len(each_once) == 1 else at
+                told.append(await self._lists(one, here, guard))
         for finding in findings.same(answers):
             self._tell(finding)
         if configured:
