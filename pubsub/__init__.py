@@ -26,7 +26,7 @@ from pubsub.faces import blockingpub as blockingpub
 from pubsub.faces import blockingsub as blockingsub
 from pubsub.faces.coordinating import Coordinator, new_key
 from pubsub.faces.message import Gap, Message
-from pubsub.faces.peer import Peer
+from pubsub.faces.peer import Peer, connect
 from pubsub.faces.pub import Pub
 from pubsub.faces.sub import Sub
 
@@ -48,5 +48,6 @@ __all__ = [
     "TopicError",
     "WrongContext",
     "__version__",
+    "connect",
     "new_key",
 ]
