@@ -313,7 +313,7 @@ def test_g8_block_says_that_it_waits_for_a_stopped_subscriber_and_until_when(
 ) -> None:
     """First as long as its link lives, and when that is found dead, for `resume_timeout`; but its
     host answers for it, so that it is not taken for gone."""
-    beat = {"ping_interval": 1.0, "ping_timeout": 3.0}
+    beat: dict[str, Any] = {"ping_interval": 1.0, "ping_timeout": 3.0}
     stopped = subscriber(start, coordinator)
     with Peer(coordinator.address, **PATIENT, **beat) as peer:
         pub = peer.pub("t", overflow="block", buffer=10_000)
