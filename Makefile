@@ -23,9 +23,10 @@ VENV ?= .venv$(if $(filter-out $(DEFAULT_VERSION),$(VERSION)),-$(VERSION))
 BIN := $(VENV)/bin
 
 # What a venv holds: RUN the package (editable) as its users have it, DEV all that the work needs,
-# BENCH the libraries that the benchmarks measure beside it.
+# ENGINES some of those that start processes, BENCH the libraries that the benchmarks measure beside it.
 RUN := $(VENV)/.run-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
+ENGINES := $(VENV)/.engines-$(VERSION)
 BENCH := $(VENV)/.bench-$(VERSION)
 
 ONLY ?=
@@ -36,12 +37,13 @@ WORKERS ?= 4
 SEEDS ?= 1000
 SEED ?=
 PROFILE ?=
+RAY ?=
 MINUTES ?=
 SECONDS ?= 60
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tail, live
@@ -50,8 +52,8 @@ demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tai
 .PHONY: test
 test: $(DEV) ## the test suite, on plain asyncio where the loop matters, then all of it on uvloop
 ifeq ($(strip $(ARGS)),)
-	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow"
-	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0
+	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow" --ignore tests/engines
+	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 --ignore tests/engines
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -77,6 +79,20 @@ OVER_UNIX := $(patsubst %,tests/faults/test_%.py,gone coordinators signals ends 
 test-unix: $(DEV) ## the faults of processes on one host once more, over Unix sockets
 	PUBSUB_TEST_WAY=unix $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q \
 		$(or $(ARGS),$(OVER_UNIX))
+
+.PHONY: test-deploy
+test-deploy: $(DEV) ## the files in deploy/, with the schemas of Kubernetes and a linter for containers
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[deploy]' \
+		|| echo "Not all that checks deploy/ could be installed: those checks are left out."
+	$(BIN)/python -m pytest -q tests/test_deploy.py
+
+.PHONY: test-engines
+test-engines: $(ENGINES) ## inside multiprocessing, joblib, MPI …, with RAY=1 in Ray too (ARGS="-k joblib")
+ifneq ($(RAY),)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check 'ray>=2.9' \
+		|| echo "Ray cannot be installed: its tests are skipped"
+endif
+	$(BIN)/python -m pytest -n 2 --max-worker-restart 0 -q tests/engines $(ARGS)
 
 .PHONY: soak
 soak: $(DEV) ## simulated worlds (SEEDS=1000, SEED=n again, PROFILE=faults), or real ones (MINUTES=30)
@@ -163,6 +179,10 @@ $(RUN): pyproject.toml pubsub/_version.py
 $(DEV): pyproject.toml pubsub/_version.py
 	$(call install,.[dev])
 	@touch $(RUN) $(DEV)
+
+$(ENGINES): $(DEV)
+	$(call install,.[engines])
+	@touch $(ENGINES)
 
 # A peer that cannot be installed here is left out of the benchmarks, which say so.
 $(BENCH): $(DEV)

@@ -8,6 +8,8 @@ each publisher to every subscriber. Nothing is ever lost in silence. See `Pub`, 
 
 # The faces are there once they are imported: a Pub or Sub becomes the one that fits.
 from pubsub._version import __version__
+from pubsub.codec.own_codecs import Codec
+from pubsub.codec.own_types import register
 from pubsub.errors import (
     AuthError,
     Closed,
@@ -26,13 +28,14 @@ from pubsub.faces import blockingpub as blockingpub
 from pubsub.faces import blockingsub as blockingsub
 from pubsub.faces.coordinating import Coordinator, new_key
 from pubsub.faces.message import Gap, Message
-from pubsub.faces.peer import Peer
+from pubsub.faces.peer import Peer, connect
 from pubsub.faces.pub import Pub
 from pubsub.faces.sub import Sub
 
 __all__ = [
     "AuthError",
     "Closed",
+    "Codec",
     "Coordinator",
     "CoordinatorUnavailable",
     "DecodeError",
@@ -48,5 +51,7 @@ __all__ = [
     "TopicError",
     "WrongContext",
     "__version__",
+    "connect",
     "new_key",
+    "register",
 ]

@@ -60,6 +60,7 @@ class Remote(KeptLink):
 
     Attributes:
         met: where it was reached last, by dialling it by TCP.
+        who: what it is called while it is nowhere; empty: it never was.
     """
 
     MISSED = "cannot reach the publisher at {trouble}; trying on"
@@ -100,6 +101,7 @@ class Remote(KeptLink):
         self._met_here = False  # at its Unix socket
         self._strange_said = False
         self.met: Address | None = None
+        self.who = ""
 
     @property
     def address(self) -> Way:

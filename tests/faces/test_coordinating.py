@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from pubsub import AuthError, Coordinator, CoordinatorUnavailable, Peer, new_key
-from tests.integration.support import LONG
+from tests.integration.support import LONG, run_python
 
 
 def test_peers_that_have_its_key_meet_there_and_others_do_not() -> None:
@@ -118,3 +118,20 @@ def test_a_forked_child_keeps_nothing_of_it_open() -> None:
         os.waitpid(child, 0)
         os.close(wait_for_child)
         os.close(ready)
+
+
+def test_not_closed_it_is_at_the_end_of_its_process_after_the_peers() -> None:
+    """Its thread must not run on while Python ends, which would crash now and then."""
+    out = run_python(
+        """
+        import atexit
+        atexit.register(lambda: print(coordinator, threading.active_count()))
+        import threading
+        from pubsub import Coordinator, Pub, Sub, connect
+        atexit.register(lambda: print(peer.closed, coordinator._closed))
+        coordinator = Coordinator()
+        connect(coordinator.address)
+        peer = Pub("topic").peer
+        """
+    )
+    assert out.splitlines() == ["False False", "<Coordinator closed> 1"]
