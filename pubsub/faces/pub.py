@@ -366,10 +366,11 @@ class Pub(Face, blocking=None):
         ``observer``,
         ``holds`` (the oldest message of the buffer is kept for it; with ``overflow="block"`` a put
         that waits for room waits for these, but for observers), ``until`` (seconds for which its
-        place is still held; None: as long as it is attached), ``way`` (``direct``: it has dialled
-        us; ``reverse``: it was dialled; ``relay``: both have dialled one; ``local``: it is in this
-        process; empty: it is not attached) and ``failed`` (why better ways failed, as far as that
-        is known at this end, each in a line; `Sub.publishers` there knows all).
+        place is still held; None: as long as it is attached), ``way`` (``unix``: it has dialled
+        our Unix socket, on this host; ``direct``: it has dialled us; ``reverse``: it was dialled;
+        ``relay``: both have dialled one; ``local``: it is in this process; empty: it is not
+        attached) and ``failed`` (why better ways failed, as far as that is known at this end, each
+        in a line; `Sub.publishers` there knows all).
         """
         now = self._runtime.clock.now()
         return {

@@ -413,11 +413,10 @@ class Sub(Face, blocking=None):
         ``connecting``: not reached yet; ``reconnecting``: its link broke; ``vanished`` or
         ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was attached last, or
         first to be reached, in seconds since 1970; None: it is attached),
-        ``delivered`` (messages that were taken), ``lost``, ``way`` (``unix``: by a Unix
-        socket, it is on this host; ``direct``: it was dialled;
-        ``reverse``: it has dialled us; ``relay``: both have dialled one; ``local``: it is in this
-        process; empty: there is none), ``failed`` (why the ways failed that are better, or all of
-        them, each in a line).
+        ``delivered`` (messages that were taken), ``lost``, ``way`` (``unix``: by its
+        Unix socket, on this host; ``direct``: it was dialled; ``reverse``: it has dialled us;
+        ``relay``: both have dialled one; ``local``: it is in this process; empty: there is none),
+        ``failed`` (why the ways failed that are better, or all of them, each in a line).
         """
         inbox = self._inbox
         run = self._run
