@@ -23,10 +23,11 @@ VENV ?= .venv$(if $(filter-out $(DEFAULT_VERSION),$(VERSION)),-$(VERSION))
 BIN := $(VENV)/bin
 
 # What a venv holds: RUN the package (editable) as its users have it, DEV all that the work needs,
-# BENCH the libraries that the benchmarks measure beside it.
+# BENCH the libraries that the benchmarks measure beside it, DASK what the tests of pubsub.dask need.
 RUN := $(VENV)/.run-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 BENCH := $(VENV)/.bench-$(VERSION)
+DASK := $(VENV)/.dask-$(VERSION)
 
 ONLY ?=
 PEERS ?=
@@ -51,7 +52,7 @@ demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tai
 test: $(DEV) ## the test suite, on plain asyncio where the loop matters, then all of it on uvloop
 ifeq ($(strip $(ARGS)),)
 	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow"
-	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0
+	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 --ignore tests/dask
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -69,6 +70,10 @@ test-tls: $(DEV) ## the tests of faults and promises once more, over TLS (ARGS="
 test-relay: $(DEV) ## the faults between two peers once more, over a relay
 	PUBSUB_TEST_WAY=relay PUBSUB_TEST_TRUST=tls $(BIN)/python -m pytest -n $(WORKERS) \
 		--max-worker-restart 0 -q -m "not slow" $(or $(ARGS),tests/faults/test_proxy.py)
+
+.PHONY: test-dask
+test-dask: $(DASK) ## the tests and examples of pubsub.dask, with Dask's newest release
+	$(BIN)/python -m pytest -n 2 --max-worker-restart 0 -q $(or $(ARGS),tests/dask)
 
 .PHONY: soak
 soak: $(DEV) ## simulated worlds (SEEDS=1000, SEED=n again, PROFILE=faults), or real ones (MINUTES=30)
@@ -155,6 +160,10 @@ $(RUN): pyproject.toml pubsub/_version.py
 $(DEV): pyproject.toml pubsub/_version.py
 	$(call install,.[dev])
 	@touch $(RUN) $(DEV)
+
+$(DASK): $(DEV)
+	$(call install,.[dev,dask])
+	@touch $(DASK)
 
 # A peer that cannot be installed here is left out of the benchmarks, which say so.
 $(BENCH): $(DEV)

@@ -19,6 +19,7 @@ FOLDERS = {"pubsub": "pubsub", "pubsub.coordinator": "coordinator", "pubsub.cli"
 # it; the longest name that fits wins. `pubsub` alone is the package's own `__init__`.
 LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("pubsub.cli",),
+    "optional": ("pubsub.dask",),
     "faces": ("pubsub", "pubsub.faces"),
     "runtime": ("pubsub.runtime",),
     "coordinator": ("pubsub.coordinator", "pubsub.relay"),
