@@ -33,6 +33,7 @@ from pubsub.dask.places import (
     in_thread,
     scheduler_id,
     where,
+    workers,
 )
 from pubsub.errors import CoordinatorUnavailable
 
@@ -50,7 +51,6 @@ SUB_VALUES: dict[str, Any] = {"allow_pickle": True}
 
 _lock = threading.Lock()
 _homes: dict[tuple[int, Place], Home] = {}
-_workers: weakref.WeakSet[Any] = weakref.WeakSet()  # of this process, for threads of their own
 
 
 class Home:
@@ -248,7 +248,7 @@ def member_of(worker: Any = None, client: Any = None) -> Any:
         return get_client()
     except ValueError:
         pass
-    for known in list(_workers):
+    for known in workers():
         if _alive(known):
             return known
     raise ValueError(
@@ -262,8 +262,6 @@ def home_of(member: Any) -> Home:
     Raises:
         CoordinatorUnavailable: nobody says where the coordinator is, or it cannot be reached.
     """
-    if isinstance(member, Worker):
-        _workers.add(member)
     place = where(member)
     with _lock:
         here = os.getpid(), place  # the child of a fork has one of its own
@@ -282,7 +280,6 @@ def homes() -> list[Home]:
 
 def leave(member: Any) -> None:
     """A worker or client ends: what it alone has used is closed."""
-    _workers.discard(member)
     for home in homes():
         if home.left_by(member):
             home.close()

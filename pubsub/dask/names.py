@@ -8,7 +8,7 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-__all__ = ["name_of", "topic_of"]
+__all__ = ["key_of", "name_of", "topic_of"]
 
 PREFIX = "dask/"
 LONGEST = 900
@@ -53,6 +53,12 @@ def name_of(topic: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):  # of a type of the user's own
         return text
+
+
+def key_of(topic: str) -> Any:
+    """The name, or its text where it cannot be the key of a dict."""
+    name = name_of(topic)
+    return repr(name) if isinstance(name, (list, dict, set, tuple)) else name
 
 
 def _quoted(match: re.Match[str]) -> str:

@@ -20,7 +20,7 @@ from distributed.utils import TimeoutError as DaskTimeoutError
 from pubsub.config import Address
 from pubsub.errors import CoordinatorUnavailable
 
-__all__ = ["OP", "TIMEOUT", "Place", "in_thread", "learn", "unlearn", "where"]
+__all__ = ["OP", "TIMEOUT", "Place", "in_thread", "learn", "unlearn", "where", "workers"]
 
 log = logging.getLogger("pubsub.dask")
 
@@ -76,6 +76,11 @@ def learn(place: Place, worker: Any = None) -> None:
         _known.pop(next(iter(_known)), None)
     if worker is not None:
         _of_workers[worker] = place
+
+
+def workers() -> list[Any]:
+    """Those of this process that know their place."""
+    return list(_of_workers)
 
 
 def unlearn(place: Place) -> None:

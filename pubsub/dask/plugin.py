@@ -19,7 +19,7 @@ from distributed.protocol.pickle import dumps
 from pubsub import Coordinator, new_key
 from pubsub.config import is_loopback, is_wildcard
 from pubsub.dask.homes import homes, leave
-from pubsub.dask.names import name_of
+from pubsub.dask.names import key_of
 from pubsub.dask.places import OP, Place, host_of, learn, unlearn
 
 __all__ = ["PubSubPlugin", "dask_setup", "dask_teardown", "info"]
@@ -198,7 +198,7 @@ def info(dask_scheduler: Any = None) -> dict[str, Any]:
     """
     running = None if dask_scheduler is None else _running.get(dask_scheduler)
     if running is None or running.coordinator is None or running.place is None:
-        topics = {name_of(topic): row for home in homes() for topic, row in home.topics().items()}
+        topics = {key_of(topic): row for home in homes() for topic, row in home.topics().items()}
         return {
             "coordinator": ",".join(str(home.place.address) for home in homes()),
             "topics": topics,
@@ -206,7 +206,7 @@ def info(dask_scheduler: Any = None) -> dict[str, Any]:
         }
     return {
         "coordinator": str(running.place.address),
-        "topics": {name_of(row.pop("topic")): row for row in running.coordinator.topics()},
+        "topics": {key_of(row.pop("topic")): row for row in running.coordinator.topics()},
         "peers": running.coordinator.peers(),
         "relays": running.coordinator.relays(),
     }

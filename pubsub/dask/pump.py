@@ -100,14 +100,14 @@ class _Failed(NamedTuple):
 
 
 class _Waiter:
-    """Who waits for a message: a thread, or a task of a loop."""
+    """Who waits for a message: a task of that loop, or, without one, a thread."""
 
     __slots__ = ("_event", "_future", "_loop")
 
-    def __init__(self) -> None:
-        self._loop = asyncio._get_running_loop()
-        self._future = None if self._loop is None else self._loop.create_future()
-        self._event = threading.Event() if self._loop is None else None
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+        self._future = None if loop is None else loop.create_future()
+        self._event = threading.Event() if loop is None else None
 
     def wake(self) -> bool:
         """False: its loop is closed."""
@@ -200,9 +200,9 @@ class Pump:
             raise value.error
         return value
 
-    def _enlist(self) -> _Waiter:
+    def _enlist(self, loop: asyncio.AbstractEventLoop | None) -> _Waiter:
         """One more waits. It is to look again before it does: something may have come before."""
-        waiter = _Waiter()
+        waiter = _Waiter(loop)
         with self._lock:
             self._waiters.append(waiter)
         return waiter
@@ -223,7 +223,7 @@ class Pump:
                 return self._pop()
             except IndexError:
                 pass
-            waiter = self._enlist()
+            waiter = self._enlist(None)
             try:
                 if not self._taken and self._error is None:
                     left = None if deadline is None else deadline - time.monotonic()
@@ -247,7 +247,7 @@ class Pump:
                 return self._pop()
             except IndexError:
                 pass
-            waiter = self._enlist()
+            waiter = self._enlist(asyncio.get_running_loop())
             try:
                 if not self._taken and self._error is None:
                     left = None if deadline is None else deadline - time.monotonic()
