@@ -8,6 +8,8 @@ each publisher to every subscriber. Nothing is ever lost in silence. See `Pub`, 
 
 # The faces are there once they are imported: a Pub or Sub becomes the one that fits.
 from pubsub._version import __version__
+from pubsub.codec.own_codecs import Codec
+from pubsub.codec.own_types import register
 from pubsub.errors import (
     AuthError,
     Closed,
@@ -33,6 +35,7 @@ from pubsub.faces.sub import Sub
 __all__ = [
     "AuthError",
     "Closed",
+    "Codec",
     "Coordinator",
     "CoordinatorUnavailable",
     "DecodeError",
@@ -49,4 +52,5 @@ __all__ = [
     "WrongContext",
     "__version__",
     "new_key",
+    "register",
 ]

@@ -24,9 +24,11 @@ import pytest
 from pubsub.cli import command as cli_command
 from pubsub.cli.pubsub import pubsub
 from pubsub.cli.pubsubd import pubsubd
-from pubsub.codec.decoder import MsgpackDecoder
+from pubsub.codec.decoder import BesideDecoder, MsgpackDecoder
 from pubsub.codec.encoder import MsgpackEncoder
 from pubsub.codec.extension_types import NAMES
+from pubsub.codec.own_codecs import Codec
+from pubsub.codec.own_types import register
 from pubsub.config import Settings
 from pubsub.errors import ProtocolError
 from pubsub.wire import messages
@@ -58,6 +60,7 @@ PAGES = (
     PROTOCOL,
     "docs/scaling.md",
     "docs/security.md",
+    "docs/values.md",
 )
 # Each of them may have doctests; those of `EXAMPLES` must.
 DOCUMENTED = (
@@ -73,13 +76,18 @@ DOCUMENTED = (
         "pubsub.codec.codecs",
         "pubsub.codec.encoder",
         "pubsub.codec.decoder",
+        "pubsub.codec.own_codecs",
+        "pubsub.codec.own_types",
         "pubsub.core.topics",
         "pubsub.wire.messages",
         "pubsub.wire.frames",
     ),
     *("pubsub.faces.foreign",),
 )
-EXAMPLES = ("pubsub.faces.pub", "pubsub.faces.sub", "pubsub.faces.peer")
+EXAMPLES = (
+    *("pubsub.faces.pub", "pubsub.faces.sub", "pubsub.faces.peer"),
+    *("pubsub.codec.own_codecs", "pubsub.codec.own_types"),
+)
 
 
 @cache
@@ -313,9 +321,16 @@ VALUES: dict[int, Any] = {
 }
 
 
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
 def test_the_extension_types_are_those_of_the_codec() -> None:
     np = pytest.importorskip("numpy")
-    values = {**VALUES, 13: np.array([1, 2], "<u2"), 15: np.float32(1.5)}
+    register(Point, "point", list, lambda wire: Point(*wire))
+    values = {**VALUES, 13: np.array([1, 2], "<u2"), 15: np.float32(1.5), 16: Point(1, 2)}
+    as_json = Codec("json", lambda value: str(value).encode(), json.loads, beside_msgpack=True)
     buffers = {12: b"\x01\x00\x02\x00", 14: b"\x01\x00\x02\x00"}
     table = list(rows(sections(page(PROTOCOL))["Extension types"]))[: len(NAMES)]
     assert {int(row[0]): row[1] for row in table} == NAMES
@@ -328,18 +343,21 @@ def test_the_extension_types_are_those_of_the_codec() -> None:
         "timedelta": timedelta,
         "timezone": timezone,
         "np": np,
+        "Point": Point,
     }
     for code_text, _, _, shown, hexed in table:
         code, packed = int(code_text), bytes.fromhex(hexed.strip("`"))
         assert msgpack.unpackb(packed, ext_hook=lambda code, _: code) == code
         out_of_band = whole(buffers[code]) if code in buffers else ()
-        (value,) = MsgpackDecoder().decode(array_header(1) + packed, out_of_band)
+        (value,) = BesideDecoder(as_json).decode(array_header(1) + packed, out_of_band)
         if code in values:
             assert MsgpackEncoder("t", 2**20).pack(values[code]) == packed
-            assert repr(eval(shown.strip("`"), scope)) == repr(values[code])
+            assert repr(eval(shown.split("`")[1], scope)) == repr(values[code])
             assert repr(value) == repr(values[code])
         elif code == 12:
             assert value == buffers[12]
+        elif code == 17:
+            assert value == [1, 2]
         else:
             assert repr(value) == repr(values[13])
 

@@ -7,24 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
-from pubsub.codec import extension_types, numpy_types
+from pubsub.codec import extension_types, numpy_types, own_types
 from pubsub.codec.explain import brief
 from pubsub.codec.extension_types import (
     BUFFER,
+    CODED,
     CONTAINERS,
+    DATA_IN_BUFFER,
     MAX_NESTING,
     NDARRAY,
     NDARRAY_OUT_OF_BAND,
     NUMPY_SCALAR,
+    OWN,
 )
+from pubsub.codec.own_codecs import Codec
 from pubsub.errors import DecodeError
 from pubsub.wire.buffers import FOR_LARGE, Buffer, reuse_memory
 
-__all__ = ["Decoder", "MsgpackDecoder", "PickleDecoder", "RawDecoder"]
+__all__ = [
+    "BesideDecoder",
+    "CodecDecoder",
+    "Decoder",
+    "MsgpackDecoder",
+    "PickleDecoder",
+    "RawDecoder",
+]
 
 _UNPACKER_SIZE: Final = 4 * 1024
 """Memory of the unpackers that a decoder keeps for tuples and sets."""
@@ -183,6 +194,26 @@ class Decoder:
         self._waiting[index] = None
         return buffer
 
+    def _read_coded(self, payload: bytes) -> _Coded:
+        head, start = int.from_bytes(payload[:4], "big"), 4
+        end = start + 4 * (head & ~DATA_IN_BUFFER)
+        if end > len(payload):
+            raise ValueError("no such number of buffers")
+        memory: list[memoryview | bytearray] = []
+        for place in range(start, end, 4):
+            view = self._take(payload[place : place + 4]).view()
+            # What is read-only is not for one reader alone: others may have it, too.
+            memory.append(bytearray(view) if view.readonly else view)
+        data = payload[end:]
+        return _Coded(self._read_buffer(data) if head & DATA_IN_BUFFER else data, memory)
+
+
+class _Coded(NamedTuple):
+    """What an own codec has written."""
+
+    data: bytes
+    memory: list[memoryview | bytearray]
+
 
 class MsgpackDecoder(Decoder):
     __slots__ = ("_depth", "_idle")
@@ -193,15 +224,36 @@ class MsgpackDecoder(Decoder):
         self._idle: list[Any] = []  # Unpackers for tuples and sets
         self._readers.update(extension_types.READERS)
         for kind, code in CONTAINERS.items():
-            self._readers[code] = partial(self._read_container, kind)
+            self._readers[code] = partial(self._read_nested, kind)
         self._readers[NDARRAY] = numpy_types.read_array
         self._readers[NDARRAY_OUT_OF_BAND] = self._read_array_out_of_band
         self._readers[NUMPY_SCALAR] = numpy_types.read_scalar
+        self._readers[OWN] = self._read_own
 
-    def _read_container(self, kind: Callable[[list[Any]], Any], payload: bytes) -> Any:
+    def _read_own(self, payload: bytes) -> Any:
+        end = 1 + payload[0]
+        name = payload[1:end]
+        own = own_types.BY_NAME.get(name)
+        if own is None:
+            shown = name.decode("utf-8", "replace")
+            raise DecodeError(
+                f"a message with a value of the type {shown!r}, which is not known here: "
+                f"pubsub.register(..., {shown!r}) before it comes"
+            )
+        wire = self._read_nested(None, memoryview(payload)[end:])
+        try:
+            return own.from_wire(wire)
+        except Exception as error:
+            text = f"a message with a {own.name!r} whose from_wire raised {brief(error)}"
+            raise DecodeError(text) from error
+
+    def _read_nested(
+        self, kind: Callable[[list[Any]], Any] | None, payload: bytes | memoryview
+    ) -> Any:
+        """The value in a payload; with `kind` it is an array, and the items of that."""
         depth = self._depth
         if depth == MAX_NESTING:
-            raise DecodeError("a message with tuples and sets nested too deep")
+            raise DecodeError("a message with tuples, sets and own types nested too deep")
         size = len(payload)
         small = size <= _UNPACKER_SIZE
         if small and self._idle:
@@ -223,17 +275,40 @@ class MsgpackDecoder(Decoder):
             if unpacker.tell() - start != size:
                 raise ValueError("bytes left over")
             unpacker.feed(payload)
-            items = unpacker.unpack()
-            if type(items) is not list:
-                raise ValueError("no array")
+            value = unpacker.unpack()
             if small:
                 self._idle.append(unpacker)
-            return kind(items)
+            if kind is None:
+                return value
+            if type(value) is not list:
+                raise ValueError("no array")
+            return kind(value)
         finally:
             self._depth = depth
 
     def _read_array_out_of_band(self, payload: bytes) -> Any:
         return numpy_types.build_array(payload, 4, self._take(payload).view())
+
+
+class BesideDecoder(MsgpackDecoder):
+    """msgpack, and an own codec for what that cannot carry."""
+
+    __slots__ = ()
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self._readers[CODED] = lambda payload: _load(codec, self._read_coded(payload))
+
+
+class CodecDecoder(Decoder):
+    """An own codec for each value as a whole."""
+
+    __slots__ = ()
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self._readers[CODED] = self._read_coded
+        self._finish = partial(_load_each, codec)
 
 
 class PickleDecoder(Decoder):
@@ -265,6 +340,29 @@ def _check_structure(body: bytes | bytearray | memoryview) -> None:
     unpacker.skip()
     if unpacker.tell() != len(body):
         raise DecodeError("a batch with bytes left over")
+
+
+def _load(codec: Codec, coded: _Coded) -> Any:
+    try:
+        if codec.buffers:
+            return codec.loads(coded.data, buffers=coded.memory)
+        if coded.memory:
+            raise ValueError("buffers that it does not take")
+        return codec.loads(coded.data)
+    except Exception as error:
+        text = f"a message that codec {codec.name!r} cannot decode ({brief(error)})"
+        raise DecodeError(text) from error
+
+
+def _load_each(codec: Codec, values: list[Any]) -> list[Any]:
+    found = []
+    for value in values:
+        if type(value) is bytes:
+            value = _Coded(value, [])
+        elif type(value) is not _Coded:
+            raise DecodeError(f"a message that is not of codec {codec.name!r}")
+        found.append(_load(codec, value))
+    return found
 
 
 def _unpickle(values: list[Any]) -> list[Any]:

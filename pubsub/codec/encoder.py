@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import msgpack
 
-from pubsub.codec import numpy_types
+from pubsub.codec import numpy_types, own_types
 from pubsub.codec.explain import (
     PICKLE_INSTEAD,
     Fault,
+    brief,
     find_fault,
     find_unpicklable,
     refusal,
@@ -27,18 +28,31 @@ from pubsub.codec.explain import (
 )
 from pubsub.codec.extension_types import (
     BUFFER,
+    CODED,
     CONTAINERS,
+    DATA_IN_BUFFER,
     LAYOUTS,
     MAX_NESTING,
     NDARRAY,
     NDARRAY_OUT_OF_BAND,
     NUMPY_SCALAR,
+    OWN,
+    Failed,
     Unencodable,
 )
+from pubsub.codec.own_codecs import Codec
 from pubsub.errors import EncodeError, MessageTooLarge, PubSubError, WrongContext
 from pubsub.wire.buffers import FOR_LARGE, Buffer, WholeBuffer, reuse_memory
 
-__all__ = ["LARGE", "Encoder", "MsgpackEncoder", "PickleEncoder", "RawEncoder"]
+__all__ = [
+    "LARGE",
+    "BesideEncoder",
+    "CodecEncoder",
+    "Encoder",
+    "MsgpackEncoder",
+    "PickleEncoder",
+    "RawEncoder",
+]
 
 LARGE: Final = 64 * 1024
 """Buffers from this size on travel out of band."""
@@ -66,8 +80,8 @@ class Encoder:
 
     Attributes:
         pack: the value as bytes, in the form that it has in a body. Raises whatever it raises,
-            which `error` explains; then it must be called before anything else. With msgpack it
-            is mostly a C method, and not always the same one. Whoever calls it puts `refuse` in
+            which `pack_again` takes; then that must be called before anything else. With msgpack
+            it is mostly a C method, and not always the same one. Whoever calls it puts `refuse` in
             its place until `take` was called too: code of others may run in the middle of it (a
             value's own, a destructor, a signal handler), and a packer that packs must not be
             called.
@@ -111,6 +125,14 @@ class Encoder:
         self.buffers.clear()
         return self.pack(value) if packed is None else packed
 
+    def pack_again(self, exc: Exception, value: Any) -> bytes:
+        """The value in another way, after `pack` has raised this. `pack` is another one then.
+
+        Raises:
+            PubSubError: there is none; see `error`.
+        """
+        raise self.error(exc, value) from None
+
     def error(self, exc: BaseException, value: Any) -> PubSubError:
         """The error to raise in place of what `pack` raised for this value.
 
@@ -122,17 +144,23 @@ class Encoder:
         self._begin_anew()
         if isinstance(exc, PubSubError):
             return exc
+        pack, self.pack = self.pack, self.refuse
         try:
             fault = self._fault(exc, value)
         except PubSubError as error:
             return error
         except Exception:  # a value that changes while it is walked, a strange repr, …
             fault = None
+        finally:
+            self.pack = pack
         self.buffers.clear()
         if fault is None:
             text = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
             message = f"value on topic {self._topic!r} cannot be encoded ({text})"
             return EncodeError(message, topic=self._topic, type_name=type_name(type(value)))
+        return self._told(fault)
+
+    def _told(self, fault: Fault) -> EncodeError:
         why = fault.why
         remedy = f"{why.remedy}, {PICKLE_INSTEAD}" if why.pickle else why.remedy
         return EncodeError(
@@ -172,6 +200,48 @@ class Encoder:
         self.buffers.append(WholeBuffer(data))
         return index.to_bytes(4, "big")
 
+    def _dump(self, codec: Codec, value: Any) -> tuple[bytes, list[bytes]]:
+        """What an own codec makes of a value, and the numbers of the buffers that it left aside."""
+        indices: list[bytes] = []
+
+        def keep(buffer: Any) -> bool:
+            """Its `buffer_callback`: true for what is to stay in the bytes."""
+            try:
+                memory = buffer.raw()
+            except BufferError:  # it is not contiguous
+                return True
+            with memory:
+                if memory.nbytes < LARGE:
+                    return True
+                self._reserve(memory.nbytes)
+                indices.append(self._put_out(memory.tobytes()))
+            return False
+
+        try:
+            data = codec.dumps(value, buffer_callback=keep) if codec.buffers else codec.dumps(value)
+        except PubSubError:
+            raise
+        except Exception as error:
+            raise _not_encoded(codec, value, brief(error)) from error
+        if type(data) is not bytes:
+            why = f"dumps gave {with_article(type(data))}, not bytes"
+            raise _not_encoded(codec, value, why)
+        return data, indices
+
+    def _coded(self, data: bytes, indices: list[bytes]) -> Any:
+        """The same as an extension type."""
+        head = len(indices)
+        if len(data) >= LARGE:
+            self._reserve(len(data))
+            head |= DATA_IN_BUFFER
+            data = self._put_out(data)
+        return _ext((CODED, b"".join((head.to_bytes(4, "big"), *indices, data))))
+
+
+def _not_encoded(codec: Codec, value: Any, why: str) -> Failed:
+    problem = f"is {with_article(type(value))}, which codec {codec.name!r} cannot encode ({why})"
+    return Failed(value, problem, "leave it out, or convert it")
+
 
 class MsgpackEncoder(Encoder):
     __slots__ = ("_depth", "_idle", "_looking", "_plain")
@@ -195,11 +265,7 @@ class MsgpackEncoder(Encoder):
 
     def pack_out_of_band(self, value: Any, packed: bytes | None = None) -> bytes:
         self.buffers.clear()
-        try:
-            detached = self._detach(value)
-        except RecursionError:  # deeper than `_detach` goes, perhaps not than `pack` goes
-            self.buffers.clear()
-            detached = value
+        detached = self._detach_all(value)
         if detached is value and packed is not None:
             return packed
         return self._plain(detached)
@@ -238,7 +304,7 @@ class MsgpackEncoder(Encoder):
             if kind is getattr(sys.modules.get("numpy"), "ndarray", None):
                 numpy_types.array_head(part)  # type: ignore[arg-type]  # it is one
             else:
-                self.pack(part)
+                self._plain(part)
         except Exception as error:
             return error
         return None
@@ -246,21 +312,38 @@ class MsgpackEncoder(Encoder):
     def _default(self, value: Any) -> Any:
         """The packer's hook: the extension type of a value that msgpack has no type for."""
         kind = type(value)
-        layout = LAYOUTS.get(kind)
-        if layout is not None:
-            return _ext((layout[0], layout[1](value)))
-        code = CONTAINERS.get(kind)
-        if code is not None:
-            return _ext((code, self._pack_nested(list(value))))
-        np = sys.modules.get("numpy")  # never imported: then nothing can be numpy's
-        if kind is getattr(np, "ndarray", None):
-            return self._array(value)
-        if isinstance(value, getattr(np, "generic", ())):
-            return _ext((NUMPY_SCALAR, numpy_types.pack_scalar(value)))
-        raise refusal(value)
+        try:
+            layout = LAYOUTS.get(kind)
+            if layout is not None:
+                return _ext((layout[0], layout[1](value)))
+            code = CONTAINERS.get(kind)
+            if code is not None:
+                return _ext((code, self._pack_nested(list(value))))
+            np = sys.modules.get("numpy")  # never imported: then nothing can be numpy's
+            if kind is getattr(np, "ndarray", None):
+                return self._array(value)
+            own = own_types.BY_TYPE.get(kind)
+            if own is not None:
+                return self._own(own, value)
+            if isinstance(value, getattr(np, "generic", ())):
+                return _ext((NUMPY_SCALAR, numpy_types.pack_scalar(value)))
+        except Unencodable as why:  # a dtype of objects, a tzinfo without a name, …
+            return self._without_form(value, why)
+        return self._without_form(value, None)
 
-    def _pack_nested(self, items: list[Any]) -> bytes:
-        """The items as an array, by a packer that is not the one that called the hook.
+    def _without_form(self, value: Any, why: Unencodable | None) -> Any:
+        raise refusal(value) if why is None else why
+
+    def _own(self, own: own_types.OwnType, value: Any) -> Any:
+        try:
+            wire = own.to_wire(value)
+        except Exception as error:
+            problem = f"is {with_article(own.kind)}, whose to_wire raised {brief(error)}"
+            raise Failed(value, problem, "mend it, or leave the value out") from error
+        return _ext((OWN, own.head + self._pack_nested(self._detach_all(wire))))
+
+    def _pack_nested(self, value: Any) -> bytes:
+        """A value by a packer that is not the one that called the hook.
 
         A packer that is packing must not be called, and a new one for each tuple would cost
         more than the tuple: hence some are kept.
@@ -271,7 +354,7 @@ class MsgpackEncoder(Encoder):
         pack = self._idle.pop() if self._idle else self._new_packer(1024)
         self._depth = depth + 1
         try:
-            packed = pack(items)
+            packed = pack(value)
         finally:
             self._depth = depth
         if len(packed) <= _SPARE:
@@ -286,6 +369,17 @@ class MsgpackEncoder(Encoder):
         self._reserve(size)
         index = self._put_out(array.tobytes(order))
         return _ext((NDARRAY_OUT_OF_BAND, index + head))
+
+    def _detach_all(self, value: Any) -> Any:
+        """`_detach`; a value that is deeper than that goes, perhaps not than `pack` goes, is left
+        as it is."""
+        before, taken = len(self.buffers), self._taken
+        try:
+            return self._detach(value)
+        except RecursionError:
+            del self.buffers[before:]
+            self._taken = taken
+            return value
 
     def _detach(self, value: Any) -> Any:
         """The value with its large bytes put out; copied only as far as that changes it."""
@@ -314,6 +408,49 @@ class MsgpackEncoder(Encoder):
     def _detached(self, value: bytes | bytearray | memoryview, size: int) -> Any:
         self._reserve(size)
         return _ext((BUFFER, self._put_out(value if type(value) is bytes else bytes(value))))
+
+
+class BesideEncoder(MsgpackEncoder):
+    """msgpack, and an own codec for what that cannot carry."""
+
+    __slots__ = ("_codec",)
+
+    def __init__(self, topic: str, max_message: int, codec: Codec) -> None:
+        super().__init__(topic, max_message)
+        self._codec = codec
+
+    def _without_form(self, value: Any, why: Unencodable | None) -> Any:
+        if isinstance(why, Failed):
+            raise why
+        return self._coded(*self._dump(self._codec, value))
+
+    def _examine(self, part: object) -> Exception | None:
+        error = super()._examine(part)
+        if isinstance(error, Unencodable) and not isinstance(error, Failed):
+            try:  # an array was looked at, and not packed
+                self._plain(part)
+            except Exception as packing:
+                return packing
+            return None
+        return error
+
+    def pack_again(self, exc: Exception, value: Any) -> bytes:
+        """As a whole, where what failed was not one part of it."""
+        if isinstance(exc, (PubSubError, Unencodable, MemoryError)):
+            return super().pack_again(exc, value)
+        self.buffers.clear()
+        self._begin_anew()
+        pack, self.pack = self.pack, self.refuse
+        try:
+            return pack(self._without_form(value, None))
+        except PubSubError:
+            self.buffers.clear()
+            raise
+        except Failed as why:
+            self.buffers.clear()
+            raise self._told(Fault("value", value, why)) from None
+        finally:
+            self.pack = pack
 
 
 class _BinEncoder(Encoder):
@@ -350,6 +487,23 @@ class PickleEncoder(_BinEncoder):
 
     def _fault(self, exc: BaseException, value: Any) -> Fault | None:
         return find_unpicklable(value, self._dumps, exc)
+
+
+class CodecEncoder(_BinEncoder):
+    """An own codec for each value as a whole."""
+
+    __slots__ = ("_codec",)
+
+    def __init__(self, topic: str, max_message: int, codec: Codec) -> None:
+        super().__init__(topic, max_message)
+        self._codec = codec
+
+    def _pack(self, value: Any) -> bytes:
+        data, indices = self._dump(self._codec, value)
+        return self._bin(self._coded(data, indices)) if indices else self._pack_bin(data)
+
+    def _fault(self, exc: BaseException, value: Any) -> Fault | None:
+        return Fault("value", value, exc) if isinstance(exc, Unencodable) else None
 
 
 class RawEncoder(_BinEncoder):

@@ -13,10 +13,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, MappingView,
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from os import PathLike
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from pubsub.codec.extension_types import CONTAINERS, Unencodable
+from pubsub.codec import own_types
+from pubsub.codec.extension_types import CONTAINERS, Failed, Unencodable
 
 __all__ = ["Fault", "brief", "find_fault", "find_unpicklable", "refusal", "with_article"]
 
@@ -28,6 +30,8 @@ _LEVELS: Final = 1024
 _CANNOT_FAIL: Final = frozenset((type(None), bool, float))
 _MEMBER_OF: Final = "a member of"
 _KEY_OF: Final = "a key of"
+_WIRE_OF: Final = ".to_wire()"
+"""Not a method, but what its `to_wire` has given."""
 
 
 class Fault(NamedTuple):
@@ -77,7 +81,7 @@ def refusal(value: object) -> Unencodable:
     for base in _BASES:
         if isinstance(value, base):
             if isinstance(value, Enum):
-                remedy = "send its .value"
+                remedy = f"send its .value, {_register(kind)}"
             elif hasattr(kind, "_asdict"):
                 remedy = "convert it with tuple(...) or ._asdict()"
             elif base in _NO_CALL:
@@ -91,16 +95,31 @@ def refusal(value: object) -> Unencodable:
     if isinstance(value, (Iterator, MappingView)):
         return Unencodable(problem, "convert it with list(...)", pickle=False)
     if isinstance(value, Enum):
-        remedy = "send its .value"
+        remedy = f"send its .value, {_register(kind)}"
     elif dataclasses.is_dataclass(kind):
-        remedy = "convert it with dataclasses.asdict(...)"
+        remedy = f"convert it with dataclasses.asdict(...), {_register(kind)}"
+    elif hasattr(kind, "__attrs_attrs__"):
+        remedy = f"convert it with attrs.asdict(...), {_register(kind)}"
+    elif callable(getattr(kind, "model_dump", None)):
+        remedy = f"convert it with .model_dump(), {_register(kind)}"
+    elif isinstance(value, PathLike):
+        remedy = "convert it with str(...)"
+    elif callable(getattr(kind, "to_dict", None)):
+        remedy = f"convert it with .to_dict(), {_register(kind)}"
     elif isinstance(value, Mapping):
         remedy = "convert it with dict(...)"
     elif isinstance(value, (Sequence, deque)):
         remedy = "convert it with list(...)"
-    else:
+    elif kind.__module__ == "builtins" or isinstance(value, type):
         remedy = "convert it"
+    else:
+        remedy = f"convert it, {_register(kind)}"
     return Unencodable(problem, remedy)
+
+
+def _register(kind: type) -> str:
+    more = "" if own_types.has_converter(kind) else ", name, to_wire, from_wire"
+    return f"teach both sides pubsub.register({kind.__name__}{more})"
 
 
 def _of_exception(error: Exception, culprit: object) -> Unencodable:
@@ -146,19 +165,25 @@ def find_fault(
             if kind in _CANNOT_FAIL:
                 continue
             steps.append(step)
-            if kind in (list, dict) or kind in CONTAINERS:
+            own = kind in own_types.BY_TYPE
+            if own:
+                error = examine(part)
+                if isinstance(error, Failed) and error.culprit is part:
+                    return Fault(_place(steps), part, error)
+            if own or kind in (list, dict) or kind in CONTAINERS:
                 is_a = f"is {with_article(kind)}"
                 if id(part) in inside:
                     why = Unencodable(f"{is_a} that contains itself", "break the cycle")
                     return Fault(_place(steps), part, why)
                 _, levels, nesting = opened[-1] if opened else (0, 0, 0)
-                levels, nesting = (1, nesting + 1) if kind in CONTAINERS else (levels + 1, nesting)
+                apart = own or kind in CONTAINERS
+                levels, nesting = (1, nesting + 1) if apart else (levels + 1, nesting)
                 if levels > _LEVELS:
                     problem = f"{is_a} nested more than {_LEVELS:,} levels deep"
                     why = Unencodable(problem, "flatten it", pickle=False)
                     return Fault(_place(steps), part, why)
                 if nesting > max_nesting:
-                    problem = f"{is_a} within more than {max_nesting} tuples and sets"
+                    problem = f"{is_a} within more than {max_nesting} tuples, sets and own types"
                     return Fault(_place(steps), part, Unencodable(problem, "use lists"))
                 opened.append((id(part), levels, nesting))
                 inside.add(id(part))
@@ -210,6 +235,8 @@ def _parts(holder: object) -> Iterator[tuple[str, object]]:
     elif isinstance(holder, (set, frozenset)) and kind in (set, frozenset):
         for item in holder:
             yield _MEMBER_OF, item
+    elif kind in own_types.BY_TYPE:
+        yield _WIRE_OF, own_types.BY_TYPE[kind].to_wire(holder)
 
 
 def _short(key: Any) -> str:

@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUFFER",
+    "CODED",
     "CONTAINERS",
+    "DATA_IN_BUFFER",
     "LAYOUTS",
     "MAX_NESTING",
     "NAMES",
     "NDARRAY",
     "NDARRAY_OUT_OF_BAND",
     "NUMPY_SCALAR",
+    "OWN",
     "READERS",
+    "Failed",
     "Unencodable",
 ]
 
@@ -50,14 +54,22 @@ BUFFER: Final = 12  #              u32 index among the message's out-of-band buf
 NDARRAY: Final = 13  #             head and items (see pubsub/codec/numpy_types.py)
 NDARRAY_OUT_OF_BAND: Final = 14  # u32 index of the buffer with the items, head
 NUMPY_SCALAR: Final = 15  #        dtype and value (see pubsub/codec/numpy_types.py)
+OWN: Final = 16  #                 u8 size of name, name in UTF-8, one msgpack value
+CODED: Final = 17  #               u32 number of buffers, u32 index of each, data; of a stream whose
+#                                  codec is an own one: what that has written. The first bit of
+#                                  the number says that the data is u32 index of a buffer, too
 # -1, msgpack's own Timestamp, is read (as a datetime in UTC) but never written: it has neither
 # zones nor naive datetimes.
+
+DATA_IN_BUFFER: Final = 1 << 31
+"""Of CODED: see there."""
 
 CONTAINERS: Final[dict[type, int]] = {tuple: TUPLE, set: SET, frozenset: FROZENSET}
 """Types that hold other values: the encoder packs what is in them."""
 
 MAX_NESTING: Final = 32
-"""How deep tuples and sets may lie in each other: each is packed, and read, on its own."""
+"""How deep tuples, sets and values of own types may lie in each other: each is packed, and read,
+on its own."""
 
 
 class Unencodable(TypeError):
@@ -74,6 +86,18 @@ class Unencodable(TypeError):
         self.remedy = remedy
         self.pickle = pickle
         super().__init__(f"{problem}: {remedy}")
+
+
+class Failed(Unencodable):
+    """A value for which code of others was called, and failed: another way is no help.
+
+    Attributes:
+        culprit: the value.
+    """
+
+    def __init__(self, culprit: object, problem: str, remedy: str) -> None:
+        self.culprit = culprit
+        super().__init__(problem, remedy, pickle=False)
 
 
 # --- numbers ----------------------------------------------------------------------------
@@ -244,5 +268,7 @@ NAMES: Final = {
     BUFFER: "buffer",
     **dict.fromkeys((NDARRAY, NDARRAY_OUT_OF_BAND), "numpy array"),
     NUMPY_SCALAR: "numpy scalar",
+    OWN: "value of an own type",
+    CODED: "value of an own codec",
 }
 """For people."""

@@ -24,7 +24,7 @@ from typing import Any
 from distributed import Worker, get_client, get_worker
 from distributed.core import Status
 
-from pubsub import Peer, Pub, PubSubError, Sub
+from pubsub import Codec, Peer, Pub, PubSubError, Sub
 from pubsub.config import Address, is_loopback
 from pubsub.dask.places import (
     TIMEOUT,
@@ -46,8 +46,8 @@ IDLE = 10.0
 TICK = 1.0
 """Seconds after which the keeper looks again who is alive."""
 
-PUB_VALUES: dict[str, Any] = {"codec": "pickle"}
-SUB_VALUES: dict[str, Any] = {"allow_pickle": True}
+VALUES = Codec.cloudpickle()
+"""As in Dask: what msgpack cannot carry goes by cloudpickle. (All of a cluster trust each other.)"""
 
 _lock = threading.Lock()
 _homes: dict[tuple[int, Place], Home] = {}
@@ -78,13 +78,13 @@ class Home:
         with self._lock:
             pub, holders = self._pubs.get(topic, (None, 0))
             if pub is None:
-                pub = Pub(topic, peer=self.peer, **PUB_VALUES)
+                pub = Pub(topic, peer=self.peer, codec=VALUES)
             self._pubs[topic] = pub, holders + 1
             self._idle.pop(topic, None)
             return pub
 
     def sub(self, topic: str) -> Sub:
-        sub = Sub(topic, peer=self.peer, **SUB_VALUES)
+        sub = Sub(topic, peer=self.peer, codec=VALUES)
         with self._lock:
             self._subs.add(sub)
         return sub

@@ -95,7 +95,8 @@ class AsyncPub(InLoop, Pub, blocking=False):
             buffers = encoder.take() if encoder.buffers else ()
         except BaseException as error:
             encoder.pack = pack
-            self._encode_failed(error, value)
+            data, buffers = self._encode_again(error, value)
+            pack = encoder.pack
         encoder.pack = pack
         room = self._room - len(data)
         if room <= 0 or buffers:

@@ -12,10 +12,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from pubsub.codec.codecs import codec_of
 from pubsub.codec.encoder import LARGE
+from pubsub.codec.own_codecs import Codec
 from pubsub.config import BATCH_BYTES, MIB, whole
 from pubsub.core.cursor import Cursor
 from pubsub.core.publication import Publication
@@ -74,7 +75,8 @@ class Pub(Face, blocking=None):
         buffer: bytes of encoded messages to keep for subscribers that are behind. Default 64 MiB.
         history: how many past messages to keep for Subs that ask for them. Default 0.
         codec: ``"msgpack"`` (default), ``"pickle"`` (any object, and only to a
-            ``Sub(allow_pickle=True)``) or ``"raw"`` (bytes only).
+            ``Sub(allow_pickle=True)``), ``"raw"`` (bytes only), or a `Codec` of your own (only to
+            a Sub that was given it).
 
     Raises:
         TopicError: the topic is not valid.
@@ -110,7 +112,7 @@ class Pub(Face, blocking=None):
         overflow: Literal["drop", "block"] = "drop",
         buffer: int = 64 * MIB,
         history: int = 0,
-        codec: Literal["msgpack", "pickle", "raw"] = "msgpack",
+        codec: Literal["msgpack", "pickle", "raw"] | Codec = "msgpack",
     ) -> None:
         refuse_inside("Pub")
         self._dead: Exception | None = None
@@ -123,7 +125,7 @@ class Pub(Face, blocking=None):
         self.overflow = overflow
         self.buffer = whole("buffer", buffer, 1)
         self.history = whole("history", history, 0)
-        self.codec = codec
+        self.codec = codec.name if isinstance(codec, Codec) else codec
         self.peer = peer if peer is not None else default_peer(Peer)
         self._block = overflow == "block"
         self._wall_clock = this_host().wall_clock
@@ -228,7 +230,8 @@ class Pub(Face, blocking=None):
                 buffers = encoder.take() if encoder.buffers else ()
             except BaseException as error:
                 encoder.pack = pack
-                self._encode_failed(error, value)
+                data, buffers = self._encode_again(error, value)
+                pack = encoder.pack
             encoder.pack = pack
             room = self._room - len(data)
             if room > 0 and not buffers:
@@ -240,11 +243,13 @@ class Pub(Face, blocking=None):
                     return later
         return None
 
-    def _encode_failed(self, error: BaseException, value: Any) -> NoReturn:
-        explained = self._encoder.error(error, value)
-        if not isinstance(error, Exception):  # KeyboardInterrupt, say: no fault of the value's
-            raise error
-        raise explained from None
+    def _encode_again(self, error: BaseException, value: Any) -> tuple[bytes, tuple[Buffer, ...]]:
+        """What to put for a value for which this was raised. Mostly it is an error to raise."""
+        encoder = self._encoder
+        if isinstance(error, Exception):
+            return encoder.pack_again(error, value), encoder.take()
+        encoder.error(error, value)
+        raise error  # KeyboardInterrupt, say: no fault of the value's
 
     def _encode_large(
         self, data: bytes, value: Any, buffers: tuple[Buffer, ...]
@@ -260,7 +265,8 @@ class Pub(Face, blocking=None):
                 buffers = encoder.take()
             except BaseException as error:
                 encoder.pack = pack
-                self._encode_failed(error, value)
+                data, buffers = self._encode_again(error, value)
+                pack = encoder.pack
             encoder.pack = pack
         encoder.let_go(max(packed, len(data)))
         encoder.expect_large(bool(buffers))  # who puts something large puts more of it

@@ -9,13 +9,14 @@ from __future__ import annotations
 import operator
 import weakref
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby, islice, pairwise, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
-from pubsub.codec.codecs import decoder_of
+from pubsub.codec.codecs import by_name, decoder_of
 from pubsub.codec.decoder import Decoder
+from pubsub.codec.own_codecs import Codec
 from pubsub.config import MIB, whole
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream
@@ -63,6 +64,8 @@ class Sub(Face, blocking=None):
         allow_pickle: True: accept streams with ``codec="pickle"`` of publishers that have shown who
             they are; ``"anyone"``: of all, also where there are no credentials. Unpickling runs
             code of the sender's choice: only where every publisher is trusted.
+        codec: a `Codec`, or several, whose streams it decodes too. One that runs code is taken from
+            publishers that have shown who they are; with ``allow_pickle="anyone"`` from all.
 
     Raises:
         TopicError: the topic or pattern is not valid.
@@ -99,6 +102,7 @@ class Sub(Face, blocking=None):
         window: int = 8 * MIB,
         observer: bool = False,
         allow_pickle: bool | Literal["anyone"] = False,
+        codec: Codec | Iterable[Codec] = (),
     ) -> None:
         refuse_inside("Sub")
         self._dead: Exception | None = None
@@ -120,6 +124,7 @@ class Sub(Face, blocking=None):
         self.allow_pickle: bool | Literal["anyone"] = (
             "anyone" if allow_pickle == "anyone" else bool(allow_pickle)
         )
+        self._codecs = by_name(codec)
         self.peer = peer if peer is not None else default_peer(Peer)
         self._values: Iterator[Any] = iter(())
         self._run: Run | None = None
@@ -145,14 +150,17 @@ class Sub(Face, blocking=None):
             history=None if self.history == "all" else self.history,
             observer=self.observer,
         )
-        allow_pickle = self.allow_pickle
+        allow_pickle, codecs = self.allow_pickle, self._codecs
 
         def accepts(stream: Stream) -> Exception | None:
             try:
-                decoder_of(stream.codec, allow_pickle=bool(allow_pickle))
-                if stream.codec == "pickle" and not (stream.vouched or allow_pickle == "anyone"):
+                decoder_of(stream.codec, codecs, allow_pickle=bool(allow_pickle))
+                own = codecs.get(stream.codec)
+                runs_code = stream.codec == "pickle" if own is None else own.runs_code
+                if runs_code and not (stream.vouched or allow_pickle == "anyone"):
+                    how = "is pickled" if own is None else f"uses the codec {own.name!r}"
                     raise DecodeError(
-                        "this stream is pickled, and its publisher has not shown who it is (nobody "
+                        f"this stream {how}, and its publisher has not shown who it is (nobody "
                         "has credentials here): give all of them a key, or use "
                         'Sub(..., allow_pickle="anyone") where anyone may run code here'
                     )
@@ -240,7 +248,7 @@ class Sub(Face, blocking=None):
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
             decoder = self._decoders[stream.codec] = decoder_of(
-                stream.codec, allow_pickle=bool(self.allow_pickle)
+                stream.codec, self._codecs, allow_pickle=bool(self.allow_pickle)
             )
         broken: DecodeError | None = None
         raised: BaseException | None = None

@@ -272,7 +272,9 @@ def test_each_codec_stands_in_the_table_under_its_name() -> None:
 def test_an_encoder_of_an_unknown_codec_is_refused_by_name(name: Any) -> None:
     with pytest.raises(ValueError) as raised:
         encoder(name)
-    assert str(raised.value) == f"codec {name!r} is none of 'msgpack', 'pickle', 'raw'"
+    assert str(raised.value) == (
+        f"codec {name!r} is none of 'msgpack', 'pickle', 'raw', and no pubsub.Codec"
+    )
 
 
 def test_packing_within_packing_leaves_the_value_around_it_whole() -> None:
@@ -484,7 +486,8 @@ def test_a_decoder_of_an_unknown_codec_is_refused() -> None:
     with pytest.raises(DecodeError) as caught:
         decoder_of("json")
     assert str(caught.value) == (
-        "this stream uses the codec 'json', which this version does not know (msgpack, pickle, raw)"
+        "this stream uses the codec 'json', which this Sub does not know (msgpack, pickle, raw): "
+        "give it that one too, with Sub(..., codec=…)"
     )
 
 
@@ -767,7 +770,7 @@ def test_extensions_in_extensions_are_refused_in_a_small_thread_too() -> None:
         thread.join()
     finally:
         threading.stack_size(size)
-    assert results == [True, "a message with tuples and sets nested too deep"]
+    assert results == [True, "a message with tuples, sets and own types nested too deep"]
 
 
 def test_tuples_nest_as_deep_at_the_decoder_as_at_the_encoder() -> None:
@@ -775,7 +778,7 @@ def test_tuples_nest_as_deep_at_the_decoder_as_at_the_encoder() -> None:
     for _ in range(31):
         value = (value,)
     assert same(round_trip(value), value)
-    assert "within more than 32 tuples and sets" in str(error_of((value,)))
+    assert "within more than 32 tuples, sets and own types" in str(error_of((value,)))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import threading
 from collections import ChainMap, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path, PureWindowsPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,7 +19,12 @@ from pubsub.codec.codecs import codec_of
 from pubsub.codec.encoder import MsgpackEncoder
 from pubsub.errors import EncodeError
 
+SAY = ", name, to_wire, from_wire"
 PICKLE = 'or use Pub(..., codec="pickle") with Sub(..., allow_pickle=True)'
+
+
+def register(name: str, more: str = "") -> str:
+    return f"teach both sides pubsub.register({name}{more})"
 
 
 class Thing:
@@ -45,6 +52,16 @@ class Record:
     x: int
 
 
+class Model:  # a real one: test_own_types.py
+    def model_dump(self) -> dict[str, int]:
+        return {}
+
+
+class Frame:
+    def to_dict(self) -> dict[str, int]:
+        return {}
+
+
 class Words(str):
     __slots__ = ()
 
@@ -69,7 +86,7 @@ def test_the_whole_text() -> None:
     error = error_of({"a": [1, 2, 3, Thing()]})
     assert str(error) == (
         f"value['a'][3] on topic 'jobs' is a {__name__}.Thing, which msgpack cannot carry: "
-        f"convert it, {PICKLE}"
+        f"convert it, {register('Thing', SAY)}, {PICKLE}"
     )
     assert error.type_name == f"{__name__}.Thing"
 
@@ -139,7 +156,7 @@ async def wait() -> None:
 @pytest.mark.parametrize(
     ("value", "base", "remedy"),
     [
-        (Color.RED, "an int", "send its .value"),
+        (Color.RED, "an int", f"send its .value, {register('Color')}"),
         (Point(1, 2), "a tuple", "convert it with tuple(...) or ._asdict()"),
         (Pair(1, 2), "a tuple", "convert it with tuple(...) or ._asdict()"),
         (defaultdict(int), "a dict", "convert it with dict(...)"),
@@ -155,8 +172,13 @@ def test_a_subclass_would_come_back_as_its_base(value: Any, base: str, remedy: s
 @pytest.mark.parametrize(
     ("value", "remedy"),
     [
-        (Shape.ROUND, "send its .value"),
-        (Record(1), "convert it with dataclasses.asdict(...)"),
+        (Shape.ROUND, f"send its .value, {register('Shape')}"),
+        (Record(1), f"convert it with dataclasses.asdict(...), {register('Record')}"),
+        (Model(), f"convert it with .model_dump(), {register('Model', SAY)}"),
+        (Path("a"), "convert it with str(...)"),
+        (PureWindowsPath("a"), "convert it with str(...)"),
+        (Frame(), f"convert it with .to_dict(), {register('Frame', SAY)}"),
+        (Mock(), f"convert it, {register('Mock', SAY)}"),
         (ChainMap(), "convert it with dict(...)"),
         (MappingProxyType({}), "convert it with dict(...)"),
         (deque(), "convert it with list(...)"),
@@ -221,8 +243,8 @@ def test_tuples_nested_too_deep() -> None:
     for _ in range(32):
         value = (value,)
     assert str(error_of({"t": value})) == (
-        f"value['t']{'[0]' * 32} on topic 'jobs' is a tuple within more than 32 tuples and sets: "
-        f"use lists, {PICKLE}"
+        f"value['t']{'[0]' * 32} on topic 'jobs' is a tuple within more than 32 tuples, sets "
+        f"and own types: use lists, {PICKLE}"
     )
 
 

@@ -81,9 +81,10 @@ def test_every_code_stands_in_all_tables_and_has_golden_bytes_here() -> None:
     assert plain == set(READERS)
     assert plain.isdisjoint(CONTAINERS.values())
     assert {code for _, code, _ in GOLDEN} == plain | set(CONTAINERS.values())
-    assert sorted(NAMES) == list(range(1, 16))
+    assert sorted(NAMES) == list(range(1, 18))
     assert (extension_types.BUFFER, extension_types.NDARRAY) == (12, 13)
     assert (extension_types.NDARRAY_OUT_OF_BAND, extension_types.NUMPY_SCALAR) == (14, 15)
+    assert (extension_types.OWN, extension_types.CODED) == (16, 17)  # test_own_types, _codecs
 
 
 def test_the_bytes_of_a_reference_to_a_buffer() -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("distributed", reason="needs the extra pubsubd[dask]")
 import distributed
 from distributed import Client, LocalCluster
 
-from pubsub import Closed
+from pubsub import Closed, Codec
 from pubsub.dask import Pub, PubSubPlugin, Sub, info, peer, topic_of
 from pubsub.dask.names import name_of
 from tests.dask import tasks
@@ -188,7 +188,7 @@ def test_info_tells_topics_peers_and_loss(client: Any, name: str) -> None:
 
 
 def test_the_peer_serves_plain_pubs_and_subs(client: Any, name: str) -> None:
-    sub = peer().sub(topic_of(name), allow_pickle=True)
+    sub = peer().sub(topic_of(name), codec=Codec.cloudpickle())
     client.submit(tasks.put, name, 1, pure=False).result()
     assert sub.get(timeout=LONG) == 1
     sub.close()

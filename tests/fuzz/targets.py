@@ -16,6 +16,9 @@ import msgpack
 
 from pubsub.codec.codecs import decoder_of
 from pubsub.codec.decoder import Decoder, MsgpackDecoder
+from pubsub.codec.extension_types import CODED, OWN
+from pubsub.codec.own_codecs import Codec
+from pubsub.codec.own_types import register
 from pubsub.config import Settings
 from pubsub.coordinator.registry import Registry
 from pubsub.coordinator.server import Coordinator, _Connection
@@ -802,11 +805,39 @@ def directory(raw: bytes) -> None:
         pass
 
 
+class Known:
+    """An own type, for what comes under its name."""
+
+
+def _known(wire: Any) -> Known:
+    if type(wire) is not list:
+        raise KeyError("a stranger's bytes run into it")
+    return Known()
+
+
+def _loads(data: bytes, buffers: Any = ()) -> Any:
+    if data[:1] == b"\1":
+        raise RecursionError(data)
+    return data, [bytes(buffer) for buffer in buffers]
+
+
+OWN_CODECS = {
+    "beside": Codec("beside", bytes, _loads, beside_msgpack=True, buffers=True),
+    "whole": Codec("whole", bytes, _loads),
+}
+
+
+def _ext(code: int, payload: bytes) -> bytes:
+    packed: bytes = msgpack.packb(msgpack.ExtType(code, payload))
+    return packed
+
+
 def values(raw: bytes) -> None:
     """Decoder: of any body and buffers come values or DecodeError."""
+    register(Known, "fuzz", lambda known: [], _known)
     choices = Choices(raw)
-    codec = choices.one_of("msgpack", "msgpack", "msgpack", "raw")
-    decoder = decoder_of(codec)
+    codec = choices.one_of("msgpack", "msgpack", "raw", "beside", "whole")
+    decoder = decoder_of(codec, OWN_CODECS)
     buffers = tuple(arrived(bytes(choices.number(100))) for _ in range(choices.number(3)))
     parts = [msgpack.packb(anything(choices)) for _ in range(choices.number(5))]
     for _ in range(choices.number(3)):
@@ -814,6 +845,14 @@ def values(raw: bytes) -> None:
         array = b"\x91" * depth + b"\xc0"
         as_tuple = b"\xc9" + len(array).to_bytes(4, "big") + b"\x01" + array
         parts.append(choices.one_of(array, as_tuple))
+    for _ in range(choices.number(3)):
+        name = choices.one_of(b"\4fuzz", b"\4fuzz", b"\5fuzz", b"\4fuz?", b"\0", b"")
+        parts.append(
+            _ext(OWN, name + choices.one_of(msgpack.packb(anything(choices)), *parts[-1:]))
+        )
+        head = choices.one_of(0, 1, 2, 2**31, 2**31 + 1, 2**32 - 1).to_bytes(4, "big")
+        indices = b"".join(choices.number(3).to_bytes(4, "big") for _ in range(choices.number(4)))
+        parts.append(_ext(CODED, head + indices + choices.take(choices.number(20))))
     body = array_header(len(parts)) + b"".join(parts) + choices.rest()
     try:
         decoder.decode(body, buffers)
