@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:  # Dask and its libraries warn of things of their own
             item.add_marker(pytest.mark.filterwarnings("default"))
-            item.add_marker(pytest.mark.timeout(120))
+            item.add_marker(pytest.mark.timeout(60, func_only=True))
             if find_spec("distributed") is None:
                 item.add_marker(pytest.mark.skip(reason="needs the extra pubsubd[dask]"))
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
-__all__ = ["Counter", "collect", "collect_async", "echo", "put", "put_from_timer"]
+__all__ = ["Counter", "collect", "collect_async", "echo", "put", "put_after", "put_from_timer"]
 
 LONG = 30.0
 
@@ -95,3 +95,13 @@ class Counter:
                     return self.total
             else:
                 self.total += value
+
+
+def put_after(first: Any, name: Any, value: Any) -> None:
+    """Publish, where that other task ran, or where the work is stolen to."""
+    import time
+
+    from pubsub.dask import Pub
+
+    time.sleep(0.05)
+    Pub(name).put(value)
