@@ -147,7 +147,7 @@ class Sub(_Face):
 
         Raises:
             TimeoutError: nothing came; that of asyncio, of distributed and Python's own alike.
-            DecodeError: a message cannot be decoded here; the next call goes on behind it.
+            DecodeError: a publisher's codec is not known here.
             Closed: the cluster is.
         """
         seconds = parse_timedelta(timeout)

@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distributed import Worker, get_client, get_worker
 from distributed.core import Status
@@ -37,6 +37,9 @@ from pubsub.dask.places import (
 )
 from pubsub.errors import CoordinatorUnavailable
 
+if TYPE_CHECKING:
+    from pubsub.dask.pump import Source
+
 __all__ = ["Home", "home_of", "homes", "leave", "member_of", "peer"]
 
 log = logging.getLogger("pubsub.dask")
@@ -47,7 +50,7 @@ TICK = 1.0
 """Seconds after which the keeper looks again who is alive."""
 
 VALUES = Codec.cloudpickle()
-"""As in Dask: what msgpack cannot carry goes by cloudpickle. (All of a cluster trust each other.)"""
+"""What msgpack cannot carry goes by cloudpickle: all of a cluster trust each other already."""
 
 _lock = threading.Lock()
 _homes: dict[tuple[int, Place], Home] = {}
@@ -65,7 +68,7 @@ class Home:
         self._members: weakref.WeakSet[Any] = weakref.WeakSet([member])
         self._pubs: dict[str, tuple[Pub, int]] = {}  # with how many hold it
         self._idle: dict[str, float] = {}  # since when nobody does
-        self._subs: weakref.WeakSet[Sub] = weakref.WeakSet()
+        self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
         self.peer = in_thread(lambda: _peer(place, member))
         threading.Thread(target=self._keep, name="pubsub.dask keeper", daemon=True).start()
 
@@ -83,22 +86,23 @@ class Home:
             self._idle.pop(topic, None)
             return pub
 
-    def sub(self, topic: str) -> Sub:
+    def sub(self, topic: str, source: Source) -> Sub:
+        """A Sub, for a source that is told where to go on."""
         sub = Sub(topic, peer=self.peer, codec=VALUES)
         with self._lock:
-            self._subs.add(sub)
+            self._sources.add(source)
         return sub
 
     def topics(self) -> dict[str, dict[str, int]]:
         """What this process has of each: ``publishers``, ``subscribers``, and messages ``lost``."""
         with self._lock:
-            topics, subs = list(self._pubs), list(self._subs)
+            topics, sources = list(self._pubs), list(self._sources)
         found = {topic: {"publishers": 1, "subscribers": 0, "lost": 0} for topic in topics}
-        for sub in subs:
-            if not sub.closed:
-                row = found.setdefault(sub.topic, {"publishers": 0, "subscribers": 0, "lost": 0})
+        for source in sources:
+            if not source.ended:
+                row = found.setdefault(source.topic, {"publishers": 0, "subscribers": 0, "lost": 0})
                 row["subscribers"] += 1
-                row["lost"] += sub.lost
+                row["lost"] += source.lost
         return found
 
     def close(self) -> None:
@@ -118,18 +122,20 @@ class Home:
 
     def _keep(self) -> None:
         """The keeper's thread."""
+        next_look = time.monotonic() + TICK
         while not self.closed:
             try:
-                dropped = self.dropped.get(timeout=TICK)
-            except Empty:
-                self._look()
-            else:
                 try:
-                    self._release(dropped)
-                except PubSubError:
-                    pass  # it is closed, and with it everything
-            if self._idle:
-                self._give_up_idle()
+                    self._release(self.dropped.get(timeout=max(0, next_look - time.monotonic())))
+                except Empty:
+                    pass
+                if time.monotonic() >= next_look:
+                    next_look = time.monotonic() + TICK
+                    self._give_up_idle()
+                    self._look()
+            except Exception:
+                if not self.closed:
+                    log.exception("while the Peer of a Dask cluster was kept")
 
     def _release(self, dropped: Any) -> None:
         if not isinstance(dropped, str):
@@ -157,11 +163,15 @@ class Home:
         for member in members:
             if scheduler_id(member) not in ("", self.place.scheduler):
                 try:
-                    self.successor = home_of(member)
+                    self.successor = successor = home_of(member)
                 except PubSubError as error:  # not there yet, or without the plugin
                     log.debug("%s", error)
-                else:
-                    self.close()
+                    return
+                with self._lock:
+                    sources = list(self._sources)
+                for source in sources:
+                    source.move(successor)
+                self.close()
                 return
 
 

@@ -127,8 +127,7 @@ def _scheduler_address(member: Any) -> str:
 
 
 async def _ask(address: str, member: Any) -> Place:
-    """Ask the scheduler. One that has no answer says nothing at all, so it is asked something else
-    behind, which each has an answer to."""
+    """Ask the scheduler. One that does not know the question answers with None."""
     role = "worker" if isinstance(member, Worker) else "client"
     try:
         answer = await asyncio.wait_for(
@@ -139,19 +138,17 @@ async def _ask(address: str, member: Any) -> Place:
             f"the scheduler at {address} does not say within {TIMEOUT:g} s where the coordinator "
             f"of pubsub.dask is ({error or type(error).__name__})"
         ) from None
-    if "coordinator" not in answer:
+    if not isinstance(answer, dict) or "coordinator" not in answer:
         raise _unregistered(address)
     found: dict[str, Any] = answer["coordinator"]
     return Place.of(found)
 
 
-async def _said(address: str, connection_args: dict[str, Any]) -> dict[str, Any]:
+async def _said(address: str, connection_args: dict[str, Any]) -> Any:
     comm = await connect(address, timeout=TIMEOUT, **connection_args)
     try:
         await comm.write({"op": OP, "reply": True})
-        await comm.write({"op": "identity", "reply": True})
-        answer: dict[str, Any] = await comm.read()
-        return answer
+        return await comm.read()
     finally:
         comm.abort()
 

@@ -128,7 +128,7 @@ class Running:
         learn(place)
         scheduler.handlers[OP] = self.where
         await scheduler.register_worker_plugin(
-            comm=None, plugin=dumps(Introduction(place)), name=NAME, idempotent=True
+            comm=None, plugin=dumps(Introduction(place._asdict())), name=NAME, idempotent=True
         )
         log.info("pubsub.dask: its coordinator is at %s port %d", place.host, place.port)
 
@@ -162,11 +162,11 @@ class Introduction(WorkerPlugin):  # type: ignore[misc]  # distributed ships no 
 
     name = NAME
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, place: dict[str, Any]) -> None:
+        self.place = place  # as a dict: a worker's version may have other fields
 
     def setup(self, worker: Worker) -> None:
-        learn(self.place, worker)
+        learn(Place.of(self.place), worker)
 
     async def teardown(self, worker: Worker) -> None:
         await asyncio.to_thread(leave, worker)

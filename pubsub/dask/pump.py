@@ -26,8 +26,8 @@ if not issubclass(TimeoutError, (asyncio.TimeoutError, distributed.TimeoutError)
 
 
 class Source:
-    """The Sub behind that of the face. It goes on in another home where the scheduler was started
-    anew: what came is then taken first from what is new."""
+    """The Sub behind that of the face. Where the scheduler was started anew, another one, in the
+    next home, takes its place, whoever waits meanwhile."""
 
     def __init__(self, home: Home, topic: str) -> None:
         self.home = home
@@ -35,48 +35,48 @@ class Source:
         self.door = threading.Lock()
         self.sub: Sub | None = None
         self.ended = False
-        self.lost_before = 0
+        self._before: list[Sub] = []
 
     def open(self) -> None:
-        self.sub = self.home.sub(self.topic)
+        self.sub = self.home.sub(self.topic, self)
 
     def get(self, timeout: float | None) -> Any:
         while True:
+            sub = self._sub()
             try:
-                return self._sub().get(timeout)
-            except Closed as error:
-                self._move(error)
+                return sub.get(timeout)
+            except Closed:
+                if sub is self.sub:
+                    raise
             except TimeoutError as error:
                 raise Timeout(*error.args) from None
 
-    def get_many(self, most: int, timeout: float | None = None) -> list[Any]:
+    def get_many(self, most: int) -> list[Any]:
         while True:
+            sub = self._sub()
             try:
-                found: list[Any] = self._sub().get_many(most, timeout)
+                found: list[Any] = sub.get_many(most)
                 return found
-            except Closed as error:
-                self._move(error)
+            except Closed:
+                if sub is self.sub:
+                    raise
 
     def _sub(self) -> Sub:
         if self.sub is None:
-            raise Closed(f"Sub on {self.topic!r} is not open yet")
+            raise Closed(f"the Sub on {self.topic!r} could not be opened")
         return self.sub
 
-    def _move(self, error: Closed) -> None:
-        with self.door:
-            home = self.home.successor
-            if self.ended or home is None:
-                if self.sub is None or self.sub.closed:
-                    raise error
-                return  # another thread has
-            before = self.lost
-            self.home = home
-            self.open()
-            self.lost_before = before
+    def move(self, home: Home) -> None:
+        """Go on there."""
+        if self.ended or self.sub is None:
+            return
+        before, self.home = self.sub, home
+        self.open()
+        self._before.append(before)
 
     @property
     def lost(self) -> int:
-        return self.lost_before + (0 if self.sub is None else self.sub.lost)
+        return sum(sub.lost for sub in (*self._before, self.sub) if sub is not None)
 
     @property
     def publishers(self) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, wait
 from distributed.protocol.pickle import dumps, loads
 
 from pubsub import Closed, CoordinatorUnavailable
-from pubsub.dask import Pub, PubSubPlugin, Sub, homes, info, places
+from pubsub.dask import Pub, PubSubPlugin, Sub, homes, info, places, plugin
 from tests.dask import tasks
 from tests.dask.tasks import LONG
 from tests.integration.support import free_port
@@ -52,6 +52,11 @@ def works(client: Any, name: str) -> None:
 
 def coordinators(client: Any) -> str:
     return str(client.run_on_scheduler(info)["coordinator"])
+
+
+def topics(client: Any) -> dict[Any, dict[str, int]]:
+    found: dict[Any, dict[str, int]] = client.run_on_scheduler(info)["topics"]
+    return found
 
 
 def test_without_the_plugin_it_says_what_to_write_at_once() -> None:
@@ -91,8 +96,8 @@ def test_registered_twice_or_by_two_clients_or_by_another_version_it_is_one(
 def test_a_pickled_plugin_has_no_key_and_a_place_shows_none() -> None:
     key = "secret-key"
     assert key not in repr(places.Place("id", "host", 1, key, None))
-    plugin = loads(dumps(PubSubPlugin(port=1, relay=False)))
-    assert plugin.options == {"port": 1, "relay": False}
+    again = loads(dumps(PubSubPlugin(port=1, relay=False)))
+    assert again.options == {"port": 1, "relay": False}
 
 
 def test_the_end_of_a_cluster_is_the_end_of_all_of_it() -> None:
@@ -110,7 +115,7 @@ def test_the_end_of_a_cluster_is_the_end_of_all_of_it() -> None:
         with pytest.raises(Closed):
             pub.put(1)
         assert list(sub) == []
-    assert len(homes.homes()) == homes_before
+    assert len(homes.homes()) <= homes_before
     eventually(
         lambda: (
             {thread.name for thread in threading.enumerate() if "pubsub" in thread.name} <= before
@@ -193,7 +198,7 @@ def test_workers_that_come_and_go_under_flow_lose_nothing() -> None:
             sent += 30
             wait(futures, timeout=LONG)
             client.gather(futures)  # those of a worker that went are run again
-        found = set()
+        found: set[Any] = set()
         while len(found) < sent:
             found.add(sub.get(timeout=LONG))
         assert found == set(range(sent))
@@ -284,9 +289,7 @@ def test_preloaded_it_survives_a_restarted_scheduler_with_the_subs_that_are_held
             client.submit(tasks.put, "x", "after", pure=False).result(timeout=LONG)
             client.submit(tasks.put, "idle", "after", pure=False).result(timeout=LONG)
             # What was held moves within some seconds, and hears all that is put from then on.
-            eventually(
-                lambda: client.run_on_scheduler(info)["topics"].get("x", {}).get("subscribers")
-            )
+            eventually(lambda: topics(client).get("x", {}).get("subscribers"))
             client.submit(tasks.put, "x", "later", pure=False).result(timeout=LONG)
             assert sub.get(timeout=LONG) in ("after", "later")
             client.submit(tasks.put, "idle", "later", pure=False).result(timeout=LONG)
@@ -302,7 +305,7 @@ def test_preloaded_it_survives_a_restarted_scheduler_with_the_subs_that_are_held
 def test_where_nothing_but_dasks_connection_passes_it_says_which_port_to_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with cluster(processes=True) as (made, client):
+    with cluster(processes=True) as (_, client):
         client.register_plugin(PubSubPlugin())
         port = int(coordinators(client).rpartition(":")[2])
         place = places.where(client)
@@ -316,7 +319,7 @@ def test_where_nothing_but_dasks_connection_passes_it_says_which_port_to_open(
 
 
 def test_the_key_in_the_clear_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    with cluster(host="0.0.0.0", processes=True) as (made, client):
+    with cluster(host="0.0.0.0", processes=True) as (_, client):
         client.register_plugin(PubSubPlugin())
         client.register_plugin(PubSubPlugin())
         works(client, "x")
@@ -357,27 +360,26 @@ def test_a_port_that_is_in_use_is_told_to_who_registers_and_harms_nobody() -> No
         works(client, "x")
 
 
+@pytest.mark.parametrize("callback", ["setup", "teardown"])
 async def test_a_callback_of_ours_that_fails_closes_no_worker(
-    monkeypatch: pytest.MonkeyPatch,
+    callback: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pubsub.dask import plugin
-
-    def fail(*args: Any) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        failed.append(1)
         raise RuntimeError("of ours")
 
-    monkeypatch.setattr(plugin, "leave", fail)
-    monkeypatch.setattr(plugin, "learn", fail)
+    failed: list[int] = []
+    monkeypatch.setattr(plugin.Introduction, callback, fail)
     async with (
         LocalCluster(
             n_workers=1, processes=False, asynchronous=True, dashboard_address=":0"
         ) as made,
         Client(made, asynchronous=True) as client,
     ):
-        with pytest.raises(RuntimeError, match="of ours"):
-            await client.register_plugin(PubSubPlugin())
+        await client.register_plugin(PubSubPlugin())
         made.scale(2)
         await client.wait_for_workers(2, timeout=LONG)
         assert await client.submit(sum, [1, 2]) == 3
-        await asyncio.wait_for(
-            client.retire_workers([min(client.scheduler_info()["workers"])]), LONG
-        )
+        await asyncio.wait_for(client.retire_workers([min(made.scheduler.workers)]), LONG)
+        assert await client.submit(sum, [1, 2, 3]) == 6
+    assert failed
