@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import weakref
 from typing import Any
 
 import dask
+import psutil
 from distributed import Scheduler, Worker
 from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
 from distributed.protocol.pickle import dumps
@@ -102,22 +104,27 @@ class Running:
         host, listening = host_of(scheduler.address), host_of(scheduler.listen_address)
         if not host:  # all of it is in this process
             host = listening = "127.0.0.1"
-        elif is_wildcard(listening) and is_loopback(host):
-            listening = host
+        hosts = [host]
+        if is_wildcard(listening) and is_loopback(
+            host
+        ):  # Dask finds none, where no route leads out
+            hosts = _addresses() or hosts
         here_alone = is_loopback(listening)
         port, key_file = int(option("port", 0)), option("key_file", None)
         relay = option("relay", not here_alone)
         if relay is True:
             relay = port + 1 if port else 0
-        host = option("advertise", None) or host
+        advertised = option("advertise", None) or ",".join(hosts[:7])
         key = new_key() if key_file is None else None
         trust: dict[str, Any] = {"key": key} if key_file is None else {"key_file": key_file}
         if relay is not False:
-            trust.update(relay=int(relay), advertise=host)
+            trust.update(relay=int(relay), advertise=advertised)
         self.coordinator = await asyncio.to_thread(
             Coordinator, listening or "0.0.0.0", port, **trust
         )
-        place = self.place = Place(scheduler.id, host, self.coordinator.port, key, key_file)
+        place = self.place = Place(
+            scheduler.id, advertised.split(",")[0], self.coordinator.port, key, key_file
+        )
         if key is not None and not here_alone and scheduler.address.split(":")[0] in CLEAR:
             log.warning(
                 "the key of pubsub.dask's connections goes to workers and clients over Dask's own, "
@@ -152,6 +159,13 @@ class Running:
                 await asyncio.to_thread(home.close)
         if self.coordinator is not None:
             await asyncio.to_thread(self.coordinator.close)
+
+
+def _addresses() -> list[str]:
+    """Those of this machine that others may dial."""
+    found = [address for each in psutil.net_if_addrs().values() for address in each]
+    texts = [each.address for each in found if each.family in (socket.AF_INET, socket.AF_INET6)]
+    return [text for text in texts if not is_loopback(text) and not text.startswith("fe80:")]
 
 
 _running: weakref.WeakKeyDictionary[Any, Running] = weakref.WeakKeyDictionary()

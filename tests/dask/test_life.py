@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from distributed.protocol.pickle import dumps, loads
 from pubsub import Closed, CoordinatorUnavailable
 from pubsub.dask import Pub, PubSubPlugin, Sub, homes, info, places, plugin
 from tests.dask import tasks
+from tests.dask.commands import Running
 from tests.dask.tasks import LONG
 from tests.integration.support import free_port
 
@@ -220,30 +220,6 @@ def test_work_is_stolen_while_a_sub_is_held() -> None:
         Pub("in", client=client).put("done")
         assert held.result(timeout=LONG) == ["done"]
         client.gather(tasks_after)
-
-
-class Running:
-    """A command of Dask's."""
-
-    def __init__(self, *args: str, **env: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli." + args[0], *args[1:]],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **env},
-        )
-        self.lines: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as lines:
-            self.lines.extend(iter(lines.readline, ""))
-
-    def end(self, kill: bool = False) -> None:
-        (self.process.kill if kill else self.process.terminate)()
-        self.process.wait(LONG)
 
 
 @contextmanager
