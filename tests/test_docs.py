@@ -55,6 +55,7 @@ PAGES = (
     "docs/architecture.md",
     "docs/benchmarks.md",
     "docs/cli.md",
+    "docs/from-dask.md",
     "docs/guarantees.md",
     NETWORKS,
     PROTOCOL,
