@@ -52,24 +52,34 @@ TICK = 1.0
 VALUES = Codec.cloudpickle()
 """What msgpack cannot carry goes by cloudpickle: all of a cluster trust each other already."""
 
-_lock = threading.Lock()
-_homes: dict[tuple[int, Place], Home] = {}
+_lock = threading.RLock()
+_homes: dict[tuple[int, str], Home] = {}  # by process (a fork's child has others) and scheduler
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()  # whoever held it is not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Home:
     """See the module."""
 
-    def __init__(self, place: Place, member: Any) -> None:
+    def __init__(self, place: Place, address: Address, member: Any) -> None:
         self.place = place
         self.successor: Home | None = None  # the scheduler was started anew, and this is the next
         self.closed = False
         self.dropped: SimpleQueue[Any] = SimpleQueue()  # names of Pubs, sources of Subs
         self._lock = threading.Lock()
+        self._making = threading.Lock()  # a Pub; that may wait for the coordinator
         self._members: weakref.WeakSet[Any] = weakref.WeakSet([member])
         self._pubs: dict[str, tuple[Pub, int]] = {}  # with how many hold it
         self._idle: dict[str, float] = {}  # since when nobody does
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
-        self.peer = in_thread(lambda: _peer(place, member))
+        self.peer = in_thread(lambda: _peer(place, address, member))
         threading.Thread(target=self._keep, name="pubsub.dask keeper", daemon=True).start()
 
     def join(self, member: Any) -> None:
@@ -78,10 +88,22 @@ class Home:
 
     def pub(self, topic: str) -> Pub:
         """The Pub of that topic that all share. Who has it no more says so by `dropped`."""
+        pub = self._held(topic)
+        if pub is None:
+            with self._making:
+                pub = self._held(topic)
+                if pub is None:
+                    pub = Pub(topic, peer=self.peer, codec=VALUES)
+                    with self._lock:
+                        self._pubs[topic] = pub, 1
+        return pub
+
+    def _held(self, topic: str) -> Pub | None:
+        """The one that there is, held once more."""
         with self._lock:
-            pub, holders = self._pubs.get(topic, (None, 0))
-            if pub is None:
-                pub = Pub(topic, peer=self.peer, codec=VALUES)
+            if topic not in self._pubs:
+                return None
+            pub, holders = self._pubs[topic]
             self._pubs[topic] = pub, holders + 1
             self._idle.pop(topic, None)
             return pub
@@ -107,18 +129,28 @@ class Home:
 
     def close(self) -> None:
         """Send what is due, and end. May be called again."""
-        with _lock:
-            if _homes.get((os.getpid(), self.place)) is self:
-                del _homes[os.getpid(), self.place]
-        self.closed = True
+        self._withdraw()
         self.dropped.put(None)
         self.peer.close()
 
-    def left_by(self, member: Any) -> bool:
-        """That one needs it no more; returns whether nobody does."""
-        with self._lock:
-            self._members.discard(member)
-            return not any(map(_alive, self._members))
+    def _withdraw(self) -> None:
+        """Nobody is given this any more."""
+        with _lock:
+            self.closed = True
+            if _homes.get((os.getpid(), self.place.scheduler)) is self:
+                del _homes[os.getpid(), self.place.scheduler]
+
+    def close_if_unused(self, without: Any = None) -> None:
+        """Close it, if no worker or client that lives has used it, but for that one, which ends."""
+        with _lock:  # who is given it joins at once
+            with self._lock:
+                if without is not None:
+                    self._members.discard(without)
+                used = any(map(_alive, self._members))
+            if not used:
+                self._withdraw()
+        if not used:
+            self.close()
 
     def _keep(self) -> None:
         """The keeper's thread."""
@@ -159,7 +191,7 @@ class Home:
         with self._lock:
             members = [member for member in self._members if _alive(member)]
         if not members:
-            self.close()
+            self.close_if_unused()
         for member in members:
             if scheduler_id(member) not in ("", self.place.scheduler):
                 try:
@@ -181,11 +213,8 @@ def _alive(member: Any) -> bool:
     return member.status not in ("closing", "closed")
 
 
-def _peer(place: Place, member: Any) -> Peer:
-    """The Peer of this process in that cluster."""
-    hosts = [place.host]
-    if (dialled := host_of(member.scheduler.address)) not in ("", place.host):
-        hosts.append(dialled)  # by which this process reaches that machine
+def _peer(place: Place, address: Address, member: Any) -> Peer:
+    """The Peer of this process in that cluster, whose coordinator is reached at that address."""
     settings: dict[str, Any] = {"name": _name(member)}
     if isinstance(member, Worker) and not is_loopback(place.host):
         host = host_of(member.contact_address or member.address)
@@ -194,7 +223,7 @@ def _peer(place: Place, member: Any) -> Peer:
         else:  # of something before this machine, that passes on what comes there
             settings.update(host="::" if ":" in host else "0.0.0.0", advertise=host)
     return Peer(
-        str(Address(_reachable(hosts, place), place.port)),
+        str(address),
         key=place.key,
         **{"key_file": place.key_file} if place.key is None else {},
         **settings,
@@ -218,12 +247,16 @@ def _is_ours(host: str) -> bool:
     return True
 
 
-def _reachable(hosts: list[str], place: Place) -> str:
-    """The first of these hosts at which something listens on the coordinator's port.
+def _reachable(place: Place, member: Any) -> Address:
+    """Where the coordinator can be reached: at the host that all are told of, or at that by which
+    this process reaches the scheduler.
 
     Raises:
-        CoordinatorUnavailable: none; with what is to be opened.
+        CoordinatorUnavailable: nowhere; with what is to be opened.
     """
+    hosts = [place.host]
+    if (dialled := host_of(member.scheduler.address)) not in ("", place.host):
+        hosts.append(dialled)
     why = ""
     for host in hosts:
         try:
@@ -231,7 +264,7 @@ def _reachable(hosts: list[str], place: Place) -> str:
         except OSError as error:
             why = why or f"{error.strerror or error}"
         else:
-            return host
+            return Address(host, place.port)
     relay = f", and {place.relay} for its relay" if place.relay else ""
     raise CoordinatorUnavailable(
         f"the coordinator of this Dask cluster at {place.host} port {place.port} cannot be reached "
@@ -273,12 +306,14 @@ def home_of(member: Any) -> Home:
         CoordinatorUnavailable: nobody says where the coordinator is, or it cannot be reached.
     """
     place = where(member)
+    here = os.getpid(), place.scheduler
+    if here not in _homes:
+        address = _reachable(place, member)  # not under the lock: it may take seconds
     with _lock:
-        here = os.getpid(), place  # the child of a fork has one of its own
         home = _homes.get(here)
-        if home is None or home.closed:
-            home = _homes[here] = Home(place, member)
-    home.join(member)
+        if home is None:
+            home = _homes[here] = Home(place, address, member)
+        home.join(member)
     return home
 
 
@@ -291,8 +326,7 @@ def homes() -> list[Home]:
 def leave(member: Any) -> None:
     """A worker or client ends: what it alone has used is closed."""
     for home in homes():
-        if home.left_by(member):
-            home.close()
+        home.close_if_unused(without=member)
 
 
 def peer(worker: Any = None, client: Any = None) -> Peer:

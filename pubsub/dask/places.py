@@ -85,8 +85,7 @@ def workers() -> list[Any]:
 
 def unlearn(place: Place) -> None:
     """Its cluster is gone."""
-    if _known.get(place.scheduler) == place:
-        del _known[place.scheduler]
+    _known.pop(place.scheduler, None)
 
 
 def scheduler_id(member: Any) -> str:

@@ -78,8 +78,8 @@ class PubSubPlugin(SchedulerPlugin):  # type: ignore[misc]  # distributed ships 
         try:
             await asyncio.shield(running.started)  # by whoever came first
         except BaseException:
-            if running.started.done():
-                _running.pop(scheduler, None)
+            if running.started.done() and _running.get(scheduler) is running:
+                del _running[scheduler]  # so that the next one tries anew
             raise
 
     async def close(self) -> None:
@@ -95,7 +95,15 @@ class Running:
     def __init__(self, scheduler: Scheduler, options: dict[str, Any]) -> None:
         self.coordinator: Coordinator | None = None
         self.place: Place | None = None
-        self.started = asyncio.ensure_future(self._start(scheduler, options))
+        self.started = asyncio.ensure_future(self._begin(scheduler, options))
+
+    async def _begin(self, scheduler: Scheduler, options: dict[str, Any]) -> None:
+        try:
+            await self._start(scheduler, options)
+        except BaseException:
+            scheduler.worker_plugins.pop(NAME, None)
+            await self.close()
+            raise
 
     async def _start(self, scheduler: Scheduler, options: dict[str, Any]) -> None:
         def option(name: str, default: Any) -> Any:
@@ -134,9 +142,16 @@ class Running:
             )
         learn(place)
         scheduler.handlers[OP] = self.where
-        await scheduler.register_worker_plugin(
-            comm=None, plugin=dumps(Introduction(place._asdict())), name=NAME, idempotent=True
-        )
+        try:
+            answers = await scheduler.register_worker_plugin(
+                comm=None, plugin=dumps(Introduction(place._asdict())), name=NAME, idempotent=False
+            )
+        except OSError as error:  # of a worker that goes at this moment; the others ask
+            log.warning("not all workers could be told of pubsub.dask: %s", error)
+        else:
+            for worker, answer in answers.items():
+                if answer.get("status") != "OK":
+                    log.warning("the worker %s does not take the plugin of pubsub.dask", worker)
         log.info("pubsub.dask: its coordinator is at %s port %d", place.host, place.port)
 
     def _relays(self) -> list[dict[str, Any]]:
@@ -151,11 +166,12 @@ class Running:
         return {"coordinator": self.place._replace(relay=max(ports, default=0))._asdict()}
 
     async def close(self) -> None:
-        self.started.cancel()
+        if asyncio.current_task() is not self.started:
+            self.started.cancel()
         if self.place is not None:
             unlearn(self.place)
         for home in homes():
-            if home.place == self.place:
+            if self.place is not None and home.place.scheduler == self.place.scheduler:
                 await asyncio.to_thread(home.close)
         if self.coordinator is not None:
             await asyncio.to_thread(self.coordinator.close)

@@ -15,12 +15,14 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 SAYS = {
     "dask_progress": r"\nresults: \[0, 210, 420, 630\]\n$",
-    "dask_control": r"^3 environments, 50 steps each, off by \[[^,]+e-1\d, [^,]+e-1\d, [^,]+e-1\d\]\n$",
+    "dask_control": r"^3 environments, 50 steps each, off by \[[^,]+e-1\d(, [^,]+e-1\d){2}\]\n$",
     "dask_results": (
         r"^rank 0 is done\nrank 1 is done\n(rank [01]/metrics\.jsonl: 93 bytes\n"
         r"rank [01]/weights\.pickle: 8,\d+ bytes\n){2}lost: 0\n$"
     ),
-    "dask_logs": r"^(INFO    job \d (begins|is done)\n|WARNING job [25] is odd\n){14}6 jobs, lost: 0\n$",
+    "dask_logs": (
+        r"^(INFO    job \d (begins|is done)\n|WARNING job [25] is odd\n){14}6 jobs, lost: 0\n$"
+    ),
 }
 
 

@@ -285,7 +285,6 @@ def test_where_nothing_but_dasks_connection_passes_it_says_which_port_to_open(
         client.register_plugin(PubSubPlugin())
         port = int(coordinators(client).rpartition(":")[2])
         place = places.where(client)
-        monkeypatch.setattr(places, "where", lambda member: place._replace(host="10.255.255.1"))
         monkeypatch.setattr(homes, "where", lambda member: place._replace(host="10.255.255.1"))
         monkeypatch.setattr(homes, "host_of", lambda address: "10.255.255.2")
         before = time.monotonic()

@@ -196,8 +196,7 @@ def test_collection_races_with_registration_and_nothing_is_left(workers: Any) ->
     for thread in made_here:
         thread.join()
     gc.collect()
-    for home in homes.homes():
-        eventually(lambda home=home: not _held(home, "race"))
+    eventually(lambda: not any(_held(home, "race") for home in homes.homes()))
 
 
 def _held(home: Any, name: str) -> list[Any]:
