@@ -29,6 +29,8 @@ DEV := $(VENV)/.dev-$(VERSION)
 BENCH := $(VENV)/.bench-$(VERSION)
 DASK := $(VENV)/.dask-$(VERSION)
 
+COMMA := ,
+
 ONLY ?=
 PEERS ?=
 ARGS ?=
@@ -162,7 +164,7 @@ $(DEV): pyproject.toml pubsub/_version.py
 	@touch $(RUN) $(DEV)
 
 $(DASK): $(DEV)
-	$(call install,.[dev,dask])
+	$(call install,.[dev$(COMMA)dask])
 	@touch $(DASK)
 
 # A peer that cannot be installed here is left out of the benchmarks, which say so.

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,6 +206,31 @@ def test_workers_that_come_and_go_under_flow_lose_nothing() -> None:
         assert sub.lost == 0
 
 
+def test_adaptive_scaling_up_and_down_under_flow_loses_nothing() -> None:
+    with cluster(n_workers=1, processes=True, threads_per_worker=1) as (made, client):
+        client.register_plugin(PubSubPlugin())
+        sub = Sub("flow", client=client)
+        made.adapt(minimum=1, maximum=3, interval="100ms", wait_count=2, target_duration="200ms")
+        sent, most = 0, 1
+        for _ in range(2):
+            futures = client.map(
+                tasks.put_after, [None] * 60, ["flow"] * 60, range(sent, sent + 60), pure=False
+            )
+            sent += 60
+            while not all(future.done() for future in futures):
+                most = max(most, len(made.workers))
+                time.sleep(0.02)
+            client.gather(futures)
+            del futures
+            eventually(lambda: len(client.scheduler_info()["workers"]) == 1)
+        assert most > 1
+        found: set[Any] = set()
+        while len(found) < sent:
+            found.add(sub.get(timeout=LONG))
+        assert found == set(range(sent))
+        assert sub.lost == 0
+
+
 def test_work_is_stolen_while_a_sub_is_held() -> None:
     with cluster(n_workers=2, processes=True, threads_per_worker=1) as (_, client):
         client.register_plugin(PubSubPlugin())
@@ -300,6 +326,21 @@ def test_the_key_in_the_clear_is_warned_of_once(caplog: pytest.LogCaptureFixture
         works(client, "x")
         warnings = [r for r in caplog.records if "not encrypted" in r.getMessage()]
         assert len(warnings) == 1
+
+
+def test_the_key_is_in_no_dump_of_the_cluster_and_in_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with cluster(host="0.0.0.0", processes=True) as (_, client):
+        client.register_plugin(PubSubPlugin())
+        works(client, "x")
+        key = places.where(client).key
+        assert key is not None
+        client.dump_cluster_state(str(tmp_path / "dump"), format="yaml")
+        (dump,) = tmp_path.glob("dump*")
+        assert "pubsub" in dump.read_text()
+        for text in (dump.read_text(), caplog.text, str(client.run_on_scheduler(info))):
+            assert key not in text
 
 
 def test_over_tls_there_is_nothing_to_warn_of(caplog: pytest.LogCaptureFixture) -> None:
