@@ -31,7 +31,10 @@ def train(rank: int) -> str:
     for epoch in range(EPOCHS):
         weights += rank + 1  # what a training step does
         loss = 1 / (1 + epoch)
-        submit(f"rank {rank}/metrics.jsonl", json.dumps({"epoch": epoch, "loss": loss}).encode() + b"\n")
+        submit(
+            f"rank {rank}/metrics.jsonl",
+            json.dumps({"epoch": epoch, "loss": loss}).encode() + b"\n",
+        )
         if epoch == EPOCHS - 1:
             submit(f"rank {rank}/weights.pickle", pickle.dumps(weights))
     results.put({"rank": rank, "path": None})

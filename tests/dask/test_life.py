@@ -124,6 +124,17 @@ def test_the_end_of_a_cluster_is_the_end_of_all_of_it() -> None:
     )
 
 
+def test_a_cluster_that_is_closed_under_its_client_ends_what_waits() -> None:
+    with cluster() as (made, client):
+        client.register_plugin(PubSubPlugin())
+        sub = Sub("x", client=client)
+        (home,) = [home for home in homes.homes() if home.place == places.where(client)]
+        made.close()
+        assert home.closed
+        with pytest.raises(Closed):
+            sub.get(timeout=LONG)
+
+
 def test_a_client_that_is_closed_leaves_nothing_though_the_cluster_goes_on() -> None:
     with cluster(processes=True) as (made, client):
         client.register_plugin(PubSubPlugin())
