@@ -23,13 +23,13 @@ VENV ?= .venv$(if $(filter-out $(DEFAULT_VERSION),$(VERSION)),-$(VERSION))
 BIN := $(VENV)/bin
 
 # What a venv holds: RUN the package (editable) as its users have it, DEV all that the work needs,
-# BENCH the libraries that the benchmarks measure beside it, DASK what the tests of pubsub.dask need.
+# ENGINES some of those that start processes, DASK what the tests of pubsub.dask need, BENCH the
+# libraries that the benchmarks measure beside it.
 RUN := $(VENV)/.run-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
+ENGINES := $(VENV)/.engines-$(VERSION)
 BENCH := $(VENV)/.bench-$(VERSION)
 DASK := $(VENV)/.dask-$(VERSION)
-
-COMMA := ,
 
 ONLY ?=
 PEERS ?=
@@ -39,12 +39,13 @@ WORKERS ?= 4
 SEEDS ?= 1000
 SEED ?=
 PROFILE ?=
+RAY ?=
 MINUTES ?=
 SECONDS ?= 60
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tail, live
@@ -53,8 +54,8 @@ demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tai
 .PHONY: test
 test: $(DEV) ## the test suite, on plain asyncio where the loop matters, then all of it on uvloop
 ifeq ($(strip $(ARGS)),)
-	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow"
-	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 --ignore tests/dask
+	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow" --ignore tests/engines --ignore tests/dask
+	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 --ignore tests/engines --ignore tests/dask
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -76,6 +77,20 @@ test-relay: $(DEV) ## the faults between two peers once more, over a relay
 .PHONY: test-dask
 test-dask: $(DASK) ## the tests and examples of pubsub.dask, with Dask's newest release
 	$(BIN)/python -m pytest -n 2 --max-worker-restart 0 -q $(or $(ARGS),tests/dask)
+
+.PHONY: test-deploy
+test-deploy: $(DEV) ## the files in deploy/, with the schemas of Kubernetes and a linter for containers
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[deploy]' \
+		|| echo "Not all that checks deploy/ could be installed: those checks are left out."
+	$(BIN)/python -m pytest -q tests/test_deploy.py
+
+.PHONY: test-engines
+test-engines: $(ENGINES) ## inside multiprocessing, joblib, MPI …, with RAY=1 in Ray too (ARGS="-k joblib")
+ifneq ($(RAY),)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check 'ray>=2.9' \
+		|| echo "Ray cannot be installed: its tests are skipped"
+endif
+	$(BIN)/python -m pytest -n 2 --max-worker-restart 0 -q tests/engines $(ARGS)
 
 .PHONY: soak
 soak: $(DEV) ## simulated worlds (SEEDS=1000, SEED=n again, PROFILE=faults), or real ones (MINUTES=30)
@@ -164,8 +179,12 @@ $(DEV): pyproject.toml pubsub/_version.py
 	@touch $(RUN) $(DEV)
 
 $(DASK): $(DEV)
-	$(call install,.[dev$(COMMA)dask])
+	$(call install,.[dask])
 	@touch $(DASK)
+
+$(ENGINES): $(DEV)
+	$(call install,.[engines])
+	@touch $(ENGINES)
 
 # A peer that cannot be installed here is left out of the benchmarks, which say so.
 $(BENCH): $(DEV)

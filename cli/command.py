@@ -17,6 +17,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from pubsub._version import __version__
+from pubsub.cli.systemd import prefix
 from pubsub.config import FOREVER, Settings, coordinators_from
 from pubsub.errors import CoordinatorUnavailable, PubSubError
 from pubsub.links.descriptors import fill_standard
@@ -36,6 +37,7 @@ __all__ = [
     "Failure",
     "Program",
     "after_ctrl_c",
+    "check_coordinator",
     "coordinator_option",
     "credential_options",
     "end_signals",
@@ -59,10 +61,10 @@ Failure = click.ClickException
 """The command failed: its text is all that is to be said of it."""
 
 
-def say(text: str, *, by: str = "pubsub") -> None:
+def say(text: str, *, by: str = "pubsub", level: int = logging.INFO) -> None:
     """A line for people, on standard error."""
     with suppress(OSError):  # nobody can be told
-        click.echo(f"{by}: {_one_line(text)}", err=True)
+        click.echo(f"{prefix(level)}{by}: {_one_line(text)}", err=True)
 
 
 def after_ctrl_c() -> None:
@@ -97,10 +99,10 @@ class Program(click.Group):
             message = _one_line(error.format_message()).rstrip(".")
             if message[1:2].islower():
                 message = message[0].lower() + message[1:]
-            say(f"{message} (see {path} --help)", by=path)
+            say(f"{message} (see {path} --help)", by=path, level=logging.ERROR)
             return error.exit_code
         except click.ClickException as error:
-            say(error.format_message(), by=str(self.name))
+            say(error.format_message(), by=str(self.name), level=logging.ERROR)
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             return INTERRUPTED
@@ -196,7 +198,8 @@ def _completion(name: str) -> click.Command:
     return completion
 
 
-def _check_coordinator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def check_coordinator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """What an option or argument names is an address."""
     source = ctx.get_parameter_source(param.name or "")
     ctx.meta[__name__] = source  # for `way_out`
     try:
@@ -228,7 +231,7 @@ def coordinator_option(more: str = "") -> Callable[[F], F]:
         metavar="HOST:PORT[,…]",
         envvar="PUBSUB_COORDINATOR",
         show_envvar=True,
-        callback=_check_coordinator,
+        callback=check_coordinator,
         help=f"Where the coordinator listens. Default: 127.0.0.1:7700{more}.",
     )
 
@@ -317,7 +320,7 @@ class _Lines(logging.Handler):
         text = record.getMessage()
         if record.exc_info is not None and record.exc_info[1] is not None:
             text += f": {record.exc_info[1]!r}"
-        say(text)
+        say(text, level=record.levelno)
 
 
 def log_lines(level: int = logging.WARNING) -> None:

@@ -34,7 +34,7 @@ from pubsub.core.topics import is_pattern
 from pubsub.errors import DecodeError, PubSubError
 from pubsub.links.keeping import explain
 from pubsub.links.resolving import host_of, resolve
-from pubsub.runtime.coordinator_link import PORTS
+from pubsub.runtime.coordinator_link import PORTS, most_of
 from pubsub.trust.credentials import credentials_from
 from pubsub.trust.guard import Group, Guard, Holder
 
@@ -100,6 +100,7 @@ class Examination:
         self._loop = asyncio.get_running_loop()
         self._unreached = False
         self._exposed = False
+        self._alone: dict[str, Finding] = {}  # who listens on loopback; said with its streams
 
     async def run(self) -> None:
         """All of it."""
@@ -126,6 +127,8 @@ class Examination:
             for finding in findings.topic(self._topic, {str(t.address): t.topics for t in told}):
                 self._tell(finding)
             await self._streams(self._topic, [row for row, _ in peers.values()])
+        for finding in self._alone.values():
+            self._tell(finding)
         if told or not configured:
             await self._path(guard)
 
@@ -216,23 +219,26 @@ class Examination:
         for address in named:
             places = await self._resolved(address)
             found: list[Met | Fault] = []
-            here = False
+            each_once: dict[str, tuple[Address, bool]] = {}
             if isinstance(places, Fault):
                 found.append(places)
             else:
-                knocks = [self._knock(place, "coordinator", guard) for place in places]
+                knocks = [self._knock(at, "coordinator", guard) for at in most_of(places)]
                 whom = f"the coordinator at {address}"
                 for answer, is_here in await self._patiently(asyncio.gather(*knocks), whom, KNOCK):
                     found.append(answer)
-                    here = here or (is_here and isinstance(answer, Met))
-                    self._exposed |= isinstance(answer, Met) and not is_loopback(answer.at.host)
+                    if isinstance(answer, Met):
+                        at, before = each_once.get(answer.peer_id, (answer.at, False))
+                        each_once[answer.peer_id] = at, before or is_here
+                        self._exposed |= not is_loopback(answer.at.host)
             for finding in findings.coordinator(
                 address, found, version=__version__, configured=configured
             ):
                 self._tell(finding)
             answers.append((address, found))
-            if any(isinstance(each, Met) for each in found):
-                told.append(await self._lists(address, here, guard))
+            for at, here in each_once.values():
+                one = address if len(each_once) == 1 else at
+                told.append(await self._lists(one, here, guard))
         for finding in findings.same(answers):
             self._tell(finding)
         if configured:
@@ -286,8 +292,12 @@ class Examination:
                 mine = [at for at in places if told.here or not is_loopback(at.host)]
                 found = await asyncio.gather(*(self._visit(at, "peer", guard) for at in mine))
             finding = findings.peer(row, found, exposed=self._exposed)
-            self._unreached |= findings.needs_relay(found)
-            self._tell(finding)
+            alone = findings.is_alone(row, exposed=self._exposed)
+            if alone and finding.subject not in self._alone:
+                self._alone[finding.subject] = finding
+            else:
+                self._unreached |= not alone and findings.needs_relay(found)
+                self._tell(finding)
 
         looks = [look(row, told) for row, told in listed[:MOST]]
         most = VISIT * -(-len(looks) // AT_ONCE)
@@ -334,8 +344,10 @@ class Examination:
             yield
         finally:
             logger.removeHandler(handler)
+            of_alone = tuple(f"the publisher {who} on " for who in self._alone)
             for text in said:
-                self._tell(Finding("what a program is told here", "wrong", text))
+                if not text.startswith(of_alone):  # that is said of it anyway
+                    self._tell(Finding("what a program is told here", "wrong", text))
 
     async def _streams(self, topic: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """See for a while what a Sub of this topic gets, from whom of these."""
@@ -345,9 +357,17 @@ class Examination:
                 sub = peer.sub(topic, observer=True, history=1)
                 await self._patiently(_ready(sub), f"the publishers of {topic!r}", JOIN)
                 found = await self._look(sub)
+            missed: dict[str, list[Seen]] = {}
             for publisher, state in sub.publishers.items():
                 name = findings.called(publisher, rows)
-                self._tell(findings.stream(found(publisher, state)._replace(publisher=name)))
+                seen = found(publisher, state)._replace(publisher=name)
+                who = name.rpartition("#")[0]
+                if who in self._alone and seen.state != "attached":
+                    missed.setdefault(who, []).append(seen)
+                else:
+                    self._tell(findings.stream(seen))
+            for who, streams in missed.items():
+                self._alone[who] = findings.not_reached(self._alone[who], streams)
         except (PubSubError, OSError, asyncio.TimeoutError) as error:
             text = f"a Sub of it is not ready: {explain(error)}"
             self._tell(Finding(f"topic {topic}", "wrong", text))

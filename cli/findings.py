@@ -28,7 +28,9 @@ __all__ = [
     "descriptors",
     "environment",
     "foreign_topics",
+    "is_alone",
     "needs_relay",
+    "not_reached",
     "peer",
     "places",
     "relays",
@@ -389,7 +391,7 @@ def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool)
         )
     met = [each for each in found if isinstance(each, Met)]
     faults = [each for each in found if isinstance(each, Fault)]
-    alone = exposed and all(map(is_loopback, hosts))
+    alone = is_alone(row, exposed=exposed)
     for each in met:
         if not each.large:
             text = f"answers at {each.at} in {_ms(each.seconds)}, {_LARGE}"
@@ -434,17 +436,29 @@ def peer(row: Mapping[str, Any], found: Sequence[Met | Fault], *, exposed: bool)
     return Finding(subject, "wrong", not_reached, way_out)
 
 
+def is_alone(row: Mapping[str, Any], *, exposed: bool) -> bool:
+    """Whether a peer listens on loopback, where programs of several machines use its
+    coordinator."""
+    hosts = [place.host for place in places(row)]
+    return exposed and bool(hosts) and all(map(is_loopback, hosts))
+
+
+def not_reached(finding: Finding, seen: Sequence[Seen]) -> Finding:
+    """What is said of a peer that listens on loopback, with its streams that do not come for that:
+    one line for one cause."""
+    each = ", ".join(f"{s.topic!r} is {s.state}, for {s.seconds:.0f} s now" for s in seen)
+    return finding._replace(state="wrong", text=f"{finding.text}: {each}")
+
+
 _AWAY = "has lost its coordinator a moment ago, or was killed"
 
 
 def called(publisher: str, rows: Iterable[Mapping[str, Any]]) -> str:
     """What the lines on peers call whom `sub.publishers` calls by the address that others are told
-    first, or by the id (of which a row may have the begin) of one that has none."""
+    first. (One that has none is called so there, too.)"""
     place, number, n = publisher.rpartition("#")
     for row in rows:
-        at = next(iter(places(row)), None)
-        begin = f"peer {row.get('peer_id')}"
-        if place == str(at) if at else place.startswith(begin):
+        if place == str(next(iter(places(row)), "")):
             return f"{who_is(row)}{number}{n}"
     return publisher
 

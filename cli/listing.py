@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import click
 
-from pubsub.cli.asking import ask
+from pubsub.cli.asking import ask_all
 from pubsub.cli.command import FAILED, OK, say, way_out
 from pubsub.config import Address
 from pubsub.core.rights import EVERYTHING
@@ -37,31 +37,31 @@ def show(
     Where there are several, each row says by ``coordinator`` who told it: they know nothing of
     each other, and a difference between them is worth seeing.
     """
-    rows: list[dict[str, Any]] = []
+    told: dict[Address, list[dict[str, Any]]] = {}
     failed = 0
     with ThreadPoolExecutor(max_workers=min(32, len(addresses))) as pool:
-        answers = [pool.submit(ask, address, what, guard) for address in addresses]
-    for address, answer in zip(addresses, answers, strict=True):
+        answers = [pool.submit(ask_all, address, what, guard) for address in addresses]
+    for answer in answers:
         try:
-            found = answer.result()
+            told.update(answer.result())
         except AuthError as error:
             failed += 1
             say(str(error))
-            continue
         except CoordinatorUnavailable as error:
             failed += 1
             say(f"{error}: {way_out()}" if failed == len(addresses) else str(error))
-            continue
+    several = len(told) + failed > 1
+    rows: list[dict[str, Any]] = []
+    for address, found in told.items():
         if not found and not as_json:
             limits = "" if guard.rights == EVERYTHING else " that this certificate has a right to"
             say(f"the coordinator at {address} knows no {what}{limits}")
-        several = {"coordinator": str(address)} if len(addresses) > 1 else {}
-        rows += [{**several, **row} for row in found]
+        rows += [{**({"coordinator": str(address)} if several else {}), **row} for row in found]
     if as_json:
         if rows or not failed:
             click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     elif rows:
-        columns = COLUMNS[what] if len(addresses) == 1 else ("coordinator", *COLUMNS[what])
+        columns = ("coordinator", *COLUMNS[what]) if several else COLUMNS[what]
         for line in table(columns, rows):
             click.echo(line)
     return FAILED if failed else OK

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import click
 
-from pubsub.cli.asking import ask
+from pubsub.cli.asking import ask, check
 from pubsub.cli.certs import cert
 from pubsub.cli.command import (
     OK,
     Failure,
+    check_coordinator,
     credential_options,
     end_signals,
     given_credentials,
@@ -34,9 +35,19 @@ from pubsub.cli.keys import key
 from pubsub.cli.relay import check_relay
 from pubsub.cli.relay import relay as relay_command
 from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log_to, many_files
-from pubsub.config import DEFAULT_COORDINATOR, MAX_WAYS, Address, is_loopback, is_wildcard
-from pubsub.errors import PubSubError
+from pubsub.cli.systemd import Notifier
+from pubsub.config import (
+    DEFAULT_COORDINATOR,
+    FOREVER,
+    MAX_WAYS,
+    Address,
+    coordinators_from,
+    is_loopback,
+    is_wildcard,
+)
+from pubsub.errors import CoordinatorUnavailable, PubSubError
 from pubsub.relay.child import Child
+from pubsub.runtime.coordinator_link import PORTS
 from pubsub.trust.guard import Guard
 
 __all__ = ["main"]
@@ -163,6 +174,7 @@ async def _serve(
 ) -> int:
     from pubsub.coordinator.server import Coordinator  # `pubsubd --help` needs none of it
 
+    notifier = Notifier()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = Coordinator(loop, guard=guard, trust_advertise=trust_advertise)
@@ -170,9 +182,10 @@ async def _serve(
     child: Child | None = None
 
     def renew() -> None:
-        server.renewal.look()
-        if child is not None:
-            child.renew()
+        with notifier.reloading():
+            server.renewal.look()
+            if child is not None:
+                child.renew()
 
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, renew)
@@ -185,7 +198,9 @@ async def _serve(
             why = os.strerror(error.errno) if error.errno else str(error)
             raise Failure(f"cannot listen on {address}: {why}") from None
         note = ", open to everyone who can reach it (--insecure)" if guard.open else ""
-        say(f"coordinator on {' and '.join(map(str, server.addresses))}{note}", by="pubsubd")
+        status = f"coordinator on {' and '.join(map(str, server.addresses))}{note}"
+        say(status, by="pubsubd")
+        notifier.ready(status)
         if exposed:
             say(_how_to_reach(server.addresses), by="pubsubd")
         beside = await asyncio.to_thread(_beside, server.addresses, guard)
@@ -196,6 +211,7 @@ async def _serve(
             child = Child(first, [*_credentials(), *also, *relay], say=partial(say, by="pubsubd"))
             child.start()
         await told.wait()
+        notifier.stopping()
         if child is not None:
             await child.close()
         await server.close()
@@ -288,6 +304,44 @@ def _in_use(address: Address) -> str:
             "none of them takes over"
         )
     return text
+
+
+@pubsubd.command(epilog="Exit codes: 0 a coordinator answers, 1 none does, 2 used wrongly.")
+@click.argument(
+    "address",
+    metavar="[HOST:PORT[,…]]",
+    required=False,
+    envvar="PUBSUB_COORDINATOR",
+    callback=check_coordinator,
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=FOREVER),
+    metavar="SECONDS",
+    default=5.0,
+    show_default=True,
+    help="How long it has for all of it.",
+)
+@credential_options
+def health(address: str | None, timeout: float) -> None:
+    """Whether a coordinator answers: for whoever starts one and looks after it.
+
+    Connects as a program does, with the credentials that this command has, and asks a small
+    question. It says nothing where all is well. Of several coordinators, or of a name with several
+    addresses, one has to answer. Default: PUBSUB_COORDINATOR, else the one of this user on this
+    machine.
+
+    \b
+    HEALTHCHECK CMD ["pubsubd", "health", "127.0.0.1:7700"]
+    """
+    named, configured = coordinators_from(address, {})
+    if not configured:  # others of the machine may have the first ports
+        host, port = DEFAULT_COORDINATOR
+        named = tuple(Address(host, port + n) for n in range(PORTS))
+    try:
+        check(named, guard_of_command(), timeout)
+    except CoordinatorUnavailable as error:
+        raise Failure(error.problem) from None
 
 
 pubsubd.add_command(relay_command)

@@ -22,6 +22,7 @@ from pubsub.cli.command import (
     say,
 )
 from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log_to, many_files
+from pubsub.cli.systemd import Notifier
 from pubsub.config import Address, Settings, coordinators_from
 from pubsub.trust.guard import Guard
 
@@ -113,11 +114,18 @@ async def _serve(
 ) -> int:
     from pubsub.relay.server import Relay  # `pubsubd --help` needs none of it
 
+    notifier = Notifier()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     server = Relay(loop, coordinators, settings=settings, guard=guard)
+    server.on_found = lambda address: say(f"found through {address}", by="pubsubd")
+
+    def renew() -> None:
+        with notifier.reloading():
+            server.renewal.look()
+
     if hasattr(signal, "SIGHUP"):
-        loop.add_signal_handler(signal.SIGHUP, server.renewal.look)
+        loop.add_signal_handler(signal.SIGHUP, renew)
     if while_stdin:
         await loop.connect_read_pipe(lambda: _Parent(told), sys.stdin)
     with end_signals(lambda code: told.set()):
@@ -131,14 +139,13 @@ async def _serve(
         shown = f"with {guard.label}"
         if guard.open:
             shown = "open to everyone who can reach it (--insecure)"
-        say(
-            f"relay on {' and '.join(map(str, addresses))}, {shown}, found through "
-            f"{' and '.join(map(str, coordinators))}",
-            by="pubsubd",
-        )
+        status = f"relay on {' and '.join(map(str, addresses))}, {shown}"
+        say(status, by="pubsubd")
+        notifier.ready(status)
         if guard.open:
             say("--insecure: a relay can read and alter all that passes it", by="pubsubd")
         await told.wait()
+        notifier.stopping()
         await server.close()
     return OK
 

@@ -9,6 +9,7 @@ import sys
 import click
 
 from pubsub.cli.command import Failure
+from pubsub.cli.systemd import Formatter
 from pubsub.config import Address, is_loopback, is_wildcard
 from pubsub.links.listening import NAME_TIMEOUT
 from pubsub.links.resolving import resolve_blocking
@@ -32,11 +33,9 @@ encrypt_option = click.option(
 
 def log_to(level: str) -> None:
     """Log from this level on, on standard error."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter())
+    logging.basicConfig(handlers=[handler], level=level.upper())
 
 
 def many_files() -> None:

@@ -78,7 +78,8 @@ class Peer:
 
     def in_words(self) -> str:
         """Which process it is, for people who are to find it."""
-        return f"{self.name[:100]} (pid {self.pid} on {self.hostname[:100]})"
+        name = self.name[:100] or "a program without a name"
+        return f"{name} (pid {self.pid} on {self.hostname[:100] or '?'})"
 
 
 class Registration:
@@ -146,11 +147,10 @@ def row(of: Registration, to: Registration) -> MatchedPub | ExpectedSub:
     """What is told of one registration to another that it matches."""
     peer = of.peer
     if of.is_pub:
-        apart = peer.local and peer.machine != to.peer.machine
         ways = ways_for(peer.ways, peer.machine, to.peer.machine)
         return MatchedPub(
             *(peer.peer_id, ways, peer.listens, peer.host_id, of.id, of.topic, _is_before(to, of)),
-            peer.in_words() if apart else "",
+            "" if ways else peer.in_words(),
         )
     apart = to.peer.local and peer.machine != to.peer.machine
     elsewhere = ""

@@ -131,6 +131,8 @@ class Coordinator:
         self.renewal.on_review = self.tell_revoked
         self._settle = settle
         self._started = loop.time()
+        self.registry.settling = settle > 0
+        self._settling: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._sweeping = False
         self._dirty: list[_Connection] = []
@@ -150,6 +152,9 @@ class Coordinator:
         self.servers += servers
         self.servers += await accept_more(self.loop, self._doorman.accept, servers, BACKLOG)
         self.addresses = [Address(*server.sockets[0].getsockname()[:2]) for server in servers]
+        if self.registry.settling:
+            ends = self._started + self._settle + self.registry.grace
+            self._settling = self.loop.call_at(ends, self.registry.settled)
         log.info("listening on %s", " and ".join(map(str, self.addresses)))
         return self.addresses[0]
 
@@ -168,8 +173,7 @@ class Coordinator:
             links = list(self._links)
             for link in links:
                 link.goodbye(reason="the coordinator is being stopped")
-            if self._expiry is not None:
-                self._expiry.cancel()
+            self._stop_timers()
             links += self._prober.close()
             links += self._doorman.abort_all_but(links)
         for link in links:
@@ -182,8 +186,12 @@ class Coordinator:
             server.close()
         self._prober.close()
         self._doorman.abort_all_but(())
-        if self._expiry is not None:
-            self._expiry.cancel()
+        self._stop_timers()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._expiry, self._settling):
+            if timer is not None:
+                timer.cancel()
 
     def _greet(self, authenticator: Authenticator) -> Acceptor:
         self._rush = True

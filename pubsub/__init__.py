@@ -28,7 +28,7 @@ from pubsub.faces import blockingpub as blockingpub
 from pubsub.faces import blockingsub as blockingsub
 from pubsub.faces.coordinating import Coordinator, new_key
 from pubsub.faces.message import Gap, Message
-from pubsub.faces.peer import Peer
+from pubsub.faces.peer import Peer, connect
 from pubsub.faces.pub import Pub
 from pubsub.faces.sub import Sub
 
@@ -51,6 +51,7 @@ __all__ = [
     "TopicError",
     "WrongContext",
     "__version__",
+    "connect",
     "new_key",
     "register",
 ]

@@ -55,6 +55,8 @@ PAGES = (
     "docs/architecture.md",
     "docs/benchmarks.md",
     "docs/cli.md",
+    "docs/deploy.md",
+    "docs/engines.md",
     "docs/from-dask.md",
     "docs/guarantees.md",
     NETWORKS,
@@ -405,6 +407,16 @@ def test_the_examples_of_the_readme_print_what_they_say(which: str, coordinator:
 def test_the_relay_of_the_scaling_page_prints_what_it_says(coordinator: str) -> None:
     (source,) = python_examples("docs/scaling.md")
     prints_what_it_says(source, coordinator)
+
+
+def test_the_programs_of_the_engines_page_are_the_examples_that_are_run() -> None:
+    files = [
+        *(ROOT / "examples" / "xdist").glob("*.py"),
+        *(ROOT / "examples").glob("*_progress.py"),
+    ]
+    assert sorted(python_examples("docs/engines.md")) == sorted(
+        path.read_text(encoding="utf-8") for path in files
+    )
 
 
 def prints_what_it_says(source: str, coordinator: str) -> None:

@@ -84,7 +84,7 @@ def by_name(codecs: Codec | Iterable[Codec]) -> dict[str, Codec]:
         ValueError: two have one name.
     """
     found: dict[str, Codec] = {}
-    for codec in (codecs,) if isinstance(codecs, Codec) else codecs:
+    for codec in (codecs,) if isinstance(codecs, (Codec, str)) else codecs:
         if not isinstance(codec, Codec):
             raise TypeError(
                 f"codec={codec!r} is no pubsub.Codec (what is built in, a Sub decodes as it is)"

@@ -97,7 +97,7 @@ def register(
         [Point(x=1, y=2), range(0, 3)]
         >>> pub.close(); sub.close()
     """
-    if not isinstance(type, _type):
+    if not issubclass(_type(type), _type):  # isinstance takes list[int] for one, in Python 3.10
         raise TypeError(f"register() takes a class, and {type!r} is none")
     full_name = _full_name(type)
     if type in _HAVE_A_FORM or _of_numpy(type):

@@ -36,6 +36,8 @@ class Outlet(Protocol):
 
     address: str
     """``host:port`` of the subscribing peer, for people."""
+    way: str
+    """Of which kind the way there is, for people; see `Pub.subscribers`."""
     taken: int
     """Rises when it has taken something, of whatever stream."""
 

@@ -17,7 +17,7 @@ class Local:
 
     def __init__(self, peer_id: str, on_output: Callable[[], None]) -> None:
         self.peer_id = peer_id
-        self.address = "local"
+        self.address = self.way = "local"
         self.taken = 0
         self._on_output = on_output
         self._pairs: dict[Cursor, tuple[Publication, Stream]] = {}

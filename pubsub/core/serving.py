@@ -73,6 +73,7 @@ class Serving:
         on_output: called once when there is something to write; `pump` then, but not within the
             call.
         max_channels: how many may be open at once.
+        way: of which kind the way to it is (see `Way.kind`).
         rights: of the subscribing peer. Whatever a coordinator has said: what it may not subscribe
             is refused here.
         now: the time.
@@ -89,11 +90,13 @@ class Serving:
         on_output: Callable[[], None],
         *,
         max_channels: int,
+        way: str = "direct",
         rights: Rights = EVERYTHING,
         now: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.peer_id = peer_id
         self.address = address
+        self.way = way
         self._find = find
         self._on_output = on_output
         self._due = False  # it was called, and `pump` was not yet

@@ -10,7 +10,7 @@ from pubsub.config import Address, is_loopback, is_wildcard, whole
 from pubsub.errors import AuthError
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.peer import cannot_travel, settings_of
-from pubsub.faces.process import refuse_at_exit
+from pubsub.faces.process import end_last, ended, refuse_at_exit
 from pubsub.links import descriptors
 from pubsub.links.listening import NAME_TIMEOUT
 from pubsub.links.resolving import resolve_blocking
@@ -137,12 +137,14 @@ class Coordinator:
         self.address = str(found)
         self.port = found.port
         self._closed = False
+        end_last(self.close)
 
     def close(self) -> None:
         """Say goodbye to all that are connected, and stop. Streams between them go on. May be
         called again."""
         if not self._closed:
             self._closed = True
+            ended(self.close)
             try:
                 if self._relay is not None:
                     self._thread.run(self._relay.close())

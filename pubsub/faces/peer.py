@@ -15,7 +15,13 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 from pubsub.config import Settings, advertise_from, coordinators_from, seconds
 from pubsub.errors import Closed, PubSubError, WrongContext
 from pubsub.faces.elsewhere import DONE, begin, elsewhere, refuse_inside
-from pubsub.faces.process import end_with_loop, end_with_process, forget, refuse_at_exit
+from pubsub.faces.process import (
+    default_by,
+    end_with_loop,
+    end_with_process,
+    forget,
+    refuse_at_exit,
+)
 from pubsub.links import descriptors
 from pubsub.runtime.runtime import Runtime
 from pubsub.runtime.thread import LoopThread, refuse_green
@@ -24,7 +30,7 @@ from pubsub.support.ratelimit import RateLimit
 from pubsub.support.reentry import calls_of, running_loop
 from pubsub.trust.credentials import credentials_from
 
-__all__ = ["Peer"]
+__all__ = ["Peer", "connect"]
 
 log = logger("pubsub.open")
 log.logger.addFilter(RateLimit(most=1))  # a program may make many Peers
@@ -290,6 +296,43 @@ class Peer:
         self._dead = error
         self._ending = threading.RLock()  # whoever held it is not here
         self.runtime.abandon_after_fork(error)
+
+
+def connect(
+    coordinator: str | tuple[str, int] | list[str] | None = None,
+    key: str | None = None,
+    **settings: Any,
+) -> None:
+    """Say of this process once where its coordinator is, and its key: every `Pub` and `Sub` that is
+    not given a Peer goes there from now on, in event loops too.
+
+    For the workers of a pool or a cluster, to which the program that started them hands both, as
+    the arguments of an ``initializer``, say. Unlike in the environment, the key is not seen by the
+    programs that a worker starts itself; the children that it forks have it. Nothing is dialled
+    before the first Pub or Sub. Called again with the same, it does nothing; with something else,
+    what is there already stays where it is.
+
+    Parameters:
+        coordinator, key, settings: those of `Peer`.
+
+    Raises:
+        TypeError, ValueError: a setting, or an address, that cannot be used.
+        AuthError: the key is none.
+        WrongContext: in a signal handler that interrupts the making of a Peer.
+
+    Example:
+        >>> from pubsub import Coordinator, Pub, Sub, connect, new_key
+        >>> key = new_key()
+        >>> with Coordinator(key=key) as coordinator:
+        ...     connect(coordinator.address, key)
+        ...     with Sub("topic") as sub, Pub("topic") as pub:
+        ...         pub.put(1)
+        ...         sub.get(timeout=5)
+        1
+    """
+    coordinators_from(coordinator, os.environ)
+    credentials_from(settings_of("connect", settings), os.environ, key).guard()
+    default_by({"coordinator": coordinator, "key": key, **settings})
 
 
 def settings_of(what: str, given: dict[str, Any]) -> Settings:

@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from pubsub.runtime.runtime import Runtime
 
 __all__ = [
+    "default_by",
     "default_peer",
+    "end_last",
     "end_with_loop",
     "end_with_process",
+    "ended",
     "forget",
     "refuse_at_exit",
     "stay_at_exit",
@@ -47,15 +50,42 @@ log = logger("pubsub")
 _peers: set[Peer] = set()
 """All that are not done with closing: one that nobody holds any more has still to be closed at the
 end of its loop or process, because its Pubs may have put what is still on its way."""
+_last: list[Callable[[], None]] = []
 _abandoned: list[Any] = []
 _lock = threading.RLock()  # a signal handler may come while it is held
 _making: set[asyncio.AbstractEventLoop | None] = set()
 """Of which loops (None: of the process) the default Peer is being made."""
 _of_process: Peer | None = None
 _of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Peer] = weakref.WeakKeyDictionary()
+_arguments: dict[str, Any] = {}
+"""With which they are made; a forked child has them, too."""
 
 
-def default_peer(make: Callable[[], Peer]) -> Peer:
+def default_by(arguments: dict[str, Any]) -> None:
+    """Have the default Peers made with these arguments from now on. One that was made with others
+    is no default any more, and goes on for those that have it.
+
+    Raises:
+        WrongContext: this interrupts the making of one.
+    """
+    global _arguments, _of_process
+    with _lock:
+        if _making:
+            raise _interrupts()
+        if arguments != _arguments:
+            _arguments = arguments
+            _of_process = None
+            _of_loops.clear()
+
+
+def _interrupts() -> WrongContext:
+    return WrongContext(
+        "the default Peer is being made at this moment, and this code interrupts it (a "
+        "signal handler, say): make the Pub, Sub or Peer later, or the first one before"
+    )
+
+
+def default_peer(make: Callable[..., Peer]) -> Peer:
     """The Peer of the running loop, or where none runs the process's; made on first use.
 
     Raises:
@@ -68,19 +98,16 @@ def default_peer(make: Callable[[], Peer]) -> Peer:
         if peer is not None and not peer.closed:
             return peer
         if loop in _making:
-            raise WrongContext(
-                "the default Peer is being made at this moment, and this code interrupts it (a "
-                "signal handler, say): make the Pub, Sub or Peer later, or the first one before"
-            )
+            raise _interrupts()
         _making.add(loop)
         try:
             if loop is None:
-                peer = _of_process = make()
+                peer = _of_process = make(**_arguments)
             else:
                 for other in list(_of_loops):  # a Peer keeps its loop alive: no key goes by itself
                     if other.is_closed():
                         _of_loops.pop(other, None)
-                peer = _of_loops[loop] = make()
+                peer = _of_loops[loop] = make(**_arguments)
         finally:
             _making.discard(loop)
         return peer
@@ -128,6 +155,18 @@ def end_with_process(peer: Peer) -> None:
             _peers.discard(other)
             other.runtime.bury()
     _peers.add(peer)
+
+
+def end_last(close: Callable[[], None]) -> None:
+    """Have this called at the end of the process, when its Peers are closed: a loop's thread that
+    still ran when Python ends could crash it."""
+    _last.append(close)
+
+
+def ended(close: Callable[[], None]) -> None:
+    """It was called already."""
+    if close in _last:  # in a forked child it is not
+        _last.remove(close)
 
 
 def forget(peer: Peer) -> None:
@@ -224,6 +263,9 @@ def _close_all() -> None:
     _exiting = True
     with contextlib.suppress(KeyboardInterrupt):
         _end(list(_peers))
+    with contextlib.suppress(KeyboardInterrupt):
+        while _last:
+            _last.pop()()
 
 
 def _end(peers: list[Peer]) -> None:
@@ -307,6 +349,7 @@ def _after_fork() -> None:
     descriptors.leave_to_parent()
     _peers.clear()
     _of_loops.clear()
+    _last.clear()
 
 
 if hasattr(os, "register_at_fork"):

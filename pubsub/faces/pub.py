@@ -360,12 +360,16 @@ class Pub(Face, blocking=None):
         """The Subs that get this stream: address → how each stands.
 
         The address is ``host:port#n``, with the Sub's number in its process, or ``peer id#n`` of
-        one that is only expected yet. Of each: ``state`` (``attached``, ``expected`` or
-        ``reconnecting``), ``lag`` (messages that it has not yet taken), ``lost`` (messages that
-        left the buffer before they could be sent, or were too large for it), ``observer``,
+        one that is only expected yet, or that nobody can dial. Of each: ``state`` (``attached``,
+        ``expected`` or ``reconnecting``), ``lag`` (messages that it has not yet taken), ``lost``
+        (messages that left the buffer before they could be sent, or were too large for it),
+        ``observer``,
         ``holds`` (the oldest message of the buffer is kept for it; with ``overflow="block"`` a put
-        that waits for room waits for these, but for observers) and ``until`` (seconds for which
-        its place is still held; None: as long as it is attached).
+        that waits for room waits for these, but for observers), ``until`` (seconds for which its
+        place is still held; None: as long as it is attached), ``way`` (``direct``: it has dialled
+        us; ``reverse``: it was dialled; ``relay``: both have dialled one; ``local``: it is in this
+        process; empty: it is not attached) and ``failed`` (why better ways failed, as far as that
+        is known at this end, each in a line; `Sub.publishers` there knows all).
         """
         now = self._runtime.clock.now()
         return {
@@ -376,6 +380,7 @@ class Pub(Face, blocking=None):
                 "observer": cursor.observer,
                 "holds": self._publication.holds(cursor),
                 "until": cursor.held_for(now),
+                **self._runtime.subscribers.way_of(cursor),
             }
             for state, cursor in self._publication.cursors()
         }

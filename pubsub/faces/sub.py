@@ -402,10 +402,13 @@ class Sub(Face, blocking=None):
 
     @property
     def publishers(self) -> dict[str, dict[str, Any]]:
-        """The streams that this Sub gets, and the last 4,096 that ended without a word: address →
+        """The streams that this Sub gets, and the last 4,096 that ended without a word: publisher →
         how each stands.
 
-        The address is ``host:port#n``, with the Pub's number in its process. Of each: ``topic``,
+        The publisher is ``host:port#n``, with the address that others are told and the Pub's number
+        in its process; where no address can be dialled from here, ``name (pid 7 on host)#n``, by
+        what it says of itself (with its id behind, where another one says the same). A `Message`
+        names its ``publisher`` alike. Of each: ``topic``,
         ``name`` (of the publisher's certificate; empty: none is used), ``state`` (``attached``;
         ``connecting``: not reached yet; ``reconnecting``: its link broke; ``vanished`` or
         ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was attached last, or

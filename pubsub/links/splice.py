@@ -2,7 +2,8 @@
 
 What one end sends is written to the other as it is read. Where that takes no more, no more is read:
 so little waits here, however much faster one end is. The end of one direction is passed on, and the
-other direction goes on; where one connection is lost, the other one is closed.
+other direction goes on for as long as anything moves; where one connection is lost, the other one
+is closed.
 """
 
 from __future__ import annotations
@@ -14,15 +15,32 @@ from typing import Any
 
 from pubsub.links import descriptors
 
-__all__ = ["SPLICE_SCRATCH", "End", "splice"]
+__all__ = ["SPLICE_SCRATCH", "End", "Scratch", "splice"]
 
-SPLICE_SCRATCH = 64 * 1024
-"""Bytes that are read at a time, for all that share the buffer."""
+SPLICE_SCRATCH = 128 * 1024
+"""Bytes that are read at a time, for all that share the buffer. (With 64 KiB a relay carries a
+fifth less, and with 256 KiB no more.)"""
 HIGH_WATER = 32 * 1024
-"""Bytes that may wait to be written before no more are read of the other end. (Less than one read
-has: uvloop writes what is more at once, and not at the end of its turn.)"""
+"""Bytes that may wait to be written before no more are read of the other end; and above which what
+is read is written as it lies there: to copy it costs more than the turn of a view."""
 GRACE = 10.0
-"""Seconds that an end has to take the last bytes of the other one."""
+"""Seconds in which something has to move where one end has said its last."""
+STALLED = 60.0
+"""Seconds in which something has to move where one end takes no more: that the other one is gone is
+not heard as long as nothing is read of it. (Two that live part sooner, by their heartbeat.)"""
+
+
+class Scratch:
+    """What all ends of a loop read into, one after the other."""
+
+    __slots__ = ("view",)
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """What was read last is another's now."""
+        self.view = memoryview(bytearray(SPLICE_SCRATCH))
 
 
 class End(asyncio.BufferedProtocol):
@@ -40,14 +58,14 @@ class End(asyncio.BufferedProtocol):
         self,
         loop: asyncio.AbstractEventLoop,
         transport: asyncio.Transport,
-        scratch: bytearray,
+        scratch: Scratch,
         early: bytes,
         heard: Callable[[], None],
         over: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._transport: Any = transport
-        self._scratch = memoryview(scratch)
+        self._scratch = scratch
         self._early = early
         self._heard = heard
         self._over = over
@@ -55,6 +73,8 @@ class End(asyncio.BufferedProtocol):
         self._ended = False  # it has said its last
         self._open = True
         self._full = False  # it takes no more for now
+        self._ending = False  # nothing new comes for it
+        self._moved = 0  # bytes that have come from it
         self._timer: asyncio.TimerHandle | None = None
         descriptors.connected(self)
         transport.set_write_buffer_limits(high=HIGH_WATER)
@@ -72,10 +92,10 @@ class End(asyncio.BufferedProtocol):
             self.listen(True)
 
     def close(self) -> None:
-        """Close it when it has taken what is written; at once, when it takes too long."""
-        if self._open and self._timer is None:
-            self._timer = self._loop.call_later(GRACE, self._transport.abort)
+        """Close it when it has taken what is written; at once, when it takes nothing any more."""
+        if self._open:
             self._transport.close()
+            self._end_soon()
 
     def abort(self) -> None:
         """Close it at once."""
@@ -83,10 +103,13 @@ class End(asyncio.BufferedProtocol):
 
     # --- what the other end has it do ---------------------------------------------------
 
-    def write(self, data: bytes) -> None:
-        """Send it."""
-        if not self._transport.is_closing():
-            self._transport.write(data)
+    def write(self, data: bytes | memoryview) -> bool:
+        """Send it; returns whether the transport may hold it still."""
+        transport = self._transport
+        if transport.is_closing():
+            return False
+        transport.write(data)
+        return bool(transport.get_write_buffer_size())
 
     def end(self) -> None:
         """Nothing more comes from the other end; when neither says anything more, it is over."""
@@ -97,6 +120,7 @@ class End(asyncio.BufferedProtocol):
         elif not self._transport.is_closing():
             with contextlib.suppress(OSError):  # it was reset meanwhile
                 self._transport.write_eof()
+            self._end_soon()
 
     def listen(self, on: bool) -> None:
         """Read, or leave what comes where it is."""
@@ -106,20 +130,52 @@ class End(asyncio.BufferedProtocol):
             else:
                 self._transport.pause_reading()
 
+    # --- whether anything moves ---------------------------------------------------------
+
+    def _end_soon(self) -> None:
+        if not self._ending:
+            self._ending = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._watch()
+
+    def _watch(self) -> None:
+        seconds = GRACE if self._ending else STALLED
+        self._timer = self._loop.call_later(seconds, self._look, self._how_far())
+
+    def _how_far(self) -> tuple[int, ...]:
+        """It changes when one of both says or takes something."""
+        both = [end for end in (self, self._other) if end is not None]
+        return tuple(n for e in both for n in (e._moved, e._transport.get_write_buffer_size()))
+
+    def _look(self, before: tuple[int, ...]) -> None:
+        self._timer = None
+        if not self._full and not self._ending:
+            return
+        if self._how_far() != before:
+            self._watch()
+            return
+        for end in (self, self._other):
+            if end is not None and end._open:
+                end.abort()
+
     # --- the transport's side -----------------------------------------------------------
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See `asyncio.BufferedProtocol`."""
-        return self._scratch
+        return self._scratch.view
 
     def buffer_updated(self, nbytes: int) -> None:
         """See `asyncio.BufferedProtocol`."""
         self._heard()
-        data = bytes(self._scratch[:nbytes])
+        self._moved += nbytes
+        data = self._scratch.view[:nbytes]
         if self._other is None:  # it was read before reading could be paused
             self._early += data
-        else:
-            self._other.write(data)
+        elif nbytes <= HIGH_WATER:
+            self._other.write(bytes(data))
+        elif self._other.write(data):  # what is not sent at once is kept as a view
+            self._scratch.renew()
 
     def eof_received(self) -> bool:
         """See `asyncio.BufferedProtocol`."""
@@ -131,6 +187,8 @@ class End(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
         self._full = True
+        if self._timer is None:
+            self._watch()
         if self._other is not None:
             self._other.listen(False)
 

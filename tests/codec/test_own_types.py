@@ -208,6 +208,12 @@ def test_a_to_wire_that_raises_names_type_place_and_topic() -> None:
     assert (error.topic, error.type_name) == ("jobs", f"{__name__}.Box")
     assert enc.pack((1, (2,))) == MsgpackEncoder("jobs", 2**20).pack((1, (2,)))
 
+    class Outer:
+        pass
+
+    register(Outer, "outer", lambda outer: {"box": Box(1)}, lambda wire: Outer())
+    assert str(error_of([Outer()])).startswith("value[0].to_wire()['box'] on topic 'jobs' is a ")
+
 
 def test_what_to_wire_gives_is_named_with_its_place() -> None:
     register_box()
@@ -326,6 +332,12 @@ def test_what_has_a_form_already_is_refused_of_numpy_too() -> None:
 
     register(Matrix, "matrix", np.asarray, lambda array: array.view(Matrix))
     assert type(round_trip(np.zeros(3).view(Matrix))) is Matrix
+
+    class Metres(np.float64):  # type: ignore[misc, name-defined]
+        pass
+
+    register(Metres, "metres", float, Metres)
+    assert type(round_trip(Metres(1.5))) is Metres
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, "é" * 128])

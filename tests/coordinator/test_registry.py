@@ -1338,3 +1338,42 @@ def test_who_leaves_keeps_its_identity_until_all_that_it_had_is_taken_away() -> 
     while registry.sweeping:
         registry.sweep()
     assert registry.knows("a", thief)
+
+
+# --- peers that come back to a coordinator that has just started --------------------------------
+
+
+def test_who_comes_back_hears_of_new_pubs_that_came_and_went_meanwhile() -> None:
+    registry = connected("P", "Q", "S")
+    registry.settling = True
+    registry.register("P", pub(1, "a/x"), 0.0)
+    registry.register("P", pub(2, "a/y", renewed=True), 0.0)  # it waits for nobody any more
+    registry.register("P", pub(3, "b"), 0.0)
+    registry.register("Q", pub(1, "a/z"), 0.0)
+    for id in (1, 2, 3):
+        registry.unregister("P", id)
+    registry.leave("Q")
+    told = registry.register("S", sub(4, "a/*", renewed=True), 1.0)
+    (_, added), (_, removed) = told[1:]
+    assert isinstance(added, Match)
+    assert isinstance(removed, Match)
+    assert [(row.topic, row.before) for row in added.added] == [("a/x", True), ("a/z", True)]
+    assert removed.removed == (("P", 1), ("Q", 1))
+    # one that is new was due none of it
+    assert len(registry.register("S", sub(5, "a/*"), 1.0)) == 1
+    registry.settled()
+    assert len(registry.register("S", sub(6, "a/*", renewed=True), 1.0)) == 1
+
+
+def test_of_those_that_came_and_went_a_bounded_number_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_module, "MAX_DEPARTED", 3)
+    registry = connected("P", "S")
+    registry.settling = True
+    for id in range(5):
+        registry.register("P", pub(id, f"a/{id}"), 0.0)
+        registry.unregister("P", id)
+    _, (_, added), _ = registry.register("S", sub(9, "**", renewed=True), 1.0)
+    assert isinstance(added, Match)
+    assert len(added.added) == 3

@@ -21,6 +21,7 @@ class Outlet:
     """Where cursors send; it does nothing by itself."""
 
     address = "subscriber:1"
+    way = "direct"
     taken = 0
 
     def __init__(self) -> None:

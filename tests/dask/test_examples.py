@@ -14,7 +14,7 @@ pytest.importorskip("distributed", reason="needs the extra pubsubd[dask]")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 SAYS = {
-    "dask_progress": r"\nresults: \[0, 210, 420, 630\]\n$",
+    "dask_feed": r"\nresults: \[0, 210, 420, 630\]\n$",
     "dask_control": r"^3 environments, 50 steps each, off by \[[^,]+e-1\d(, [^,]+e-1\d){2}\]\n$",
     "dask_results": (
         r"^rank 0 is done\nrank 1 is done\n(rank [01]/metrics\.jsonl: 93 bytes\n"

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from pubsub import AuthError, Coordinator, CoordinatorUnavailable, Peer, new_key
-from tests.integration.support import LONG
+from tests.integration.support import LONG, run_python
 
 
 def test_peers_that_have_its_key_meet_there_and_others_do_not() -> None:
@@ -163,3 +163,20 @@ def _address_of_relay(coordinator: Coordinator, *, other_than: str) -> str:
                 return str(row["address"])
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_not_closed_it_is_at_the_end_of_its_process_after_the_peers() -> None:
+    """Its thread must not run on while Python ends, which would crash now and then."""
+    out = run_python(
+        """
+        import atexit
+        atexit.register(lambda: print(coordinator, threading.active_count()))
+        import threading
+        from pubsub import Coordinator, Pub, Sub, connect
+        atexit.register(lambda: print(peer.closed, coordinator._closed))
+        coordinator = Coordinator()
+        connect(coordinator.address)
+        peer = Pub("topic").peer
+        """
+    )
+    assert out.splitlines() == ["False False", "<Coordinator closed> 1"]

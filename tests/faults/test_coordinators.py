@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 from pubsub import Peer
 from pubsub.config import Settings, parse_address
 from pubsub.coordinator.server import Coordinator
+from pubsub.links import resolving
 from tests.cli.processes import Start, daemon
+from tests.faults.flow import flow
 from tests.faults.proxy import proxy
 from tests.faults.worker import Worker, start_worker, until
 from tests.integration.support import (
@@ -135,6 +139,66 @@ def test_g7_a_peer_that_is_made_while_the_coordinator_is_down_works_when_it_is_u
     there.answer()
     stream = here.answer()
     there.reach(name="a", due={stream: here.counts()["a"] + 10})
+
+
+async def test_g7_one_name_means_three_coordinators_and_two_are_replaced_under_flow(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As behind a headless Service: what replaces a pod has another address."""
+    port = free_port()
+    meant = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+
+    def ask(host: str) -> tuple[str, ...]:
+        assert host == "coordinators.example"
+        return tuple(meant)
+
+    monkeypatch.setattr(resolving, "ask", ask)
+    monkeypatch.setattr("pubsub.runtime.coordinator_link.FOLLOW", 0.1)
+    name = f"coordinators.example:{port}"
+    running = {host: daemon(start, port, "--host", host)[0] for host in meant}
+
+    def hosts(peer: Peer) -> list[str]:
+        sessions = [session for session in peer.runtime.sessions if session.up]
+        return sorted(session.place.host for session in sessions if session.place is not None)
+
+    async with Peer(name) as here, Peer(name) as there:
+        sub, pub = await there.sub("t"), await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        await eventually(lambda: hosts(here) == hosts(there) == meant)
+        async with flow(pub, sub, 2_000) as running_flow:
+            await running_flow.passes(2_000)
+            for gone, new, how in (
+                ("127.0.0.1", "127.0.0.4", signal.SIGKILL),
+                ("127.0.0.2", "127.0.0.5", signal.SIGTERM),
+            ):
+                # its address is named for a while after it is gone
+                await asyncio.to_thread(running[gone].signal, how)
+                await running_flow.passes(1_000)
+                meant.remove(gone)
+                await running_flow.passes(200)
+                await asyncio.to_thread(daemon, start, port, "--host", new)
+                meant.append(new)
+                await eventually(lambda: hosts(here) == hosts(there) == sorted(meant))
+                await running_flow.checked()
+            assert len(here.runtime.sessions) == len(there.runtime.sessions) == 3
+            # who knows one of the new ones alone finds them, and is found
+            async with Peer(f"127.0.0.4:{port}") as one, Peer(f"127.0.0.5:{port}") as two:
+                for alone in (one, two):
+                    late, early = await alone.sub("t"), await alone.pub("back")
+                    assert isinstance(await late.get(timeout=LONG), int)
+                    ears = await here.sub("back")
+                    await early.put("heard")
+                    assert await ears.get(timeout=LONG) == "heard"
+                    await early.close()
+                    ears.close()
+            async with Peer(name) as anew:
+                assert isinstance(await (await anew.sub("t")).get(timeout=LONG), int)
+                # no answer takes a session down that is up
+                meant[:] = ["127.0.0.9"]
+                await running_flow.passes(1_000)
+                assert hosts(here) == hosts(there) == ["127.0.0.3", "127.0.0.4", "127.0.0.5"]
+        assert sub.lost == 0
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING], caplog.text
 
 
 async def test_a_coordinator_that_is_busy_or_slow_is_tried_again() -> None:

@@ -100,6 +100,23 @@ def test_one_that_listens_on_loopback_only(run: Run) -> None:
         assert "Peer(host=…)" in line
 
 
+def test_one_that_listens_on_loopback_is_one_line_where_its_topic_is_asked_for(
+    run: Run, hosts: Hosts
+) -> None:
+    hosts.lets_out_only("w1")  # else it would dial that one
+    who = publish(run, "head", coordinator="127.0.0.1:7700")
+    said = doctor(run, "w1", "t")
+    (line,) = said["wrong"]
+    assert line.startswith(who)
+    assert "listens on loopback (127.0.0.1:" in line
+    assert "'t' is unreachable, for " in line
+    assert not any("relay" in line or who in line for line in said["note"])
+    there = doctor(run, "head", "t")  # from where it is dialled, it is a note
+    assert there["wrong"] == []
+    assert "listens on loopback" in one(there["note"], who)
+    assert one(there["ok"], f"stream t of {who}")
+
+
 def test_a_wrong_advertise(run: Run, request: pytest.FixtureRequest) -> None:
     who = publish(run, "w2", PUBSUB_ADVERTISE="10.77.1.11:1")
     said = doctor(run, "w1")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pubsub import Gap, Message, Peer
-from pubsub.config import parse_address
+from pubsub.config import Address, Settings, parse_address
+from pubsub.coordinator.registry import Push, Registry
+from pubsub.coordinator.server import Coordinator
 from pubsub.core.inbox import Inbox
 from pubsub.errors import ProtocolError
 from pubsub.relay.server import Relay
@@ -65,6 +68,8 @@ async def test_g4_a_publisher_that_does_not_listen_dials_its_subscribers(address
         assert [await each.get(timeout=LONG) for each in (sub, late)] == ["second"] * 2
         assert way_of(here) == "reverse"
         assert [row.way for row in there.runtime.snapshot().links] == ["reverse"]
+        ways = [(row["way"], row["failed"]) for row in pub.subscribers.values()]
+        assert ways == [("reverse", ["direct: this Peer does not listen"])] * 2
         assert (sub.lost, late.lost) == (0, 0)
         assert there.address == "", "nobody is told to dial it"
         assert not there.runtime.doors.servers
@@ -201,6 +206,12 @@ async def test_g4_two_peers_that_nobody_can_dial_meet_at_a_relay(keyed_address: 
         (publisher,) = sub.publishers.values()
         assert publisher["way"] == "relay"
         assert [why.partition(":")[0] for why in publisher["failed"]] == ["direct", "reverse"]
+        (subscriber,) = pub.subscribers.values()
+        assert subscriber["way"] == "relay"
+        assert subscriber["failed"] == [
+            "direct: this Peer does not listen",
+            "reverse: it does not listen",
+        ]
 
 
 @pytest.mark.loop
@@ -252,13 +263,120 @@ async def test_what_failed_is_said_where_there_is_no_way(address: str) -> None:
         await eventually(
             lambda: [row["state"] for row in sub.publishers.values()] == ["unreachable"]
         )
-        (publisher,) = sub.publishers.values()
+        ((called, publisher),) = sub.publishers.items()
+        assert re.fullmatch(rf".+ \(pid {os.getpid()} on .+\)#1", called)
         assert publisher["way"] == ""
         assert publisher["failed"] == [
             "direct: nobody says where this machine could dial it",
             "reverse: this Peer does not listen",
             "relay: there is none (pubsubd relay, pubsubd coordinator --relay)",
         ]
+
+
+async def test_publishers_that_say_the_same_of_themselves_are_told_apart(address: str) -> None:
+    """As the first processes of containers do, which nobody can dial."""
+    async with Peer(address) as here, AsyncExitStack() as stack:
+        peers = [
+            await stack.enter_async_context(Peer(address, name="worker", listen=False))
+            for _ in range(2)
+        ]
+        sub = await here.sub("t")
+        pubs = [await peer.pub("t") for peer in peers]
+        for pub in pubs:
+            pub.put(1)
+        said = [event async for event in _first(sub, 2)]
+        called = set(sub.publishers)
+        assert {event.publisher for event in said} == called
+        assert len(called) == 2
+        assert all(name.startswith(f"worker (pid {os.getpid()} on ") for name in called)
+
+
+async def _first(sub: Any, count: int) -> AsyncIterator[Message | Gap]:
+    async for event in sub.messages():
+        yield event
+        count -= 1
+        if not count:
+            return
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_g9_a_pub_that_lingers_stays_listed_for_who_cannot_reach_it_yet(
+    address: str, attached: bool
+) -> None:
+    """One that is expected, or was cut off."""
+    async with (
+        behind(address, detour=True, linger=LONG, join_timeout=LONG) as (there, proxy),
+        Peer(address, connect_timeout=1.0, **HIDDEN) as here,
+    ):
+        if not attached:
+            await proxy.down()
+        sub, pub = here.sub("t"), await there.pub("t")
+        if attached:
+            await pub.wait_for_subscribers(timeout=LONG)
+            await proxy.down()
+        await eventually(lambda: len(pub.subscribers) == 1)
+        pub.put_many(range(3))
+        closing = asyncio.ensure_future(pub.close())
+        await eventually(lambda: remote_of(here).in_vain)
+        assert not closing.done()
+        proxy.up()
+        await closing
+        got = [event async for event in _first(sub, 3 if attached else 5)]
+        assert [event.value for event in got if isinstance(event, Message)] == [0, 1, 2]
+        assert [event.reason for event in got if isinstance(event, Gap)] == (
+            [] if attached else ["unreachable", "reached"]
+        )
+        assert sub.lost == 0
+        sub.close()
+
+
+class _Apart(Registry):
+    """A registry to which the peer of the name ``far`` comes from another machine."""
+
+    def connect(
+        self, peer_id: str, ways: Any, info: dict[str, Any], now: float, **more: Any
+    ) -> list[Push]:
+        if info["name"] == "far":
+            more["source"], more["met_at"] = "10.77.1.11", Address("10.77.1.1", 7700)
+        return super().connect(peer_id, ways, info, now, **more)
+
+
+@pytest.mark.parametrize("met", [True, False])
+async def test_a_publisher_on_loopback_says_that_it_is_out_of_reach_of_nobody_whom_it_meets(
+    keyed: None, met: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a relay, to which both have dialled. (127.1 is an address that the same machine has.)"""
+    loop = asyncio.get_running_loop()
+    coordinator = Coordinator(loop, registry=_Apart(), settle=0.0, guard=default_guard())
+    where = await coordinator.start("127.0.0.1", 0)
+    on_all = Settings(host="127.0.0.1", advertise="127.1")
+    async with (
+        a_relay(default_guard(), (where,), on_all) as relay,
+        Peer(str(where), name="far", **HIDDEN) as there,
+        Peer(str(where), name="app") as here,
+    ):
+        await eventually(lambda: all(kept.up for kept in relay.coordinators))
+        if not met:
+            monkeypatch.setattr(Remote, "_meet", _never)
+        sub, pub = there.sub("t"), await here.pub("t")
+        if met:
+            await pub.wait_for_subscribers(timeout=LONG)
+            assert [row["way"] for row in pub.subscribers.values()] == ["relay"]
+            (open_pub,) = here.runtime._pubs.values()
+            assert open_pub.apart
+            here.runtime._say_apart(open_pub)  # the time is over
+        else:
+            (open_pub,) = here.runtime._pubs.values()
+            await eventually(lambda: bool(open_pub.apart))
+        await pub.close()
+        sub.close()
+    await coordinator.close()
+    said = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert any("on another machine wants 't'" in line for line in said) == (not met)
+
+
+async def _never(remote: Remote) -> None:
+    raise ConnectionError("there is none")
 
 
 async def test_g3_a_publisher_to_which_no_way_leads_is_said_and_again_when_one_does(

@@ -21,6 +21,7 @@ from pubsub.coordinator.registry import Push, Registry
 from pubsub.coordinator.server import Coordinator
 from pubsub.links import listening
 from pubsub.links.listening import listen, stop_accepting
+from pubsub.runtime import reports
 from pubsub.runtime.coordinator_link import Session
 from pubsub.wire.handshake import tcp
 from tests.integration.support import (
@@ -212,6 +213,7 @@ async def test_g3_who_cannot_be_reached_from_another_machine_is_not_dialled_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Session, "reached", Address("10.77.1.1", 7700))
+    monkeypatch.setattr(reports, "MEET", 0.5)
     async with (
         _coordinator("127.0.0.1", _TwoMachines()) as (coordinator,),
         Peer(address := str(coordinator), name="far") as there,
@@ -230,20 +232,24 @@ async def test_g3_who_cannot_be_reached_from_another_machine_is_not_dialled_and_
         assert [remote.link for remote in there.runtime.publishers.remotes.values()] == [None]
         late = await asyncio.wait_for(_ready(there.sub("t")), LONG)  # nor is it waited for
         assert len(late.publishers) == 2
-        said = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+        await eventually(lambda: len(_errors(caplog)) == 3)
+        said = _errors(caplog)
         told = [line for line in said if line.startswith("the publisher app (pid ")]
         assert len(told) == 1
         assert told[0].endswith(
             "on 't' can be reached on its own machine only, because it listens on loopback: start "
             "it with PUBSUB_COORDINATOR=10.77.1.1:7700, or with Peer(host=…)"
         )
-        assert len(said) == 3  # and each of the two Pubs
-        assert sum(line.endswith(way_out) for line in said) == 2
+        assert sum(line.endswith(way_out) for line in said) == 2  # each of the Pubs
         for each in (pub, another):
             assert list(each.subscribers) == [f"{near.address}#1"]
             await each.close()
         for sub in (subs[0], late):  # no "lost 0" stands over what nobody knows
             await eventually(partial(_is_unreachable, sub))
+
+
+def _errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
 
 
 def _is_unreachable(sub: Any) -> bool:

@@ -9,12 +9,13 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NoReturn
 
 import pytest
 
-from pubsub import CoordinatorUnavailable, Peer, Pub, Sub
+from pubsub import CoordinatorUnavailable, Gap, Peer, Pub, Sub
 from pubsub.cli.asking import find_default
 from pubsub.config import Address, Settings, parse_address
 from pubsub.coordinator.server import Coordinator
@@ -90,30 +91,58 @@ async def test_g7_a_restarted_coordinator_learns_everything_again() -> None:
             ]  # never torn down
 
 
+@asynccontextmanager
+async def restarted_meanwhile(there: Peer, coordinator: CoordinatorThread) -> AsyncIterator[None]:
+    """The coordinator is started anew, and this Peer comes back only afterwards."""
+    await asyncio.to_thread(coordinator.stop, rudely=True)
+    await eventually(lambda: not there.runtime.sessions[0].up)
+    there.runtime.sessions[0].close()
+    await asyncio.to_thread(coordinator.start)
+    yield
+    session = Session(
+        there.runtime.loop,
+        there.runtime.sessions[0].address,
+        there.runtime,
+        there.settings,
+        there.runtime._scratch,
+        there.runtime._random,
+        there.runtime.guard,
+    )
+    there.runtime.sessions[0] = session
+    session.start()
+
+
 async def test_g4_a_sub_that_returns_after_a_restart_gets_a_new_pubs_first_message() -> None:
     with coordinator_in_thread(settle=20) as coordinator:
         async with Peer(coordinator.address) as there:
             sub = await there.sub("t")
-            await asyncio.to_thread(coordinator.stop, rudely=True)
-            await eventually(lambda: not there.runtime.sessions[0].up)
-            there.runtime.sessions[0].close()  # it is slow to come back
-            await asyncio.to_thread(coordinator.start)
-            async with Peer(coordinator.address) as here:
-                pub = await here.pub("t")
-                pub.put("first")
-                await asyncio.sleep(0.1)
-                session = Session(
-                    there.runtime.loop,
-                    there.runtime.sessions[0].address,
-                    there.runtime,
-                    there.settings,
-                    there.runtime._scratch,
-                    there.runtime._random,
-                    there.runtime.guard,
-                )
-                there.runtime.sessions[0] = session
-                session.start()
+            async with AsyncExitStack() as stack:
+                async with restarted_meanwhile(there, coordinator):
+                    here = await stack.enter_async_context(Peer(coordinator.address))
+                    pub = await here.pub("t")
+                    pub.put("first")
+                    await asyncio.sleep(0.1)
                 assert await sub.get(timeout=10) == "first"
+
+
+@pytest.mark.parametrize(
+    ("gone", "told", "number"), [("the Pub", "closed", 1), ("its process", "unreachable", 0)]
+)
+async def test_g3_a_sub_that_returns_after_a_restart_hears_of_a_pub_that_came_and_went(
+    gone: str, told: str, number: int
+) -> None:
+    with coordinator_in_thread(settle=20) as coordinator:
+        async with Peer(coordinator.address) as there:
+            sub = await there.sub("*")
+            async with AsyncExitStack() as stack:
+                async with restarted_meanwhile(there, coordinator):
+                    here = await stack.enter_async_context(Peer(coordinator.address))
+                    pub = await here.pub("t")
+                    pub.put("first")
+                    await (pub if gone == "the Pub" else here).close()
+                gap = await asyncio.wait_for(anext(sub.messages()), 10)
+                assert isinstance(gap, Gap)
+                assert (gap.topic, gap.reason, gap.missed) == ("t", told, number)
 
 
 async def test_each_coordinator_alone_is_enough() -> None:

@@ -189,10 +189,10 @@ def test_who_interrupts_the_making_of_the_default_peer_is_told(face: str) -> Non
             """
             import asyncio, faulthandler, signal, sys
             import pubsub.faces.peer
-            from pubsub import Pub, Sub, WrongContext
+            from pubsub import Pub, Sub, WrongContext, connect
             faulthandler.dump_traceback_later(20, exit=True)
             def handler(*_):
-                for make in (Pub, Sub):
+                for make in (Pub, Sub, lambda topic: connect("head:7700")):
                     try:
                         make("t")
                     except WrongContext as error:
@@ -216,7 +216,7 @@ def test_who_interrupts_the_making_of_the_default_peer_is_told(face: str) -> Non
             face,
             PUBSUB_COORDINATOR=server.address,
         )
-    assert out == "True\nTrue\non it goes\n"
+    assert out == "True\nTrue\nTrue\non it goes\n"
 
 
 def test_an_interrupted_making_of_a_peer_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

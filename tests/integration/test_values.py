@@ -165,6 +165,10 @@ def test_a_put_goes_on_after_a_value_that_was_dumped_as_a_whole(address: str) ->
             *(large, 1, large, "\ud800", [b"y" * 70_000], large, 3),
         ]
         assert found[3]["a"].inner == 2
+        for put in (pub.put, lambda value: pub.put_many([value])):
+            put([b"y" * 70_000])  # now large bytes are looked for …
+            put("\ud800")
+            assert pub._encoder.pack is pub._encoder._plain  # … and here no more
 
 
 def test_who_was_not_given_a_codec_is_told_so(address: str) -> None:
@@ -207,7 +211,7 @@ def test_what_runs_code_comes_only_from_who_has_shown_who_it_is(address: str) ->
 
 def test_a_codec_that_is_none_is_refused_at_once(address: str) -> None:
     with Peer(address) as peer:
-        with pytest.raises(TypeError, match=r"is no pubsub\.Codec"):
+        with pytest.raises(TypeError, match=r"codec='pickle' is no pubsub\.Codec"):
             peer.sub("t", codec="pickle")
         with pytest.raises(ValueError, match="two codecs of the name 'json'"):
             peer.sub("t", codec=[JSON, Codec("json", dumps, pickle.loads)])

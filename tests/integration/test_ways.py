@@ -25,6 +25,7 @@ from pubsub.coordinator.server import Coordinator
 from pubsub.links import resolving
 from pubsub.links.keeping import dial
 from pubsub.runtime import readiness
+from pubsub.runtime.coordinator_link import MOST
 from pubsub.runtime.publisher_link import Remote
 from pubsub.trust.guard import Guard
 from pubsub.wire.handshake import Authenticator, tcp
@@ -315,6 +316,62 @@ async def test_each_address_of_a_name_has_a_session(
             pub.put(1)
             assert await sub.get(timeout=LONG) == 1
         assert warnings() == []
+
+
+async def test_two_addresses_of_one_coordinator_under_one_name_have_one_session(
+    names: dict[str, tuple[str, ...]], warnings: Warnings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `localhost` has them, and a pod with an address of each family."""
+    monkeypatch.setattr("pubsub.runtime.coordinator_link.FOLLOW", 0.02)
+    names["head"] = ("127.0.0.1", "127.0.0.2")
+    port = free_port()
+    async with (
+        at("127.0.0.3", port),
+        at("head", port),
+        Peer(f"head:{port}") as here,
+        Peer(f"127.0.0.3:{port}") as there,
+    ):
+        await ready(here.pub("t"))
+        sessions = here.runtime.sessions
+        await eventually(lambda: any(session.twin for session in sessions))
+        assert (len(sessions), len(up(here))) == (2, 1)
+        # the one that rests is where the name points no more, and another coordinator has come
+        (stays,) = (session for session in sessions if session.up)
+        assert stays.place is not None
+        names["head"] = (stays.place.host, "127.0.0.3")
+        await eventually(lambda: up(here) == [str(stays), f"head:{port} (127.0.0.3)"])
+        assert len(sessions) == 2
+        sub, pub = await there.sub("u"), await here.pub("u")
+        pub.put(1)
+        assert await sub.get(timeout=LONG) == 1
+        assert warnings() == []
+
+
+async def test_of_a_name_with_many_addresses_all_machines_use_the_same_few(
+    names: dict[str, tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pubsub.runtime.coordinator_link.FOLLOW", 0.02)
+    many = [f"127.0.1.{n}" for n in range(10, 10 + 3 * MOST)]
+    used = many[:MOST]
+    names["head"] = tuple(many)
+    port = free_port()
+    async with at("0.0.0.0", port), Peer(f"head:{port}") as here:
+        await ready(here.pub("t"))
+        asked = 0
+        ask = resolving.ask
+
+        def turned(host: str) -> tuple[str, ...]:
+            """A name server names another one first each time."""
+            nonlocal asked
+            asked += 1
+            many.append(many.pop(0))
+            names["head"] = tuple(many)
+            return ask(host)
+
+        monkeypatch.setattr(resolving, "ask", turned)
+        await eventually(lambda: asked > len(many))
+        places = [session.place for session in here.runtime.sessions]
+        assert sorted(place.host for place in places if place is not None) == used
 
 
 @pytest.mark.parametrize("how", ["refuses", "is silent"])

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from pubsub.links import splice as splice_module
-from pubsub.links.splice import HIGH_WATER, SPLICE_SCRATCH, End, splice
+from pubsub.links.splice import HIGH_WATER, SPLICE_SCRATCH, End, Scratch, splice
 from tests.integration.support import LONG, eventually
 
 pytestmark = pytest.mark.loop
@@ -24,7 +24,7 @@ class Spliced:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.scratch = bytearray(SPLICE_SCRATCH)
+        self.scratch = Scratch()
         self.ends: list[End] = []
         self.over: list[End] = []
         self.heard = 0
@@ -71,7 +71,8 @@ async def spliced() -> AsyncIterator[Spliced]:
     for far in made.far:
         far.close()
     for end in made.ends:
-        end.abort()
+        if end._open:
+            end.abort()
     await eventually(lambda: len(made.over) == len(made.ends))
 
 
@@ -113,6 +114,23 @@ async def test_one_end_that_does_not_read_stops_the_other_and_little_waits(
     assert len(await read(other, sent)) == sent, "it goes on where that is read"
     await loop.sock_sendall(other, b"back")
     assert await read(one, 4) == b"back"
+
+
+async def test_what_one_circuit_does_not_take_at_once_no_other_overwrites(spliced: Spliced) -> None:
+    """All read into one buffer, of which what waits to be written is a part."""
+    loop = asyncio.get_running_loop()
+    pairs = [await spliced.pair() for _ in range(8)]
+    blobs = [bytes([n]) * 3_000_000 + os.urandom(1_000_000) for n in range(len(pairs))]
+
+    async def read_late(sock: socket.socket) -> bytes:
+        await eventually(lambda: spliced.waiting() > 4 * HIGH_WATER)
+        return await read(sock, 4_000_000)
+
+    heard = await asyncio.gather(
+        *(read_late(away) for _, away in pairs),
+        *(loop.sock_sendall(far, blob) for (far, _), blob in zip(pairs, blobs, strict=True)),
+    )
+    assert heard[: len(blobs)] == blobs
 
 
 async def test_where_what_came_early_is_not_taken_nothing_more_is_read(spliced: Spliced) -> None:
@@ -186,6 +204,49 @@ async def test_one_that_does_not_take_its_last_bytes_is_cut(
         await asyncio.sleep(0.001)
     one.close()
     await eventually(lambda: len(spliced.over) == 2)
+
+
+async def test_one_that_reads_nothing_is_cut_when_its_sender_is_gone(
+    spliced: Spliced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the end of the sender is heard at once, or lies behind what is not read of it."""
+    monkeypatch.setattr(splice_module, "GRACE", 0.2)
+    one, _ = await spliced.pair()
+    one.send(b"last")
+    one.close()
+    await eventually(lambda: len(spliced.over) == 2)
+    monkeypatch.setattr(splice_module, "STALLED", 0.2)
+    one, _ = await spliced.pair()
+    with contextlib.suppress(asyncio.TimeoutError):
+        while True:
+            data = asyncio.get_running_loop().sock_sendall(one, bytes(64 * 1024))
+            await asyncio.wait_for(data, 0.1)
+    one.close()
+    await eventually(lambda: len(spliced.over) == 4)
+
+
+async def test_one_that_takes_its_last_bytes_slowly_gets_them_all(
+    spliced: Spliced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splice_module, "GRACE", 0.5)
+    one, other = await spliced.pair()
+    for sock in (one, spliced.ends[1]._transport.get_extra_info("socket")):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    size = 0
+    while size < 150_000:
+        with contextlib.suppress(BlockingIOError):
+            size += one.send(bytes(8192))
+        await asyncio.sleep(0)
+        if spliced.waiting() > HIGH_WATER:
+            break
+    one.close()
+    other.shutdown(socket.SHUT_WR)
+    loop, began, got = asyncio.get_running_loop(), asyncio.get_running_loop().time(), 0
+    while data := await asyncio.wait_for(loop.sock_recv(other, 4096), LONG):
+        got += len(data)
+        await asyncio.sleep(0.1)
+    assert got == size
+    assert loop.time() - began > 2 * splice_module.GRACE
 
 
 async def test_a_circuit_at_rest_holds_no_more_than_64_kib(spliced: Spliced) -> None:

@@ -50,7 +50,7 @@ class _Given:
 
 def guarded(guard: Guard, addresses: str, **settings: Any) -> Peer:
     """A Peer with that guard, whatever the environment says."""
-    with patch.object(faces, "credentials_from", lambda settings, environ: _Given(guard)):
+    with patch.object(faces, "credentials_from", lambda *given: _Given(guard)):
         return Peer(addresses, **settings)
 
 

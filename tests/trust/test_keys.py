@@ -214,6 +214,8 @@ OURS, ANOTHER = 4242, 4243
     [
         (0, OURS, 0o440, 1000, True),
         (0, OURS, 0o640, 1000, True),
+        (0, 0, 0o440, 1000, True),  # with an access list that names us
+        (0, 0, 0o444, 1000, False),
         (0, ANOTHER, 0o440, 1000, False),  # somebody has made it too open
         (0, OURS, 0o460, 1000, False),
         (0, OURS, 0o444, 1000, False),
@@ -232,7 +234,8 @@ def test_a_file_that_root_lets_a_group_of_ours_read_is_taken(
     me: int,
     taken: bool,
 ) -> None:
-    """As a secret volume of Kubernetes gives it to a process that is not root."""
+    """As a secret volume of Kubernetes gives it to a process that is not root, and a credential of
+    systemd."""
     key = Key.new()
     path = key_file(tmp_path / "key", key.text())
     os.chown(path, owner, group)

@@ -1,4 +1,4 @@
-"""Progress from many Dask tasks, as it happens: python examples/dask_progress.py
+"""Progress from many Dask tasks, as it happens: python examples/dask_feed.py
 
 Each task publishes how far it is; the client shows it while it waits for the results.
 """
