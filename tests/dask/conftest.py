@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if HERE in item.path.parents:  # Dask and its libraries warn of things of their own
             item.add_marker(pytest.mark.filterwarnings("default"))
             item.add_marker(pytest.mark.timeout(60, func_only=True))
-            if find_spec("distributed") is None:
-                item.add_marker(pytest.mark.skip(reason="needs the extra pubsubd[dask]"))
 
 
 def made(**options: Any) -> Iterator[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import doctest
 import gc
 import threading
 import time
@@ -18,7 +19,7 @@ import distributed
 from distributed import Client, LocalCluster
 
 from pubsub import Closed, Codec
-from pubsub.dask import Pub, PubSubPlugin, Sub, info, peer, topic_of
+from pubsub.dask import Pub, PubSubPlugin, Sub, info, names, peer, topic_of
 from pubsub.dask.names import name_of
 from tests.dask import tasks
 from tests.dask.tasks import LONG
@@ -158,6 +159,10 @@ def test_a_name_may_be_anything(given: Any, threads: Any) -> None:
 def test_no_two_names_are_one_topic() -> None:
     names = [*NAMES, "1", "1.5", "None", "n" * 5001, "%:1", "%-", "%#", "a%2Fb"]
     assert len({topic_of(name) for name in names}) == len(names)
+
+
+def test_the_examples_of_the_names_are_true() -> None:
+    assert doctest.testmod(names) == (0, 3)
 
 
 def test_what_cannot_be_pickled_is_refused_and_the_next_arrives(client: Any, name: str) -> None:
