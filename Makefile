@@ -23,11 +23,13 @@ VENV ?= .venv$(if $(filter-out $(DEFAULT_VERSION),$(VERSION)),-$(VERSION))
 BIN := $(VENV)/bin
 
 # What a venv holds: RUN the package (editable) as its users have it, DEV all that the work needs,
-# ENGINES some of those that start processes, BENCH the libraries that the benchmarks measure beside it.
+# ENGINES some of those that start processes, DASK what the tests of pubsub.dask need, BENCH the
+# libraries that the benchmarks measure beside it.
 RUN := $(VENV)/.run-$(VERSION)
 DEV := $(VENV)/.dev-$(VERSION)
 ENGINES := $(VENV)/.engines-$(VERSION)
 BENCH := $(VENV)/.bench-$(VERSION)
+DASK := $(VENV)/.dask-$(VERSION)
 
 ONLY ?=
 PEERS ?=
@@ -52,8 +54,8 @@ demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tai
 .PHONY: test
 test: $(DEV) ## the test suite, on plain asyncio where the loop matters, then all of it on uvloop
 ifeq ($(strip $(ARGS)),)
-	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow" --ignore tests/engines
-	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 --ignore tests/engines
+	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow" --ignore tests/engines --ignore tests/dask
+	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 --ignore tests/engines --ignore tests/dask
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -79,6 +81,10 @@ OVER_UNIX := $(patsubst %,tests/faults/test_%.py,gone coordinators signals ends 
 test-unix: $(DEV) ## the faults of processes on one host once more, over Unix sockets
 	PUBSUB_TEST_WAY=unix $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q \
 		$(or $(ARGS),$(OVER_UNIX))
+
+.PHONY: test-dask
+test-dask: $(DASK) ## the tests and examples of pubsub.dask, with Dask's newest release
+	$(BIN)/python -m pytest -n 2 --max-worker-restart 0 -q $(or $(ARGS),tests/dask)
 
 .PHONY: test-deploy
 test-deploy: $(DEV) ## the files in deploy/, with the schemas of Kubernetes and a linter for containers
@@ -179,6 +185,10 @@ $(RUN): pyproject.toml pubsub/_version.py
 $(DEV): pyproject.toml pubsub/_version.py
 	$(call install,.[dev])
 	@touch $(RUN) $(DEV)
+
+$(DASK): $(DEV)
+	$(call install,.[dask])
+	@touch $(DASK)
 
 $(ENGINES): $(DEV)
 	$(call install,.[engines])

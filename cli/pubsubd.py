@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pubsub.cli.command import (
     check_coordinator,
     credential_options,
     end_signals,
+    given_credentials,
     guard_of_command,
     program,
     run,
@@ -30,7 +32,7 @@ from pubsub.cli.command import (
     show_help,
 )
 from pubsub.cli.keys import key
-from pubsub.cli.relay import Child, check_relay
+from pubsub.cli.relay import check_relay
 from pubsub.cli.relay import relay as relay_command
 from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log_to, many_files
 from pubsub.cli.systemd import Notifier
@@ -44,6 +46,7 @@ from pubsub.config import (
     is_wildcard,
 )
 from pubsub.errors import CoordinatorUnavailable, PubSubError
+from pubsub.relay.child import Child
 from pubsub.runtime.coordinator_link import PORTS
 from pubsub.trust.guard import Guard
 
@@ -205,7 +208,7 @@ async def _serve(
             say(beside, by="pubsubd")
         if relay is not None:
             first, also = _for_relay(server.addresses, guard)
-            child = Child(first, *also, *relay)
+            child = Child(first, [*_credentials(), *also, *relay], say=partial(say, by="pubsubd"))
             child.start()
         await told.wait()
         notifier.stopping()
@@ -213,6 +216,16 @@ async def _serve(
             await child.close()
         await server.close()
     return OK
+
+
+def _credentials() -> list[str]:
+    """Those of this command, as options of another one."""
+    options: list[str] = []
+    for name, value in given_credentials().items():
+        options.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            options.append(str(value))
+    return options
 
 
 def _for_relay(listening: Sequence[Address], guard: Guard) -> tuple[Address, list[str]]:

@@ -1,13 +1,10 @@
-"""``pubsubd relay``: where peers meet that cannot dial each other; and the relay that a coordinator
-starts beside itself."""
+"""``pubsubd relay``: where peers meet that cannot dial each other."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
-import random
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,7 +17,6 @@ from pubsub.cli.command import (
     coordinator_option,
     credential_options,
     end_signals,
-    given_credentials,
     guard_of_command,
     run,
     say,
@@ -29,14 +25,11 @@ from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log
 from pubsub.cli.systemd import Notifier
 from pubsub.config import Address, Settings, coordinators_from
 from pubsub.trust.guard import Guard
-from pubsub.wire.liveness import Backoff
 
-__all__ = ["Child", "check_relay", "relay"]
+__all__ = ["check_relay", "relay"]
 
 PORT = 7701
 """Where a relay listens that is told nothing else."""
-PATIENCE = 3.0
-"""Seconds that a relay has to end when its coordinator does."""
 
 
 @click.command(
@@ -165,69 +158,3 @@ class _Parent(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._told.set()
-
-
-class Child:
-    """The relay of a coordinator, as a process of its own: what it has to do is no work for the
-    coordinator's.
-
-    Parameters:
-        args: what it is told beside where the coordinator is and what credentials it has.
-    """
-
-    def __init__(self, coordinator: Address, *args: str) -> None:
-        given = given_credentials()
-        options = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is True]
-        for name, value in given.items():
-            if value is not True:
-                options += [f"--{name.replace('_', '-')}", str(value)]
-        self._command = [
-            *(sys.executable, "-m", "pubsub.cli.pubsubd", "relay", "--while-stdin"),
-            *("--coordinator", str(coordinator), *options, *args),
-        ]
-        self._backoff = Backoff(random.random)
-        self._process: asyncio.subprocess.Process | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Start it, and again whenever it is gone."""
-        self._task = asyncio.get_running_loop().create_task(self._keep())
-
-    async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            began = loop.time()
-            try:
-                process = self._process = await asyncio.create_subprocess_exec(
-                    *self._command, stdin=asyncio.subprocess.PIPE
-                )
-                say(f"its relay is process {process.pid}", by="pubsubd")
-                how = f"ended with {await process.wait()}"
-            except OSError as error:
-                how = f"cannot be started: {error.strerror or error}"
-            self._backoff.lived(loop.time() - began)
-            delay = self._backoff.delay()
-            say(f"its relay {how}, and is started anew", by="pubsubd")
-            await asyncio.sleep(delay)
-
-    def renew(self) -> None:
-        """It is to read its credentials anew, too."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGHUP)
-
-    async def close(self) -> None:
-        """End it, and wait until it has ended."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        waiting = asyncio.ensure_future(process.wait())
-        await asyncio.wait({waiting}, timeout=PATIENCE)
-        if not waiting.done():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await waiting

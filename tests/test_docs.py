@@ -57,6 +57,7 @@ PAGES = (
     "docs/cli.md",
     "docs/deploy.md",
     "docs/engines.md",
+    "docs/from-dask.md",
     "docs/guarantees.md",
     NETWORKS,
     PROTOCOL,

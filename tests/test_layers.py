@@ -6,6 +6,8 @@ A new module gets its line in ``LAYERS``; one without a line fails a test.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ FOLDERS = {"pubsub": "pubsub", "pubsub.coordinator": "coordinator", "pubsub.cli"
 # it; the longest name that fits wins. `pubsub` alone is the package's own `__init__`.
 LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("pubsub.cli",),
+    "optional": ("pubsub.dask",),
     "faces": ("pubsub", "pubsub.faces"),
     "runtime": ("pubsub.runtime",),
     "coordinator": ("pubsub.coordinator", "pubsub.relay"),
@@ -189,6 +192,24 @@ def test_core_registry_and_codec_do_no_io_and_read_no_clock() -> None:
 def test_nobody_outside_of_the_links_knows_a_transport() -> None:
     for module, source in sources().items():
         assert module.startswith("pubsub.links.") or ".transport" not in source, module
+
+
+def test_what_is_optional_stands_on_the_public_api_alone_and_nothing_stands_on_it() -> None:
+    public = {"pubsub", "pubsub.config", "pubsub.errors"}
+    modules = sources()
+    for module, source in modules.items():
+        for target, line in imports_of(module, source, modules):
+            if layer_of(module) == "optional" and target.split(".")[0] == "pubsub":
+                assert target in public or layer_of(target) == "optional", f"{module}:{line}"
+            elif layer_of(module) != "optional":
+                assert layer_of(target) != "optional", f"{module}:{line}"
+
+
+def test_importing_the_package_imports_nothing_optional() -> None:
+    code = "import pubsub, pubsub.cli.pubsub, pubsub.cli.pubsubd, sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pubsub.faces.pub" in run.stdout.split()
+    assert not {"pubsub.dask", "dask", "distributed", "cloudpickle"} & set(run.stdout.split())
 
 
 def test_all_three_folders_are_walked() -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 from typing import Any, NoReturn
 
-from pubsub.config import is_loopback, is_wildcard, whole
+from pubsub.config import Address, is_loopback, is_wildcard, whole
 from pubsub.errors import AuthError
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.peer import cannot_travel, settings_of
@@ -14,11 +14,15 @@ from pubsub.faces.process import end_last, ended, refuse_at_exit
 from pubsub.links import descriptors
 from pubsub.links.listening import NAME_TIMEOUT
 from pubsub.links.resolving import resolve_blocking
+from pubsub.relay.child import Child
 from pubsub.runtime.thread import LoopThread
+from pubsub.support.logs import logger
 from pubsub.trust.credentials import credentials_from
 from pubsub.trust.keys import Key
 
 __all__ = ["Coordinator", "new_key"]
+
+log = logger("pubsub.coordinator")
 
 
 def new_key() -> str:
@@ -42,6 +46,10 @@ class Coordinator:
             or ``insecure=True``. Default: this machine alone.
         port: 0, the default, takes a free one.
         key: a key itself, such as `new_key` makes.
+        relay: the port of a relay (``pubsubd relay``) beside it, as a process of its own that ends
+            with it, for Peers that cannot dial each other; 0: any free one. Default: none.
+        advertise: how others reach this machine, which is what they are told of the relay; to be
+            given where `host` stands for all addresses of the machine. Default: `host`.
         settings: ``key_file``, ``cert``, ``insecure``, ``encrypt``, and the times of
             `pubsub.config.Settings`; without any, what the environment says of credentials, as
             with a Peer.
@@ -69,16 +77,27 @@ class Coordinator:
     """
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 0, *, key: str | None = None, **settings: Any
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        key: str | None = None,
+        relay: int | None = None,
+        advertise: str | None = None,
+        **settings: Any,
     ) -> None:
         from pubsub.coordinator.server import Coordinator as Server  # a Peer needs none of it
 
         refuse_inside("Coordinator")
         refuse_at_exit()
-        if whole("port", port, 0) > 65535:
-            raise ValueError(f"port {port} is not between 0 and 65535")
+        for name, given in (("port", port), ("relay", relay)):
+            if given is not None and whole(name, given, 0) > 65535:
+                raise ValueError(f"{name} {given} is not between 0 and 65535")
+        if relay is not None and is_wildcard(host) and advertise is None:
+            raise ValueError(f"a relay at {host} needs advertise=, how others reach this machine")
         times = settings_of("Coordinator", settings)
-        guard = credentials_from(times, os.environ, key).guard()
+        credentials = credentials_from(times, os.environ, key)
+        guard = credentials.guard()
         if guard.local and _is_exposed(host):
             raise AuthError(
                 f"a Coordinator at {host} can be reached from other machines, and no key says who "
@@ -94,11 +113,20 @@ class Coordinator:
         _ = guard.takes_tls() if _is_exposed(host) else guard.context("127.0.0.1")
         descriptors.fill_standard()
         self._thread = LoopThread()
+        self._relay: Child | None = None
         try:
             loop = self._thread.start()
             self._server = self._thread.call(Server, loop, settings=times, guard=guard)
             self._thread.call(self._server.renewal.start)
             found = self._thread.run(self._server.start(host, port))
+            if relay is not None:
+                where = "127.0.0.1" if is_wildcard(host) else host
+                options, environ = credentials.for_command(os.environ)
+                options += ["--host", host, "--port", str(relay), "--advertise", advertise or host]
+                self._relay = Child(
+                    *(Address(where, found.port), options), environ=environ, say=log.info
+                )
+                self._thread.call(self._relay.start)
         except BaseException as error:
             self._thread.stop()
             if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
@@ -118,9 +146,25 @@ class Coordinator:
             self._closed = True
             ended(self.close)
             try:
+                if self._relay is not None:
+                    self._thread.run(self._relay.close())
                 self._thread.run(self._server.close())
             finally:
                 self._thread.stop()
+
+    def topics(self) -> list[dict[str, Any]]:
+        """A row for each topic and pattern, as ``pubsub topics`` shows them: ``topic``,
+        ``publishers`` and ``subscribers``."""
+        return self._thread.call(lambda: list(self._server.registry.topics()))
+
+    def peers(self) -> list[dict[str, Any]]:
+        """A row for each Peer, as ``pubsub peers --json`` shows them: ``name``, ``address``,
+        ``pid``, ``hostname``, ``pubs``, ``subs``, ``state`` and more."""
+        return self._thread.call(lambda: list(self._server.registry.peers()))
+
+    def relays(self) -> list[dict[str, Any]]:
+        """A row for each relay: ``address``, ``name``, ``circuits`` and more."""
+        return self._thread.call(lambda: list(self._server.registry.relay_rows()))
 
     def __enter__(self) -> Coordinator:
         return self

@@ -74,6 +74,21 @@ class Credentials(NamedTuple):
             revoked, _ = read_file(beside, "list of revoked certificates")
         return contexts, revoked
 
+    def for_command(self, environ: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+        """What gives them to a command of ours that this process starts: its options, and its
+        environment (a key itself is in there, which no other user can read)."""
+        options: list[str] = []
+        env = {name: value for name, value in environ.items() if name not in ENVIRONMENT}
+        if self.kind == "key":
+            env["PUBSUB_KEY"] = self.value
+        elif self.kind == "insecure":
+            options = ["--insecure"]
+        elif self.kind != "secret":
+            options = [f"--{self.kind.replace('_', '-')}", self.value]
+        if self.encrypt is not None:
+            env["PUBSUB_ENCRYPT"] = str(int(self.encrypt))
+        return options, env
+
     def guard(self, environ: Mapping[str, str] = os.environ) -> Guard:
         """What they mean, read now.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import threading
+import time
 
 import pytest
 
@@ -118,6 +120,49 @@ def test_a_forked_child_keeps_nothing_of_it_open() -> None:
         os.waitpid(child, 0)
         os.close(wait_for_child)
         os.close(ready)
+
+
+def test_it_tells_who_is_there() -> None:
+    with Coordinator() as coordinator, Peer(coordinator.address, name="one") as peer:
+        sub, pub = peer.sub("topic"), peer.pub("topic")
+        assert coordinator.topics() == [{"topic": "topic", "publishers": 1, "subscribers": 1}]
+        (row,) = coordinator.peers()
+        assert (row["name"], row["pubs"], row["subs"]) == ("one", 1, 1)
+        del sub, pub
+
+
+def test_its_relay_is_a_process_that_is_kept_and_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = new_key()
+    monkeypatch.setenv("PUBSUB_KEY_FILE", "/nowhere")  # which is not what the relay is to have
+    with Coordinator(key=key, relay=0) as coordinator:
+        assert coordinator._relay is not None
+        before = _address_of_relay(coordinator, other_than="")
+        process = coordinator._relay._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        _address_of_relay(coordinator, other_than=before)
+        process = coordinator._relay._process
+        assert process is not None
+        os.kill(process.pid, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
+
+
+def test_a_relay_at_all_addresses_is_told_by_one_of_them() -> None:
+    with pytest.raises(ValueError, match="needs advertise="):
+        Coordinator("0.0.0.0", key=new_key(), relay=0)
+
+
+def _address_of_relay(coordinator: Coordinator, *, other_than: str) -> str:
+    deadline = time.monotonic() + LONG
+    while True:
+        for row in coordinator.relays():
+            if row["address"] != other_than:
+                return str(row["address"])
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_not_closed_it_is_at_the_end_of_its_process_after_the_peers() -> None:

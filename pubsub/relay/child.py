@@ -1,0 +1,91 @@
+"""The relay that a coordinator has beside itself, as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from pubsub.config import Address
+from pubsub.wire.liveness import Backoff
+
+__all__ = ["Child"]
+
+PATIENCE = 3.0
+"""Seconds that a relay has to end when its coordinator does."""
+
+
+class Child:
+    """The relay of a coordinator, as a process of its own: what it has to do is no work for the
+    coordinator's.
+
+    Parameters:
+        coordinator: where it finds it.
+        args: what else ``pubsubd relay`` is told.
+        environ: its environment; None: that of this process.
+        say: is called with a line about what becomes of it.
+    """
+
+    def __init__(
+        self,
+        coordinator: Address,
+        args: Sequence[str],
+        *,
+        environ: Mapping[str, str] | None = None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._command = [
+            *(sys.executable, "-m", "pubsub.cli.pubsubd", "relay", "--while-stdin"),
+            *("--coordinator", str(coordinator), *args),
+        ]
+        self._environ = environ
+        self._say = say
+        self._backoff = Backoff(random.random)
+        self._process: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start it, and again whenever it is gone."""
+        self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                process = self._process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=asyncio.subprocess.PIPE, env=self._environ
+                )
+                self._say(f"its relay is process {process.pid}")
+                how = f"ended with {await process.wait()}"
+            except OSError as error:
+                how = f"cannot be started: {error.strerror or error}"
+            self._backoff.lived(loop.time() - began)
+            delay = self._backoff.delay()
+            self._say(f"its relay {how}, and is started anew")
+            await asyncio.sleep(delay)
+
+    def renew(self) -> None:
+        """It is to read its credentials anew, too."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGHUP)
+
+    async def close(self) -> None:
+        """End it, and wait until it has ended."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        waiting = asyncio.ensure_future(process.wait())
+        await asyncio.wait({waiting}, timeout=PATIENCE)
+        if not waiting.done():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await waiting
