@@ -199,30 +199,37 @@ class KeptLink:
         stagger = min(STAGGER, timeout / 2 / max(1, len(ways)))
         until = self._loop.time() + timeout  # all of them have no longer than one would
         met = False
+        left = list(ways)
+
+        def enough() -> bool:
+            return not self._wanted() or not any(map(self._is_better, left))
 
         async def attempt(which: tuple[Way, bool]) -> Sequence[tuple[Way, bool]]:
             nonlocal met
             way, known = which
-            if self.up and self._way is not None and way.rank >= self._way.rank:
-                return ()  # it has one that is as good
+            places: Sequence[Way] = ()
             try:
-                if not known:
-                    places = await self._addresses(way)
-                    return [(place, True) for place in sorted(places, key=self._is_new)]
-                await self._connect(way, until - self._loop.time())
-                met = True
+                if not self._is_better(way):
+                    pass
+                elif not known:
+                    places = sorted(await self._addresses(way), key=self._is_new)
+                else:
+                    await self._connect(way, until - self._loop.time())
+                    met = True
             except Exception as error:  # never stop trying
                 self._note(troubles, way, error)
-            return ()
+            left.remove(way)
+            left.extend(places)
+            return [(place, True) for place in places]
 
-        await race([(way, False) for way in ways], attempt, self._enough, stagger)
+        await race([(way, False) for way in ways], attempt, enough, stagger)
         if not self.up and not met and self._wanted():  # else it was lost at once
             self._in_vain(troubles)
         return self.up or not self._wanted()
 
-    def _enough(self) -> bool:
-        """Whether nothing more is to be dialled for now."""
-        return self.up or not self._wanted()
+    def _is_better(self, way: Way) -> bool:
+        """Whether it has none that is as good."""
+        return not self.up or self._way is None or way.rank < self._way.rank
 
     def _note(self, troubles: list[Trouble], way: Way, error: Exception) -> None:
         if not isinstance(error, (OSError, PubSubError, asyncio.TimeoutError)):

@@ -103,18 +103,22 @@ async def connect(
 
 
 def prepare(sock: Any) -> int | None:
-    """Have a connection carry large messages well (by a duplicate: uvloop's cannot set options);
-    returns the user at its other end, and -1, who is nobody, where that cannot be asked now. None:
-    this system does not tell; only the one whose directory it is can be there."""
+    """Have a connection carry large messages well; returns the user at its other end. None: this
+    system does not tell; only the one whose directory it is can be there.
+
+    The loop's own socket may not set options (uvloop's). What does it here has the same descriptor
+    and not a duplicate: where none is left for that, nobody could say who the user is."""
     option = getattr(socket, "SO_PEERCRED", None)
+    same = socket.socket(FAMILY, socket.SOCK_STREAM, fileno=sock.fileno())
     try:
-        with sock.dup() as same:
-            same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-            if option is not None:
-                found = same.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
-                return int(struct.unpack("3i", found)[1])
-    except OSError:  # no descriptor is left, say
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        if option is not None:
+            found = same.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i"))
+            return int(struct.unpack("3i", found)[1])
+    except OSError:  # nothing is known of who is there: then it is nobody
         return -1
+    finally:
+        same.detach()
     return None
 
 

@@ -222,6 +222,7 @@ class Remote(KeptLink):
         return way.kind != UNIX and super()._is_new(way)
 
     def _enough(self) -> bool:
+        """Whether no better way is to be looked for than the one that it has."""
         best = UNIX if any(way.kind == UNIX for way in self._last_ways) else "direct"
         return not self._wanted() or (self.up and self.address.rank <= KINDS.index(best))
 

@@ -151,6 +151,22 @@ async def test_peers_of_hosts_that_differ_dial_no_unix_socket(
             assert sub.publishers.popitem()[1]["failed"] == [], "nothing better was possible"
 
 
+async def test_an_advertised_proxy_is_not_between_two_of_one_host() -> None:
+    heard: list[bytes] = []
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Silent(heard, False), "127.0.0.1", 0)
+    proxy = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with (
+        coordinator_in_loop() as address,
+        Peer(address, advertise=proxy) as here,
+        Peer(address) as there,
+    ):
+        sub, pub = await there.sub("t"), await here.pub("t")
+        pub.put(1)
+        assert (await sub.get(LONG), way_of(sub), heard) == (1, "unix", [])
+    server.close()
+
+
 async def test_with_encrypt_a_unix_socket_has_tls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +254,35 @@ async def test_g5_a_publisher_that_was_met_there_and_is_gone_is_given_up_soon() 
         await eventually(lambda: not there.runtime.publishers.remotes)
         assert asyncio.get_running_loop().time() - began < 10
         sub.close()
+
+
+async def test_where_tcp_is_used_no_address_is_dialled_beside_it_any_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing answers at the first one. It does not keep one of the few places for dialling from
+    others, though the Unix socket, which was refused, would still be better than what there is."""
+    heard: list[bytes] = []
+    monkeypatch.setattr("pubsub.runtime.publisher_link.BETTER", LONG)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Silent(heard, False), "127.0.0.1", 0)
+    nowhere = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with (
+        coordinator_in_loop() as address,
+        Peer(address, advertise=nowhere) as here,
+        Peer(address) as there,
+    ):
+        pub = await here.pub("t")
+        stop_listening(here)
+        sub = await there.sub("t")
+        pub.put(1)
+        assert (await sub.get(LONG), way_of(sub)) == (1, "direct")
+        assert len(heard) == 1, "it was dialled first"
+        (remote,) = there.runtime.publishers.remotes.values()
+        before = loop.time()
+        await eventually(lambda: remote._task is None or remote._task.done())
+        took = loop.time() - before
+    server.close()
+    assert took < 1, "it ended by itself, at the end of its time"
 
 
 # --- strangers ---------------------------------------------------------------------------------
@@ -522,6 +567,22 @@ async def test_a_socket_at_which_too_many_wait_is_refused_at_once() -> None:
         unix.forget("1f-full")
         for one in came[:-1]:
             one.transport.abort()
+
+
+async def test_the_user_at_the_other_end_is_known_though_no_descriptor_is_left() -> None:
+    """Else he would be taken for another one, and the log would say so."""
+    resource = pytest.importorskip("resource")
+    one, other = socket.socketpair()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (one.fileno(), hard))
+        user = unix.prepare(one)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with one, other:
+        assert user in (os.geteuid(), None)
+        one.send(b"x")  # it is still open
+        assert other.recv(1) == b"x"
 
 
 async def test_a_name_that_nobody_has_is_refused_at_once() -> None:
