@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from dask.utils import parse_timedelta
 from distributed import Client, Worker
@@ -40,6 +40,13 @@ class _Face:
         if home is None:
             raise error
         self._home = home
+
+    def __reduce__(self) -> NoReturn:  # else Dask would tell of the parts that cannot be pickled
+        kind = type(self).__name__
+        raise TypeError(
+            f"a {kind} belongs to its process and cannot be pickled or copied: hand on the name, "
+            f"and make a {kind} in the task: {kind}({self.name!r})"
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.name}>"

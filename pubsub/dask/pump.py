@@ -265,7 +265,13 @@ class Pump:
                 return value
 
     def _nothing(self, timeout: float | None) -> str:
-        return f"no message on {self._source.topic!r} within {timeout:g} s"
+        if timeout == 0:  # who polls pays for no walk over all publishers
+            return f"nothing waits on {self._source.topic!r}"
+        states = [row["state"] for row in self._source.publishers.values()]
+        return (
+            f"nothing came on {self._source.topic!r} within {timeout:g} s "
+            f"(publishers connected: {states.count('attached')} of {len(states)})"
+        )
 
     async def ready(self) -> None:
         if not self.opened.is_set():

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import doctest
 import gc
+import pickle
 import threading
 import time
 from datetime import timedelta
@@ -287,3 +288,9 @@ async def test_a_client_that_blocks_does_so_beside_a_loop_as_in_a_notebook(
         assert sub.get(timeout=LONG) == 1
         with pytest.raises(TimeoutError):
             sub.get(timeout=0.01)
+
+
+@pytest.mark.parametrize("kind", [Pub, Sub])
+def test_a_face_that_is_handed_to_a_task_says_what_to_do(client: Any, name: str, kind: Any) -> None:
+    with pytest.raises(TypeError, match=rf"make a {kind.__name__} in the task: {kind.__name__}\('"):
+        pickle.dumps(kind(name))

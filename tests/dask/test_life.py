@@ -94,6 +94,17 @@ def test_registered_twice_or_by_two_clients_or_by_another_version_it_is_one(
         works(other, "y")
 
 
+@pytest.mark.parametrize("option", ["port", "relay"])
+def test_what_is_no_port_is_said_with_its_option(option: str) -> None:
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as made,
+        Client(made) as client,
+    ):
+        plugin = PubSubPlugin(**{option: "seven"})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"^{option} 'seven' of PubSubPlugin"):
+            client.register_plugin(plugin)
+
+
 def test_a_pickled_plugin_has_no_key_and_a_place_shows_none() -> None:
     key = "secret-key"
     assert key not in repr(places.Place("id", "host", 1, key, None))
