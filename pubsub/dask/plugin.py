@@ -148,6 +148,11 @@ class Running:
             )
         except OSError as error:  # of a worker that goes at this moment; the others ask
             log.warning("not all workers could be told of pubsub.dask: %s", error)
+        except Exception as error:  # what a worker raised, of which Dask says no more than its text
+            raise RuntimeError(
+                f"a worker does not take the plugin of pubsub.dask ({error}): install "
+                "pubsubd[dask] on all workers"
+            ) from error
         else:
             for worker, answer in answers.items():
                 if answer.get("status") != "OK":

@@ -105,6 +105,26 @@ def test_what_is_no_port_is_said_with_its_option(option: str) -> None:
             client.register_plugin(plugin)
 
 
+def test_a_worker_without_pubsub_is_said_and_the_plugin_can_be_registered_later(
+    monkeypatch: Any,
+) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise Exception("ModuleNotFoundError(\"No module named 'pubsub'\")")  # as Dask does
+
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as made,
+        Client(made) as client,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(made.scheduler, "register_worker_plugin", fails)
+            with pytest.raises(RuntimeError, match="on all workers"):
+                client.register_plugin(PubSubPlugin())
+        with pytest.raises(CoordinatorUnavailable, match="has no PubSubPlugin"):
+            Pub("x", client=client)
+        client.register_plugin(PubSubPlugin())
+        Pub("x", client=client)
+
+
 def test_a_pickled_plugin_has_no_key_and_a_place_shows_none() -> None:
     key = "secret-key"
     assert key not in repr(places.Place("id", "host", 1, key, None))
