@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from dask.utils import parse_timedelta
 from distributed import Client, Worker
 
-from pubsub import Closed
+from pubsub import Closed, WrongContext
 from pubsub import Pub as PlainPub
 from pubsub.dask.homes import home_of, member_of
 from pubsub.dask.names import topic_of
@@ -173,6 +173,10 @@ class Sub(_Face):
             raise StopIteration from None
 
     def __iter__(self) -> Sub:
+        if (
+            self._awaits()
+        ):  # else it would be coroutines without end, and the loop would stand still
+            raise WrongContext("in an event loop iterate a Sub by `async for`, not `for`")
         return self
 
     async def __anext__(self) -> Any:

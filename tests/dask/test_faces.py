@@ -19,7 +19,7 @@ pytest.importorskip("distributed", reason="needs the extra pubsubd[dask]")
 import distributed
 from distributed import Client, LocalCluster
 
-from pubsub import Closed, Codec
+from pubsub import Closed, Codec, WrongContext
 from pubsub.dask import Pub, PubSubPlugin, Sub, info, names, peer, topic_of
 from pubsub.dask.names import name_of
 from tests.dask import tasks
@@ -288,6 +288,18 @@ async def test_a_client_that_blocks_does_so_beside_a_loop_as_in_a_notebook(
         assert sub.get(timeout=LONG) == 1
         with pytest.raises(TimeoutError):
             sub.get(timeout=0.01)
+
+
+async def test_a_for_in_an_event_loop_says_async_for(name: str) -> None:
+    async with (
+        LocalCluster(
+            n_workers=0, processes=False, dashboard_address=":0", asynchronous=True
+        ) as made,
+        Client(made, asynchronous=True) as client,
+    ):
+        await client.register_plugin(PubSubPlugin())
+        with pytest.raises(WrongContext, match="async for"):
+            iter(Sub(name, client=client))
 
 
 @pytest.mark.parametrize("kind", [Pub, Sub])
