@@ -11,7 +11,7 @@ from distributed import Client, Worker
 
 from pubsub import Closed, WrongContext
 from pubsub import Pub as PlainPub
-from pubsub.dask.homes import home_of, member_of
+from pubsub.dask.homes import ENDED, home_of, member_of
 from pubsub.dask.names import topic_of
 from pubsub.dask.pump import Pump, Source
 
@@ -34,11 +34,11 @@ class _Face:
         self._topic = topic_of(name)
         self._home = home_of(member)
 
-    def _moved(self, error: Closed) -> None:
-        """The scheduler was started anew, and we go on there; else this raises the error."""
+    def _moved(self) -> None:
+        """The scheduler was started anew, and we go on there; else this raises `Closed`."""
         home = self._home.successor
         if home is None:
-            raise error
+            raise Closed(ENDED) from None
         self._home = home
 
     def __reduce__(self) -> NoReturn:  # else Dask would tell of the parts that cannot be pickled
@@ -90,8 +90,8 @@ class Pub(_Face):
             try:
                 self._pub.put(msg)
                 return
-            except Closed as error:
-                self._moved(error)
+            except Closed:
+                self._moved()
                 self._pub = self._home.pub(self._topic)
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import distributed
 
 from pubsub import Closed, DecodeError, Sub
-from pubsub.dask.homes import Home
+from pubsub.dask.homes import ENDED, Home
 
 __all__ = ["Pump", "Source", "Timeout"]
 
@@ -47,7 +47,7 @@ class Source:
                 return sub.get(timeout)
             except Closed:
                 if sub is self.sub:
-                    raise
+                    raise Closed(ENDED) from None
             except TimeoutError as error:
                 raise Timeout(*error.args) from None
 
@@ -59,7 +59,7 @@ class Source:
                 return found
             except Closed:
                 if sub is self.sub:
-                    raise
+                    raise Closed(ENDED) from None
 
     def _sub(self) -> Sub:
         if self.sub is None:

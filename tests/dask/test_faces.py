@@ -242,7 +242,7 @@ async def test_in_an_async_client(name: str) -> None:
             pub.put(n)
         assert await found == [0, 1, 2]
         assert [await anext(sub) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(Closed):
+    with pytest.raises(Closed, match="has ended"):
         await sub.get(timeout=LONG)
     assert [value async for value in sub] == []
 

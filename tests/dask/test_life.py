@@ -142,9 +142,9 @@ def test_the_end_of_a_cluster_is_the_end_of_all_of_it() -> None:
             sub, pub = Sub("x", client=client), Pub("x", client=client)
             assert len(sub.buffer) == 0
             works(client, "y")
-        with pytest.raises(Closed):
+        with pytest.raises(Closed, match="has ended"):
             sub.get(timeout=LONG)
-        with pytest.raises(Closed):
+        with pytest.raises(Closed, match="has ended"):
             pub.put(1)
         assert list(sub) == []
     assert len(homes.homes()) <= homes_before
@@ -162,7 +162,7 @@ def test_a_cluster_that_is_closed_under_its_client_ends_what_waits() -> None:
         (home,) = [home for home in homes.homes() if home.place == places.where(client)]
         made.close()
         assert home.closed
-        with pytest.raises(Closed):
+        with pytest.raises(Closed, match="has ended"):
             sub.get(timeout=LONG)
 
 
