@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from dask.utils import parse_timedelta
 from distributed import Client, Worker
 
-from pubsub import Closed
+from pubsub import Closed, WrongContext
 from pubsub import Pub as PlainPub
-from pubsub.dask.homes import home_of, member_of
+from pubsub.dask.homes import ENDED, home_of, member_of
 from pubsub.dask.names import topic_of
 from pubsub.dask.pump import Pump, Source
 
@@ -34,12 +34,19 @@ class _Face:
         self._topic = topic_of(name)
         self._home = home_of(member)
 
-    def _moved(self, error: Closed) -> None:
-        """The scheduler was started anew, and we go on there; else this raises the error."""
+    def _moved(self) -> None:
+        """The scheduler was started anew, and we go on there; else this raises `Closed`."""
         home = self._home.successor
         if home is None:
-            raise error
+            raise Closed(ENDED) from None
         self._home = home
+
+    def __reduce__(self) -> NoReturn:  # else Dask would tell of the parts that cannot be pickled
+        kind = type(self).__name__
+        raise TypeError(
+            f"a {kind} belongs to its process and cannot be pickled or copied: hand on the name, "
+            f"and make a {kind} in the task: {kind}({self.name!r})"
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.name}>"
@@ -83,8 +90,8 @@ class Pub(_Face):
             try:
                 self._pub.put(msg)
                 return
-            except Closed as error:
-                self._moved(error)
+            except Closed:
+                self._moved()
                 self._pub = self._home.pub(self._topic)
 
     @property
@@ -166,6 +173,10 @@ class Sub(_Face):
             raise StopIteration from None
 
     def __iter__(self) -> Sub:
+        if (
+            self._awaits()
+        ):  # else it would be coroutines without end, and the loop would stand still
+            raise WrongContext("in an event loop iterate a Sub by `async for`, not `for`")
         return self
 
     async def __anext__(self) -> Any:

@@ -49,6 +49,9 @@ IDLE = 10.0
 TICK = 1.0
 """Seconds after which the keeper looks again who is alive."""
 
+ENDED = "the Dask cluster, or the last client of it in this process, has ended"
+"""Why a face is closed: who uses it knows of no Peer."""
+
 VALUES = Codec.cloudpickle()
 """What msgpack cannot carry goes by cloudpickle: all of a cluster trust each other already."""
 

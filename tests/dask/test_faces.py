@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import doctest
 import gc
+import pickle
 import threading
 import time
 from datetime import timedelta
@@ -18,7 +19,7 @@ pytest.importorskip("distributed", reason="needs the extra pubsubd[dask]")
 import distributed
 from distributed import Client, LocalCluster
 
-from pubsub import Closed, Codec
+from pubsub import Closed, Codec, WrongContext
 from pubsub.dask import Pub, PubSubPlugin, Sub, info, names, peer, topic_of
 from pubsub.dask.names import name_of
 from tests.dask import tasks
@@ -241,7 +242,7 @@ async def test_in_an_async_client(name: str) -> None:
             pub.put(n)
         assert await found == [0, 1, 2]
         assert [await anext(sub) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(Closed):
+    with pytest.raises(Closed, match="has ended"):
         await sub.get(timeout=LONG)
     assert [value async for value in sub] == []
 
@@ -287,3 +288,21 @@ async def test_a_client_that_blocks_does_so_beside_a_loop_as_in_a_notebook(
         assert sub.get(timeout=LONG) == 1
         with pytest.raises(TimeoutError):
             sub.get(timeout=0.01)
+
+
+async def test_a_for_in_an_event_loop_says_async_for(name: str) -> None:
+    async with (
+        LocalCluster(
+            n_workers=0, processes=False, dashboard_address=":0", asynchronous=True
+        ) as made,
+        Client(made, asynchronous=True) as client,
+    ):
+        await client.register_plugin(PubSubPlugin())
+        with pytest.raises(WrongContext, match="async for"):
+            iter(Sub(name, client=client))
+
+
+@pytest.mark.parametrize("kind", [Pub, Sub])
+def test_a_face_that_is_handed_to_a_task_says_what_to_do(client: Any, name: str, kind: Any) -> None:
+    with pytest.raises(TypeError, match=rf"make a {kind.__name__} in the task: {kind.__name__}\('"):
+        pickle.dumps(kind(name))

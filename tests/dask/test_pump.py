@@ -27,6 +27,7 @@ class Given:
     def __init__(self) -> None:
         self.queue: SimpleQueue[Any] = SimpleQueue()
         self.taken = 0
+        self.publishers = {"a": {"state": "attached"}, "b": {"state": "unreachable"}}
 
     def get_many(self, most: int) -> list[Any]:
         found = self.queue.get()
@@ -98,3 +99,13 @@ def test_its_end_is_told_to_all_who_wait_after_what_came() -> None:
     for thread in waiting:
         thread.join(LONG)
     assert sorted(ended) == ["closed", "closed", "last"]
+
+
+async def test_a_timeout_tells_who_is_connected() -> None:
+    pump = Pump(Given())  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError, match=r"nothing came on 't' .*connected: 1 of 2\)"):
+        pump.get(0.01)
+    with pytest.raises(asyncio.TimeoutError, match=r"nothing came on 't' .*connected: 1 of 2\)"):
+        await pump.aget(0.01)
+    with pytest.raises(TimeoutError, match="nothing waits on 't'"):
+        pump.get(0)
