@@ -333,6 +333,9 @@ class Settings:
     """How long `close()` and the end of the process wait for subscribers to get what is due."""
     ack_delay: float = 0.02
     """At most so long after taking a message its acknowledgement is sent."""
+    shared_memory: int = 256 * MIB
+    """Memory for large values (arrays, bytes), which the Subs of this host are shown without a
+    copy. While it is full, and where this system has none, they travel as all else; 0: always."""
     max_message: int = 256 * MIB
     """The largest encoded message that is sent. One that comes may be larger by as much as others
     could stand before it in its batch (64 KiB); beyond that, it is a gap."""

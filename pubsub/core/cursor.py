@@ -41,6 +41,10 @@ class Outlet(Protocol):
     taken: int
     """Rises when it has taken something, of whatever stream."""
 
+    @property
+    def lends(self) -> bool:
+        """Whether it can lend what lies in the pool, and need not copy it."""
+
     def enqueue(self, cursor: Cursor) -> None:
         """The cursor may have something to send; it is queued until the outlet says otherwise,
         which is not before this returns. Where this raises, it is not queued."""

@@ -18,6 +18,7 @@ class Local:
     def __init__(self, peer_id: str, on_output: Callable[[], None]) -> None:
         self.peer_id = peer_id
         self.address = self.way = "local"
+        self.lends = False  # it hands over what there is
         self.taken = 0
         self._on_output = on_output
         self._pairs: dict[Cursor, tuple[Publication, Stream]] = {}

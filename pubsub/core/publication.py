@@ -586,6 +586,15 @@ class Publication:
     # --- for people ---------------------------------------------------------------------
 
     @property
+    def lends(self) -> bool:
+        """Whether somebody is lent what lies in the pool. May be called from any thread."""
+        for cursor in list(self._attached.values()):
+            outlet = cursor.outlet
+            if outlet is not None and outlet.lends:
+                return True
+        return False
+
+    @property
     def attached(self) -> int:
         """How many subscribers are connected."""
         return len(self._attached)

@@ -12,18 +12,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pubsub.core.cursor import Cursor, Skip, SubKey
+from pubsub.core.lending import Lending
 from pubsub.core.log import Batch
 from pubsub.core.publication import Publication
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.errors import ProtocolError
 from pubsub.wire import messages
-from pubsub.wire.frames import BUFFER_PIECE, Event, buffer_header, data_header
+from pubsub.wire.buffers import Block
+from pubsub.wire.frames import BUFFER_PIECE, Event, buffer_header, data_header, lent_frame
 from pubsub.wire.liveness import HEARTBEAT_TOKEN
 from pubsub.wire.messages import (
     Ack,
+    Control,
     End,
+    Mapped,
     Ping,
     Pong,
+    Returned,
     Subscribe,
     Subscribed,
     Unsubscribe,
@@ -80,6 +85,7 @@ class Serving:
 
     Attributes:
         taken: how many ACKs have said that something was taken.
+        lending: lends the other end memory, where both are on one host; None: they are not.
     """
 
     def __init__(
@@ -105,6 +111,7 @@ class Serving:
         self._now = now
         self._asked: dict[int, float] = {}  # of each stream: when all that was asked has had time
         self.taken = 0
+        self.lending: Lending | None = None
         self._channels: dict[int, _Channel] = {}
         self._highest = -1
         self._control: list[Chunk] = []
@@ -112,6 +119,11 @@ class Serving:
         self._confirming: deque[tuple[int, Cursor, int]] = deque()
         self._asking: dict[Cursor, int] = {}  # what the next PING confirms, when it is answered
         self._token = self._answered = HEARTBEAT_TOKEN
+
+    @property
+    def lends(self) -> bool:
+        """See `Outlet`."""
+        return self.lending is not None
 
     @property
     def channels(self) -> int:
@@ -141,6 +153,10 @@ class Serving:
                 del self._channels[channel.number]
                 if channel.cursor is not None:
                     channel.publication.remove(channel.cursor)
+        elif isinstance(event, Returned) and self.lending is not None:
+            self.lending.returned(event.loans, event.kept)
+        elif isinstance(event, Mapped) and self.lending is not None:
+            self.lending.mapped(event.segment)
         else:
             raise ProtocolError(f"a {type(event).__name__.upper()} where a subscriber speaks")
 
@@ -162,13 +178,13 @@ class Serving:
         publication = self._find(asked.stream_id)
         if publication is None:
             why = f"there is no stream {asked.stream_id} here"
-            self._say(End(asked.channel, 0, "unknown", why))
+            self.say(End(asked.channel, 0, "unknown", why))
         elif not self._rights.may_subscribe(publication.topic):
             publication.refuse(SubKey(self.peer_id, asked.sub_id))
             why = f"it may not subscribe this topic: it {self._rights.may('subscribe')}"
-            self._say(End(asked.channel, 0, "refused", why[:1024]))
+            self.say(End(asked.channel, 0, "refused", why[:1024]))
         elif publication.ended:  # the END itself was lost with the link; its count must not be
-            self._say(End(asked.channel, publication.log.next_seq, "closed", "the Pub was closed"))
+            self.say(End(asked.channel, publication.log.next_seq, "closed", "the Pub was closed"))
         else:
             key = SubKey(self.peer_id, asked.sub_id)
             cursor = publication.cursor(key)
@@ -178,13 +194,13 @@ class Serving:
                     f"it asks for what was put before too often: {ASKED_BURST} times at once, and "
                     f"then once in {ASKED_EVERY:g} s"
                 )
-                self._say(End(asked.channel, 0, "refused", why))
+                self.say(End(asked.channel, 0, "refused", why))
                 return
             channel = self._channels[asked.channel] = _Channel(asked.channel, publication)
             channel.cursor, answer = publication.attach(
                 key, self, asked, now=self._now(), from_now=often
             )
-            self._say(answer)
+            self.say(answer)
 
     def _draws(self, asked: Subscribe, publication: Publication, cursor: Cursor | None) -> bool:
         """Whether it wants messages from before now, for which no place was held until it came back
@@ -230,7 +246,7 @@ class Serving:
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         if self._channels.pop(cursor.channel, None) is not None:
-            self._say(End(cursor.channel, final, code, reason))
+            self.say(End(cursor.channel, final, code, reason))
 
     def taken_over(self, cursor: Cursor) -> None:
         """The subscriber has subscribed the stream again: by a better way, or because it takes this
@@ -239,11 +255,12 @@ class Serving:
         once more."""
         if self._channels.pop(cursor.channel, None) is not None:
             why = "its Sub has subscribed the stream again, on another channel"
-            self._say(End(cursor.channel, 0, "elsewhere", why))
+            self.say(End(cursor.channel, 0, "elsewhere", why))
 
     # --- what to write ------------------------------------------------------------------
 
-    def _say(self, message: End | Subscribed) -> None:
+    def say(self, message: Control) -> None:
+        """Write that next."""
         self._wake()
         self._control.append(encode(message))
 
@@ -295,14 +312,23 @@ class Serving:
         self._confirm(cursor)
 
     def _piece(self, channel: _Channel, cursor: Cursor, batch: Batch, out: list[Chunk]) -> int:
-        """Write the next piece of a large buffer, and behind the last one the batch."""
+        """Write the next piece of a large buffer, or where it lies, and behind the last one the
+        batch."""
         buffer = batch.buffers[channel.index]
         total, offset = len(buffer), channel.offset
-        most = BUFFER_PIECE if len(self._channels) == 1 else SHARED_PIECE
-        end = min(total, offset + most)
-        size = end - offset
-        out.append(buffer_header(channel.number, total, offset, size))
-        out.append(buffer.view()[offset:end])
+        lent = None
+        if not offset and self.lending is not None and isinstance(buffer, Block):
+            lent = self.lending.lend(buffer)
+            start = buffer.start
+        if lent is not None:
+            out.append(lent_frame(channel.number, *lent, start, total))
+            end, size = total, len(out[-1])
+        else:
+            most = BUFFER_PIECE if len(self._channels) == 1 else SHARED_PIECE
+            end = min(total, offset + most)
+            size = end - offset
+            out.append(buffer_header(channel.number, total, offset, size))
+            out.append(buffer.view()[offset:end])
         channel.offset = end
         cursor.pieces += 1
         if end == total:

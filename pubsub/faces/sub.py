@@ -61,6 +61,8 @@ class Sub(Face, blocking=None):
             own `history` kept. Default 0.
         window: bytes that may wait here before publishers pause sending. Default 8 MiB.
         observer: True: a Pub never waits for this Sub, not even with ``overflow="block"``.
+        copy: numpy arrays come read-only, because others may have the same memory (in this process,
+            and over `Peer`'s `shared_memory` in others); True: as copies that can be written to.
         allow_pickle: True: accept streams with ``codec="pickle"`` of publishers that have shown who
             they are; ``"anyone"``: of all, also where there are no credentials. Unpickling runs
             code of the sender's choice: only where every publisher is trusted.
@@ -101,6 +103,7 @@ class Sub(Face, blocking=None):
         history: int | Literal["all"] = 0,
         window: int = 8 * MIB,
         observer: bool = False,
+        copy: bool = False,
         allow_pickle: bool | Literal["anyone"] = False,
         codec: Codec | Iterable[Codec] = (),
     ) -> None:
@@ -119,6 +122,7 @@ class Sub(Face, blocking=None):
         )
         self.window = whole("window", window, 1)
         self.observer = bool(observer)
+        self.copy = bool(copy)
         if isinstance(allow_pickle, str) and allow_pickle != "anyone":
             raise ValueError(f'allow_pickle={allow_pickle!r} is neither True, False nor "anyone"')
         self.allow_pickle: bool | Literal["anyone"] = (
@@ -248,7 +252,9 @@ class Sub(Face, blocking=None):
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
             decoder = self._decoders[stream.codec] = decoder_of(
-                stream.codec, self._codecs, allow_pickle=bool(self.allow_pickle)
+                *(stream.codec, self._codecs),
+                allow_pickle=bool(self.allow_pickle),
+                copy=self.copy,
             )
         broken: DecodeError | None = None
         raised: BaseException | None = None

@@ -25,7 +25,7 @@ from typing import Any
 from pubsub.config import LOCALHOST, Way
 from pubsub.support.host import this_host
 
-__all__ = ["available", "bound", "connect", "end_of", "forget", "is_unix", "prepare"]
+__all__ = ["available", "bound", "connect", "dialled", "end_of", "forget", "is_unix", "prepare"]
 
 FAMILY = getattr(socket, "AF_UNIX", -1)
 BUFFER = 208 * 1024
@@ -84,7 +84,21 @@ async def connect(
     who dials by TCP. Without one, all connections to a name would look the same, and who took that
     name from a process that ends could pass on a proof between two of them.
     """
-    address = _address(way.host.removesuffix(LOCALHOST))
+    sock = dialled(way.host.removesuffix(LOCALHOST))
+    try:
+        await loop.create_unix_connection(lambda: protocol, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def dialled(name: str) -> socket.socket:
+    """A connection to the socket of that name.
+
+    Raises:
+        OSError: there is none.
+    """
+    address = _address(name)
     sock = socket.socket(FAMILY, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -96,10 +110,10 @@ async def connect(
             sock.connect(address)
         except FileNotFoundError:
             raise ConnectionRefusedError from None
-        await loop.create_unix_connection(lambda: protocol, sock=sock)
     except BaseException:
         sock.close()
         raise
+    return sock
 
 
 def prepare(sock: Any) -> int | None:

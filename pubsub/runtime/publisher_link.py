@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pubsub.config import KINDS, UNIX, Address, Way, is_loopback
+from pubsub.core.lending import Borrowing
 from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
 from pubsub.core.stream import Stream
@@ -90,6 +92,7 @@ class Remote(KeptLink):
         self._receiving: Receiving | None = None
         self._before: tuple[Link, Receiving] | None = None  # until all go on by a better way
         self._moving: set[Stream] = set()
+        self._borrowing: dict[Link, Borrowing] = {}  # by the link that it belongs to
         self._detour: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._better: asyncio.TimerHandle | None = None
         self._sought = False  # ways around it were looked for
@@ -471,6 +474,9 @@ class Remote(KeptLink):
 
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
+        borrowing = self._borrowing.pop(link, None)
+        if borrowing is not None:
+            self._owner.sharing.borrow_no_more(borrowing)
         if self._before is not None and link is self._before[0]:
             self._cut_before()
         if link is self.link and self._task is not None:
@@ -490,9 +496,14 @@ class Remote(KeptLink):
             self.met = way.address
         if not self._enough() and self._better is None:
             self._better = self._loop.call_later(BETTER, self._look_for_better)
+        borrowing = self._owner.sharing.borrow(link, way, partial(self._touch, link))
+        if borrowing is not None:
+            self._borrowing[link] = borrowing
         receiving = self._receiving = Receiving(
             self._output,
             self._answered,
+            borrowing=borrowing,
+            on_offer=partial(self._offered, link),
             rights=held(other.standing.rights),
             on_refused=self._kept,
             name=other.standing.name,
@@ -507,6 +518,16 @@ class Remote(KeptLink):
     def _output(self) -> None:
         if self.link is not None:
             self._owner.turn.touch(self.link)
+
+    def _touch(self, link: Link) -> None:
+        """What is held of its memory has gone."""
+        if not link.closing:
+            self._owner.turn.touch(link)
+
+    def _offered(self, link: Link, ticket: bytes) -> None:
+        borrowing = self._borrowing.get(link)
+        if borrowing is not None:
+            self._owner.sharing.come(borrowing, ticket)
 
     def _kept(self, stream: Stream, why: str) -> None:
         """A stream is refused, on either side, for want of a right. Said once: of a pattern's

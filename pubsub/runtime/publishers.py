@@ -20,6 +20,7 @@ from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.publisher_link import Remote
 from pubsub.runtime.readiness import Readiness
 from pubsub.runtime.relay_link import Relays
+from pubsub.runtime.sharing import Sharing
 from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
@@ -47,6 +48,7 @@ class Publishers:
         random: for the time between attempts.
         guard: how links are secured.
         doorman: lets in who is met at a relay.
+        sharing: what memory they lend.
 
     Attributes:
         remotes: by the id of the peer.
@@ -66,8 +68,10 @@ class Publishers:
         random: Callable[[], float],
         guard: Guard,
         doorman: Doorman,
+        sharing: Sharing,
     ) -> None:
         self.loop = loop
+        self.sharing = sharing
         self.guard = guard
         self.settings = settings
         self.turn = turn

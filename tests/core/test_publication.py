@@ -23,6 +23,7 @@ class Outlet:
     address = "subscriber:1"
     way = "direct"
     taken = 0
+    lends = False
 
     def __init__(self) -> None:
         self.queue: list[Cursor] = []

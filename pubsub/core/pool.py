@@ -1,0 +1,272 @@
+"""A pool: where the large buffers of a process lie that others on its host see without a copy.
+
+It has segments, each a piece of memory that is cut into slots of one size; a slot holds one
+`Block`. Sizes are rounded up to one of four steps in each octave, so that slots fit again. What was
+freed last is used first: its memory is warm, and to touch new memory costs six times as much as to
+copy into it. A segment belongs to one Pub: who is lent any of it can read all of it.
+
+A slot is free when nobody holds its block: the log, who reads it here, and those to whom it is lent
+(see `lending`). It is never written to again where that cannot be known: then the whole segment is
+*retired*, serves what still lies in it, and is replaced when there is need.
+
+Blocks are taken by whoever puts, in any thread, and come back in any thread, without a lock (see
+`inbox` for what that rests on); all else is done in the loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from weakref import WeakSet, ref
+
+from pubsub.wire.buffers import Block, Memory
+
+__all__ = ["IDLE", "Pool", "Segment", "Share", "slot_for"]
+
+SMALLEST = 2 * 1024 * 1024
+LARGEST = 8 * 1024 * 1024
+"""Bytes of the first segment of a Pub, and of later ones, where one slot is not larger, and the
+pool is not: memory is given back to the system only as a whole, and each segment is a descriptor."""
+MOST = 32
+"""Segments that a pool has, about; those of a larger one are larger."""
+PAGE = 4096
+IDLE = 10.0
+"""Seconds after which a segment that nobody used is given back."""
+
+
+def slot_for(size: int) -> int:
+    """The size of the slots for a buffer of that size: at most a quarter more."""
+    step = max(PAGE, 1 << max(0, (size - 1).bit_length() - 3))
+    return -(-size // step) * step
+
+
+class Segment:
+    """One piece of memory of a pool.
+
+    Attributes:
+        number: of the segment, never given to another one.
+        memory: where its slots lie.
+        owner: whose it is, weakly.
+        slot: the size of each.
+        size: of all.
+        free: where those begin that hold no block; the last freed is the last.
+        used: how many hold one.
+        counted: it counts for the size of the pool.
+        retired: no block is put here any more.
+        idle_since: since when it was seen without a block; None: it was not.
+    """
+
+    __slots__ = (
+        *("counted", "free", "idle_since", "memory", "number"),
+        *("owner", "retired", "size", "slot", "used"),
+    )
+
+    def __init__(self, number: int, memory: Memory, slot: int, owner: Share) -> None:
+        self.number = number
+        self.memory = memory
+        self.owner = ref(owner)
+        self.slot = slot
+        self.size = len(memory.view)
+        self.free = list(range(self.size - slot, -1, -slot))
+        self.used = 0
+        self.counted = True
+        self.retired = False
+        self.idle_since: float | None = None
+
+    @property
+    def view(self) -> memoryview:
+        """See `Memory`."""
+        return self.memory.view
+
+    @property
+    def address(self) -> int:
+        """See `Memory`."""
+        return self.memory.address
+
+
+class Pool:
+    """See the module.
+
+    Parameters:
+        size: bytes that all segments together may have.
+        make: memory of that size; may raise OSError where there is none.
+        on_changed: called, in any thread, when there is a new segment, or something in `departed`.
+
+    Attributes:
+        forking: the process is being forked: what goes now may be in the child.
+        total: bytes of the segments that hold something, or may.
+        departed: segments that are retired, and of which others are to be told.
+    """
+
+    def __init__(
+        self, size: int, make: Callable[[int], Memory], on_changed: Callable[[], None]
+    ) -> None:
+        self.size = size
+        self.total = 0
+        self.forking = False
+        self.departed: deque[Segment] = deque()
+        self._make = make
+        self.on_changed = on_changed
+        self._segments: dict[int, Segment] = {}
+        self._shares: WeakSet[Share] = WeakSet()
+        self._numbers = 0
+        self._growing = [True]  # who has this may add a segment
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Those that blocks are put in. May be called from any thread."""
+        return list(self._segments.values())
+
+    def share(self, wanted: Callable[[], bool]) -> Share:
+        """What one Pub may have of it; `wanted`: whether anybody is lent what it puts there."""
+        made = Share(self, wanted)
+        self._shares.add(made)
+        return made
+
+    def back(self, segment: Segment, start: int) -> None:
+        """Nobody holds that block any more. In any thread, and at any place."""
+        segment.used -= 1
+        segment.free.append(start)
+        if self.forking:
+            self.retire(segment)
+        if segment.retired and not segment.used:
+            self._uncount(segment)
+
+    def _uncount(self, segment: Segment) -> None:
+        if segment.counted:
+            segment.counted = False
+            self.total -= segment.size
+
+    def grow(self, slot: int, owner: Share, times: int) -> Segment | None:
+        """A new segment with slots of that size, for one that has so many; None: there is no room
+        for one, or it cannot be made."""
+        try:
+            self._growing.pop()
+        except IndexError:  # somebody else does, and we do not wait
+            return None
+        try:
+            size = min(SMALLEST << times, max(LARGEST, self.size // MOST))
+            size = slot * max(1, size // slot)
+            size = size if self.total + size <= self.size else slot
+            for other in self.segments:  # those that hold nothing go first
+                if self.total + size <= self.size:
+                    break
+                if not other.used:
+                    self.retire(other)
+            if self.total + size > self.size:
+                return None
+            try:
+                memory = self._make(size)
+            except (OSError, ValueError, MemoryError):
+                return None
+            self._numbers += 1
+            segment = self._segments[self._numbers] = Segment(self._numbers, memory, slot, owner)
+            self.total += size
+            self.on_changed()
+            return segment
+        finally:
+            self._growing.append(True)
+
+    def retire(self, segment: Segment) -> None:
+        """Put nothing there any more. What lies there stays, for as long as somebody holds it."""
+        if segment.retired:
+            return
+        segment.retired = True
+        self._segments.pop(segment.number, None)
+        owner = segment.owner()
+        if owner is not None:
+            owner.drop(segment)
+        if not segment.used:
+            self._uncount(segment)
+        self.departed.append(segment)
+        self.on_changed()
+
+    def retire_used(self) -> None:
+        """The process is being forked: what the child has of these blocks must not change."""
+        for segment in self.segments:
+            if segment.used:
+                self.retire(segment)
+
+    def look(self, now: float) -> bool:
+        """Give back what was not used for `IDLE` seconds; returns whether anything is left. To be
+        called from time to time."""
+        for segment in self.segments:
+            if segment.used:
+                continue
+            if segment.idle_since is None:
+                segment.idle_since = now
+            elif now - segment.idle_since >= IDLE:
+                self.retire(segment)
+        return bool(self._segments)
+
+    def contested(self, share: Share) -> bool:
+        """Whether others have something of it, or would."""
+        return any(other.held or other.refused for other in self._shares if other is not share)
+
+
+class Share:
+    """What one Pub has of a pool: not more than half, where others need some, too.
+
+    Attributes:
+        held: bytes of its blocks.
+        refused: it had none when it asked last.
+        on_back: called with each block that comes back, before it is used again.
+    """
+
+    __slots__ = ("__weakref__", "_pool", "_segments", "_wanted", "held", "on_back", "refused")
+
+    def __init__(self, pool: Pool, wanted: Callable[[], bool]) -> None:
+        self.held = 0
+        self.refused = False
+        self.on_back: Callable[[Block], None] | None = None
+        self._pool = pool
+        self._wanted = wanted
+        # by the size of their slots, the oldest first: so the others may go idle
+        self._segments: dict[int, list[Segment]] = {}
+
+    def spare(self, size: int) -> Block | None:
+        """A block for what is to be copied; None: there is none, or nobody would be lent it."""
+        return self.block(size) if self._wanted() else None
+
+    def block(self, size: int) -> Block | None:
+        """A block of that size; None: there is none, and the buffer goes another way."""
+        pool = self._pool
+        over = self.held + size > pool.size // 2
+        found = None if over and pool.contested(self) else self._take(slot_for(size))
+        self.refused = found is None
+        if found is None:
+            return None
+        self.held += size
+        return Block(found[0], found[1], size, 0, self._back)
+
+    def _take(self, slot: int) -> tuple[Segment, int] | None:
+        segments = self._segments.setdefault(slot, [])
+        while True:
+            for segment in segments:
+                try:
+                    start = segment.free.pop()
+                except IndexError:
+                    continue
+                segment.used += 1
+                segment.idle_since = None
+                if not segment.retired:
+                    return segment, start
+                segment.used -= 1  # in this moment
+            new = self._pool.grow(slot, self, len(segments))
+            if new is None:
+                return None
+            segments.append(new)
+
+    def _back(self, block: Block) -> None:
+        if self.on_back is not None:
+            self.on_back(block)
+        self.held -= len(block)
+        segment = block.memory
+        assert isinstance(segment, Segment)
+        self._pool.back(segment, block.start)
+
+    def drop(self, segment: Segment) -> None:
+        """That one is retired."""
+        segments = self._segments.get(segment.slot, [])
+        if segment in segments:
+            segments.remove(segment)
