@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from weakref import WeakSet, ref
+from itertools import count
+from weakref import WeakValueDictionary, ref
 
 from pubsub.wire.buffers import Block, Memory
 
@@ -108,9 +109,10 @@ class Pool:
         self._make = make
         self.on_changed = on_changed
         self._segments: dict[int, Segment] = {}
-        self._shares: WeakSet[Share] = WeakSet()
+        self._shares: WeakValueDictionary[int, Share] = WeakValueDictionary()
         self._numbers = 0
-        self._growing = [True]  # who has this may add a segment
+        self._share_numbers = count()
+        self._growing = False  # somebody adds a segment
 
     @property
     def segments(self) -> list[Segment]:
@@ -119,16 +121,15 @@ class Pool:
 
     def share(self, wanted: Callable[[], bool]) -> Share:
         """What one Pub may have of it; `wanted`: whether anybody is lent what it puts there."""
-        made = Share(self, wanted)
-        self._shares.add(made)
+        made = self._shares[next(self._share_numbers)] = Share(self, wanted)
         return made
 
     def back(self, segment: Segment, start: int) -> None:
         """Nobody holds that block any more. In any thread, and at any place."""
+        if self.forking:  # first: what is free, another thread may take at once
+            self.retire(segment)
         segment.used -= 1
         segment.free.append(start)
-        if self.forking:
-            self.retire(segment)
         if segment.retired and not segment.used:
             self._uncount(segment)
 
@@ -140,10 +141,9 @@ class Pool:
     def grow(self, slot: int, owner: Share, times: int) -> Segment | None:
         """A new segment with slots of that size, for one that has so many; None: there is no room
         for one, or it cannot be made."""
-        try:
-            self._growing.pop()
-        except IndexError:  # somebody else does, and we do not wait
+        if self._growing:  # somebody else does, and we do not wait
             return None
+        self._growing = True
         try:
             size = min(SMALLEST << times, max(LARGEST, self.size // MOST))
             size = slot * max(1, size // slot)
@@ -165,7 +165,7 @@ class Pool:
             self.on_changed()
             return segment
         finally:
-            self._growing.append(True)
+            self._growing = False
 
     def retire(self, segment: Segment) -> None:
         """Put nothing there any more. What lies there stays, for as long as somebody holds it."""
@@ -201,7 +201,18 @@ class Pool:
 
     def contested(self, share: Share) -> bool:
         """Whether others have something of it, or would."""
-        return any(other.held or other.refused for other in self._shares if other is not share)
+        others = [there() for there in self._shares.valuerefs()]  # Pubs come in other threads
+        return any(o.held or o.refused for o in others if o is not None and o is not share)
+
+
+class _Nowhere:
+    """The memory of a block that has no slot yet."""
+
+    view = memoryview(b"")
+    address = 0
+
+
+_NOWHERE = _Nowhere()
 
 
 class Share:
@@ -232,37 +243,45 @@ class Share:
         """A block of that size; None: there is none, and the buffer goes another way."""
         pool = self._pool
         over = self.held + size > pool.size // 2
-        found = None if over and pool.contested(self) else self._take(slot_for(size))
+        found = None if over and pool.contested(self) else self._take(slot_for(size), size)
         self.refused = found is None
-        if found is None:
-            return None
-        self.held += size
-        return Block(found[0], found[1], size, 0, self._back)
+        return found
 
-    def _take(self, slot: int) -> tuple[Segment, int] | None:
+    def _take(self, slot: int, size: int) -> Block | None:
         segments = self._segments.setdefault(slot, [])
+        block = Block(_NOWHERE, 0, size, 0, self._back)
         while True:
             for segment in segments:
-                try:
-                    start = segment.free.pop()
-                except IndexError:
-                    continue
-                segment.used += 1
-                segment.idle_since = None
-                if not segment.retired:
-                    return segment, start
-                segment.used -= 1  # in this moment
+                free = segment.free
+                # Nothing is called from here on, until the block has its slot: what interrupts us
+                # (Python looks for signals, and for other threads, after calls) would lose it.
+                if free and not segment.retired:
+                    block.start = free[-1]
+                    del free[-1]
+                    segment.used += 1
+                    segment.idle_since = None
+                    self.held += size
+                    block.memory = segment
+                    return block
             new = self._pool.grow(slot, self, len(segments))
             if new is None:
                 return None
             segments.append(new)
 
+    def owns(self, block: Block) -> bool:
+        """Whether it is of this Pub's memory. (Who is lent another's could read all of that one's
+        segment; and a segment has its number in one pool alone.)"""
+        segment = block.memory
+        return isinstance(segment, Segment) and segment.owner() is self
+
     def _back(self, block: Block) -> None:
+        segment = block.memory
+        if not isinstance(segment, Segment):  # it got no slot
+            return
         if self.on_back is not None:
             self.on_back(block)
-        self.held -= len(block)
-        segment = block.memory
-        assert isinstance(segment, Segment)
+        size = len(block)  # called before what it changes is read
+        self.held -= size
         self._pool.back(segment, block.start)
 
     def drop(self, segment: Segment) -> None:

@@ -18,7 +18,6 @@ import errno
 import mmap
 import os
 import socket
-import stat
 import struct
 import sys
 from collections.abc import Callable
@@ -101,6 +100,7 @@ def make(size: int) -> Mapping:
 
     fd = os.memfd_create("pubsubd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
+        _leave_some(fd)
         os.ftruncate(fd, size)
         made = Mapping(fd, size, write=True)
     except BaseException:
@@ -122,18 +122,28 @@ def take(fd: int, size: int) -> Mapping:
     import fcntl
 
     try:
-        found = os.fstat(fd)
         try:
             seals = fcntl.fcntl(fd, GET_SEALS)
         except OSError:
             seals = 0
-        if not stat.S_ISREG(found.st_mode) or not seals & SEAL_SHRINK:
+        if not seals & SEAL_SHRINK:  # before any other question: a file system may not answer
             raise ProtocolError("a descriptor that is no sealed memory: it could be made shorter")
+        found = os.fstat(fd)
         if found.st_size != size or not 0 < size <= LARGEST:
             raise ProtocolError(f"memory of {found.st_size:,} bytes, announced as {size:,}")
+        _leave_some(fd)
         return Mapping(fd, size, write=False)
     finally:
         os.close(fd)
+
+
+def _leave_some(fd: int) -> None:
+    """Raise OSError where half of the descriptors are in use: before 3.13, Python's mappings have
+    one each, and connections and files need them more."""
+    import resource
+
+    if 2 * fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 0:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Passing:

@@ -143,8 +143,13 @@ class Sharing:
     # --- the end, and forks -------------------------------------------------------------
 
     def close(self) -> None:
-        """Nothing is put into the pool any more."""
+        """Nothing is put into the pool any more. What nobody holds of it goes now, though the Peer
+        itself may be kept."""
         self._closed = True
+        if self.pool is not None:
+            for segment in self.pool.segments:
+                self.pool.retire(segment)
+            self.pool.departed.clear()
         if self._timer is not None:
             self._timer.cancel()
 

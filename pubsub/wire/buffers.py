@@ -201,7 +201,15 @@ class Block:
         return self.memory.view[self.start : self.start + self._size]
 
     def view(self) -> memoryview:
-        return self.room.toreadonly()
+        """It keeps the block: what a transport has not sent yet must not be used again, though the
+        log has dropped it."""
+        if self.memory.view.readonly:
+            return self.room
+        import ctypes
+
+        keeper: Any = (ctypes.c_char * self._size).from_buffer(self.memory.view, self.start)
+        keeper.block = self
+        return memoryview(keeper).cast("B").toreadonly()
 
     def take_bytes(self) -> bytes:
         return bytes(self.room)
