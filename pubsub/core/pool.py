@@ -26,7 +26,7 @@ __all__ = ["IDLE", "Pool", "Segment", "Share", "slot_for"]
 SMALLEST = 2 * 1024 * 1024
 LARGEST = 8 * 1024 * 1024
 """Bytes of the first segment of a Pub, and of later ones, where one slot is not larger, and the
-pool is not: memory is given back to the system only as a whole, and each segment is a descriptor."""
+pool is not: memory is given back to the system only as a whole, and each one is a descriptor."""
 MOST = 32
 """Segments that a pool has, about; those of a larger one are larger."""
 PAGE = 4096

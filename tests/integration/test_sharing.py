@@ -145,8 +145,8 @@ async def test_what_a_sub_hands_out_does_not_depend_on_the_way_or_the_size(
         for name in "array", "fortran", "every other", "times":
             found, put = back[name], value[name]
             assert type(found) is np.ndarray
-            assert found.dtype == put.dtype  # type: ignore[attr-defined]
-            assert found.shape == put.shape  # type: ignore[attr-defined]
+            assert found.dtype == put.dtype
+            assert found.shape == put.shape
             assert (found == put).all()
             assert found.flags.writeable is copy
             assert found.flags.aligned
@@ -437,7 +437,7 @@ def no_connection(patch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
         raise ConnectionRefusedError
 
-    patch.setattr(memory.unix, "dialled", fail)  # type: ignore[attr-defined]
+    patch.setattr(memory.unix, "dialled", fail)
 
 
 @pytest.mark.parametrize("spoil", [no_memfd, no_mapping])
@@ -465,6 +465,11 @@ def in_child(check: Callable[[], bool]) -> int:
         finally:
             os._exit(2)
     return pid
+
+
+def exit_code(pid: int) -> int:
+    """Wait for that child."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 async def test_views_of_parent_and_child_keep_what_they_show_through_100_forks() -> None:
@@ -503,8 +508,7 @@ async def test_views_of_parent_and_child_keep_what_they_show_through_100_forks()
             os.close(writing)
             assert all(zlib.crc32(view) == crc for view, crc in own)
             del own
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in waiting]
-        assert codes == [0] * 100
+        assert [exit_code(pid) for pid in waiting] == [0] * 100
         assert p.sub.lost == 0
         kept.clear()
         await flow(5)
@@ -523,7 +527,7 @@ async def test_a_child_has_no_say_over_what_its_parent_holds() -> None:
             gc.collect()
             return True
 
-        assert os.waitpid(in_child(drop), 0)[1] == 0
+        assert exit_code(in_child(drop)) == 0
         for _ in range(30):
             p.pub.put(np.full(SIZE, 6, np.uint8))
             await p.sub.get(LONG)
