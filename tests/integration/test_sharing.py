@@ -17,7 +17,7 @@ import pytest
 from pubsub import Peer, Pub, Sub
 from pubsub.config import MIB
 from pubsub.core.pool import IDLE, Pool
-from pubsub.links import memory
+from pubsub.links import memory, unix
 from tests.integration.support import LONG, break_links, coordinator_in_loop, eventually
 
 np = pytest.importorskip("numpy")
@@ -440,7 +440,7 @@ def no_connection(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(memory.unix, "dialled", fail)
 
 
-@pytest.mark.parametrize("spoil", [no_memfd, no_mapping])
+@pytest.mark.parametrize("spoil", [no_memfd, no_mapping, no_connection])
 async def test_where_memory_cannot_be_had_all_travels_by_the_link(
     spoil: Spoil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
