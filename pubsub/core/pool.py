@@ -58,12 +58,14 @@ class Segment:
 
     __slots__ = (
         *("counted", "free", "idle_since", "memory", "number"),
-        *("owner", "retired", "size", "slot", "used"),
+        *("owner", "retired", "size", "slot", "used", "view"),
     )
 
     def __init__(self, number: int, memory: Memory, slot: int, owner: Share) -> None:
         self.number = number
         self.memory = memory
+        self.view = memory.view
+        """See `Memory`."""
         self.owner = ref(owner)
         self.slot = slot
         self.size = len(memory.view)
@@ -72,11 +74,6 @@ class Segment:
         self.counted = True
         self.retired = False
         self.idle_since: float | None = None
-
-    @property
-    def view(self) -> memoryview:
-        """See `Memory`."""
-        return self.memory.view
 
     @property
     def address(self) -> int:
