@@ -221,6 +221,8 @@ class Borrowing:
         return out
 
     def end(self) -> None:
-        """The link is over. What is held stays, and nobody is told when it goes."""
+        """The link is over. What is held stays, and nobody is told when it goes: an array that is
+        kept for long keeps no more of us alive than this."""
         self._open = False
+        self._wake = lambda: None
         self._segments.clear()

@@ -434,10 +434,12 @@ def no_mapping(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_connection(patch: pytest.MonkeyPatch) -> None:
+    """The link is there already."""
+
     def fail(name: str) -> None:
         raise ConnectionRefusedError
 
-    patch.setattr(memory.unix, "dialled", fail)
+    patch.setattr(unix, "dialled", fail)
 
 
 @pytest.mark.parametrize("spoil", [no_memfd, no_mapping, no_connection])
