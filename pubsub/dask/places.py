@@ -11,6 +11,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from distributed import Client, Scheduler, Worker
@@ -20,7 +21,7 @@ from distributed.utils import TimeoutError as DaskTimeoutError
 from pubsub.config import Address
 from pubsub.errors import CoordinatorUnavailable
 
-__all__ = ["OP", "TIMEOUT", "Place", "in_thread", "learn", "unlearn", "where", "workers"]
+__all__ = ["OP", "TIMEOUT", "Place", "aside", "in_thread", "learn", "unlearn", "where", "workers"]
 
 log = logging.getLogger("pubsub.dask")
 
@@ -167,18 +168,26 @@ def host_of(address: str) -> str:
 
 def in_thread(call: Callable[[], T]) -> T:
     """Call it in a thread of its own, in which no event loop runs, and wait for it."""
-    result: list[T] = []
-    failure: list[BaseException] = []
+    return _begun(call).result()
+
+
+async def aside(call: Callable[[], T]) -> T:
+    """The same for an event loop, which runs on. (Of the loop's own threads there are none any
+    more when a cluster is closed by the end of Python.)"""
+    return await asyncio.wrap_future(_begun(call))
+
+
+def _begun(call: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            result.append(call())
+            result = call()
         except BaseException as error:
-            failure.append(error)
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
-    thread = threading.Thread(target=run, name="pubsub.dask", daemon=True)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]
+    future.set_running_or_notify_cancel()  # who gives up waiting does not end it
+    threading.Thread(target=run, name="pubsub.dask", daemon=True).start()
+    return future
