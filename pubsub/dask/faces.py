@@ -34,13 +34,6 @@ class _Face:
         self._topic = topic_of(name)
         self._home = home_of(member)
 
-    def _moved(self, error: Closed) -> None:
-        """The scheduler was started anew, and we go on there; else this raises the error."""
-        home = self._home.successor
-        if home is None:
-            raise error
-        self._home = home
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.name}>"
 
@@ -83,9 +76,12 @@ class Pub(_Face):
             try:
                 self._pub.put(msg)
                 return
-            except Closed as error:
-                self._moved(error)
-                self._pub = self._home.pub(self._topic)
+            except Closed:
+                home = self._home.successor  # the scheduler was started anew: we go on there
+                if home is None:
+                    raise
+                self._pub = home.pub(self._topic)
+                self._home = home  # not before we hold one of its Pubs, which we drop in the end
 
     @property
     def subscribers(self) -> dict[str, dict[str, Any]]:

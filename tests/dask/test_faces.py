@@ -9,6 +9,8 @@ import gc
 import threading
 import time
 from datetime import timedelta
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -287,3 +289,22 @@ async def test_a_client_that_blocks_does_so_beside_a_loop_as_in_a_notebook(
         assert sub.get(timeout=LONG) == 1
         with pytest.raises(TimeoutError):
             sub.get(timeout=0.01)
+
+
+def test_a_pub_whose_next_home_is_closed_too_drops_nothing_there(client: Any, name: str) -> None:
+    """What it drops it must have held: else another one's Pub is given up there."""
+
+    def closed(*_: Any) -> None:
+        raise Closed("it is")
+
+    after = SimpleNamespace(pub=closed, dropped=SimpleQueue())
+    before = SimpleNamespace(successor=after, dropped=SimpleQueue())
+    pub = Pub(name, client=client)
+    there, pub._home = pub._home, before  # type: ignore[assignment]
+    there.dropped.put(topic_of(name))
+    pub._pub = SimpleNamespace(put=closed)  # type: ignore[assignment]
+    with pytest.raises(Closed):
+        pub.put(1)
+    del pub
+    gc.collect()
+    assert (before.dropped.qsize(), after.dropped.qsize()) == (1, 0)
