@@ -19,9 +19,20 @@ from distributed.comm import connect, get_address_host
 from distributed.utils import TimeoutError as DaskTimeoutError
 
 from pubsub.config import Address
-from pubsub.errors import CoordinatorUnavailable
+from pubsub.errors import CoordinatorUnavailable, WrongContext
 
-__all__ = ["OP", "TIMEOUT", "Place", "aside", "in_thread", "learn", "unlearn", "where", "workers"]
+__all__ = [
+    "OP",
+    "TIMEOUT",
+    "Place",
+    "aside",
+    "in_thread",
+    "learn",
+    "refuse_in_thread",
+    "unlearn",
+    "where",
+    "workers",
+]
 
 log = logging.getLogger("pubsub.dask")
 
@@ -177,10 +188,24 @@ async def aside(call: Callable[[], T]) -> T:
     return await asyncio.wrap_future(_begun(call))
 
 
+def refuse_in_thread() -> None:
+    """Raise `WrongContext` in such a thread: code that runs there unasked, a destructor's, must not
+    wait for who waits for the thread."""
+    if getattr(_here, "is_ours", False):
+        raise WrongContext(
+            "a Pub or Sub of pubsub.dask cannot be made here, while the Peer of one is made (by a "
+            "destructor, say): have it noted here, and made outside"
+        )
+
+
+_here = threading.local()
+
+
 def _begun(call: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
 
     def run() -> None:
+        _here.is_ours = True
         try:
             result = call()
         except BaseException as error:

@@ -20,8 +20,8 @@ pytest.importorskip("distributed", reason="needs the extra pubsubd[dask]")
 import distributed
 from distributed import Client, LocalCluster
 
-from pubsub import Closed, Codec
-from pubsub.dask import Pub, PubSubPlugin, Sub, info, names, peer, topic_of
+from pubsub import Closed, Codec, WrongContext
+from pubsub.dask import Pub, PubSubPlugin, Sub, homes, info, names, peer, places, topic_of
 from pubsub.dask.names import name_of
 from tests.dask import tasks
 from tests.dask.tasks import LONG
@@ -308,3 +308,35 @@ def test_a_pub_whose_next_home_is_closed_too_drops_nothing_there(client: Any, na
     del pub
     gc.collect()
     assert (before.dropped.qsize(), after.dropped.qsize()) == (1, 0)
+
+
+def test_a_destructor_that_publishes_in_the_middle_of_our_work_is_waited_for_by_nobody(
+    threads: Any, name: str
+) -> None:
+    """Python collects garbage wherever it happens to be: where a lock of ours is held, and in the
+    threads that who holds it waits for."""
+    sub = Sub(name, client=threads)
+    home = homes.home_of(threads)
+    found: list[Any] = []
+
+    def make() -> None:
+        try:
+            Pub([name], client=threads)
+        except WrongContext:
+            found.append("refused")
+
+    def run() -> None:
+        with homes._lock, home._making, home._lock:
+            Pub(name, client=threads).put(1)
+        with home._making:
+            home.peer._call(make)
+        with homes._lock:
+            home.peer._call(make)
+            places.in_thread(make)
+        found.append("done")
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LONG / 3)
+    assert found == ["refused", "refused", "refused", "done"]
+    assert sub.get(timeout=LONG) == 1
