@@ -2,8 +2,8 @@
 
 A home lives as long as a worker or client of this process that has used it is alive. One thread
 keeps it (`Home._keep`): finalizers, which may run in the middle of anything, only tell it what was
-dropped. Those of the user's own may publish, also in a thread that holds one of the locks here (hence
-they can be taken again), or in one that the holder of a lock waits for (who asks there is refused).
+dropped. Those of the user's own may publish, also in a thread that holds one of the locks here
+(hence they can be taken again), or in one that the holder waits for (who asks there is refused).
 
 All Pubs of one name in a process share one Pub, which stays for some seconds after the last of
 them is gone. A task that makes a Pub, puts once and returns is the common case: so thousands of
