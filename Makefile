@@ -133,6 +133,17 @@ fuzz: $(DEV) ## fuzz what strangers can send, for SECONDS=60; with atheris where
 bench: $(BENCH) ## the benchmarks beside their peers (ONLY=name,... PEERS=name,... narrow them)
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only "$(ONLY)") $(if $(PEERS),--peers "$(PEERS)") $(ARGS)
 
+# Dask's own Pub and Sub were in distributed up to 2025.3: an environment of its own has that one.
+OLD_DASK := .venv-dask-2025.3.0
+$(OLD_DASK)/.made:
+	@$(PYTHON) -m venv $(OLD_DASK)
+	@$(OLD_DASK)/bin/python -m pip install -q "distributed==2025.3.0" numpy
+	@touch $@
+
+.PHONY: bench-dask
+bench-dask: $(DASK) $(OLD_DASK)/.made ## the benchmark beside Dask's own Pub and Sub, of distributed 2025.3.0
+	@$(BIN)/python -m benchmarks.dask $(OLD_DASK)/bin/python $(ARGS)
+
 .PHONY: dist
 dist: $(DEV) ## the sdist, and from it the wheel, in dist/
 	@rm -rf dist build/lib build/bdist.*

@@ -1,7 +1,7 @@
 """Results and files from a training on Dask workers, while it runs: python examples/dask_results.py
 
 Each rank sends metrics, and checkpoints as bytes, by one Pub; the client writes them into a folder,
-as dask-pytorch-ddp's results handler does. Nothing needs a shared file system.
+as dask-pytorch-ddp's results handler does. Nothing needs a shared file system. (It needs numpy.)
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ each publisher to every subscriber. Nothing is ever lost in silence. See `Pub`, 
 """
 
 # The faces are there once they are imported: a Pub or Sub becomes the one that fits.
+from importlib.util import find_spec as _find_spec
+
 from pubsub._version import __version__
 from pubsub.codec.own_codecs import Codec
 from pubsub.codec.own_types import register
@@ -31,6 +33,12 @@ from pubsub.faces.message import Gap, Message
 from pubsub.faces.peer import Peer, connect
 from pubsub.faces.pub import Pub
 from pubsub.faces.sub import Sub
+
+if _find_spec("pubsub.coordinator") is None:  # else a thread would miss it, much later
+    raise ImportError(
+        f"{__file__} is a source file of pubsubd, and not what is installed: start Python in "
+        "another folder, or `pip install -e .` in this one"
+    )
 
 __all__ = [
     "AuthError",

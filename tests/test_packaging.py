@@ -62,6 +62,19 @@ def test_packages_import_under_their_installed_names(
     assert Path(file).name == "__init__.py"
 
 
+def test_an_import_of_sources_that_are_not_installed_says_so(tmp_path: Path) -> None:
+    (tmp_path / "pubsub").symlink_to(ROOT / "pubsub")
+    code = """if 1:
+        import sys
+        sys.meta_path = [each for each in sys.meta_path if "editable" not in repr(each).lower()]
+        try:
+            import pubsub
+        except ImportError as error:
+            print(error)
+    """
+    assert "start Python in another folder" in python(code, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["coordinator", "cli"])
 def test_no_package_of_a_general_name_is_installed(name: str, tmp_path: Path) -> None:
     code = f"import importlib.util; print(importlib.util.find_spec({name!r}))"

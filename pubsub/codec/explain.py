@@ -14,6 +14,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from os import PathLike
+from types import FunctionType
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -94,6 +95,9 @@ def refusal(value: object) -> Unencodable:
         return Unencodable(problem, "await it first", pickle=False)
     if isinstance(value, (Iterator, MappingView)):
         return Unencodable(problem, "convert it with list(...)", pickle=False)
+    if isinstance(value, FunctionType):  # pickle carries the name alone, and of a lambda nothing
+        remedy = "send its name, or give Pub and Sub codec=pubsub.Codec.cloudpickle()"
+        return Unencodable(problem, remedy, pickle=False)
     if isinstance(value, Enum):
         remedy = f"send its .value, {_register(kind)}"
     elif dataclasses.is_dataclass(kind):

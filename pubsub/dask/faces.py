@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from dask.utils import parse_timedelta
 from distributed import Client, Worker
 
-from pubsub import Closed
+from pubsub import Closed, WrongContext
 from pubsub import Pub as PlainPub
-from pubsub.dask.homes import home_of, member_of
+from pubsub.dask.homes import ENDED, home_of, member_of
 from pubsub.dask.names import topic_of
 from pubsub.dask.pump import Pump, Source
 
@@ -33,6 +33,13 @@ class _Face:
         self.client = None if self.worker is not None else member
         self._topic = topic_of(name)
         self._home = home_of(member)
+
+    def __reduce__(self) -> NoReturn:  # else Dask would tell of the parts that cannot be pickled
+        kind = type(self).__name__
+        raise TypeError(
+            f"a {kind} belongs to its process and cannot be pickled or copied: hand on the name, "
+            f"and make a {kind} in the task: {kind}({self.name!r})"
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.name}>"
@@ -79,7 +86,7 @@ class Pub(_Face):
             except Closed:
                 home = self._home.successor  # the scheduler was started anew: we go on there
                 if home is None:
-                    raise
+                    raise Closed(ENDED) from None
                 self._pub = home.pub(self._topic)
                 self._home = home  # not before we hold one of its Pubs, which we drop in the end
 
@@ -162,6 +169,10 @@ class Sub(_Face):
             raise StopIteration from None
 
     def __iter__(self) -> Sub:
+        if (
+            self._awaits()
+        ):  # else it would be coroutines without end, and the loop would stand still
+            raise WrongContext("in an event loop iterate a Sub by `async for`, not `for`")
         return self
 
     async def __anext__(self) -> Any:

@@ -30,15 +30,14 @@ from pubsub.config import Address, is_loopback
 from pubsub.dask.places import (
     TIMEOUT,
     Place,
+    held,
     host_of,
     in_thread,
-    refuse_in_thread,
     scheduler_id,
     where,
     workers,
 )
 from pubsub.errors import CoordinatorUnavailable
-from pubsub.faces.elsewhere import refuse_inside
 
 if TYPE_CHECKING:
     from pubsub.dask.pump import Source
@@ -51,6 +50,9 @@ IDLE = 10.0
 """Seconds for which a Pub is kept that nobody holds."""
 TICK = 1.0
 """Seconds after which the keeper looks again who is alive."""
+
+ENDED = "the Dask cluster, or the last client of it in this process, has ended"
+"""Why a face is closed: who uses it knows of no Peer."""
 
 VALUES = Codec.cloudpickle()
 """What msgpack cannot carry goes by cloudpickle: all of a cluster trust each other already."""
@@ -103,8 +105,7 @@ class Home:
         """The Pub of that topic that all share. Who has it no more says so by `dropped`."""
         pub = self._held(topic)
         if pub is None:
-            refuse_inside("Pub")  # who makes one at this moment may wait for this thread
-            with self._making:
+            with held(self._making):
                 pub = self._held(topic)
                 if pub is None:
                     made = Pub(topic, peer=self.peer, codec=VALUES)
@@ -328,18 +329,11 @@ def home_of(member: Any) -> Home:
     here = os.getpid(), place.scheduler
     if here not in _homes:
         address = _reachable(place, member)  # not under the lock: it may take seconds
-    lock = _lock
-    if not lock.acquire(blocking=False):
-        refuse_inside("Pub or Sub")  # who makes a home at this moment may wait for this thread
-        refuse_in_thread()
-        lock.acquire()
-    try:
+    with held(_lock):
         home = _homes.get(here)
         if home is None:
             home = _homes[here] = Home(place, address, member)
         home.join(member)
-    finally:
-        lock.release()
     return home
 
 

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from distributed import Client, Scheduler, Worker
@@ -26,9 +27,9 @@ __all__ = [
     "TIMEOUT",
     "Place",
     "aside",
+    "held",
     "in_thread",
     "learn",
-    "refuse_in_thread",
     "unlearn",
     "where",
     "workers",
@@ -40,6 +41,9 @@ OP = "pubsub_where"
 """What the scheduler is asked."""
 TIMEOUT = 5.0
 """Seconds for the answer, and for the connection to what it names."""
+
+THREAD = "pubsub.dask"
+"""The name of threads that are made for one call."""
 
 T = TypeVar("T")
 
@@ -188,24 +192,27 @@ async def aside(call: Callable[[], T]) -> T:
     return await asyncio.wrap_future(_begun(call))
 
 
-def refuse_in_thread() -> None:
-    """Raise `WrongContext` in such a thread: code that runs there unasked, a destructor's, must not
-    wait for who waits for the thread."""
-    if getattr(_here, "is_ours", False):
-        raise WrongContext(
-            "a Pub or Sub of pubsub.dask cannot be made here, while the Peer of one is made (by a "
-            "destructor, say): have it noted here, and made outside"
-        )
-
-
-_here = threading.local()
+@contextmanager
+def held(lock: Any) -> Iterator[None]:
+    """Hold it. Code that runs unasked in such a thread, or in that of a Peer, a destructor's, is
+    refused where it would wait for another thread, which may wait for this one."""
+    if not lock.acquire(blocking=False):
+        if threading.current_thread().name in (THREAD, "pubsub"):
+            raise WrongContext(
+                "a Pub or Sub of pubsub.dask cannot be made here, in the middle of the making of "
+                "another one (by a destructor, say): have it noted here, and made outside"
+            )
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _begun(call: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
 
     def run() -> None:
-        _here.is_ours = True
         try:
             result = call()
         except BaseException as error:
@@ -214,5 +221,5 @@ def _begun(call: Callable[[], T]) -> Future[T]:
             future.set_result(result)
 
     future.set_running_or_notify_cancel()  # who gives up waiting does not end it
-    threading.Thread(target=run, name="pubsub.dask", daemon=True).start()
+    threading.Thread(target=run, name=THREAD, daemon=True).start()
     return future

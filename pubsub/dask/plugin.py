@@ -118,7 +118,7 @@ class Running:
         ):  # Dask finds none, where no route leads out
             hosts = _addresses() or hosts
         here_alone = is_loopback(listening)
-        port, key_file = int(option("port", 0)), option("key_file", None)
+        port, key_file = _port("port", option("port", 0)), option("key_file", None)
         relay = option("relay", not here_alone)
         if relay is True:
             relay = port + 1 if port else 0
@@ -126,7 +126,7 @@ class Running:
         key = new_key() if key_file is None else None
         trust: dict[str, Any] = {"key": key} if key_file is None else {"key_file": key_file}
         if relay is not False:
-            trust.update(relay=int(relay), advertise=advertised)
+            trust.update(relay=_port("relay", relay), advertise=advertised)
         self.coordinator = await aside(lambda: Coordinator(listening or "0.0.0.0", port, **trust))
         place = self.place = Place(
             scheduler.id, advertised.split(",")[0], self.coordinator.port, key, key_file
@@ -146,6 +146,11 @@ class Running:
             )
         except OSError as error:  # of a worker that goes at this moment; the others ask
             log.warning("not all workers could be told of pubsub.dask: %s", error)
+        except Exception as error:  # what a worker raised, of which Dask says no more than its text
+            raise RuntimeError(
+                f"a worker does not take the plugin of pubsub.dask ({error}): install "
+                "pubsubd[dask] on all workers"
+            ) from error
         else:
             for worker, answer in answers.items():
                 if answer.get("status") != "OK":
@@ -173,6 +178,17 @@ class Running:
                 await aside(home.close)
         if self.coordinator is not None:
             await aside(self.coordinator.close)
+
+
+def _port(option: str, given: Any) -> int:
+    """What was given to the plugin, or stands in Dask's configuration."""
+    try:
+        return int(given)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{option} {given!r} of PubSubPlugin (or pubsub.{option} in Dask's configuration) is "
+            "no port: give a number, 0 for any free one"
+        ) from None
 
 
 def _addresses() -> list[str]:

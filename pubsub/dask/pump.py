@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import distributed
 
 from pubsub import Closed, DecodeError, Sub
-from pubsub.dask.homes import Home
+from pubsub.dask.homes import ENDED, Home
 
 __all__ = ["Pump", "Source", "Timeout"]
 
@@ -47,7 +47,7 @@ class Source:
                 return sub.get(timeout)
             except Closed:
                 if sub is self.sub:
-                    raise
+                    raise Closed(ENDED) from None
             except TimeoutError as error:
                 raise Timeout(*error.args) from None
 
@@ -59,7 +59,7 @@ class Source:
                 return found
             except Closed:
                 if sub is self.sub:
-                    raise
+                    raise Closed(ENDED) from None
 
     def _sub(self) -> Sub:
         if self.sub is None:
@@ -265,7 +265,13 @@ class Pump:
                 return value
 
     def _nothing(self, timeout: float | None) -> str:
-        return f"no message on {self._source.topic!r} within {timeout:g} s"
+        if timeout == 0:  # who polls pays for no walk over all publishers
+            return f"nothing waits on {self._source.topic!r}"
+        states = [row["state"] for row in self._source.publishers.values()]
+        return (
+            f"nothing came on {self._source.topic!r} within {timeout:g} s "
+            f"(publishers connected: {states.count('attached')} of {len(states)})"
+        )
 
     async def ready(self) -> None:
         if not self.opened.is_set():

@@ -265,8 +265,8 @@ class Sub(Face, blocking=None):
                 if not isinstance(raised, Exception) and type(again.__cause__) is not type(raised):
                     raise raised from None  # a signal handler's SystemExit; the batch waits on
         if broken is not None:
-            run, lost, error = self._salvaged(entry, decoder, broken)
-            return run, lost, error if lost or isinstance(raised, Exception) else raised
+            run, lost, why = self._salvaged(entry, decoder, broken)
+            return run, lost, why if lost or isinstance(raised, Exception) else raised
         if entry.skip:
             del values[: entry.skip]
         if len(values) != wanted:

@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("distributed", reason="needs the extra pubsubd[dask]")
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
 
 SAYS = {
     "dask_feed": r"\nresults: \[0, 210, 420, 630\]\n$",
@@ -30,15 +31,29 @@ def test_every_example_is_run() -> None:
     assert {path.stem for path in EXAMPLES.glob("dask_*.py")} == set(SAYS)
 
 
-@pytest.mark.parametrize("name", SAYS)
-def test_the_example_does_what_it_says(name: str, tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py")],
-        cwd=tmp_path,
+def run(program: Path, cwd: Path) -> str:
+    ran = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
-    assert re.search(SAYS[name], run.stdout), run.stdout
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_the_example_does_what_it_says(name: str, tmp_path: Path) -> None:
+    said = run(EXAMPLES / f"{name}.py", tmp_path)
+    assert re.search(SAYS[name], said), said
+
+
+def test_the_whole_program_of_the_page_prints_what_it_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "from-dask.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```py\n(from distributed .*?)^```$", page, re.M | re.S)
+    (says,) = re.findall(r"# prints (.*)", program)
+    file = tmp_path / "program.py"
+    file.write_text(program, encoding="utf-8")
+    assert run(file, tmp_path) == f"{says}\n"

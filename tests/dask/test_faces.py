@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import doctest
 import gc
+import pickle
 import threading
 import time
 from datetime import timedelta
@@ -243,7 +244,7 @@ async def test_in_an_async_client(name: str) -> None:
             pub.put(n)
         assert await found == [0, 1, 2]
         assert [await anext(sub) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(Closed):
+    with pytest.raises(Closed, match="has ended"):
         await sub.get(timeout=LONG)
     assert [value async for value in sub] == []
 
@@ -340,3 +341,21 @@ def test_a_destructor_that_publishes_in_the_middle_of_our_work_is_waited_for_by_
     thread.join(LONG / 3)
     assert found == ["refused", "refused", "refused", "done"]
     assert sub.get(timeout=LONG) == 1
+
+
+async def test_a_for_in_an_event_loop_says_async_for(name: str) -> None:
+    async with (
+        LocalCluster(
+            n_workers=0, processes=False, dashboard_address=":0", asynchronous=True
+        ) as made,
+        Client(made, asynchronous=True) as client,
+    ):
+        await client.register_plugin(PubSubPlugin())
+        with pytest.raises(WrongContext, match="async for"):
+            iter(Sub(name, client=client))
+
+
+@pytest.mark.parametrize("kind", [Pub, Sub])
+def test_a_face_that_is_handed_to_a_task_says_what_to_do(client: Any, name: str, kind: Any) -> None:
+    with pytest.raises(TypeError, match=rf"make a {kind.__name__} in the task: {kind.__name__}\('"):
+        pickle.dumps(kind(name))

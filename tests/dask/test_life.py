@@ -94,6 +94,37 @@ def test_registered_twice_or_by_two_clients_or_by_another_version_it_is_one(
         works(other, "y")
 
 
+@pytest.mark.parametrize("option", ["port", "relay"])
+def test_what_is_no_port_is_said_with_its_option(option: str) -> None:
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as made,
+        Client(made) as client,
+    ):
+        plugin = PubSubPlugin(**{option: "seven"})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=f"^{option} 'seven' of PubSubPlugin"):
+            client.register_plugin(plugin)
+
+
+def test_a_worker_without_pubsub_is_said_and_the_plugin_can_be_registered_later(
+    monkeypatch: Any,
+) -> None:
+    async def fails(*_: Any, **__: Any) -> None:
+        raise Exception("ModuleNotFoundError(\"No module named 'pubsub'\")")  # as Dask does
+
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=":0") as made,
+        Client(made) as client,
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(made.scheduler, "register_worker_plugin", fails)
+            with pytest.raises(RuntimeError, match="on all workers"):
+                client.register_plugin(PubSubPlugin())
+        with pytest.raises(CoordinatorUnavailable, match="has no PubSubPlugin"):
+            Pub("x", client=client)
+        client.register_plugin(PubSubPlugin())
+        Pub("x", client=client)
+
+
 def test_a_pickled_plugin_has_no_key_and_a_place_shows_none() -> None:
     key = "secret-key"
     assert key not in repr(places.Place("id", "host", 1, key, None))
@@ -111,9 +142,9 @@ def test_the_end_of_a_cluster_is_the_end_of_all_of_it() -> None:
             sub, pub = Sub("x", client=client), Pub("x", client=client)
             assert len(sub.buffer) == 0
             works(client, "y")
-        with pytest.raises(Closed):
+        with pytest.raises(Closed, match="has ended"):
             sub.get(timeout=LONG)
-        with pytest.raises(Closed):
+        with pytest.raises(Closed, match="has ended"):
             pub.put(1)
         assert list(sub) == []
     assert len(homes.homes()) <= homes_before
@@ -131,7 +162,7 @@ def test_a_cluster_that_is_closed_under_its_client_ends_what_waits() -> None:
         (home,) = [home for home in homes.homes() if home.place == places.where(client)]
         made.close()
         assert home.closed
-        with pytest.raises(Closed):
+        with pytest.raises(Closed, match="has ended"):
             sub.get(timeout=LONG)
 
 

@@ -29,6 +29,7 @@ class Given:
     def __init__(self) -> None:
         self.queue: SimpleQueue[Any] = SimpleQueue()
         self.taken = 0
+        self.publishers = {"a": {"state": "attached"}, "b": {"state": "unreachable"}}
 
     def get_many(self, most: int) -> list[Any]:
         found = self.queue.get()
@@ -128,3 +129,13 @@ def test_it_is_gone_with_its_sub_and_waits_for_no_garbage_collection() -> None:
             time.sleep(0.01)
     finally:
         gc.enable()
+
+
+async def test_a_timeout_tells_who_is_connected() -> None:
+    pump = Pump(Given())  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError, match=r"nothing came on 't' .*connected: 1 of 2\)"):
+        pump.get(0.01)
+    with pytest.raises(asyncio.TimeoutError, match=r"nothing came on 't' .*connected: 1 of 2\)"):
+        await pump.aget(0.01)
+    with pytest.raises(TimeoutError, match="nothing waits on 't'"):
+        pump.get(0)
