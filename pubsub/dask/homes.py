@@ -27,6 +27,7 @@ from distributed.core import Status
 
 from pubsub import Codec, Peer, Pub, PubSubError, Sub
 from pubsub.config import Address, is_loopback
+from pubsub.dask.names import name_of
 from pubsub.dask.places import (
     TIMEOUT,
     Place,
@@ -181,6 +182,7 @@ class Home:
                 if time.monotonic() >= next_look:
                     next_look = time.monotonic() + TICK
                     self._give_up_idle()
+                    self._say_lost()
                     self._look()
             except Exception:
                 if not self.closed:
@@ -204,6 +206,22 @@ class Home:
                 self._idle.pop(topic, None)
                 if self._pubs[topic].holders == 0:
                     del self._pubs[topic]  # what is dropped sends what is due
+
+    def _say_lost(self) -> None:
+        """Tell of messages that were lost, at first and whenever they are twice as many: most who
+        hold a Sub look at nothing but what it gives."""
+        with self._lock:
+            sources = list(self._sources)
+        for source in sources:
+            lost = source.lost
+            if lost > 2 * source.told:
+                source.told = lost
+                log.warning(
+                    "a Sub of %r has lost %s so far: put faster than it took them, or not to be "
+                    "decoded (sub.lost counts them)",
+                    name_of(source.topic),
+                    "1 message" if lost == 1 else f"{lost:,} messages",
+                )
 
     def _look(self) -> None:
         """Whether anybody needs this, and whether the scheduler is another one."""

@@ -35,6 +35,7 @@ class Source:
         self.door = threading.Lock()
         self.sub: Sub | None = None
         self.ended = False
+        self.told = 0  # lost, and it was said
         self._before: list[Sub] = []
 
     def open(self) -> None:
