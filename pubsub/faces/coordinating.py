@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 from pubsub.config import Address, is_wildcard, whole
@@ -109,26 +110,30 @@ class Coordinator:
         descriptors.fill_standard()
         self._thread = LoopThread()
         self._relay: Child | None = None
-        try:
+        with ExitStack() as undone:
+            undone.callback(self._thread.stop)
             loop = self._thread.start()
             self._server = self._thread.call(Server, loop, settings=times, guard=guard)
+            undone.callback(self._thread.call, self._server.cut)
             self._thread.call(self._server.renewal.start)
-            found = self._thread.run(self._server.start(host, port))
+            try:
+                found = self._thread.run(self._server.start(host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                raise OSError(
+                    error.errno, f"a Coordinator cannot listen on {host}:{port}: it is in use"
+                ) from None
             if relay is not None:
                 where = "127.0.0.1" if is_wildcard(host) else host
                 options, environ = credentials.for_command(os.environ)
                 options += ["--host", host, "--port", str(relay), "--advertise", advertise or host]
-                self._relay = Child(
+                child = self._relay = Child(
                     *(Address(where, found.port), options), environ=environ, say=log.info
                 )
-                self._thread.call(self._relay.start)
-        except BaseException as error:
-            self._thread.stop()
-            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-                raise OSError(
-                    error.errno, f"a Coordinator cannot listen on {host}:{port}: it is in use"
-                ) from None
-            raise
+                undone.callback(lambda: self._thread.run(child.close()))
+                self._thread.call(child.start)
+            undone.pop_all()
         self.address = str(found)
         self.port = found.port
         self._closed = False
