@@ -202,12 +202,14 @@ def test_a_relay_that_is_not_started_leaves_nothing_open(monkeypatch: pytest.Mon
 def test_its_relay_ends_with_it_though_a_forked_child_lives_on() -> None:
     process = python(
         """
-        import os, sys, time
+        import os, signal, sys, time
         from pubsub import Coordinator, new_key
+        signal.alarm(60)
         coordinator = Coordinator(key=new_key(), relay=0)
         while not coordinator.relays():
             time.sleep(0.01)
         if os.fork() == 0:
+            signal.alarm(60)
             sys.stdin.read()
             print("the child has lived", flush=True)
             os._exit(0)
