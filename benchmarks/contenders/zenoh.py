@@ -19,8 +19,9 @@ CAPACITY = 10_000
 """Samples that the handler holds; when it is full, the transport waits."""
 OF_ARRAYS = 4
 """The same of arrays."""
-PROVIDED, ARRAYS_PROVIDED = 128 * 1024 * 1024, 16
-"""The bytes of a provider, or how many arrays one has room for."""
+PROVIDED, ARRAYS_PROVIDED = 32 * 1024 * 1024, 16
+"""The bytes of a provider, or how many arrays one has room for. (To collect garbage among more
+small ones takes longer than it saves.)"""
 
 
 @cache

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.measuring import Course, Figures
     from benchmarks.stage import Child
 
-__all__ = ["frames", "killed", "throughput"]
+__all__ = ["HEAD", "PAGE", "frames", "killed", "look", "stamp", "throughput"]
 
 HEAD, PAGE, FEW = 16, 4096, 16
 LOOK = 0.25
@@ -46,13 +46,13 @@ def _step(job: Job) -> int:
     return max(PAGE, job.kind.size // FEW) if job.kind.empty else PAGE
 
 
-def _stamp(array: Any, number: int, step: int) -> None:
+def stamp(array: Any, number: int, step: int) -> None:
     flat = array.reshape(-1)
     flat[HEAD::step] = number % 251
     flat[:HEAD].view("i8")[:] = (number, clock())
 
 
-def _look(array: Any, step: int) -> tuple[int, int]:
+def look(array: Any, step: int) -> tuple[int, int]:
     """The number of an array that has just come, and the time since it was put.
 
     Raises:
@@ -79,7 +79,7 @@ async def publish(face: Face, job: Job) -> None:
     job.announce(job.place)
     array = np.frombuffer(bytearray(b"\7" * kind.size), np.uint8).reshape(kind.shape)
     marker = array.copy()
-    _stamp(marker, -1, step)
+    stamp(marker, -1, step)
     await prove(face, job, publisher.send, marker)
     n = 0
     cost = Cost()
@@ -88,7 +88,7 @@ async def publish(face: Face, job: Job) -> None:
     while clock() < end:
         if kind.empty:
             array = publisher.empty(kind.shape)
-        _stamp(array, n, step)
+        stamp(array, n, step)
         await face.do(publisher.send, array)
         n += 1
         if kind.rate:
@@ -107,12 +107,12 @@ async def subscribe(face: Face, job: Job) -> None:
 
     step, due = _step(job), None if job.warm_up else 0
     subscriber = await face.do(face.it.open_array_subscriber, job.meeting)
-    _look(await face.do(subscriber.take), step)
+    look(await face.do(subscriber.take), step)
     cost = Cost()
     job.say("proven")
     taken: list[int] = []
     while True:
-        number, latency = _look(await face.do(subscriber.take), step)
+        number, latency = look(await face.do(subscriber.take), step)
         if number < 0 and taken:
             break
         if number < 0:  # further probes
