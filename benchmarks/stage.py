@@ -162,9 +162,11 @@ class Stage:
         """Start a process with this function."""
         child = Child(called or role.__name__, self._events, environment or {})
         self.children.append(child)
-        child.say(
-            "job", {"module": role.__module__, "role": role.__name__, "args": args, "how": how}
-        )
+        module = role.__module__
+        if module == "__main__":  # which is another one in the child
+            spec = sys.modules[module].__spec__
+            module = spec.name if spec is not None else module
+        child.say("job", {"module": module, "role": role.__name__, "args": args, "how": how})
         return child
 
     def hear(self, child: Child, word: str, longer: float = 0.0) -> dict[str, Any]:

@@ -530,9 +530,14 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_the_figures_of_the_guarantees_can_be_measured() -> None:
+def test_the_figures_of_the_guarantees_can_be_measured(tmp_path: Path) -> None:
     """With few subscribers and little time: whether it works, not what comes out."""
-    few = guarantees.memory(20)
+    file = tmp_path / "figures.json"
+    how = ("memory", "--subscribers", "20", "--json", str(file))
+    command = [sys.executable, "-m", "benchmarks.guarantees", *how]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    few = json.loads(file.read_text())["memory"]
     assert few["subscribers"] == 20
     assert set(few["a_connection_each"]) == {"attached_kib", "after_messages_kib"}
     found = guarantees.isolation(seconds=0.5, rounds=1)
