@@ -128,8 +128,8 @@ NOTES: Final[dict[Group, str]] = {
     "CPU and memory: as of arrays.",
     "killed": "By SIGKILL, in the midst of it. Descriptors and mappings: what the publisher has "
     "12 s later more than before the killed subscriber came, and what shared memory the other "
-    "subscribers have 12 s after the publisher was killed, if it is not gone sooner. /dev/shm: "
-    "when all are dead.",
+    "subscribers have 12 s after the publisher was killed (also of their own), if it is not gone "
+    "sooner. /dev/shm: when all are dead.",
     "tls": "The same face with other credentials. *First message*: from before a process is "
     "started to the first message of its Sub, while a publisher puts each millisecond. *Peers that "
     "come back*: all are connected, the coordinator is killed and started again at the same place; "
