@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import faulthandler
 import gc
 import logging
 import os
 import pickle
+import signal
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -516,6 +519,22 @@ async def test_views_of_parent_and_child_keep_what_they_show_through_100_forks()
         await flow(5)
         kept.clear()
         await p.at_rest()
+
+
+async def test_who_passes_over_numpys_flag_and_writes_ends_its_own_process_alone() -> None:
+    """As PyTorch does, whose tensors know no read-only memory (see docs/arrays.md)."""
+    async with pair() as p:
+        await p.warm()
+        p.pub.put(np.full(SIZE, 5, np.uint8))
+        view = await p.sub.get(LONG)
+
+        def write() -> bool:
+            faulthandler.disable()
+            ctypes.memset(view.__array_interface__["data"][0], 0, 1)
+            return True
+
+        assert exit_code(in_child(write)) == -signal.SIGSEGV
+        assert set(view.tolist()) == {5}
 
 
 async def test_a_child_has_no_say_over_what_its_parent_holds() -> None:
