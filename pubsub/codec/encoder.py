@@ -289,6 +289,9 @@ class MsgpackEncoder(Encoder):
 
     def pack_out_of_band(self, value: Any, packed: bytes | None = None) -> bytes:
         self.buffers.clear()
+        if type(value) is bytes and len(value) >= LARGE:  # as below, at once
+            self._reserve(len(value))
+            return _BUFFER_HEADER + self._put_out(value)
         detached = self._detach_all(value)
         if detached is value and packed is not None:
             return packed

@@ -65,10 +65,9 @@ class Lending:
         assert isinstance(segment, Segment)
         number = segment.number
         if number not in self._mapped:
-            offered = number in self._offered
-            if not (offered or segment.retired or len(self._offered) >= MAX_SEGMENTS):
-                if self._offer(segment):
-                    self._offered[number] = False
+            new = number not in self._offered and not segment.retired
+            if new and len(self._offered) < MAX_SEGMENTS and self._offer(segment):
+                self._offered[number] = False
             return None
         loan = self._next
         self._next = loan + 1
@@ -222,6 +221,8 @@ class Borrowing:
         return out
 
     def end(self) -> None:
-        """The link is over. What is held stays, and nobody is told when it goes."""
+        """The link is over. What is held stays, and nobody is told when it goes: an array that is
+        kept for long keeps no more of us alive than this."""
         self._open = False
+        self._wake = lambda: None
         self._segments.clear()

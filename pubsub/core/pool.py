@@ -26,7 +26,7 @@ __all__ = ["IDLE", "Pool", "Segment", "Share", "slot_for"]
 SMALLEST = 2 * 1024 * 1024
 LARGEST = 8 * 1024 * 1024
 """Bytes of the first segment of a Pub, and of later ones, where one slot is not larger, and the
-pool is not: memory is given back to the system only as a whole, and each segment is a descriptor."""
+pool is not: memory is given back to the system only as a whole, and each one is a descriptor."""
 MOST = 32
 """Segments that a pool has, about; those of a larger one are larger."""
 PAGE = 4096
@@ -58,12 +58,14 @@ class Segment:
 
     __slots__ = (
         *("counted", "free", "idle_since", "memory", "number"),
-        *("owner", "retired", "size", "slot", "used"),
+        *("owner", "retired", "size", "slot", "used", "view"),
     )
 
     def __init__(self, number: int, memory: Memory, slot: int, owner: Share) -> None:
         self.number = number
         self.memory = memory
+        self.view = memory.view
+        """See `Memory`."""
         self.owner = ref(owner)
         self.slot = slot
         self.size = len(memory.view)
@@ -72,11 +74,6 @@ class Segment:
         self.counted = True
         self.retired = False
         self.idle_since: float | None = None
-
-    @property
-    def view(self) -> memoryview:
-        """See `Memory`."""
-        return self.memory.view
 
     @property
     def address(self) -> int:

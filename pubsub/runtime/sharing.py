@@ -143,8 +143,10 @@ class Sharing:
     # --- the end, and forks -------------------------------------------------------------
 
     def close(self) -> None:
-        """Nothing is put into the pool any more."""
+        """Nothing is put into the pool any more, and what goes is told to nobody."""
         self._closed = True
+        if self.pool is not None:
+            self.pool.on_changed = lambda: None
         if self._timer is not None:
             self._timer.cancel()
 
