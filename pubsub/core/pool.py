@@ -15,9 +15,10 @@ Blocks are taken by whoever puts, in any thread, and come back in any thread, wi
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
-from weakref import WeakSet, ref
+from weakref import WeakValueDictionary, ref
 
 from pubsub.wire.buffers import Block, Memory
 
@@ -105,9 +106,9 @@ class Pool:
         self._make = make
         self.on_changed = on_changed
         self._segments: dict[int, Segment] = {}
-        self._shares: WeakSet[Share] = WeakSet()
+        self._shares: WeakValueDictionary[int, Share] = WeakValueDictionary()
         self._numbers = 0
-        self._growing = [True]  # who has this may add a segment
+        self._growing = False  # somebody adds a segment
 
     @property
     def segments(self) -> list[Segment]:
@@ -117,15 +118,15 @@ class Pool:
     def share(self, wanted: Callable[[], bool]) -> Share:
         """What one Pub may have of it; `wanted`: whether anybody is lent what it puts there."""
         made = Share(self, wanted)
-        self._shares.add(made)
+        self._shares[id(made)] = made
         return made
 
     def back(self, segment: Segment, start: int) -> None:
         """Nobody holds that block any more. In any thread, and at any place."""
+        if self.forking:  # before anybody can have the slot: the child may have a view of it
+            self.retire(segment)
         segment.used -= 1
         segment.free.append(start)
-        if self.forking:
-            self.retire(segment)
         if segment.retired and not segment.used:
             self._uncount(segment)
 
@@ -134,15 +135,14 @@ class Pool:
             segment.counted = False
             self.total -= segment.size
 
-    def grow(self, slot: int, owner: Share, times: int) -> Segment | None:
-        """A new segment with slots of that size, for one that has so many; None: there is no room
-        for one, or it cannot be made."""
-        try:
-            self._growing.pop()
-        except IndexError:  # somebody else does, and we do not wait
+    def grow(self, slot: int, owner: Share, among: list[Segment]) -> tuple[Segment, int] | None:
+        """A new segment with slots of that size, among those that its owner has, and where its
+        first slot begins, which is taken; None: there is no room for one, or it cannot be made."""
+        if self._growing:  # somebody else does, and we do not wait
             return None
+        self._growing = True
         try:
-            size = min(SMALLEST << times, max(LARGEST, self.size // MOST))
+            size = min(SMALLEST << len(among), max(LARGEST, self.size // MOST))
             size = slot * max(1, size // slot)
             size = size if self.total + size <= self.size else slot
             for other in self.segments:  # those that hold nothing go first
@@ -157,12 +157,18 @@ class Pool:
             except (OSError, ValueError, MemoryError):
                 return None
             self._numbers += 1
-            segment = self._segments[self._numbers] = Segment(self._numbers, memory, slot, owner)
+            segment = Segment(self._numbers, memory, slot, owner)
+            start = segment.free.pop()
+            segment.used = 1  # so that nobody takes it for an idle one
+            self._segments[self._numbers] = segment
             self.total += size
+            among.append(segment)
+            if segment.retired:  # in this moment, where it was not there to be dropped yet
+                owner.drop(segment)
             self.on_changed()
-            return segment
+            return segment, start
         finally:
-            self._growing.append(True)
+            self._growing = False
 
     def retire(self, segment: Segment) -> None:
         """Put nothing there any more. What lies there stays, for as long as somebody holds it."""
@@ -198,7 +204,10 @@ class Pool:
 
     def contested(self, share: Share) -> bool:
         """Whether others have something of it, or would."""
-        return any(other.held or other.refused for other in self._shares if other is not share)
+        for other in [found() for found in self._shares.valuerefs()]:
+            if other is not None and other is not share and (other.held or other.waits):
+                return True
+        return False
 
 
 class Share:
@@ -221,6 +230,17 @@ class Share:
         # by the size of their slots, the oldest first: so the others may go idle
         self._segments: dict[int, list[Segment]] = {}
 
+    @property
+    def waits(self) -> bool:
+        """Whether it had none, and somebody would still be lent it."""
+        return self.refused and self._wanted()
+
+    def owns(self, block: Block) -> bool:
+        """Whether that is one of its own: who is lent one of another Pub's could read all that
+        lies beside it, of a topic that is perhaps not for him."""
+        segment = block.memory
+        return isinstance(segment, Segment) and segment.owner() is self
+
     def spare(self, size: int) -> Block | None:
         """A block for what is to be copied; None: there is none, or nobody would be lent it."""
         return self.block(size) if self._wanted() else None
@@ -238,32 +258,28 @@ class Share:
 
     def _take(self, slot: int) -> tuple[Segment, int] | None:
         segments = self._segments.setdefault(slot, [])
-        while True:
-            for segment in segments:
-                try:
-                    start = segment.free.pop()
-                except IndexError:
-                    continue
-                segment.used += 1
-                segment.idle_since = None
-                if not segment.retired:
-                    return segment, start
-                segment.used -= 1  # in this moment
-            new = self._pool.grow(slot, self, len(segments))
-            if new is None:
-                return None
-            segments.append(new)
+        for segment in segments:
+            try:
+                start = segment.free.pop()
+            except IndexError:
+                continue
+            segment.used += 1
+            segment.idle_since = None
+            if not segment.retired:
+                return segment, start
+            segment.used -= 1  # in this moment
+        return self._pool.grow(slot, self, segments)
 
     def _back(self, block: Block) -> None:
         if self.on_back is not None:
             self.on_back(block)
-        self.held -= len(block)
+        size = len(block)  # before `held` is read: another thread may come in between
+        self.held -= size
         segment = block.memory
         assert isinstance(segment, Segment)
         self._pool.back(segment, block.start)
 
     def drop(self, segment: Segment) -> None:
         """That one is retired."""
-        segments = self._segments.get(segment.slot, [])
-        if segment in segments:
-            segments.remove(segment)
+        with contextlib.suppress(ValueError):
+            self._segments.get(segment.slot, []).remove(segment)
