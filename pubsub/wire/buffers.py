@@ -201,7 +201,15 @@ class Block:
         return self.memory.view[self.start : self.start + self._size]
 
     def view(self) -> memoryview:
-        return self.room.toreadonly()
+        if self.memory.view.readonly:  # another process's: only looked at while we are held
+            return self.room
+        # A view of ours keeps us: it may wait in a transport when the log has let us go, and what
+        # is put next would be sent in our place. (A slice of the mapping would keep that alone.)
+        from ctypes import c_char
+
+        held = (c_char * self._size).from_buffer(self.room)
+        held.block = self  # type: ignore[attr-defined]
+        return memoryview(held).cast("B").toreadonly()
 
     def take_bytes(self) -> bytes:
         return bytes(self.room)
