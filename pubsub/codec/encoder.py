@@ -90,11 +90,12 @@ class Encoder:
             it packs the next.
         memory: a block of that size for a large buffer, where others on this host see it without a
             copy; None: the buffer gets memory of its own.
+        owns: whether a block is of that memory, and an array on it can be put as it is.
     """
 
     __slots__ = (
         *("_frozen", "_max_message", "_taken", "_topic"),
-        *("buffers", "memory", "pack", "refuse"),
+        *("buffers", "memory", "owns", "pack", "refuse"),
     )
 
     pack: Callable[[Any], bytes]
@@ -102,6 +103,7 @@ class Encoder:
     def __init__(self, topic: str, max_message: int) -> None:
         self.buffers: list[Buffer] = []
         self.memory: Callable[[int], Block | None] = _nowhere
+        self.owns: Callable[[Block], bool] = _not_ours
         self._frozen: list[Any] = []  # arrays that lie in the pool, and are put as they are
         self.refuse = self._refuse
         self._topic = topic
@@ -262,6 +264,10 @@ def _nowhere(size: int) -> None:
     """The memory of who shares none."""
 
 
+def _not_ours(block: Block) -> bool:
+    return False
+
+
 def _not_encoded(codec: Codec, value: Any, why: str) -> Failed:
     problem = f"is {with_article(type(value))}, which codec {codec.name!r} cannot encode ({why})"
     return Failed(value, problem, "leave it out, or convert it")
@@ -395,7 +401,7 @@ class MsgpackEncoder(Encoder):
             return _ext((NDARRAY, head + array.tobytes(order)))
         self._reserve(size)
         block = numpy_types.block_of(array)
-        if block is not None:  # it lies where it should
+        if block is not None and self.owns(block):  # it lies where it should
             self._frozen.append(array)
             return _ext((NDARRAY_OUT_OF_BAND, self._keep(block) + head))
         block = self.memory(size)

@@ -163,7 +163,7 @@ class Pub(Face, blocking=None):
         publication = self._publication
         self._share = share = self._runtime.sharing.share(lambda: publication.lends)
         if share is not None:
-            self._encoder.memory = share.spare
+            self._encoder.memory, self._encoder.owns = share.spare, share.owns
             if os.environ.get("PUBSUB_CHECK"):
                 share.on_back = partial(check_unchanged, self.topic)
         self._when_dropped(self._runtime.drop_pub, publication.stream_id)

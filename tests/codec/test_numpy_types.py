@@ -15,7 +15,7 @@ from pubsub.codec.encoder import LARGE, Encoder, MsgpackEncoder
 from pubsub.codec.extension_types import NDARRAY, NDARRAY_OUT_OF_BAND, NUMPY_SCALAR
 from pubsub.errors import DecodeError, EncodeError, MessageTooLarge
 from pubsub.wire.buffers import Buffer
-from tests.wire.buffers import arrived
+from tests.wire.buffers import arrived, contents
 
 np = pytest.importorskip("numpy")
 hnp = pytest.importorskip("hypothesis.extra.numpy")

@@ -353,6 +353,22 @@ async def test_an_array_from_empty_is_sent_without_a_copy_and_is_read_only_then(
         await p.at_rest()
 
 
+async def test_an_array_of_one_pub_is_copied_by_another() -> None:
+    """Who is lent it could read all that lies beside it, of a topic that he may not subscribe."""
+    async with pair() as p:
+        await p.warm()
+        array = p.pub.empty(SIZE, np.uint8)
+        array[:] = 5
+        other = p.here.pub("other")
+        sub = await p.there.sub("other")
+        await other.wait_for_subscribers(1, timeout=LONG)
+        for _ in range(2):  # the first goes by the link
+            await other.put(array)
+            found = await sub.get(LONG)
+            assert (found == 5).all()
+        assert array.flags.writeable, "it was copied"
+
+
 async def test_an_array_from_empty_that_is_never_put_goes_back() -> None:
     async with pair() as p:
         arrays = [p.pub.empty(SIZE, np.uint8) for _ in range(10)]
