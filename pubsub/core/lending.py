@@ -142,7 +142,6 @@ class Borrowing:
         self._held: dict[int, None] = {}
         self._returned: deque[int] = deque()
         self._kept: deque[int] = deque()
-        self._next_segment = 0
         self._next_loan = 0
         self._open = True
         self.forking = False
@@ -160,15 +159,14 @@ class Borrowing:
 
     def check(self, number: int, size: int) -> None:
         """Raise ProtocolError where a segment of that number may not come now."""
-        if number < self._next_segment:
-            raise ProtocolError(f"segment {number} behind one that came later")
+        if number in self._segments:
+            raise ProtocolError(f"a second segment {number}")
         if len(self._segments) >= MAX_SEGMENTS:
             raise ProtocolError(f"more than {MAX_SEGMENTS} segments of memory", code="limit")
 
     def map(self, number: int, memory: Memory) -> Mapped:
         """A segment is here; returns what to say."""
         self._segments[number] = memory
-        self._next_segment = number + 1
         return Mapped(number)
 
     def unmap(self, number: int) -> None:
