@@ -35,6 +35,7 @@ class Source:
         self.door = threading.Lock()
         self.sub: Sub | None = None
         self.ended = False
+        self.told = 0  # lost, and it was said
         self._before: list[Sub] = []
 
     def open(self) -> None:
@@ -165,7 +166,7 @@ class Pump:
                 self._wake(len(self._taken))
                 self._wait_for_room()
         except BaseException as error:
-            self._error = error
+            self._error = error.with_traceback(None)  # which would keep this frame, and with it us
             self.opened.set()
             self._wake(len(self._waiters))
         if source.ended:  # while it was opened, maybe, so that the keeper found nothing to close
@@ -192,7 +193,7 @@ class Pump:
             value = self._taken.popleft()
         except IndexError:
             if (error := self._error) is not None and not self._taken:
-                raise error from None
+                raise error.with_traceback(None) from None  # else each time makes it longer
             raise
         if not self._room.is_set():
             self._room.set()
@@ -277,7 +278,7 @@ class Pump:
         if not self.opened.is_set():
             await asyncio.to_thread(self.opened.wait)
         if self._error is not None and not self._taken:
-            raise self._error
+            raise self._error.with_traceback(None)
 
     def __len__(self) -> int:
         return len(self._taken)

@@ -107,7 +107,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
 
     def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Awaitable[None]:
         if self._dead is not None:
-            raise self._dead
+            raise self._dead.with_traceback(None)  # as `Face._check`
         full = bool(self._parts)  # or out of what it was granted
         if full and not buffers and len(data) < self._room + self._more:
             return _LET_RUN if self._append(data) else self._done

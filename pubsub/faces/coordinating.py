@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from pubsub.config import Address, is_loopback, is_wildcard, whole
-from pubsub.errors import AuthError
+from pubsub.errors import AuthError, Closed, WrongContext
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.peer import cannot_travel, settings_of
 from pubsub.faces.process import end_last, ended, refuse_at_exit
@@ -137,12 +138,13 @@ class Coordinator:
         self.address = str(found)
         self.port = found.port
         self._closed = False
+        self._pid = os.getpid()
         end_last(self.close)
 
     def close(self) -> None:
         """Say goodbye to all that are connected, and stop. Streams between them go on. May be
-        called again."""
-        if not self._closed:
+        called again. In a forked child it does nothing: the parent's goes on."""
+        if not self._closed and os.getpid() == self._pid:  # the thread is not in a child
             self._closed = True
             ended(self.close)
             try:
@@ -155,16 +157,25 @@ class Coordinator:
     def topics(self) -> list[dict[str, Any]]:
         """A row for each topic and pattern, as ``pubsub topics`` shows them: ``topic``,
         ``publishers`` and ``subscribers``."""
-        return self._thread.call(lambda: list(self._server.registry.topics()))
+        return self._rows(self._server.registry.topics)
 
     def peers(self) -> list[dict[str, Any]]:
         """A row for each Peer, as ``pubsub peers --json`` shows them: ``name``, ``address``,
         ``pid``, ``hostname``, ``pubs``, ``subs``, ``state`` and more."""
-        return self._thread.call(lambda: list(self._server.registry.peers()))
+        return self._rows(self._server.registry.peers)
 
     def relays(self) -> list[dict[str, Any]]:
         """A row for each relay: ``address``, ``name``, ``circuits`` and more."""
-        return self._thread.call(lambda: list(self._server.registry.relay_rows()))
+        return self._rows(self._server.registry.relay_rows)
+
+    def _rows(self, of: Callable[[], Iterable[dict[str, Any]]]) -> list[dict[str, Any]]:
+        if self._closed:
+            raise Closed("this Coordinator is closed")
+        if os.getpid() != self._pid:  # the thread that would answer is not here
+            raise WrongContext(
+                "this Coordinator was made before a fork and runs in the parent process: ask there"
+            )
+        return self._thread.call(lambda: list(of()))
 
     def __enter__(self) -> Coordinator:
         return self

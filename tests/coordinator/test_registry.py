@@ -790,6 +790,7 @@ def fill(registry: Registry, count: int) -> None:
         registry.register(f"peer-{number % 100}", message, 0.0)
 
 
+@pytest.mark.timeout(240)  # each allocation is traced: on a busy machine that takes its time
 def test_a_registration_is_kept_in_less_than_1_5_kib_and_given_back() -> None:
     registry = connected(*(f"peer-{n}" for n in range(100)))
     count = 10_000

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from queue import SimpleQueue
 from typing import Any
 
@@ -99,6 +101,34 @@ def test_its_end_is_told_to_all_who_wait_after_what_came() -> None:
     for thread in waiting:
         thread.join(LONG)
     assert sorted(ended) == ["closed", "closed", "last"]
+
+
+def test_its_end_told_again_keeps_no_more_each_time() -> None:
+    given = Given()
+    pump = Pump(given)  # type: ignore[arg-type]
+    given.queue.put(Closed("it is over"))
+    lengths = []
+    for _ in range(3):
+        with pytest.raises(Closed) as caught:
+            pump.get(LONG)
+        lengths.append(len(caught.traceback))
+    assert lengths[0] == lengths[2]
+
+
+def test_it_is_gone_with_its_sub_and_waits_for_no_garbage_collection() -> None:
+    given = Given()
+    pump = Pump(given)  # type: ignore[arg-type]
+    gone = weakref.ref(pump)
+    gc.disable()
+    try:
+        del pump
+        given.queue.put(Closed("it is over"))
+        deadline = time.monotonic() + LONG / 3
+        while gone() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        gc.enable()
 
 
 async def test_a_timeout_tells_who_is_connected() -> None:

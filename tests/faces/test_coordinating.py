@@ -122,6 +122,31 @@ def test_a_forked_child_keeps_nothing_of_it_open() -> None:
         os.close(ready)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_in_a_forked_child_nothing_of_it_waits_for_the_thread_of_the_parent() -> None:
+    out = run_python(
+        """
+        import os, signal
+        from pubsub import Coordinator, WrongContext
+        coordinator = Coordinator()
+        if os.fork() == 0:
+            signal.alarm(10)
+            try:
+                coordinator.topics()
+            except WrongContext:
+                pass
+            else:
+                os._exit(1)
+            coordinator.close()
+            os._exit(0)
+        _, status = os.wait()
+        print(os.waitstatus_to_exitcode(status), coordinator.topics())
+        coordinator.close()
+        """
+    )
+    assert out.splitlines()[-1] == "0 []"
+
+
 def test_it_tells_who_is_there() -> None:
     with Coordinator() as coordinator, Peer(coordinator.address, name="one") as peer:
         sub, pub = peer.sub("topic"), peer.pub("topic")
