@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 import distributed
@@ -127,13 +128,13 @@ class _Waiter:
         if not self._future.done():
             self._future.set_result(None)
 
-    def wait(self, timeout: float | None) -> None:
-        assert self._event is not None
-        self._event.wait(timeout)
-
-    async def await_(self, timeout: float | None) -> None:
-        assert self._future is not None
-        await asyncio.wait((self._future,), timeout=timeout)
+    async def wait(self, timeout: float | None) -> None:
+        """Until then, or woken. A thread's suspends nothing."""
+        if self._event is not None:
+            self._event.wait(timeout)
+        else:
+            assert self._future is not None
+            await asyncio.wait((self._future,), timeout=timeout)
 
 
 class Pump:
@@ -218,52 +219,39 @@ class Pump:
             self._wake(1)
 
     def get(self, timeout: float | None) -> Any:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            try:
-                return self._pop()
-            except IndexError:
-                pass
-            waiter = self._enlist(None)
-            try:
-                if not self._taken and self._error is None:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise Timeout(self._nothing(timeout))
-                    waiter.wait(left)
-                value = self._pop()
-            except IndexError:
-                self._withdraw(waiter)
-            except BaseException:
-                self._withdraw(waiter)
-                raise
-            else:
-                self._withdraw(waiter)
-                return value
+        try:
+            return self._pop()
+        except IndexError:
+            pass
+        try:
+            self._take(timeout, None).send(None)
+        except StopIteration as taken:
+            return taken.value
+        raise AssertionError("a thread's wait suspends nothing")
 
-    async def aget(self, timeout: float | None) -> Any:
+    def aget(self, timeout: float | None) -> Coroutine[Any, Any, Any]:
+        return self._take(timeout, asyncio.get_running_loop())
+
+    async def _take(self, timeout: float | None, loop: asyncio.AbstractEventLoop | None) -> Any:
+        """The next message, for a task of that loop; without one, for this thread, which runs it
+        to its end at once."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
                 return self._pop()
             except IndexError:
-                pass
-            waiter = self._enlist(asyncio.get_running_loop())
+                waiter = self._enlist(loop)
             try:
                 if not self._taken and self._error is None:
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         raise Timeout(self._nothing(timeout))
-                    await waiter.await_(left)
-                value = self._pop()
+                    await waiter.wait(left)
+                return self._pop()
             except IndexError:
+                pass
+            finally:
                 self._withdraw(waiter)
-            except BaseException:
-                self._withdraw(waiter)
-                raise
-            else:
-                self._withdraw(waiter)
-                return value
 
     def _nothing(self, timeout: float | None) -> str:
         if timeout == 0:  # who polls pays for no walk over all publishers

@@ -5,16 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
-from pubsub.config import Address, is_loopback, is_wildcard, whole
+from pubsub.config import Address, is_wildcard, whole
 from pubsub.errors import AuthError, Closed, WrongContext
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.peer import cannot_travel, settings_of
 from pubsub.faces.process import end_last, ended, refuse_at_exit
 from pubsub.links import descriptors
-from pubsub.links.listening import NAME_TIMEOUT
-from pubsub.links.resolving import resolve_blocking
+from pubsub.links.listening import is_exposed
 from pubsub.relay.child import Child
 from pubsub.runtime.thread import LoopThread
 from pubsub.support.logs import logger
@@ -99,42 +99,41 @@ class Coordinator:
         times = settings_of("Coordinator", settings)
         credentials = credentials_from(times, os.environ, key)
         guard = credentials.guard()
-        if guard.local and _is_exposed(host):
+        exposed = is_exposed(host)
+        if guard.local and exposed:
             raise AuthError(
                 f"a Coordinator at {host} can be reached from other machines, and no key says who "
                 "may connect from there: give it one (key=new_key(), key_file=, or insecure=True "
                 "where everyone on that network may publish and subscribe)"
             )
-        if not guard.rights.coordinator:
-            raise AuthError(
-                "this certificate does not make it a coordinator: issue one with `pubsubd cert "
-                "issue DIR NAME --coordinator`"
-            )
-        # It fails here where TLS is needed and cannot be made: else everybody would be refused.
-        _ = guard.takes_tls() if _is_exposed(host) else guard.context("127.0.0.1")
+        guard.check_coordinator(exposed=exposed)
         descriptors.fill_standard()
         self._thread = LoopThread()
         self._relay: Child | None = None
-        try:
+        with ExitStack() as undone:
+            undone.callback(self._thread.stop)
             loop = self._thread.start()
             self._server = self._thread.call(Server, loop, settings=times, guard=guard)
+            undone.callback(self._thread.call, self._server.cut)
             self._thread.call(self._server.renewal.start)
-            found = self._thread.run(self._server.start(host, port))
+            try:
+                found = self._thread.run(self._server.start(host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                raise OSError(
+                    error.errno, f"a Coordinator cannot listen on {host}:{port}: it is in use"
+                ) from None
             if relay is not None:
                 where = "127.0.0.1" if is_wildcard(host) else host
                 options, environ = credentials.for_command(os.environ)
                 options += ["--host", host, "--port", str(relay), "--advertise", advertise or host]
-                self._relay = Child(
+                child = self._relay = Child(
                     *(Address(where, found.port), options), environ=environ, say=log.info
                 )
-                self._thread.call(self._relay.start)
-        except BaseException as error:
-            self._thread.stop()
-            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-                raise OSError(
-                    error.errno, f"a Coordinator cannot listen on {host}:{port}: it is in use"
-                ) from None
-            raise
+                undone.callback(lambda: self._thread.run(child.close()))
+                self._thread.call(child.start)
+            undone.pop_all()
         self.address = str(found)
         self.port = found.port
         self._closed = False
@@ -188,8 +187,3 @@ class Coordinator:
 
     def __repr__(self) -> str:
         return f"<Coordinator {'closed' if self._closed else f'at {self.address}'}>"
-
-
-def _is_exposed(host: str) -> bool:
-    """Whether other machines may reach it."""
-    return is_wildcard(host) or not all(map(is_loopback, resolve_blocking(host, NAME_TIMEOUT)))

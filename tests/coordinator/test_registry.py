@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 
 import pubsub.coordinator.registry as registry_module
 from pubsub.config import Address
+from pubsub.coordinator import records
 from pubsub.coordinator.registry import SWEEP, Push, Registry
 from pubsub.core.rights import EVERYTHING, NONE, Rights
 from pubsub.core.topics import matches
@@ -1369,7 +1370,7 @@ def test_who_comes_back_hears_of_new_pubs_that_came_and_went_meanwhile() -> None
 def test_of_those_that_came_and_went_a_bounded_number_is_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry_module, "MAX_DEPARTED", 3)
+    monkeypatch.setattr(records, "MAX_DEPARTED", 3)
     registry = connected("P", "S")
     registry.settling = True
     for id in range(5):
