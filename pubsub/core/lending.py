@@ -160,7 +160,7 @@ class Borrowing:
     def check(self, number: int, size: int) -> None:
         """Raise ProtocolError where a segment of that number may not come now."""
         if number in self._segments:
-            raise ProtocolError(f"segment {number}, which is mapped already")
+            raise ProtocolError(f"a second segment {number}")
         if len(self._segments) >= MAX_SEGMENTS:
             raise ProtocolError(f"more than {MAX_SEGMENTS} segments of memory", code="limit")
 

@@ -300,7 +300,7 @@ HOSTILE = [
     (lent_again, "LENT of number 0 where 1 was due"),
     (lent_ahead, "LENT of number 2 where 1 was due"),
     (unmapped_twice, "UNMAP of segment 1, which is not mapped"),
-    (came_twice, "segment 1, which is mapped already"),
+    (came_twice, "a second segment 1"),
 ]
 
 
