@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from benchmarks import circuits
 from benchmarks.contender import Meeting
 from benchmarks.contenders.brokers import free_port, reach, watched
 from benchmarks.contenders.channels import Tls
 from benchmarks.contenders.ours import AsyncPair, AsyncPublisher, AsyncSubscriber, use
 from benchmarks.contenders.sockets import Publisher, Sockets, Subscriber
-from benchmarks.coordinator.processes import Daemon
+from benchmarks.courses import circuits
+from benchmarks.daemons import daemon
+from benchmarks.stage import Stage
 from pubsub.faces.asyncpub import AsyncPub
 from pubsub.faces.asyncsub import AsyncSub
 from pubsub.faces.peer import Peer
@@ -191,7 +192,8 @@ class Relay(Way):
 
     async def beside(self, coordinator: Any, place: str) -> None:
         command = ("relay", "--coordinator", place)
-        self._relay = await asyncio.to_thread(Daemon, 0, {}, command)
+        self._stage = Stage()
+        await asyncio.to_thread(daemon, self._stage, 0, {}, command)
         while not list(coordinator.registry.relay_rows()):  # noqa: ASYNC110  (nobody tells of it)
             await asyncio.sleep(0.01)
 

@@ -90,7 +90,7 @@ class Encoder:
             it packs the next.
         memory: a block of that size for a large buffer, where others on this host see it without a
             copy; None: the buffer gets memory of its own.
-        owns: whether a block is of that memory.
+        owns: whether a block is of that memory, and an array on it can be put as it is.
     """
 
     __slots__ = (
@@ -265,7 +265,6 @@ def _nowhere(size: int) -> None:
 
 
 def _not_ours(block: Block) -> bool:
-    """For the same."""
     return False
 
 
@@ -296,6 +295,9 @@ class MsgpackEncoder(Encoder):
 
     def pack_out_of_band(self, value: Any, packed: bytes | None = None) -> bytes:
         self.buffers.clear()
+        if type(value) is bytes and len(value) >= LARGE:  # as below, at once
+            self._reserve(len(value))
+            return _BUFFER_HEADER + self._put_out(value)
         detached = self._detach_all(value)
         if detached is value and packed is not None:
             return packed

@@ -65,10 +65,9 @@ class Lending:
         assert isinstance(segment, Segment)
         number = segment.number
         if number not in self._mapped:
-            offered = number in self._offered
-            if not (offered or segment.retired or len(self._offered) >= MAX_SEGMENTS):
-                if self._offer(segment):
-                    self._offered[number] = False
+            new = number not in self._offered and not segment.retired
+            if new and len(self._offered) < MAX_SEGMENTS and self._offer(segment):
+                self._offered[number] = False
             return None
         loan = self._next
         self._next = loan + 1
@@ -143,7 +142,6 @@ class Borrowing:
         self._held: dict[int, None] = {}
         self._returned: deque[int] = deque()
         self._kept: deque[int] = deque()
-        self._next_segment = 0
         self._next_loan = 0
         self._open = True
         self.forking = False
@@ -161,15 +159,14 @@ class Borrowing:
 
     def check(self, number: int, size: int) -> None:
         """Raise ProtocolError where a segment of that number may not come now."""
-        if number < self._next_segment:
-            raise ProtocolError(f"segment {number} behind one that came later")
+        if number in self._segments:
+            raise ProtocolError(f"a second segment {number}")
         if len(self._segments) >= MAX_SEGMENTS:
             raise ProtocolError(f"more than {MAX_SEGMENTS} segments of memory", code="limit")
 
     def map(self, number: int, memory: Memory) -> Mapped:
         """A segment is here; returns what to say."""
         self._segments[number] = memory
-        self._next_segment = number + 1
         return Mapped(number)
 
     def unmap(self, number: int) -> None:
@@ -222,6 +219,8 @@ class Borrowing:
         return out
 
     def end(self) -> None:
-        """The link is over. What is held stays, and nobody is told when it goes."""
+        """The link is over. What is held stays, and nobody is told when it goes: an array that is
+        kept for long keeps no more of us alive than this."""
         self._open = False
+        self._wake = lambda: None
         self._segments.clear()

@@ -15,9 +15,9 @@ Blocks are taken by whoever puts, in any thread, and come back in any thread, wi
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
-from itertools import count
 from weakref import WeakValueDictionary, ref
 
 from pubsub.wire.buffers import Block, Memory
@@ -27,7 +27,7 @@ __all__ = ["IDLE", "Pool", "Segment", "Share", "slot_for"]
 SMALLEST = 2 * 1024 * 1024
 LARGEST = 8 * 1024 * 1024
 """Bytes of the first segment of a Pub, and of later ones, where one slot is not larger, and the
-pool is not: memory is given back to the system only as a whole, and each segment is a descriptor."""
+pool is not: memory is given back to the system only as a whole, and each one is a descriptor."""
 MOST = 32
 """Segments that a pool has, about; those of a larger one are larger."""
 PAGE = 4096
@@ -59,12 +59,14 @@ class Segment:
 
     __slots__ = (
         *("counted", "free", "idle_since", "memory", "number"),
-        *("owner", "retired", "size", "slot", "used"),
+        *("owner", "retired", "size", "slot", "used", "view"),
     )
 
     def __init__(self, number: int, memory: Memory, slot: int, owner: Share) -> None:
         self.number = number
         self.memory = memory
+        self.view = memory.view
+        """See `Memory`."""
         self.owner = ref(owner)
         self.slot = slot
         self.size = len(memory.view)
@@ -73,11 +75,6 @@ class Segment:
         self.counted = True
         self.retired = False
         self.idle_since: float | None = None
-
-    @property
-    def view(self) -> memoryview:
-        """See `Memory`."""
-        return self.memory.view
 
     @property
     def address(self) -> int:
@@ -111,7 +108,6 @@ class Pool:
         self._segments: dict[int, Segment] = {}
         self._shares: WeakValueDictionary[int, Share] = WeakValueDictionary()
         self._numbers = 0
-        self._share_numbers = count()
         self._growing = False  # somebody adds a segment
 
     @property
@@ -121,12 +117,13 @@ class Pool:
 
     def share(self, wanted: Callable[[], bool]) -> Share:
         """What one Pub may have of it; `wanted`: whether anybody is lent what it puts there."""
-        made = self._shares[next(self._share_numbers)] = Share(self, wanted)
+        made = Share(self, wanted)
+        self._shares[id(made)] = made
         return made
 
     def back(self, segment: Segment, start: int) -> None:
         """Nobody holds that block any more. In any thread, and at any place."""
-        if self.forking:  # first: what is free, another thread may take at once
+        if self.forking:  # before anybody can have the slot: the child may have a view of it
             self.retire(segment)
         segment.used -= 1
         segment.free.append(start)
@@ -138,14 +135,14 @@ class Pool:
             segment.counted = False
             self.total -= segment.size
 
-    def grow(self, slot: int, owner: Share, times: int) -> Segment | None:
-        """A new segment with slots of that size, for one that has so many; None: there is no room
-        for one, or it cannot be made."""
+    def grow(self, slot: int, owner: Share, among: list[Segment], block: Block) -> bool:
+        """A new segment with slots of that size, among those that its owner has, with that block in
+        it; False: there is no room for one, or it cannot be made."""
         if self._growing:  # somebody else does, and we do not wait
-            return None
+            return False
         self._growing = True
         try:
-            size = min(SMALLEST << times, max(LARGEST, self.size // MOST))
+            size = min(SMALLEST << len(among), max(LARGEST, self.size // MOST))
             size = slot * max(1, size // slot)
             size = size if self.total + size <= self.size else slot
             for other in self.segments:  # those that hold nothing go first
@@ -154,16 +151,21 @@ class Pool:
                 if not other.used:
                     self.retire(other)
             if self.total + size > self.size:
-                return None
+                return False
             try:
                 memory = self._make(size)
             except (OSError, ValueError, MemoryError):
-                return None
+                return False
             self._numbers += 1
-            segment = self._segments[self._numbers] = Segment(self._numbers, memory, slot, owner)
+            segment = Segment(self._numbers, memory, slot, owner)
+            owner.place(block, segment)  # first: so nobody takes it for an idle one
+            self._segments[self._numbers] = segment
             self.total += size
+            among.append(segment)
+            if segment.retired:  # in this moment, where it was not there to be dropped yet
+                owner.drop(segment)
             self.on_changed()
-            return segment
+            return True
         finally:
             self._growing = False
 
@@ -201,12 +203,14 @@ class Pool:
 
     def contested(self, share: Share) -> bool:
         """Whether others have something of it, or would."""
-        others = [there() for there in self._shares.valuerefs()]  # Pubs come in other threads
-        return any(o.held or o.refused for o in others if o is not None and o is not share)
+        for other in [found() for found in self._shares.valuerefs()]:
+            if other is not None and other is not share and (other.held or other.waits):
+                return True
+        return False
 
 
 class _Nowhere:
-    """The memory of a block that has no slot yet."""
+    """The memory of a block that has no slot."""
 
     view = memoryview(b"")
     address = 0
@@ -235,6 +239,17 @@ class Share:
         # by the size of their slots, the oldest first: so the others may go idle
         self._segments: dict[int, list[Segment]] = {}
 
+    @property
+    def waits(self) -> bool:
+        """Whether it had none, and somebody would still be lent it."""
+        return self.refused and self._wanted()
+
+    def owns(self, block: Block) -> bool:
+        """Whether that is one of its own: who is lent one of another Pub's could read all that
+        lies beside it, of a topic that is perhaps not for him."""
+        segment = block.memory
+        return isinstance(segment, Segment) and segment.owner() is self
+
     def spare(self, size: int) -> Block | None:
         """A block for what is to be copied; None: there is none, or nobody would be lent it."""
         return self.block(size) if self._wanted() else None
@@ -243,49 +258,45 @@ class Share:
         """A block of that size; None: there is none, and the buffer goes another way."""
         pool = self._pool
         over = self.held + size > pool.size // 2
-        found = None if over and pool.contested(self) else self._take(slot_for(size), size)
-        self.refused = found is None
-        return found
-
-    def _take(self, slot: int, size: int) -> Block | None:
-        segments = self._segments.setdefault(slot, [])
         block = Block(_NOWHERE, 0, size, 0, self._back)
-        while True:
-            for segment in segments:
-                free = segment.free
-                # Nothing is called from here on, until the block has its slot: what interrupts us
-                # (Python looks for signals, and for other threads, after calls) would lose it.
-                if free and not segment.retired:
-                    block.start = free[-1]
-                    del free[-1]
-                    segment.used += 1
-                    segment.idle_since = None
-                    self.held += size
-                    block.memory = segment
-                    return block
-            new = self._pool.grow(slot, self, len(segments))
-            if new is None:
-                return None
-            segments.append(new)
+        placed = not (over and pool.contested(self)) and self._take(slot_for(size), block)
+        self.refused = not placed
+        return block if placed else None
 
-    def owns(self, block: Block) -> bool:
-        """Whether it is of this Pub's memory. (Who is lent another's could read all of that one's
-        segment; and a segment has its number in one pool alone.)"""
-        segment = block.memory
-        return isinstance(segment, Segment) and segment.owner() is self
+    def _take(self, slot: int, block: Block) -> bool:
+        segments = self._segments.setdefault(slot, [])
+        for segment in segments:
+            if self.place(block, segment):
+                return True
+        return self._pool.grow(slot, self, segments, block)
+
+    def place(self, block: Block, segment: Segment) -> bool:
+        """Give the block a slot there; returns whether there is one."""
+        size, free = len(block), segment.free
+        # Nothing is called from here on: what interrupts (Python looks for signals, and for other
+        # threads, after calls) would lose the slot, or have it given out twice.
+        if not free or segment.retired:
+            return False
+        block.start = free[-1]
+        del free[-1]
+        segment.used += 1
+        segment.idle_since = None
+        self.held += size
+        block.memory = segment
+        return True
 
     def _back(self, block: Block) -> None:
-        segment = block.memory
-        if not isinstance(segment, Segment):  # it got no slot
+        if block.memory is _NOWHERE:
             return
         if self.on_back is not None:
             self.on_back(block)
-        size = len(block)  # called before what it changes is read
+        size = len(block)  # before `held` is read: another thread may come in between
         self.held -= size
+        segment = block.memory
+        assert isinstance(segment, Segment)
         self._pool.back(segment, block.start)
 
     def drop(self, segment: Segment) -> None:
         """That one is retired."""
-        segments = self._segments.get(segment.slot, [])
-        if segment in segments:
-            segments.remove(segment)
+        with contextlib.suppress(ValueError):
+            self._segments.get(segment.slot, []).remove(segment)

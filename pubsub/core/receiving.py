@@ -18,7 +18,6 @@ from pubsub.wire.messages import (
     Gap,
     Lent,
     Offer,
-    Subscribe,
     Subscribed,
     Unmap,
     Unsubscribe,

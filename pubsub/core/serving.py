@@ -30,7 +30,6 @@ from pubsub.wire.messages import (
     Pong,
     Returned,
     Subscribe,
-    Subscribed,
     Unsubscribe,
     encode,
 )

@@ -302,9 +302,9 @@ class Pub(Face, blocking=None):
 
     def _encode_large(
         self, data: bytes, value: Any, buffers: tuple[Buffer, ...]
-    ) -> tuple[bytes, tuple[Buffer, ...]]:
+    ) -> tuple[bytes, tuple[Buffer, ...], int]:
         """A message whose encoding is large, or already left buffers aside: take its large bytes
-        out of band, and check its size."""
+        out of band, and check its size, which is returned, too."""
         encoder = self._encoder
         packed = len(data)
         if not buffers and packed >= LARGE:
@@ -324,7 +324,7 @@ class Pub(Face, blocking=None):
             raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)
         if self._share is not None and self._share.on_back is not None:
             note_checksums(buffers)
-        return data, buffers
+        return data, buffers, size
 
     def _first_put(self) -> object | None:
         """The put that has waited for room for longest; None: none waits. For any thread."""
@@ -337,7 +337,8 @@ class Pub(Face, blocking=None):
             parts = self._parts
             count = len(parts)
             body = body_of(parts, count)
-            append, item = self._handover.append, with_size((count, body, (), self._wall_clock()))
+            batch = count, body, (), self._wall_clock()
+            append, item = self._handover.append, (len(body) + BATCH_COST, batch)
             if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
                 # Nothing is called from here to the end: Python looks for signals after calls.
                 self._handed += item[0]
@@ -357,11 +358,12 @@ class Pub(Face, blocking=None):
         """Bytes handed over and not in the log yet; at least."""
         return self._handed - self._taken
 
-    def _hand_large(self, data: bytes, buffers: tuple[Buffer, ...]) -> None:
+    def _hand_large(self, data: bytes, buffers: tuple[Buffer, ...], size: int) -> None:
         """Close a batch for a large message alone: who refuses it gets those before it."""
-        body = body_of([data], 1)
-        self._hand_over()
-        append, item = self._handover.append, with_size((1, body, buffers, self._wall_clock()))
+        if self._parts:
+            self._hand_over()
+        batch = 1, _ONE + data, buffers, self._wall_clock()
+        append, item = self._handover.append, (size + OVERHEAD, batch)
         self._handed += item[0]
         append(item)
 
@@ -531,11 +533,6 @@ def check_unchanged(topic: str, block: Block) -> None:
 def body_of(parts: list[bytes], count: int) -> bytes:
     """The first `count` messages as the body of a batch."""
     return _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts[:count]))
-
-
-def with_size(batch: Batch) -> tuple[int, Batch]:
-    """A batch behind what it counts for in a buffer."""
-    return len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST, batch
 
 
 async def wait_attached(pub: Pub, n: int, timeout: float | None) -> None:

@@ -265,10 +265,14 @@ class Sub(Face, blocking=None):
             raised = error.__cause__
         if raised is not None:  # what does not come again was not the batch's fault
             raised.__traceback__ = None
-            with suppress(DecodeError):
+            try:
                 values, broken = decoder.decode(entry.body, entry.buffers), None
+            except DecodeError as again:
+                if not isinstance(raised, Exception) and type(again.__cause__) is not type(raised):
+                    raise raised from None  # a signal handler's SystemExit; the batch waits on
         if broken is not None:
-            return self._salvaged(entry, decoder, broken)
+            run, lost, why = self._salvaged(entry, decoder, broken)
+            return run, lost, why if lost or isinstance(raised, Exception) else raised
         if entry.skip:
             del values[: entry.skip]
         if len(values) != wanted:
@@ -455,6 +459,7 @@ class Sub(Face, blocking=None):
         run = self._run
         if run is not None:  # whoever is in the middle of it is at its end
             self._dropped.extend(map(operator.is_, run.values, repeat(None)))
+            run.pairs = None  # a `zip` keeps what it gave last, and a closed Sub is to hold nothing
         self._gaps.clear()
         self._dead = error
 
@@ -477,9 +482,9 @@ class Sub(Face, blocking=None):
             held, self._held = self._held, None
             raise held
         if self._dead is not None:
-            raise self._dead
+            raise self._dead.with_traceback(None)  # as `Face._check`
         if self._ready.error is not None and not self._inbox.streams:
-            raise self._ready.error
+            raise self._ready.error.with_traceback(None)
 
     def __repr__(self) -> str:
         if self._dead is not None:

@@ -191,7 +191,8 @@ class Passing:
 
     def _send(self, segment: Segment) -> bool:
         memory, sock = segment.memory, self.sock
-        assert isinstance(memory, Mapping) and sock is not None
+        assert isinstance(memory, Mapping)
+        assert sock is not None
         fds = array.array("i", [memory.fileno()])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         try:

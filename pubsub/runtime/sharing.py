@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from pubsub.config import LOCALHOST, UNIX, Settings, Way
 from pubsub.core.lending import Borrowing, Lending
@@ -19,7 +19,7 @@ from pubsub.wire.messages import Offer
 
 __all__ = ["Sharing"]
 
-_all: WeakSet[Sharing] = WeakSet()
+_all: WeakValueDictionary[int, Sharing] = WeakValueDictionary()
 
 
 class Sharing:
@@ -39,7 +39,7 @@ class Sharing:
         self._borrowed: dict[Borrowing, memory.Catching] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        _all.add(self)
+        _all[id(self)] = self
 
     def share(self, wanted: Callable[[], bool]) -> Share | None:
         """What one Pub has of the pool; see `Pool.share`."""
@@ -143,10 +143,11 @@ class Sharing:
     # --- the end, and forks -------------------------------------------------------------
 
     def close(self) -> None:
-        """Nothing is put into the pool any more. What nobody holds of it goes now, though the Peer
-        itself may be kept."""
+        """Nothing is put into the pool any more, and what goes is told to nobody. What nobody holds
+        of it goes now, though the Peer itself may be kept."""
         self._closed = True
         if self.pool is not None:
+            self.pool.on_changed = lambda: None
             for segment in self.pool.segments:
                 self.pool.retire(segment)
             self.pool.departed.clear()
@@ -178,13 +179,18 @@ class Sharing:
             borrowing.end()
 
 
+def _standing() -> list[Sharing]:
+    """All of this process, in one step: another thread may make one meanwhile."""
+    return [sharing for found in _all.valuerefs() if (sharing := found()) is not None]
+
+
 def _before_fork() -> None:
-    for sharing in list(_all):
+    for sharing in _standing():
         sharing.before_fork()
 
 
 def _after_fork() -> None:
-    for sharing in list(_all):
+    for sharing in _standing():
         sharing.after_fork()
 
 

@@ -193,7 +193,11 @@ class Block:
         return self._size
 
     def __del__(self) -> None:
-        self._gone(self)
+        try:
+            gone = self._gone
+        except AttributeError:  # it was interrupted while it was made
+            return
+        gone(self)
 
     @property
     def room(self) -> memoryview:
@@ -201,15 +205,15 @@ class Block:
         return self.memory.view[self.start : self.start + self._size]
 
     def view(self) -> memoryview:
-        """It keeps the block: what a transport has not sent yet must not be used again, though the
-        log has dropped it."""
-        if self.memory.view.readonly:
+        if self.memory.view.readonly:  # another process's: only looked at while we are held
             return self.room
-        import ctypes
+        # A view of ours keeps us: it may wait in a transport when the log has let us go, and what
+        # is put next would be sent in our place. (A slice of the mapping would keep that alone.)
+        from ctypes import c_char
 
-        keeper: Any = (ctypes.c_char * self._size).from_buffer(self.memory.view, self.start)
-        keeper.block = self
-        return memoryview(keeper).cast("B").toreadonly()
+        held = (c_char * self._size).from_buffer(self.room)
+        held.block = self  # type: ignore[attr-defined]
+        return memoryview(held).cast("B").toreadonly()
 
     def take_bytes(self) -> bytes:
         return bytes(self.room)

@@ -97,6 +97,9 @@ def lent_frame(channel: int, loan: int, segment: int, start: int, size: int) -> 
 
 def buffers_cost(buffers: Sequence[Buffer]) -> int:
     """What the large buffers of a batch count for in windows and buffers."""
+    if len(buffers) == 1:  # mostly
+        size = len(buffers[0])
+        return size if size > SMALLEST_BUFFER else SMALLEST_BUFFER
     return sum(max(len(buffer), SMALLEST_BUFFER) for buffer in buffers)
 
 

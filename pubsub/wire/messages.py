@@ -233,7 +233,8 @@ def _rows(make: Callable[[Any], Any]) -> Check:
 
 
 def _loans(value: Any) -> tuple[int, ...]:
-    if type(value) is not list or len(value) > MAX_RETURNED or set(map(type, value)) - {int}:
+    numbers = type(value) is list and not set(map(type, value)) - {int}
+    if not numbers or len(value) > MAX_RETURNED or min(value, default=0) < 0:
         raise ValueError(f"{_short(value)} is not an array of at most {MAX_RETURNED} numbers")
     return tuple(value)
 

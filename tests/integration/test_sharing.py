@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import faulthandler
 import gc
 import logging
 import os
 import pickle
+import signal
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,7 +20,7 @@ import pytest
 from pubsub import Peer, Pub, Sub
 from pubsub.config import MIB
 from pubsub.core.pool import IDLE, Pool
-from pubsub.links import memory
+from pubsub.links import memory, unix
 from tests.integration.support import LONG, break_links, coordinator_in_loop, eventually
 
 np = pytest.importorskip("numpy")
@@ -54,16 +57,17 @@ class Pair:
         """Blocks that are not free."""
         return sum(segment.used for segment in self.pool.segments)
 
-    async def warm(self, *values: Any) -> None:
-        """Until what is put lies in memory that the other end has mapped."""
+    async def warm(self, *values: Any, kept: int = 0) -> None:
+        """Until what is put lies in memory that the other end has mapped, while so many blocks are
+        not free."""
         for _ in range(100):
             for value in values or (np.zeros(SIZE, np.uint8),):
                 self.pub.put(value)
                 await self.sub.get(LONG)
             self.pub.put(None)
             await self.sub.get(LONG)
-            await eventually(lambda: not self.used)
-            there = {segment.number for segment in self.pool.segments}
+            await eventually(lambda: self.used <= kept)
+            there = {segment.number for segment in self.pool.segments if segment.free}
             if there and all(
                 there <= lending._mapped for lending, _ in self.here.runtime.sharing._lent.values()
             ):
@@ -145,8 +149,8 @@ async def test_what_a_sub_hands_out_does_not_depend_on_the_way_or_the_size(
         for name in "array", "fortran", "every other", "times":
             found, put = back[name], value[name]
             assert type(found) is np.ndarray
-            assert found.dtype == put.dtype  # type: ignore[attr-defined]
-            assert found.shape == put.shape  # type: ignore[attr-defined]
+            assert found.dtype == put.dtype
+            assert found.shape == put.shape
             assert (found == put).all()
             assert found.flags.writeable is copy
             assert found.flags.aligned
@@ -173,6 +177,22 @@ async def test_one_array_is_one_block_for_all_subs_of_a_host_and_their_processes
         await eventually(lambda: p.used == 1)
         assert p.loans == p.held == 2
         del mine, theirs
+
+
+async def test_a_link_maps_segments_in_whatever_order_they_are_due_on_it() -> None:
+    async with pair() as p:
+        first = p.pub.empty(MIB, np.uint8)
+        full = [p.pub.empty(MIB, np.uint8) for _ in range(3)]
+        await p.warm(np.zeros(MIB, np.uint8), kept=4)
+        (lending, _) = next(iter(p.here.runtime.sharing._lent.values()))
+        assert min(lending._mapped) > first.base.base.memory.number
+        p.pub.put(first)
+        p.pub.put(full[0])
+        del first, full
+        assert (await p.sub.get(LONG)).size == (await p.sub.get(LONG)).size == MIB
+        await p.warm(np.zeros(MIB, np.uint8))
+        assert len(p.here.runtime.sharing._lent) == 1
+        assert p.here.runtime.sharing._lent[next(iter(p.here.runtime.sharing._lent))][0] is lending
 
 
 async def test_bytes_are_copied_out_and_hold_nothing() -> None:
@@ -316,6 +336,54 @@ async def test_no_descriptor_mapping_or_block_is_left_of_links_that_ended() -> N
         await eventually(lambda: (descriptors(), mappings()) == before)
 
 
+async def test_a_closed_sub_holds_nothing_of_what_it_handed_out() -> None:
+    async with pair() as p:
+        await p.warm()
+        events = p.sub.messages()
+        p.pub.put(np.zeros(SIZE, np.uint8))
+        event = await anext(events)
+        del event
+        await p.sub.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+        await eventually(lambda: p.held == p.loans == p.used == 0)
+
+
+async def test_a_closed_peer_has_no_memory_mapped_that_nobody_holds() -> None:
+    gc.collect()
+    before = mappings(), descriptors()
+    async with pair() as p:
+        await p.warm()
+        assert mappings() > before[0]
+    pool = p.pool
+    del p.pub, p.sub
+    gc.collect()
+    await eventually(lambda: (mappings(), descriptors()) == before)
+    assert pool.total == 0
+
+
+async def test_memory_takes_half_of_the_descriptors_at_most() -> None:
+    """Connections and files need them more: what finds none for its memory goes by the link."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with pair(shared_memory=512 * MIB, overflow="drop", buffer=512 * MIB) as p:
+        await p.warm()
+        now = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * (now + 20), limits[1]))
+        try:
+            kept = []
+            for i in range(60):
+                p.pub.put(np.full(8 * MIB, i, np.uint8))
+                kept.append(await p.sub.get(LONG))
+            assert max(map(int, os.listdir("/proc/self/fd"))) < now + 24
+            assert [int(array[-1]) for array in kept] == list(range(60))
+            assert p.sub.lost == 0
+            kept.clear()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 # --- pub.empty -------------------------------------------------------------------------------
 
 
@@ -348,6 +416,22 @@ async def test_an_array_from_empty_is_sent_without_a_copy_and_is_read_only_then(
         p.pub.put(1)
         await p.sub.get(LONG)
         await p.at_rest()
+
+
+async def test_an_array_of_one_pub_is_copied_by_another() -> None:
+    """Who is lent it could read all that lies beside it, of a topic that he may not subscribe."""
+    async with pair() as p:
+        await p.warm()
+        array = p.pub.empty(SIZE, np.uint8)
+        array[:] = 5
+        other = p.here.pub("other")
+        sub = await p.there.sub("other")
+        await other.wait_for_subscribers(1, timeout=LONG)
+        for _ in range(2):  # the first goes by the link
+            await other.put(array)
+            found = await sub.get(LONG)
+            assert (found == 5).all()
+        assert array.flags.writeable, "it was copied"
 
 
 async def test_an_array_from_empty_that_is_never_put_goes_back() -> None:
@@ -434,13 +518,15 @@ def no_mapping(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_connection(patch: pytest.MonkeyPatch) -> None:
+    """The link is there already."""
+
     def fail(name: str) -> None:
         raise ConnectionRefusedError
 
-    patch.setattr(memory.unix, "dialled", fail)  # type: ignore[attr-defined]
+    patch.setattr(unix, "dialled", fail)
 
 
-@pytest.mark.parametrize("spoil", [no_memfd, no_mapping])
+@pytest.mark.parametrize("spoil", [no_memfd, no_mapping, no_connection])
 async def test_where_memory_cannot_be_had_all_travels_by_the_link(
     spoil: Spoil, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +551,11 @@ def in_child(check: Callable[[], bool]) -> int:
         finally:
             os._exit(2)
     return pid
+
+
+def exit_code(pid: int) -> int:
+    """Wait for that child."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 async def test_views_of_parent_and_child_keep_what_they_show_through_100_forks() -> None:
@@ -503,13 +594,28 @@ async def test_views_of_parent_and_child_keep_what_they_show_through_100_forks()
             os.close(writing)
             assert all(zlib.crc32(view) == crc for view, crc in own)
             del own
-        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in waiting]
-        assert codes == [0] * 100
+        assert [exit_code(pid) for pid in waiting] == [0] * 100
         assert p.sub.lost == 0
         kept.clear()
         await flow(5)
         kept.clear()
         await p.at_rest()
+
+
+async def test_who_passes_over_numpys_flag_and_writes_ends_its_own_process_alone() -> None:
+    """As PyTorch does, whose tensors know no read-only memory (see docs/arrays.md)."""
+    async with pair() as p:
+        await p.warm()
+        p.pub.put(np.full(SIZE, 5, np.uint8))
+        view = await p.sub.get(LONG)
+
+        def write() -> bool:
+            faulthandler.disable()
+            ctypes.memset(view.__array_interface__["data"][0], 0, 1)
+            return True
+
+        assert exit_code(in_child(write)) == -signal.SIGSEGV
+        assert set(view.tolist()) == {5}
 
 
 async def test_a_child_has_no_say_over_what_its_parent_holds() -> None:
@@ -523,7 +629,7 @@ async def test_a_child_has_no_say_over_what_its_parent_holds() -> None:
             gc.collect()
             return True
 
-        assert os.waitpid(in_child(drop), 0)[1] == 0
+        assert exit_code(in_child(drop)) == 0
         for _ in range(30):
             p.pub.put(np.full(SIZE, 6, np.uint8))
             await p.sub.get(LONG)

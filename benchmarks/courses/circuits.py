@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from benchmarks.coordinator.processes import Daemon, Failed, allow_files
-from benchmarks.stage import Failed as CameToNothing
+from benchmarks.daemons import allow_files, daemon
+from benchmarks.stage import Child, Failed, Stage
 from pubsub._version import __version__
 from pubsub.errors import ProtocolError
+from pubsub.relay.circuits import MAX_OF_TWO
 from pubsub.wire.frames import FrameReader
 from pubsub.wire.handshake import Dialler, Identity
 from pubsub.wire.messages import Circuit, Goodbye, Join, Ticket, Welcome, encode
@@ -36,14 +37,11 @@ T = TypeVar("T")
 
 
 @contextmanager
-def a_relay() -> Iterator[Daemon]:
+def a_relay() -> Iterator[Child]:
     """A `pubsubd relay`, and the coordinator that it tells of itself."""
-    with ExitStack() as stack:
-        coordinator = Daemon()
-        stack.callback(coordinator.end)
-        relay = Daemon(command=("relay", "--coordinator", f"127.0.0.1:{coordinator.port}"))
-        stack.callback(relay.end)
-        yield relay
+    with Stage() as stage:
+        place = f"127.0.0.1:{daemon(stage).port}"
+        yield daemon(stage, command=("relay", "--coordinator", place))
 
 
 class _Session:
@@ -79,15 +77,21 @@ class _Session:
 
 
 def tickets(port: int, count: int) -> list[tuple[bytes, bytes]]:
-    """Those of so many circuits between two peers, one for each end. They are good for some
-    seconds."""
+    """Those of so many circuits of one peer, with as many others as it takes, one for each end.
+    They are good for some seconds."""
     with ExitStack() as stack:
-        asking, other = sessions = (_Session(port), _Session(port))
-        for session in sessions:
-            stack.callback(session.sock.close)
-        for _ in range(count):
-            asking.say(Circuit(other.peer_id))
-        pairs = [(asking.hear(Ticket), other.hear(Ticket)) for _ in range(count)]
+
+        def session() -> _Session:
+            made = _Session(port)
+            stack.callback(made.sock.close)
+            return made
+
+        asking, pairs = session(), list[tuple[Ticket, Ticket]]()
+        while len(pairs) < count:
+            other, more = session(), min(MAX_OF_TWO, count - len(pairs))
+            for _ in range(more):
+                asking.say(Circuit(other.peer_id))
+            pairs += [(asking.hear(Ticket), other.hear(Ticket)) for _ in range(more)]
     for ticket in pairs[0]:
         if not ticket.ticket:
             raise Failed(f"the relay gives no ticket: {ticket.reason}")
@@ -108,17 +112,17 @@ def cost_of_circuits(count: int) -> dict[str, Any]:
         Failed: it came to nothing.
     """
     if allow_files(2 * count + SPARE) < 2 * count + SPARE:
-        raise CameToNothing(f"{count} circuits take more file descriptors than there may be here")
+        raise Failed(f"{count} circuits take more file descriptors than there may be here")
     try:
         with a_relay() as relay, ExitStack() as stack:
             _rest(relay.port, 1, stack)  # what is made once
             time.sleep(SETTLE)
-            before = relay.resident()
+            before = relay.memory()
             _rest(relay.port, count, stack)
             time.sleep(SETTLE)
-            return {"circuit_kib": (relay.resident() - before) / count, "circuits": count}
-    except (Failed, OSError) as error:
-        raise CameToNothing(str(error)) from None
+            return {"circuit_kib": (relay.memory() - before) / count, "circuits": count}
+    except OSError as error:
+        raise Failed(str(error)) from None
 
 
 def _rest(port: int, count: int, stack: ExitStack) -> None:
