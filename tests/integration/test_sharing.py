@@ -358,7 +358,7 @@ async def test_a_closed_peer_has_no_memory_mapped_that_nobody_holds() -> None:
     pool = p.pool
     del p.pub, p.sub
     gc.collect()
-    await eventually(lambda: (mappings(), descriptors()) == before)
+    await eventually(lambda: mappings() <= before[0] and descriptors() <= before[1])
     assert pool.total == 0
 
 
