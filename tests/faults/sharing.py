@@ -59,6 +59,7 @@ class Process:
         self.options = options
         self.chance = random.Random(os.getpid())
         self.stop = False
+        self.sub: Any = None
         self.number = self.got = self.lost = self.forks = 0
         self.due: dict[str, int] = {}
         self.kept: list[tuple[Any, int]] = []
@@ -120,7 +121,8 @@ class Process:
         break_links(self.peer)
 
     async def anew(self, task: Any) -> None:
-        await self.sub.close()
+        if self.sub is not None:  # else it has just begun
+            await self.sub.close()
 
     async def fork(self, task: Any) -> None:
         """A child that looks at its views for a while."""
@@ -267,7 +269,7 @@ def soak(kills: int, seed: int = 0, say: Callable[[str], None] = lambda text: No
             asked(process, "left")
             process.close_input()
         for process in (pub, *subs):
-            code, out, err = process.end()
+            code, _, err = process.end()
             assert code == 0, err
             assert not any("Traceback" in line for line in err), err
     assert set(os.listdir("/dev/shm")) <= shm
