@@ -385,6 +385,14 @@ class Link(asyncio.BufferedProtocol):
         if self.state is OPEN and not self.transport.is_closing():
             self.transport.write(frames)
 
+    def write_now(self, frame: bytes) -> bool:
+        """Write a frame of the endpoint's by itself, if the socket may take it; False: it is not
+        written."""
+        if self._paused or self.state is not OPEN or self.transport.is_closing():
+            return False
+        self.transport.write(frame)
+        return True
+
     def _send(self, message: Control | Hello) -> None:
         """Nothing is written any more behind a GOODBYE, and its end of file."""
         if (
