@@ -152,6 +152,7 @@ class Turn:
                     log.exception("internal error while a batch was closed")
                     self._loop.call_later(RETRY, self.pending, source)
                 except BaseException:  # a signal handler's: their turn is still to come
+                    self.lone = False
                     self._sources[:0] = [source, *rest]
                     raise
             self.lone = False
