@@ -63,7 +63,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 self._check()
                 if self._advance():
                     return True
-                self._waiting = True
+                self._waiting = self._runtime.turn.awaited = True
                 try:
                     if self._inbox.empty and self._over is None:
                         left = None if deadline is None else _left(deadline)

@@ -56,6 +56,7 @@ class Turn:
         self._context = nothing()  # of what is begun in a turn: not of who put, or took, in it
         self._ack_delay = ack_delay
         self.lone = False  # one Pub alone is being collected, and has written nothing yet
+        self.awaited = False  # a thread has waited for a message since it was last asked
         self._scheduled = False  # `run` will be called
         self._hastened = False  # since then, `hasten` has done what was due
         self._local_dirty = False
