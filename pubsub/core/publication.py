@@ -104,7 +104,7 @@ class Publication:
         on_room: called when there may be room (set by whoever waits for it).
         on_absent: called with one that was expected, never came, and lacks something.
         on_shut: called with one that is cut off because it let nothing be sent to it.
-        on_leave: called before one that is attached is dropped.
+        on_leave: called before a subscriber is dropped, in whatever state.
         on_due: called with a time at which `expire` has something to do, where that is news.
         watchers: called after a subscriber attached, and at the end.
         leavers: the last `MAX_LEAVERS` that are gone and lacked something.

@@ -54,6 +54,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 "interrupts"
             )
         left = None if deadline is None else _left(deadline)
+        self._runtime.turn.awaited = True  # who puts next may have been told what to put
         try:  # inside `try`, no interrupt leaves the lock behind
             if not taking.acquire(timeout=-1 if left is None else max(0, left)):
                 return False
@@ -63,7 +64,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 self._check()
                 if self._advance():
                     return True
-                self._waiting = self._runtime.turn.awaited = True
+                self._waiting = True
                 try:
                     if self._inbox.empty and self._over is None:
                         left = None if deadline is None else _left(deadline)

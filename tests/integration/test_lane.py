@@ -18,6 +18,7 @@ from pubsub import Peer
 from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.blockingsub import BlockingSub
 from pubsub.faces.lane import SETTLE, Lane
+from pubsub.links.link import State
 from tests.integration.support import LONG, break_links, coordinator_in_thread
 
 
@@ -59,6 +60,7 @@ class Pair:
         while self.pub._lane is None or not self.pub._lane.count:
             assert time.monotonic() < deadline, "no link was ever lent"
             self.trip("warm")
+        self.pub._runtime.turn.awaited = True  # an answer that was faster leaves it as it was
         return self.pub._lane
 
 
@@ -68,7 +70,7 @@ def pair(peers: tuple[Peer, Peer]) -> Pair:
 
 
 def test_who_waits_for_each_answer_does_not_wake_the_loops_thread_to_write(pair: Pair) -> None:
-    pair.lane()
+    lane = pair.lane()
     woken = 0
     turn = pair.pub._runtime.turn
     usual = turn.pending_elsewhere
@@ -85,6 +87,7 @@ def test_who_waits_for_each_answer_does_not_wake_the_loops_thread_to_write(pair:
     assert pair.heard[-400:] == list(range(400))
     pair.pub.flush(timeout=LONG)
     assert pair.pub._publication.log.next_seq == len(pair.heard)
+    assert lane._link.state is State.OPEN, "and its subscriber has nothing to object to"
 
 
 def test_a_row_of_puts_is_gathered_in_batches_all_the_same(pair: Pair) -> None:
@@ -213,6 +216,47 @@ def test_what_a_full_socket_does_not_take_follows_in_its_place(pair: Pair, taken
         pair.trip(i)
     assert pair.heard[n:] == list(range(5))
     assert pair.questions.lost == 0
+    assert lane._link.state is State.OPEN, "nobody had to come back for it"
+
+
+def test_what_was_handed_to_the_loops_thread_before_is_not_overtaken(pair: Pair) -> None:
+    lane = pair.lane()
+    pair.pub.peer._call_soon(time.sleep, 0.2)
+    large = bytes(100_000)
+    pair.pub.put(large)
+    pair.pub._runtime.turn.awaited = True
+    pair.trip("small")
+    assert pair.heard[-2:] == [large, "small"]
+    assert lane is not pair.pub._lane
+
+
+def test_nothing_is_written_while_the_loops_thread_brings_in_what_was(pair: Pair) -> None:
+    lane = pair.lane()
+    entered, leave = threading.Event(), threading.Event()
+
+    def bring_in() -> None:
+        with lane._free:
+            entered.set()
+            leave.wait(LONG)
+
+    thread = threading.Thread(target=bring_in)
+    thread.start()
+    entered.wait(LONG)
+    before = lane._next
+    pair.pub.put("meanwhile")
+    assert lane._next == before
+    leave.set()
+    thread.join()
+    pair.trip("next")
+    assert pair.heard[-2:] == ["meanwhile", "next"]
+
+
+def test_nothing_is_written_for_one_that_has_left(pair: Pair) -> None:
+    lane = pair.lane()
+    pair.questions.close()
+    until(lambda: not pair.pub.subscribers)
+    assert lane._over
+    assert pair.pub._lane is None
 
 
 def test_what_is_beside_the_log_counts_as_lag_and_as_put(pair: Pair) -> None:
@@ -234,7 +278,9 @@ def test_what_is_beside_the_log_counts_as_lag_and_as_put(pair: Pair) -> None:
 
 
 def test_a_pub_that_nobody_holds_goes_though_a_link_was_lent_to_it(pair: Pair) -> None:
-    pair.lane()
+    lane = pair.lane()
+    until(lambda: not lane.count)
+    assert lane._link.lent is lane
     pub, pair.pub = weakref.ref(pair.pub), cast(Any, None)
     until(lambda: gc.collect() >= 0 and pub() is None)
     pair.questions.close()
