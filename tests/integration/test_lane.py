@@ -19,6 +19,8 @@ from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.blockingsub import BlockingSub
 from pubsub.faces.lane import SETTLE, Lane
 from pubsub.links.link import State
+from pubsub.wire.liveness import HEARTBEAT_TOKEN
+from pubsub.wire.messages import Pong
 from tests.integration.support import LONG, break_links, coordinator_in_thread
 
 
@@ -249,6 +251,20 @@ def test_nothing_is_written_while_the_loops_thread_brings_in_what_was(pair: Pair
     thread.join()
     pair.trip("next")
     assert pair.heard[-2:] == ["meanwhile", "next"]
+
+
+@pytest.mark.parametrize("how", ["write", "_write", "write_now", "send"])
+def test_nothing_is_written_beside_the_loops_thread(pair: Pair, how: str) -> None:
+    lane = pair.lane()
+    link = lane._link
+    what: Any = {"_write": [b""], "send": Pong(HEARTBEAT_TOKEN)}.get(how, b"")
+
+    def write() -> bool:
+        getattr(link, how)(what)
+        return lane._over and link.lent is None and pair.pub._lane is None
+
+    assert pair.pub.peer._call(write)
+    pair.trip("on")
 
 
 def test_nothing_is_written_for_one_that_has_left(pair: Pair) -> None:
