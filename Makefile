@@ -198,7 +198,7 @@ $(DEV): pyproject.toml pubsub/_version.py
 	@touch $(RUN) $(DEV)
 
 $(DASK): $(DEV)
-	$(call install,.[dask])
+	$(call install,.[dask-test])
 	@touch $(DASK)
 
 $(ENGINES): $(DEV)

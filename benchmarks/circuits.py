@@ -17,6 +17,7 @@ from benchmarks.coordinator.processes import Daemon, Failed, allow_files
 from benchmarks.stage import Failed as CameToNothing
 from pubsub._version import __version__
 from pubsub.errors import ProtocolError
+from pubsub.relay.circuits import MAX_OF_TWO
 from pubsub.wire.frames import FrameReader
 from pubsub.wire.handshake import Dialler, Identity
 from pubsub.wire.messages import Circuit, Goodbye, Join, Ticket, Welcome, encode
@@ -79,15 +80,21 @@ class _Session:
 
 
 def tickets(port: int, count: int) -> list[tuple[bytes, bytes]]:
-    """Those of so many circuits between two peers, one for each end. They are good for some
-    seconds."""
+    """Those of so many circuits of one peer, with as many others as it takes, one for each end.
+    They are good for some seconds."""
     with ExitStack() as stack:
-        asking, other = sessions = (_Session(port), _Session(port))
-        for session in sessions:
-            stack.callback(session.sock.close)
-        for _ in range(count):
-            asking.say(Circuit(other.peer_id))
-        pairs = [(asking.hear(Ticket), other.hear(Ticket)) for _ in range(count)]
+
+        def session() -> _Session:
+            made = _Session(port)
+            stack.callback(made.sock.close)
+            return made
+
+        asking, pairs = session(), list[tuple[Ticket, Ticket]]()
+        while len(pairs) < count:
+            other, more = session(), min(MAX_OF_TWO, count - len(pairs))
+            for _ in range(more):
+                asking.say(Circuit(other.peer_id))
+            pairs += [(asking.hear(Ticket), other.hear(Ticket)) for _ in range(more)]
     for ticket in pairs[0]:
         if not ticket.ticket:
             raise Failed(f"the relay gives no ticket: {ticket.reason}")

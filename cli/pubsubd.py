@@ -140,7 +140,7 @@ def coordinator(
     log_to(log_level)
     many_files()
     address = Address(host, port)
-    exposed = is_exposed(address)
+    exposed = is_exposed(host)
     guard = guard_of_command(encrypt=encrypt)
     if exposed and guard.local:
         raise click.UsageError(
@@ -149,13 +149,7 @@ def coordinator(
             "PUBSUB_KEY_FILE to it (or add --insecure, where everyone on that network may publish "
             "and subscribe)"
         )
-    if not guard.rights.coordinator:
-        raise Failure(
-            f"the certificate of {guard.name!r} does not make it a coordinator: issue one with "
-            "`pubsubd cert issue DIR NAME --coordinator`"
-        )
-    # It fails here where TLS is needed and cannot be made: else everybody would be refused.
-    _ = guard.takes_tls() if exposed else guard.context("127.0.0.1")
+    guard.check_coordinator(exposed=exposed)
     more: list[str] | None = None
     if relay:
         check_relay(guard)

@@ -92,7 +92,7 @@ def relay(
     many_files()
     guard = guard_of_command(encrypt=encrypt)
     check_relay(guard)
-    is_exposed(Address(host, port))  # that it is an address at all
+    is_exposed(host)  # that it is an address at all
     settings = Settings(host=host, port=port, advertise=advertise, name="pubsubd relay")
     where, _ = coordinators_from(coordinator, os.environ)
     return run(_serve(settings, where, guard, while_stdin))

@@ -10,9 +10,7 @@ import click
 
 from pubsub.cli.command import Failure
 from pubsub.cli.systemd import Formatter
-from pubsub.config import Address, is_loopback, is_wildcard
-from pubsub.links.listening import NAME_TIMEOUT
-from pubsub.links.resolving import resolve_blocking
+from pubsub.links import listening
 
 __all__ = ["encrypt_option", "is_exposed", "log_level_option", "log_to", "many_files"]
 
@@ -51,11 +49,9 @@ def many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def is_exposed(address: Address) -> bool:
-    """Whether other machines may reach it."""
-    if is_wildcard(address.host):
-        return True
+def is_exposed(host: str) -> bool:
+    """Whether other machines may reach a daemon that listens there."""
     try:
-        return not all(map(is_loopback, resolve_blocking(address.host, NAME_TIMEOUT)))
+        return listening.is_exposed(host)
     except OSError as error:
-        raise Failure(f"--host {address.host}: {error.strerror or error}") from None
+        raise Failure(f"--host {host}: {error.strerror or error}") from None

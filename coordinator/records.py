@@ -1,4 +1,5 @@
-"""What is known of a peer and of each of its Pubs and Subs, and what is told of one to another.
+"""What is known of a peer and of each of its Pubs and Subs, also of those that have gone too soon,
+and what is told of one to another.
 
 Pure, as the `registry` is that keeps them.
 """
@@ -7,15 +8,25 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from pubsub.config import Address, is_loopback
 from pubsub.coordinator.relays import ways_for
 from pubsub.core.rights import EVERYTHING, Rights
-from pubsub.core.topics import is_pattern
+from pubsub.core.topics import TopicIndex, is_pattern, matches
 from pubsub.wire.messages import ExpectedSub, MatchedPub, Refused, Register, WayRow
 
-__all__ = ["NOWHERE", "Peer", "Registration", "refused", "row"]
+__all__ = [
+    "NOWHERE",
+    "Departed",
+    "Peer",
+    "Registration",
+    "in_order",
+    "pubs_for",
+    "refused",
+    "row",
+]
 
 CALLS = 32
 """Calls that are passed to one publisher at once, as when it has just come, or its network has."""
@@ -24,6 +35,8 @@ CALLS_A_SECOND = 8
 SAME_CALL = 0.5
 """Seconds until the same one is passed again: a caller that never stops leaves room for others.
 (Who has called in vain waits longer by itself.)"""
+MAX_DEPARTED = 10_000
+"""Pubs that have come and gone while peers come back that are remembered for these."""
 NOWHERE = Address("", 0)
 """Where a peer reached the coordinator whose connection does not tell that."""
 
@@ -168,3 +181,40 @@ def _is_before(sub: Registration, pub: Registration) -> bool:
     now, whichever of them came to this coordinator first.
     """
     return sub.revision < pub.revision or (sub.renewed and not pub.renewed)
+
+
+_by_revision = attrgetter("revision")
+
+
+def in_order(found: set[Registration]) -> list[Registration]:
+    """The oldest first."""
+    return sorted(found, key=_by_revision) if len(found) > 1 else list(found)
+
+
+def pubs_for(sub: Registration, pubs: TopicIndex[Registration]) -> list[Registration]:
+    """Those of these Pubs that a Sub matches and has a right to, the oldest first."""
+    topic = sub.topic
+    if not sub.limited:
+        return in_order(pubs.match(topic))
+    # what it has a right to may be little of what it matches
+    parts = [pubs.match(part) for part in sub.rights.part(topic)]
+    return in_order({pub for part in parts for pub in part if matches(topic, pub.topic)})
+
+
+class Departed:
+    """New Pubs that have come and gone while peers come back, `MAX_DEPARTED` at most."""
+
+    def __init__(self) -> None:
+        self._pubs: TopicIndex[Registration] = TopicIndex()
+        self._count = 0
+
+    def add(self, gone: Registration) -> None:
+        """One has gone, of whatever kind."""
+        if gone.is_pub and not gone.renewed and self._count < MAX_DEPARTED:
+            self._count += 1
+            self._pubs.add(gone.topic, gone)
+
+    def due_to(self, sub: Registration) -> list[Registration]:
+        """Those that a Sub that comes back has missed."""
+        # where its peer has another one under its number, that one is meant by it
+        return [pub for pub in pubs_for(sub, self._pubs) if pub.id not in pub.peer.registrations]

@@ -29,7 +29,16 @@ from operator import attrgetter
 from typing import Any, TypeAlias
 
 from pubsub.config import Address, is_loopback
-from pubsub.coordinator.records import NOWHERE, Peer, Registration, refused, row
+from pubsub.coordinator.records import (
+    NOWHERE,
+    Departed,
+    Peer,
+    Registration,
+    in_order,
+    pubs_for,
+    refused,
+    row,
+)
 from pubsub.coordinator.relays import Relays, ways_for
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.topics import (
@@ -73,8 +82,6 @@ MAX_PEERS = 100_000
 """Peers that are known at once, with those that are away and those that are being taken away."""
 MAX_ALL = 2_000_000
 """Pubs and Subs that all of them may have together."""
-MAX_DEPARTED = 10_000
-"""Pubs that have come and gone while peers come back that are remembered for these."""
 ROWS_PER_FRAME = 500
 """Rows that one MATCH or EXPECT may have, so that no long answer holds up the others."""
 SWEEP = 250
@@ -82,10 +89,6 @@ SWEEP = 250
 
 Push: TypeAlias = tuple[str, Match | Expect | Refused]
 """The peer to send to, and the message."""
-
-
-_by_revision = attrgetter("revision")
-
 _Lost: TypeAlias = "dict[Registration, list[tuple[str, int]]]"
 """Who must be told of what is gone."""
 
@@ -125,9 +128,7 @@ class Registry:
         """Peers that have left, with those of their registrations that are yet to be taken away."""
         self.settling = False
         """Whether peers may still come back to a coordinator that was there before this one."""
-        self._departed: TopicIndex[Registration] = TopicIndex()
-        """Pubs that came and went meanwhile, `MAX_DEPARTED` at most."""
-        self._departures = 0
+        self._departed = Departed()
         self._stale: deque[tuple[int, Registration]] = deque()
         """What was not registered again in time in this session of its peer, and is to be taken
         away, unless it comes again before its turn."""
@@ -325,22 +326,20 @@ class Registry:
         matching = self._matching(new)
         pushes += self._answer(new, matching)
         pushes += self._announce(new, matching)
-        if self._departed and new.renewed and not new.is_pub:
+        if self.settling and new.renewed and not new.is_pub:
             pushes += self._tell_departed(new)
         return pushes
 
     def settled(self) -> None:
         """Whoever was to come back has."""
         self.settling = False
-        self._departed, self._departures = TopicIndex(), 0
+        self._departed = Departed()
 
     def _tell_departed(self, sub: Registration) -> list[Push]:
         """A Sub has come back that was due what is gone already: it is told of each that it was
         there, and that it is gone, and so counts what it missed."""
-        found = self._pubs_for(sub, self._departed)
         pushes = []
-        # where its peer has another one under its number, that one is meant by it
-        for part in _parts([pub for pub in found if pub.id not in pub.peer.registrations]):
+        for part in _parts(self._departed.due_to(sub)):
             added = tuple(row(pub, sub) for pub in part)
             gone = tuple((pub.peer.peer_id, pub.id) for pub in part)
             pushes += [self._push(sub, True, added, ()), self._push(sub, True, (), gone)]
@@ -385,10 +384,8 @@ class Registry:
                 self._due.pop(peer, None)
         self._index(registration).discard(registration.topic, registration)
         self._revision += 1
-        new_pub = registration.is_pub and not registration.renewed
-        if self.settling and new_pub and self._departures < MAX_DEPARTED:
-            self._departures += 1
-            self._departed.add(registration.topic, registration)
+        if self.settling:
+            self._departed.add(registration)
         matching = self._matching(registration)
         for other in matching:
             if other.is_current():
@@ -461,18 +458,10 @@ class Registry:
         """Those of the other role, the oldest first: sets have no order that would be the same in
         another run."""
         if not registration.is_pub:
-            return self._pubs_for(registration, self._pubs)
+            return pubs_for(registration, self._pubs)
         topic = registration.topic
         subs = self._subs.match(topic)
-        return _in_order({sub for sub in subs if not sub.limited or sub.may_hear(topic)})
-
-    def _pubs_for(self, sub: Registration, pubs: TopicIndex[Registration]) -> list[Registration]:
-        topic = sub.topic
-        if not sub.limited:
-            return _in_order(pubs.match(topic))
-        # what it has a right to may be little of what it matches
-        parts = [pubs.match(part) for part in sub.rights.part(topic)]
-        return _in_order({pub for part in parts for pub in part if matches(topic, pub.topic)})
+        return in_order({sub for sub in subs if not sub.limited or sub.may_hear(topic)})
 
     def _answer(self, to: Registration, matching: list[Registration]) -> list[Push]:
         """All its matches for one registration."""
@@ -569,10 +558,6 @@ def _check_may_list(rights: Rights) -> None:
 
 def _segments(topic: str) -> int:
     return topic.count("/") + 1
-
-
-def _in_order(found: set[Registration]) -> list[Registration]:
-    return sorted(found, key=_by_revision) if len(found) > 1 else list(found)
 
 
 def _parts(rows: list[Any]) -> list[tuple[Any, ...]]:

@@ -129,7 +129,7 @@ def attempt(
         ended = taken.result()
     else:
         ended = take(*given)
-    times = [end - begin for begin, end in zip(sending.result(), ended)]  # noqa: B905
+    times = [end - begin for begin, end in zip(sending.result(), ended, strict=True)]
     half = times[len(times) // 4 :]  # the first ones warm up
     return {"median": statistics.median(half), "size": size}
 

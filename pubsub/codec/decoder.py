@@ -108,9 +108,9 @@ class Decoder:
             if type(values) is not list:
                 raise DecodeError("a batch that is no array")
             return values if self._finish is None else self._finish(values)
-        except DecodeError:
+        except (DecodeError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # also what a value's own code raises: SystemExit, a panic
             raise DecodeError(_reason(error)) from error
 
     def decode_each(
@@ -155,7 +155,9 @@ class Decoder:
             try:
                 value = self._unpack(part)
                 return value if self._finish is None else self._finish([value])[0]
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 if not last:
                     self._waiting = list(waiting)
                     continue
@@ -385,5 +387,5 @@ def _only_bytes(values: list[Any]) -> list[Any]:
     return values
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return f"a message that cannot be decoded ({brief(error)})"

@@ -88,7 +88,7 @@ class Codec:
 
 
 def _dump_by_cloudpickle(value: Any, buffer_callback: Callable[[Any], Any]) -> bytes:
-    try:
+    try:  # (which may or may not be there where types are checked)
         import cloudpickle  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise EncodeError(

@@ -34,13 +34,6 @@ class _Face:
         self._topic = topic_of(name)
         self._home = home_of(member)
 
-    def _moved(self) -> None:
-        """The scheduler was started anew, and we go on there; else this raises `Closed`."""
-        home = self._home.successor
-        if home is None:
-            raise Closed(ENDED) from None
-        self._home = home
-
     def __reduce__(self) -> NoReturn:  # else Dask would tell of the parts that cannot be pickled
         kind = type(self).__name__
         raise TypeError(
@@ -91,8 +84,11 @@ class Pub(_Face):
                 self._pub.put(msg)
                 return
             except Closed:
-                self._moved()
-                self._pub = self._home.pub(self._topic)
+                home = self._home.successor  # the scheduler was started anew: we go on there
+                if home is None:
+                    raise Closed(ENDED) from None
+                self._pub = home.pub(self._topic)
+                self._home = home  # not before we hold one of its Pubs, which we drop in the end
 
     @property
     def subscribers(self) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 A home lives as long as a worker or client of this process that has used it is alive. One thread
 keeps it (`Home._keep`): finalizers, which may run in the middle of anything, only tell it what was
-dropped.
+dropped. Those of the user's own may publish, also in a thread that holds one of the locks here
+(hence they can be taken again), or in one that the holder waits for (who asks there is refused).
 
 All Pubs of one name in a process share one Pub, which stays for some seconds after the last of
 them is gone. A task that makes a Pub, puts once and returns is the common case: so thousands of
@@ -26,9 +27,11 @@ from distributed.core import Status
 
 from pubsub import Codec, Peer, Pub, PubSubError, Sub
 from pubsub.config import Address, is_loopback
+from pubsub.dask.names import name_of
 from pubsub.dask.places import (
     TIMEOUT,
     Place,
+    held,
     host_of,
     in_thread,
     scheduler_id,
@@ -68,6 +71,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+class _Shared:
+    """A Pub, and how many hold it."""
+
+    __slots__ = ("holders", "pub")
+
+    def __init__(self, pub: Pub) -> None:
+        self.pub = pub
+        self.holders = 0
+
+
 class Home:
     """See the module."""
 
@@ -76,10 +89,10 @@ class Home:
         self.successor: Home | None = None  # the scheduler was started anew, and this is the next
         self.closed = False
         self.dropped: SimpleQueue[Any] = SimpleQueue()  # names of Pubs, sources of Subs
-        self._lock = threading.Lock()
-        self._making = threading.Lock()  # a Pub; that may wait for the coordinator
+        self._lock = threading.RLock()
+        self._making = threading.RLock()  # a Pub; that may wait for the coordinator
         self._members: weakref.WeakSet[Any] = weakref.WeakSet([member])
-        self._pubs: dict[str, tuple[Pub, int]] = {}  # with how many hold it
+        self._pubs: dict[str, _Shared] = {}
         self._idle: dict[str, float] = {}  # since when nobody does
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
         self.peer = in_thread(lambda: _peer(place, address, member))
@@ -93,23 +106,25 @@ class Home:
         """The Pub of that topic that all share. Who has it no more says so by `dropped`."""
         pub = self._held(topic)
         if pub is None:
-            with self._making:
+            with held(self._making):
                 pub = self._held(topic)
                 if pub is None:
-                    pub = Pub(topic, peer=self.peer, codec=VALUES)
+                    made = Pub(topic, peer=self.peer, codec=VALUES)
                     with self._lock:
-                        self._pubs[topic] = pub, 1
+                        self._pubs.setdefault(topic, _Shared(made))
+                        pub = self._held(topic)
+                        assert pub is not None
         return pub
 
     def _held(self, topic: str) -> Pub | None:
         """The one that there is, held once more."""
         with self._lock:
-            if topic not in self._pubs:
+            shared = self._pubs.get(topic)
+            if shared is None:
                 return None
-            pub, holders = self._pubs[topic]
-            self._pubs[topic] = pub, holders + 1
+            shared.holders += 1
             self._idle.pop(topic, None)
-            return pub
+            return shared.pub
 
     def sub(self, topic: str, source: Source) -> Sub:
         """A Sub, for a source that is told where to go on."""
@@ -167,6 +182,7 @@ class Home:
                 if time.monotonic() >= next_look:
                     next_look = time.monotonic() + TICK
                     self._give_up_idle()
+                    self._say_lost()
                     self._look()
             except Exception:
                 if not self.closed:
@@ -178,16 +194,34 @@ class Home:
                 dropped.close()
             return
         with self._lock:
-            pub, holders = self._pubs[dropped]
-            self._pubs[dropped] = pub, holders - 1
-            if holders == 1:
+            shared = self._pubs[dropped]
+            shared.holders -= 1
+            if shared.holders == 0:
                 self._idle[dropped] = time.monotonic()
 
     def _give_up_idle(self) -> None:
         with self._lock:
             until = time.monotonic() - IDLE
-            for topic in [topic for topic, since in self._idle.items() if since <= until]:
-                del self._idle[topic], self._pubs[topic]  # what is dropped sends what is due
+            for topic in [topic for topic, since in list(self._idle.items()) if since <= until]:
+                self._idle.pop(topic, None)
+                if self._pubs[topic].holders == 0:
+                    del self._pubs[topic]  # what is dropped sends what is due
+
+    def _say_lost(self) -> None:
+        """Tell of messages that were lost, at first and whenever they are twice as many: most who
+        hold a Sub look at nothing but what it gives."""
+        with self._lock:
+            sources = list(self._sources)
+        for source in sources:
+            lost = source.lost
+            if lost > 2 * source.told:
+                source.told = lost
+                log.warning(
+                    "a Sub of %r has lost %s so far: put faster than it took them, or not to be "
+                    "decoded (sub.lost counts them)",
+                    name_of(source.topic),
+                    "1 message" if lost == 1 else f"{lost:,} messages",
+                )
 
     def _look(self) -> None:
         """Whether anybody needs this, and whether the scheduler is another one."""
@@ -307,12 +341,13 @@ def home_of(member: Any) -> Home:
 
     Raises:
         CoordinatorUnavailable: nobody says where the coordinator is, or it cannot be reached.
+        WrongContext: this interrupts the making of one.
     """
     place = where(member)
     here = os.getpid(), place.scheduler
     if here not in _homes:
         address = _reachable(place, member)  # not under the lock: it may take seconds
-    with _lock:
+    with held(_lock):
         home = _homes.get(here)
         if home is None:
             home = _homes[here] = Home(place, address, member)

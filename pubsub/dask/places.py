@@ -10,7 +10,9 @@ import asyncio
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from distributed import Client, Scheduler, Worker
@@ -18,9 +20,20 @@ from distributed.comm import connect, get_address_host
 from distributed.utils import TimeoutError as DaskTimeoutError
 
 from pubsub.config import Address
-from pubsub.errors import CoordinatorUnavailable
+from pubsub.errors import CoordinatorUnavailable, WrongContext
 
-__all__ = ["OP", "TIMEOUT", "Place", "in_thread", "learn", "unlearn", "where", "workers"]
+__all__ = [
+    "OP",
+    "TIMEOUT",
+    "Place",
+    "aside",
+    "held",
+    "in_thread",
+    "learn",
+    "unlearn",
+    "where",
+    "workers",
+]
 
 log = logging.getLogger("pubsub.dask")
 
@@ -28,6 +41,9 @@ OP = "pubsub_where"
 """What the scheduler is asked."""
 TIMEOUT = 5.0
 """Seconds for the answer, and for the connection to what it names."""
+
+THREAD = "pubsub.dask"
+"""The name of threads that are made for one call."""
 
 T = TypeVar("T")
 
@@ -167,18 +183,43 @@ def host_of(address: str) -> str:
 
 def in_thread(call: Callable[[], T]) -> T:
     """Call it in a thread of its own, in which no event loop runs, and wait for it."""
-    result: list[T] = []
-    failure: list[BaseException] = []
+    return _begun(call).result()
+
+
+async def aside(call: Callable[[], T]) -> T:
+    """The same for an event loop, which runs on. (Of the loop's own threads there are none any
+    more when a cluster is closed by the end of Python.)"""
+    return await asyncio.wrap_future(_begun(call))
+
+
+@contextmanager
+def held(lock: Any) -> Iterator[None]:
+    """Hold it. Code that runs unasked in such a thread, or in that of a Peer, a destructor's, is
+    refused where it would wait for another thread, which may wait for this one."""
+    if not lock.acquire(blocking=False):
+        if threading.current_thread().name in (THREAD, "pubsub"):
+            raise WrongContext(
+                "a Pub or Sub of pubsub.dask cannot be made here, in the middle of the making of "
+                "another one (by a destructor, say): have it noted here, and made outside"
+            )
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _begun(call: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            result.append(call())
+            result = call()
         except BaseException as error:
-            failure.append(error)
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
-    thread = threading.Thread(target=run, name="pubsub.dask", daemon=True)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return result[0]
+    future.set_running_or_notify_cancel()  # who gives up waiting does not end it
+    threading.Thread(target=run, name=THREAD, daemon=True).start()
+    return future

@@ -22,7 +22,7 @@ from pubsub import Coordinator, new_key
 from pubsub.config import is_loopback, is_wildcard
 from pubsub.dask.homes import homes, leave
 from pubsub.dask.names import key_of
-from pubsub.dask.places import OP, Place, host_of, learn, unlearn
+from pubsub.dask.places import OP, Place, aside, host_of, learn, unlearn
 
 __all__ = ["PubSubPlugin", "dask_setup", "dask_teardown", "info"]
 
@@ -127,9 +127,7 @@ class Running:
         trust: dict[str, Any] = {"key": key} if key_file is None else {"key_file": key_file}
         if relay is not False:
             trust.update(relay=_port("relay", relay), advertise=advertised)
-        self.coordinator = await asyncio.to_thread(
-            Coordinator, listening or "0.0.0.0", port, **trust
-        )
+        self.coordinator = await aside(lambda: Coordinator(listening or "0.0.0.0", port, **trust))
         place = self.place = Place(
             scheduler.id, advertised.split(",")[0], self.coordinator.port, key, key_file
         )
@@ -166,7 +164,7 @@ class Running:
     async def where(self) -> dict[str, Any]:
         """What a scheduler answers to `OP`."""
         assert self.place is not None
-        relays = await asyncio.to_thread(self._relays)
+        relays = await aside(self._relays)
         ports = [int(row["address"].rpartition(":")[2]) for row in relays]
         return {"coordinator": self.place._replace(relay=max(ports, default=0))._asdict()}
 
@@ -177,9 +175,9 @@ class Running:
             unlearn(self.place)
         for home in homes():
             if self.place is not None and home.place.scheduler == self.place.scheduler:
-                await asyncio.to_thread(home.close)
+                await aside(home.close)
         if self.coordinator is not None:
-            await asyncio.to_thread(self.coordinator.close)
+            await aside(self.coordinator.close)
 
 
 def _port(option: str, given: Any) -> int:
@@ -215,7 +213,7 @@ class Introduction(WorkerPlugin):  # type: ignore[misc]  # distributed ships no 
         learn(Place.of(self.place), worker)
 
     async def teardown(self, worker: Worker) -> None:
-        await asyncio.to_thread(leave, worker)
+        await aside(lambda: leave(worker))
 
 
 async def dask_setup(server: Any) -> None:
@@ -229,7 +227,7 @@ async def dask_setup(server: Any) -> None:
 async def dask_teardown(server: Any) -> None:
     """What a worker alone has used is closed with it; a scheduler closes its plugins itself."""
     if isinstance(server, Worker):
-        await asyncio.to_thread(leave, server)
+        await aside(lambda: leave(server))
 
 
 def info(dask_scheduler: Any = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 import distributed
@@ -35,6 +36,7 @@ class Source:
         self.door = threading.Lock()
         self.sub: Sub | None = None
         self.ended = False
+        self.told = 0  # lost, and it was said
         self._before: list[Sub] = []
 
     def open(self) -> None:
@@ -126,13 +128,13 @@ class _Waiter:
         if not self._future.done():
             self._future.set_result(None)
 
-    def wait(self, timeout: float | None) -> None:
-        assert self._event is not None
-        self._event.wait(timeout)
-
-    async def await_(self, timeout: float | None) -> None:
-        assert self._future is not None
-        await asyncio.wait((self._future,), timeout=timeout)
+    async def wait(self, timeout: float | None) -> None:
+        """Until then, or woken. A thread's suspends nothing."""
+        if self._event is not None:
+            self._event.wait(timeout)
+        else:
+            assert self._future is not None
+            await asyncio.wait((self._future,), timeout=timeout)
 
 
 class Pump:
@@ -165,7 +167,7 @@ class Pump:
                 self._wake(len(self._taken))
                 self._wait_for_room()
         except BaseException as error:
-            self._error = error
+            self._error = error.with_traceback(None)  # which would keep this frame, and with it us
             self.opened.set()
             self._wake(len(self._waiters))
         if source.ended:  # while it was opened, maybe, so that the keeper found nothing to close
@@ -192,7 +194,7 @@ class Pump:
             value = self._taken.popleft()
         except IndexError:
             if (error := self._error) is not None and not self._taken:
-                raise error from None
+                raise error.with_traceback(None) from None  # else each time makes it longer
             raise
         if not self._room.is_set():
             self._room.set()
@@ -217,52 +219,39 @@ class Pump:
             self._wake(1)
 
     def get(self, timeout: float | None) -> Any:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            try:
-                return self._pop()
-            except IndexError:
-                pass
-            waiter = self._enlist(None)
-            try:
-                if not self._taken and self._error is None:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        raise Timeout(self._nothing(timeout))
-                    waiter.wait(left)
-                value = self._pop()
-            except IndexError:
-                self._withdraw(waiter)
-            except BaseException:
-                self._withdraw(waiter)
-                raise
-            else:
-                self._withdraw(waiter)
-                return value
+        try:
+            return self._pop()
+        except IndexError:
+            pass
+        try:
+            self._take(timeout, None).send(None)
+        except StopIteration as taken:
+            return taken.value
+        raise AssertionError("a thread's wait suspends nothing")
 
-    async def aget(self, timeout: float | None) -> Any:
+    def aget(self, timeout: float | None) -> Coroutine[Any, Any, Any]:
+        return self._take(timeout, asyncio.get_running_loop())
+
+    async def _take(self, timeout: float | None, loop: asyncio.AbstractEventLoop | None) -> Any:
+        """The next message, for a task of that loop; without one, for this thread, which runs it
+        to its end at once."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
                 return self._pop()
             except IndexError:
-                pass
-            waiter = self._enlist(asyncio.get_running_loop())
+                waiter = self._enlist(loop)
             try:
                 if not self._taken and self._error is None:
                     left = None if deadline is None else deadline - time.monotonic()
                     if left is not None and left <= 0:
                         raise Timeout(self._nothing(timeout))
-                    await waiter.await_(left)
-                value = self._pop()
+                    await waiter.wait(left)
+                return self._pop()
             except IndexError:
+                pass
+            finally:
                 self._withdraw(waiter)
-            except BaseException:
-                self._withdraw(waiter)
-                raise
-            else:
-                self._withdraw(waiter)
-                return value
 
     def _nothing(self, timeout: float | None) -> str:
         if timeout == 0:  # who polls pays for no walk over all publishers
@@ -277,7 +266,7 @@ class Pump:
         if not self.opened.is_set():
             await asyncio.to_thread(self.opened.wait)
         if self._error is not None and not self._taken:
-            raise self._error
+            raise self._error.with_traceback(None)
 
     def __len__(self) -> int:
         return len(self._taken)

@@ -107,7 +107,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
 
     def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Awaitable[None]:
         if self._dead is not None:
-            raise self._dead
+            raise self._dead.with_traceback(None)  # as `Face._check`
         runtime = self._runtime
         if (  # the first message of a batch, and nothing else to think of
             not (self._parts or buffers or self._block)

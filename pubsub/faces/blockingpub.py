@@ -8,8 +8,8 @@ from itertools import chain, islice
 from typing import Any
 
 from pubsub.config import seconds
-from pubsub.errors import Closed, WrongContext
 from pubsub.core.serving import Serving
+from pubsub.errors import Closed, WrongContext
 from pubsub.faces.face import Blocking
 from pubsub.faces.lane import Lane
 from pubsub.faces.pub import (

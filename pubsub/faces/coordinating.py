@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
-from pubsub.config import Address, is_loopback, is_wildcard, whole
-from pubsub.errors import AuthError
+from pubsub.config import Address, is_wildcard, whole
+from pubsub.errors import AuthError, Closed, WrongContext
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.peer import cannot_travel, settings_of
 from pubsub.faces.process import end_last, ended, refuse_at_exit
 from pubsub.links import descriptors
-from pubsub.links.listening import NAME_TIMEOUT
-from pubsub.links.resolving import resolve_blocking
+from pubsub.links.listening import is_exposed
 from pubsub.relay.child import Child
 from pubsub.runtime.thread import LoopThread
 from pubsub.support.logs import logger
@@ -98,51 +99,51 @@ class Coordinator:
         times = settings_of("Coordinator", settings)
         credentials = credentials_from(times, os.environ, key)
         guard = credentials.guard()
-        if guard.local and _is_exposed(host):
+        exposed = is_exposed(host)
+        if guard.local and exposed:
             raise AuthError(
                 f"a Coordinator at {host} can be reached from other machines, and no key says who "
                 "may connect from there: give it one (key=new_key(), key_file=, or insecure=True "
                 "where everyone on that network may publish and subscribe)"
             )
-        if not guard.rights.coordinator:
-            raise AuthError(
-                "this certificate does not make it a coordinator: issue one with `pubsubd cert "
-                "issue DIR NAME --coordinator`"
-            )
-        # It fails here where TLS is needed and cannot be made: else everybody would be refused.
-        _ = guard.takes_tls() if _is_exposed(host) else guard.context("127.0.0.1")
+        guard.check_coordinator(exposed=exposed)
         descriptors.fill_standard()
         self._thread = LoopThread()
         self._relay: Child | None = None
-        try:
+        with ExitStack() as undone:
+            undone.callback(self._thread.stop)
             loop = self._thread.start()
             self._server = self._thread.call(Server, loop, settings=times, guard=guard)
+            undone.callback(self._thread.call, self._server.cut)
             self._thread.call(self._server.renewal.start)
-            found = self._thread.run(self._server.start(host, port))
+            try:
+                found = self._thread.run(self._server.start(host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                raise OSError(
+                    error.errno, f"a Coordinator cannot listen on {host}:{port}: it is in use"
+                ) from None
             if relay is not None:
                 where = "127.0.0.1" if is_wildcard(host) else host
                 options, environ = credentials.for_command(os.environ)
                 options += ["--host", host, "--port", str(relay), "--advertise", advertise or host]
-                self._relay = Child(
+                child = self._relay = Child(
                     *(Address(where, found.port), options), environ=environ, say=log.info
                 )
-                self._thread.call(self._relay.start)
-        except BaseException as error:
-            self._thread.stop()
-            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-                raise OSError(
-                    error.errno, f"a Coordinator cannot listen on {host}:{port}: it is in use"
-                ) from None
-            raise
+                undone.callback(lambda: self._thread.run(child.close()))
+                self._thread.call(child.start)
+            undone.pop_all()
         self.address = str(found)
         self.port = found.port
         self._closed = False
+        self._pid = os.getpid()
         end_last(self.close)
 
     def close(self) -> None:
         """Say goodbye to all that are connected, and stop. Streams between them go on. May be
-        called again."""
-        if not self._closed:
+        called again. In a forked child it does nothing: the parent's goes on."""
+        if not self._closed and os.getpid() == self._pid:  # the thread is not in a child
             self._closed = True
             ended(self.close)
             try:
@@ -155,16 +156,25 @@ class Coordinator:
     def topics(self) -> list[dict[str, Any]]:
         """A row for each topic and pattern, as ``pubsub topics`` shows them: ``topic``,
         ``publishers`` and ``subscribers``."""
-        return self._thread.call(lambda: list(self._server.registry.topics()))
+        return self._rows(self._server.registry.topics)
 
     def peers(self) -> list[dict[str, Any]]:
         """A row for each Peer, as ``pubsub peers --json`` shows them: ``name``, ``address``,
         ``pid``, ``hostname``, ``pubs``, ``subs``, ``state`` and more."""
-        return self._thread.call(lambda: list(self._server.registry.peers()))
+        return self._rows(self._server.registry.peers)
 
     def relays(self) -> list[dict[str, Any]]:
         """A row for each relay: ``address``, ``name``, ``circuits`` and more."""
-        return self._thread.call(lambda: list(self._server.registry.relay_rows()))
+        return self._rows(self._server.registry.relay_rows)
+
+    def _rows(self, of: Callable[[], Iterable[dict[str, Any]]]) -> list[dict[str, Any]]:
+        if self._closed:
+            raise Closed("this Coordinator is closed")
+        if os.getpid() != self._pid:  # the thread that would answer is not here
+            raise WrongContext(
+                "this Coordinator was made before a fork and runs in the parent process: ask there"
+            )
+        return self._thread.call(lambda: list(of()))
 
     def __enter__(self) -> Coordinator:
         return self
@@ -177,8 +187,3 @@ class Coordinator:
 
     def __repr__(self) -> str:
         return f"<Coordinator {'closed' if self._closed else f'at {self.address}'}>"
-
-
-def _is_exposed(host: str) -> bool:
-    """Whether other machines may reach it."""
-    return is_wildcard(host) or not all(map(is_loopback, resolve_blocking(host, NAME_TIMEOUT)))

@@ -87,7 +87,7 @@ class Face:
     def _check(self) -> None:
         """Raise why it cannot be used any more."""
         if self._dead is not None:
-            raise self._dead
+            raise self._dead.with_traceback(None)  # else each time makes it longer
 
     @property
     def closed(self) -> bool:

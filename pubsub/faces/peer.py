@@ -229,7 +229,7 @@ class Peer:
 
     def _alive(self) -> LoopThread:
         if self._dead is not None:
-            raise self._dead
+            raise self._dead.with_traceback(None)  # as `Face._check`
         assert self._thread is not None
         refuse_green()
         self._refuse_inside()

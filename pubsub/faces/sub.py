@@ -259,10 +259,14 @@ class Sub(Face, blocking=None):
             raised = error.__cause__
         if raised is not None:  # what does not come again was not the batch's fault
             raised.__traceback__ = None
-            with suppress(DecodeError):
+            try:
                 values, broken = decoder.decode(entry.body, entry.buffers), None
+            except DecodeError as again:
+                if not isinstance(raised, Exception) and type(again.__cause__) is not type(raised):
+                    raise raised from None  # a signal handler's SystemExit; the batch waits on
         if broken is not None:
-            return self._salvaged(entry, decoder, broken)
+            run, lost, why = self._salvaged(entry, decoder, broken)
+            return run, lost, why if lost or isinstance(raised, Exception) else raised
         if entry.skip:
             del values[: entry.skip]
         if len(values) != wanted:
@@ -471,9 +475,9 @@ class Sub(Face, blocking=None):
             held, self._held = self._held, None
             raise held
         if self._dead is not None:
-            raise self._dead
+            raise self._dead.with_traceback(None)  # as `Face._check`
         if self._ready.error is not None and not self._inbox.streams:
-            raise self._ready.error
+            raise self._ready.error.with_traceback(None)
 
     def __repr__(self) -> str:
         if self._dead is not None:

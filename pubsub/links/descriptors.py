@@ -1,7 +1,8 @@
 """Descriptors: which files of the process are ours.
 
 None of them has the number of standard input, output or error, and a forked child keeps none of its
-parent's open. Whatever opens a connection or a listening socket enters here where it does so.
+parent's open. Whatever opens a connection, a listening socket, or a pipe by which another process
+learns of our end, enters here where it does so.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ __all__ = ["connected", "fill_standard", "leave_to_parent", "listening"]
 
 
 class Connection(Protocol):
-    """What has a socket, or had one, or will."""
+    """What has a socket or pipe, or had one, or will."""
 
     @property
     def sock(self) -> Any:
-        """The socket; None: not now."""
+        """That one; None: not now."""
 
 
 _connections: WeakSet[Connection] = WeakSet()

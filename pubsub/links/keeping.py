@@ -139,7 +139,7 @@ class KeptLink:
         self._broken_at: float | None = None
         self._opened_at = 0.0
         self._way: Way | None = None  # the one that is dialled, or worked last
-        self._worked: tuple[Way, ...] = ()
+        self._worked: tuple[Way, ...] = ()  # of TCP
         self._warned = False
         self._closed = False
 
@@ -237,7 +237,7 @@ class KeptLink:
         troubles.append((way, error))
 
     def _is_new(self, way: Way) -> bool:
-        """Whether it is another than the one that worked last."""
+        """Whether it is another than the one that worked last, by TCP."""
         return not any(way.address == worked.address for worked in self._worked)
 
     async def _connect(self, way: Way, timeout: float) -> None:
@@ -291,12 +291,18 @@ class KeptLink:
         self.link, self._way, self.up = link, way, True
         self._opened_at = self._loop.time()
         self._broken_at = None
-        self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
+        self._remember(way)
         self._cheer(way)
         core = self._begin(link, other)
         if self._closed:
             link.goodbye()
         return core
+
+    def _remember(self, way: Way) -> None:
+        """It works. That a Unix socket does says nothing of the address that it stands for, and
+        does not make what worked before a place as any other."""
+        if way.kind != UNIX:
+            self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
 
     def _another(self, link: Link, way: Way, other: Other) -> Core:
         """One is kept already."""

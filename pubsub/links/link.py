@@ -286,6 +286,10 @@ class Link(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._paused = False
         self._heartbeat.silent = 0  # it reads: it lives
+        # soon: a write that fails in here has plain asyncio end the connection twice, and log that
+        self.loop.call_soon(self._write_on)
+
+    def _write_on(self) -> None:
         if self._pong is not None:
             self._send_pong()
         self.flush()
@@ -481,7 +485,7 @@ class Link(asyncio.BufferedProtocol):
         size = UNSENT
         sock = self.transport.get_extra_info("socket")
         if unix.is_unix(sock):
-            level, option, size = socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT // 2  # it doubles it
+            level, option, size = socket.SOL_SOCKET, socket.SO_SNDBUF, unix.SHORT
         if option is not None and sock is not None:
             with contextlib.suppress(OSError), sock.dup() as same:  # uvloop's cannot set options
                 same.setsockopt(level, option, size)

@@ -10,14 +10,14 @@ import socket
 from collections.abc import Callable, Collection
 from typing import Any
 
-from pubsub.config import is_wildcard
+from pubsub.config import is_loopback, is_wildcard
 from pubsub.links import descriptors
-from pubsub.links.resolving import resolve
+from pubsub.links.resolving import resolve, resolve_blocking
 
 __all__ = [
-    "NAME_TIMEOUT",
     "REQUEST_SCRATCH",
     "accept_more",
+    "is_exposed",
     "listen",
     "listen_at_socket",
     "stop_accepting",
@@ -33,6 +33,16 @@ NAME_TIMEOUT = 5.0
 PORTS_TO_TRY = 10
 """How often to ask for any port where it must be free at several addresses."""
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def is_exposed(host: str) -> bool:
+    """Whether other machines may reach who listens there. (Where no event loop runs: it asks for
+    what a name means.)
+
+    Raises:
+        OSError: it means nothing.
+    """
+    return is_wildcard(host) or not all(map(is_loopback, resolve_blocking(host, NAME_TIMEOUT)))
 
 
 async def listen(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from io import FileIO
 
 from pubsub.config import Address
+from pubsub.links import descriptors
 from pubsub.wire.liveness import Backoff
 
 __all__ = ["Child"]
@@ -45,6 +48,10 @@ class Child:
         self._say = say
         self._backoff = Backoff(random.random)
         self._process: asyncio.subprocess.Process | None = None
+        self.sock: FileIO | None = None
+        """Our end of its standard input (see `descriptors.Connection`): it ends when this process
+        does, and nobody else may have it."""
+        descriptors.connected(self)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -56,9 +63,7 @@ class Child:
         while True:
             began = loop.time()
             try:
-                process = self._process = await asyncio.create_subprocess_exec(
-                    *self._command, stdin=asyncio.subprocess.PIPE, env=self._environ
-                )
+                process = await self._spawn()
                 self._say(f"its relay is process {process.pid}")
                 how = f"ended with {await process.wait()}"
             except OSError as error:
@@ -67,6 +72,28 @@ class Child:
             delay = self._backoff.delay()
             self._say(f"its relay {how}, and is started anew")
             await asyncio.sleep(delay)
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        self._let_go()
+        theirs, ours = os.pipe()
+        self.sock = FileIO(ours, "w")
+        spawning = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(*self._command, stdin=theirs, env=self._environ)
+        )
+        try:
+            process = self._process = await asyncio.shield(spawning)
+        except asyncio.CancelledError:  # else it would be nobody's, and `close` not end it
+            with contextlib.suppress(OSError):
+                self._process = await spawning
+            raise
+        finally:
+            os.close(theirs)
+        return process
+
+    def _let_go(self) -> None:
+        ours, self.sock = self.sock, None
+        if ours is not None:
+            ours.close()
 
     def renew(self) -> None:
         """It is to read its credentials anew, too."""
@@ -79,13 +106,13 @@ class Child:
             self._task.cancel()
             await asyncio.wait({self._task})
         process = self._process
-        if process is None or process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        waiting = asyncio.ensure_future(process.wait())
-        await asyncio.wait({waiting}, timeout=PATIENCE)
-        if not waiting.done():
+        if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await waiting
+                process.terminate()
+            waiting = asyncio.ensure_future(process.wait())
+            await asyncio.wait({waiting}, timeout=PATIENCE)
+            if not waiting.done():
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await waiting
+        self._let_go()

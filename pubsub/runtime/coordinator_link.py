@@ -339,6 +339,8 @@ class Session(KeptLink):
             return
         if self._told:  # by the error that all Pubs and Subs raise
             return
+        if is_auth(troubles[-1][1]) and not all(s.tried for s in self._directed.sessions):
+            return  # where these refuse us too, that error says it
         family = self._family()
         if not any(s.up or s.twin or s._warned or not s.tried for s in family):
             super()._complain(

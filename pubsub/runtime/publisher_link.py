@@ -445,7 +445,7 @@ class Remote(KeptLink):
         link.endpoint = self
         self.link, self._way = link, way
         self._opened_at = self._loop.time()
-        self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
+        self._remember(way)
         for stream in self._streams:
             if stream.open:
                 receiving.release(stream)

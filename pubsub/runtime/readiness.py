@@ -60,7 +60,7 @@ class Ready:
         """Return when ready, or raise why it cannot be."""
         while not self.done:
             if self.error is not None:
-                raise self.error
+                raise self.error.with_traceback(None)  # else each time makes it longer
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter

@@ -169,7 +169,7 @@ def file_contexts(path: str | os.PathLike[str]) -> Contexts:
         AuthError: the extra ``pubsubd[tls]`` is missing; or the file is missing, can be read by
             other users, lacks something, or has a certificate that is not valid now.
     """
-    data = read_private(path, "certificate file")
+    data = read_private(path, "certificate file", missing="issue one with `pubsubd cert issue`")
     from pubsub.trust.reading import card_of_certificate, read_bundle
 
     what = f"certificate file {path}"

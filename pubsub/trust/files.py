@@ -24,19 +24,22 @@ would fill the memory, and a REVOKED carries no more."""
 _POSIX = os.name == "posix"  # elsewhere, the bits of a mode say nothing of who may read
 
 
-def read_private(path: str | os.PathLike[str], what: str, *, own: bool = False) -> bytes:
+def read_private(
+    path: str | os.PathLike[str], what: str, *, own: bool = False, missing: str = ""
+) -> bytes:
     """What a file with a secret has in it.
 
     Parameters:
         path: of the file.
         what: it is, such as ``"key file"``, for the errors.
         own: it must belong to the user of this process, too.
+        missing: what to do where it is not there, for the error.
 
     Raises:
         AuthError: it is missing, no file, too large, cannot be read, or others may read or change
             it. The message names what mends it.
     """
-    data, status = _read(path, what)
+    data, status = _read(path, what, missing)
     if _POSIX and own and status.st_uid != os.geteuid():
         raise AuthError(
             f"{what} {path} belongs to another user (number {status.st_uid}, and this process is "
@@ -82,7 +85,9 @@ def _is_ours(group: int) -> bool:
     return group in (0, os.getegid()) or group in os.getgroups()
 
 
-def _read(path: str | os.PathLike[str], what: str) -> tuple[bytes, os.stat_result]:
+def _read(
+    path: str | os.PathLike[str], what: str, missing: str = ""
+) -> tuple[bytes, os.stat_result]:
     if not os.fspath(path):
         raise AuthError(f"{what}: its name is empty")
     # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
@@ -109,7 +114,8 @@ def _read(path: str | os.PathLike[str], what: str) -> tuple[bytes, os.stat_resul
         raise AuthError(f"{what} {path} is a directory: name a file in it") from None
     except FileNotFoundError:
         relative = "" if os.path.isabs(path) else ", seen from the current directory"
-        raise AuthError(f"{what} {path} is not there{relative}") from None
+        way_out = f": {missing}" if missing else ""
+        raise AuthError(f"{what} {path} is not there{relative}{way_out}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise AuthError(f"{what} {path} cannot be read: {reason}") from None

@@ -126,6 +126,20 @@ class Guard:
             AuthError: no.
         """
 
+    def check_coordinator(self, *, exposed: bool) -> None:
+        """See that this process can be a coordinator, maybe one that other machines reach: else
+        everybody would refuse it, or be refused.
+
+        Raises:
+            AuthError: these credentials do not make it one, or TLS is needed and cannot be made.
+        """
+        if not self.rights.coordinator:
+            raise AuthError(
+                f"the certificate of {self.name!r} does not make it a coordinator: issue one with "
+                "`pubsubd cert issue DIR NAME --coordinator`"
+            )
+        _ = self.takes_tls() if exposed else self.context("127.0.0.1")
+
     def dials(self, ends: Ends, der: Der | None) -> Authenticator:
         """What to ask whoever was dialled: over TLS, where there is a `der`."""
         return _Open()

@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import NoReturn
 
 from pubsub.errors import AuthError
@@ -148,7 +149,8 @@ def read_keys(path: str | os.PathLike[str]) -> tuple[Key, ...]:
         AuthError: it is missing, cannot be read, can be read by other users, has no key, or has a
             line that is none. The message names the file, the line, and what to do.
     """
-    data = read_private(path, "key file")
+    make = f"make one with `pubsubd key new {quote(os.fspath(path))}`, or copy that of the group"
+    data = read_private(path, "key file", missing=make)
     try:
         lines = data.decode("utf-8-sig").splitlines()  # some editors begin a file with a mark
     except UnicodeDecodeError:

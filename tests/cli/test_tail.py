@@ -604,11 +604,17 @@ def test_timeout_bounds_the_wait_for_a_coordinator(topic: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["tail", "put"])
-def test_a_refusal_is_said_once(command: str, coordinator: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_refusal_is_said_once(
+    command: str, count: int, coordinator: str, start: Start, tmp_path: Path
+) -> None:
+    if count == 2:
+        coordinator = f"{coordinator},{daemon(start)[1]}"
     key = tmp_path / "other.key"
     assert execute("pubsubd", "key", "new", str(key)).code == 0
     given = ["t", "1"] if command == "put" else ["t"]
     asked = execute(*("pubsub", command, *given), coordinator=coordinator, PUBSUB_KEY_FILE=str(key))
     assert asked.code == 1
     (line,) = asked.err.splitlines()
-    assert line.startswith(f"pubsub: the coordinator at {coordinator}: ")
+    assert line.startswith(f"pubsub: the coordinator at {coordinator.split(',')[0]}: ")
+    assert line.count("the coordinator at") == count

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 
 import pubsub.coordinator.registry as registry_module
 from pubsub.config import Address
+from pubsub.coordinator import records
 from pubsub.coordinator.registry import SWEEP, Push, Registry
 from pubsub.core.rights import EVERYTHING, NONE, Rights
 from pubsub.core.topics import matches
@@ -790,6 +791,7 @@ def fill(registry: Registry, count: int) -> None:
         registry.register(f"peer-{number % 100}", message, 0.0)
 
 
+@pytest.mark.timeout(240)  # each allocation is traced: on a busy machine that takes its time
 def test_a_registration_is_kept_in_less_than_1_5_kib_and_given_back() -> None:
     registry = connected(*(f"peer-{n}" for n in range(100)))
     count = 10_000
@@ -1368,7 +1370,7 @@ def test_who_comes_back_hears_of_new_pubs_that_came_and_went_meanwhile() -> None
 def test_of_those_that_came_and_went_a_bounded_number_is_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry_module, "MAX_DEPARTED", 3)
+    monkeypatch.setattr(records, "MAX_DEPARTED", 3)
     registry = connected("P", "S")
     registry.settling = True
     for id in range(5):

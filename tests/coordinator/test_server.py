@@ -64,9 +64,11 @@ class Caller:
 
 
 @asynccontextmanager
-async def coordinator_with(registry: Registry | None = None) -> AsyncIterator[Coordinator]:
+async def coordinator_with(
+    registry: Registry | None = None, *, settle: float = 0.0
+) -> AsyncIterator[Coordinator]:
     loop = asyncio.get_running_loop()
-    coordinator = Coordinator(loop, registry=registry, settings=Settings(), settle=0.0)
+    coordinator = Coordinator(loop, registry=registry, settings=Settings(), settle=settle)
     await coordinator.start("127.0.0.1", 0)
     yield coordinator
     await coordinator.close()
@@ -467,3 +469,12 @@ async def test_an_address_that_is_not_told_is_said_to_its_peer_and_the_registrat
                     assert isinstance(told, Match)
                     rows = [row for row in told.added if row.peer_id == name]
                     assert [len(row.ways) for row in rows] == [int(trusted)]
+
+
+async def test_who_is_gone_is_remembered_only_while_peers_come_back() -> None:
+    async with coordinator_with(Registry(grace=0.1), settle=0.1) as coordinator:
+        assert coordinator.registry.settling
+        await eventually(lambda: not coordinator.registry.settling)
+        assert coordinator.loop.time() - coordinator._started >= 0.2
+    async with coordinator_with() as coordinator:
+        assert not coordinator.registry.settling  # nobody is waited for

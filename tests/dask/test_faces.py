@@ -10,6 +10,8 @@ import pickle
 import threading
 import time
 from datetime import timedelta
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ import distributed
 from distributed import Client, LocalCluster
 
 from pubsub import Closed, Codec, WrongContext
-from pubsub.dask import Pub, PubSubPlugin, Sub, info, names, peer, topic_of
+from pubsub.dask import Pub, PubSubPlugin, Sub, homes, info, names, peer, places, topic_of
 from pubsub.dask.names import name_of
 from tests.dask import tasks
 from tests.dask.tasks import LONG
@@ -288,6 +290,57 @@ async def test_a_client_that_blocks_does_so_beside_a_loop_as_in_a_notebook(
         assert sub.get(timeout=LONG) == 1
         with pytest.raises(TimeoutError):
             sub.get(timeout=0.01)
+
+
+def test_a_pub_whose_next_home_is_closed_too_drops_nothing_there(client: Any, name: str) -> None:
+    """What it drops it must have held: else another one's Pub is given up there."""
+
+    def closed(*_: Any) -> None:
+        raise Closed("it is")
+
+    after = SimpleNamespace(pub=closed, dropped=SimpleQueue())
+    before = SimpleNamespace(successor=after, dropped=SimpleQueue())
+    pub = Pub(name, client=client)
+    there, pub._home = pub._home, before  # type: ignore[assignment]
+    there.dropped.put(topic_of(name))
+    pub._pub = SimpleNamespace(put=closed)  # type: ignore[assignment]
+    with pytest.raises(Closed):
+        pub.put(1)
+    del pub
+    gc.collect()
+    assert (before.dropped.qsize(), after.dropped.qsize()) == (1, 0)
+
+
+def test_a_destructor_that_publishes_in_the_middle_of_our_work_is_waited_for_by_nobody(
+    threads: Any, name: str
+) -> None:
+    """Python collects garbage wherever it happens to be: where a lock of ours is held, and in the
+    threads that who holds it waits for."""
+    sub = Sub(name, client=threads)
+    home = homes.home_of(threads)
+    found: list[Any] = []
+
+    def make() -> None:
+        try:
+            Pub([name], client=threads)
+        except WrongContext:
+            found.append("refused")
+
+    def run() -> None:
+        with homes._lock, home._making, home._lock:
+            Pub(name, client=threads).put(1)
+        with home._making:
+            home.peer._call(make)
+        with homes._lock:
+            home.peer._call(make)
+            places.in_thread(make)
+        found.append("done")
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(LONG / 3)
+    assert found == ["refused", "refused", "refused", "done"]
+    assert sub.get(timeout=LONG) == 1
 
 
 async def test_a_for_in_an_event_loop_says_async_for(name: str) -> None:

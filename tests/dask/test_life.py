@@ -166,6 +166,27 @@ def test_a_cluster_that_is_closed_under_its_client_ends_what_waits() -> None:
             sub.get(timeout=LONG)
 
 
+@pytest.mark.skipif(
+    (3, 12) <= sys.version_info < (3, 12, 2), reason="starts no thread in an exit function"
+)
+def test_a_cluster_that_python_closes_at_its_end_ends_without_an_error() -> None:
+    code = """
+import threading
+from distributed import Client, LocalCluster
+from pubsub.dask import PubSubPlugin, Sub
+if __name__ == "__main__":
+    client = Client(LocalCluster(n_workers=1, processes=False, dashboard_address=":0"))
+    client.register_plugin(PubSubPlugin())
+    threading.Thread(target=Sub("x").get, daemon=True).start()
+    client.submit(lambda: Sub("y").name).result()
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert run.returncode == 0
+    assert "Traceback" not in run.stderr, run.stderr
+
+
 def test_a_client_that_is_closed_leaves_nothing_though_the_cluster_goes_on() -> None:
     with cluster(processes=True) as (made, client):
         client.register_plugin(PubSubPlugin())

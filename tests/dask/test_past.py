@@ -166,7 +166,9 @@ class Explodes:
         return int, ("no number",)
 
 
-def test_a_value_that_fails_at_the_receiver_costs_itself_alone(workers: Any) -> None:
+def test_a_value_that_fails_at_the_receiver_costs_itself_alone(
+    workers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     sub, pub = Sub("fails"), Pub("fails")
     for value in (1, Explodes(), 2, [Explodes()], 3):
         pub.put(value)
@@ -174,6 +176,7 @@ def test_a_value_that_fails_at_the_receiver_costs_itself_alone(workers: Any) -> 
     assert len(sub.buffer) <= 1  # from here on through the thread
     assert sub.get(timeout=LONG) == 3
     assert sub.lost == 2
+    eventually(lambda: "a Sub of 'fails' has lost" in caplog.text)  # for who looks at nothing else
     pub.put(4)
     assert sub.get(timeout=LONG) == 4
 

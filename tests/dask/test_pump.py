@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
+from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -39,6 +42,15 @@ class Given:
     def close(self) -> None: ...
 
 
+@pytest.fixture
+def given() -> Iterator[Given]:
+    """One whose thread, that another test might take for one of its own, ends with the test."""
+    given = Given()
+    yield given
+    given.ended = True
+    given.queue.put([])
+
+
 def has_taken(given: Given, count: int) -> None:
     deadline = time.monotonic() + LONG
     while given.taken < count:
@@ -48,8 +60,7 @@ def has_taken(given: Given, count: int) -> None:
 
 
 @pytest.mark.parametrize("other", ["task", "thread"])
-async def test_who_is_cancelled_when_it_was_woken_passes_that_on(other: str) -> None:
-    given = Given()
+async def test_who_is_cancelled_when_it_was_woken_passes_that_on(given: Given, other: str) -> None:
     pump = Pump(given)  # type: ignore[arg-type]
     first = asyncio.ensure_future(pump.aget(None))
     await asyncio.sleep(0)
@@ -70,8 +81,7 @@ async def test_who_is_cancelled_when_it_was_woken_passes_that_on(other: str) -> 
     assert first.cancelled()
 
 
-def test_it_takes_no_more_than_it_may_ahead() -> None:
-    given = Given()
+def test_it_takes_no_more_than_it_may_ahead(given: Given) -> None:
     pump = Pump(given)  # type: ignore[arg-type]
     for _ in range(4):
         given.queue.put(range(AHEAD))
@@ -80,8 +90,7 @@ def test_it_takes_no_more_than_it_may_ahead() -> None:
     assert [pump.get(LONG) for _ in range(4 * AHEAD)] == [*range(AHEAD)] * 4
 
 
-def test_its_end_is_told_to_all_who_wait_after_what_came() -> None:
-    given = Given()
+def test_its_end_is_told_to_all_who_wait_after_what_came(given: Given) -> None:
     pump = Pump(given)  # type: ignore[arg-type]
     ended: list[Any] = []
 
@@ -101,8 +110,34 @@ def test_its_end_is_told_to_all_who_wait_after_what_came() -> None:
     assert sorted(ended) == ["closed", "closed", "last"]
 
 
-async def test_a_timeout_tells_who_is_connected() -> None:
-    pump = Pump(Given())  # type: ignore[arg-type]
+def test_its_end_told_again_keeps_no_more_each_time(given: Given) -> None:
+    pump = Pump(given)  # type: ignore[arg-type]
+    given.queue.put(Closed("it is over"))
+    lengths = []
+    for _ in range(3):
+        with pytest.raises(Closed) as caught:
+            pump.get(LONG)
+        lengths.append(len(caught.traceback))
+    assert lengths[1] == lengths[2]  # the first may have waited
+
+
+def test_it_is_gone_with_its_sub_and_waits_for_no_garbage_collection(given: Given) -> None:
+    pump = Pump(given)  # type: ignore[arg-type]
+    gone = weakref.ref(pump)
+    gc.disable()
+    try:
+        del pump
+        given.queue.put(Closed("it is over"))
+        deadline = time.monotonic() + LONG / 3
+        while gone() is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+
+
+async def test_a_timeout_tells_who_is_connected(given: Given) -> None:
+    pump = Pump(given)  # type: ignore[arg-type]
     with pytest.raises(TimeoutError, match=r"nothing came on 't' .*connected: 1 of 2\)"):
         pump.get(0.01)
     with pytest.raises(asyncio.TimeoutError, match=r"nothing came on 't' .*connected: 1 of 2\)"):

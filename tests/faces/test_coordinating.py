@@ -12,7 +12,9 @@ import time
 import pytest
 
 from pubsub import AuthError, Coordinator, CoordinatorUnavailable, Peer, new_key
-from tests.integration.support import LONG, run_python
+from pubsub.config import parse_address
+from pubsub.relay.child import Child
+from tests.integration.support import LONG, free_port, python, run_python
 
 
 def test_peers_that_have_its_key_meet_there_and_others_do_not() -> None:
@@ -122,6 +124,31 @@ def test_a_forked_child_keeps_nothing_of_it_open() -> None:
         os.close(ready)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_in_a_forked_child_nothing_of_it_waits_for_the_thread_of_the_parent() -> None:
+    out = run_python(
+        """
+        import os, signal
+        from pubsub import Coordinator, WrongContext
+        coordinator = Coordinator()
+        if os.fork() == 0:
+            signal.alarm(10)
+            try:
+                coordinator.topics()
+            except WrongContext:
+                pass
+            else:
+                os._exit(1)
+            coordinator.close()
+            os._exit(0)
+        _, status = os.wait()
+        print(os.waitstatus_to_exitcode(status), coordinator.topics())
+        coordinator.close()
+        """
+    )
+    assert out.splitlines()[-1] == "0 []"
+
+
 def test_it_tells_who_is_there() -> None:
     with Coordinator() as coordinator, Peer(coordinator.address, name="one") as peer:
         sub, pub = peer.sub("topic"), peer.pub("topic")
@@ -153,6 +180,57 @@ def test_its_relay_is_a_process_that_is_kept_and_ends_with_it(
 def test_a_relay_at_all_addresses_is_told_by_one_of_them() -> None:
     with pytest.raises(ValueError, match="needs advertise="):
         Coordinator("0.0.0.0", key=new_key(), relay=0)
+
+
+def test_a_relay_that_is_not_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(child: Child) -> None:
+        begin(child)
+        raise KeyboardInterrupt
+
+    begin, port, before = Child.start, free_port(), set(threading.enumerate())
+    monkeypatch.setattr(Child, "start", start)
+    with pytest.raises(KeyboardInterrupt) as interrupted:  # it keeps what its frames know
+        Coordinator(port=port, key=new_key(), relay=0)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    left = set(threading.enumerate()) - before
+    assert "pubsub" not in {thread.name for thread in left}
+    assert interrupted.type is KeyboardInterrupt
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_its_relay_ends_with_it_though_a_forked_child_lives_on() -> None:
+    process = python(
+        """
+        import os, signal, sys, time
+        from pubsub import Coordinator, new_key
+        signal.alarm(60)
+        coordinator = Coordinator(key=new_key(), relay=0)
+        while not coordinator.relays():
+            time.sleep(0.01)
+        if os.fork() == 0:
+            signal.alarm(60)
+            sys.stdin.read()
+            print("the child has lived", flush=True)
+            os._exit(0)
+        print(coordinator.relays()[0]["address"], flush=True)
+        time.sleep(60)
+        """
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        address = parse_address(process.stdout.readline().strip())
+        process.kill()
+        deadline = time.monotonic() + LONG
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(address) != 0:
+                    break
+            assert time.monotonic() < deadline, "the relay is still there"
+            time.sleep(0.01)
+        process.stdin.close()
+        assert process.stdout.read() == "the child has lived\n"
 
 
 def _address_of_relay(coordinator: Coordinator, *, other_than: str) -> str:

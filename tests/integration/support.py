@@ -20,6 +20,7 @@ from pubsub.config import Address, Settings, parse_advertise
 from pubsub.coordinator.server import Coordinator
 from pubsub.links.doors import Doors
 from pubsub.links.listening import stop_accepting
+from pubsub.runtime.thread import _cancel_all
 from pubsub.trust.credentials import credentials_from
 from pubsub.trust.guard import Guard
 
@@ -133,6 +134,7 @@ class CoordinatorThread:
                 for link in list(self.coordinator._links):
                     link.abort()
             await self.coordinator.close()
+            await _cancel_all()  # who was about to be asked whether it lives has a socket still
 
         asyncio.run_coroutine_threadsafe(end(), loop).result(LONG)
         loop.call_soon_threadsafe(loop.stop)

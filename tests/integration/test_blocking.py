@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any, cast
 
@@ -549,6 +550,21 @@ def test_a_second_close_is_harmless_and_use_after_close_says_so(coordinator: str
     peer.close()
     with pytest.raises(Closed, match="this Peer is closed"):
         peer.pub("t")
+
+
+def test_what_says_again_that_it_is_closed_keeps_no_more_each_time(coordinator: str) -> None:
+    """A traceback that grew would keep the frames of all who have called, and what they had."""
+    with Peer(coordinator) as peer:
+        pub, sub = peer.pub("t"), peer.sub("t")
+        pub.close()
+        sub.close()
+    for call in (sub.get, partial(pub.put, 1), partial(peer.pub, "t")):
+        lengths = []
+        for _ in range(3):
+            with pytest.raises(Closed) as caught:
+                call()
+            lengths.append(len(caught.traceback))
+        assert lengths[0] == lengths[2]
 
 
 def test_the_blocking_form_in_a_loop_names_the_right_one(coordinator: str) -> None:

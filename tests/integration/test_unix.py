@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,18 @@ def stop_listening(peer: Peer) -> None:
     doors.here = None
 
 
+@asynccontextmanager
+async def deaf() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Where somebody listens who says nothing, and what he has heard from each who came."""
+    heard: list[bytes] = []
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Silent(heard, False), "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", heard
+    finally:
+        server.close()
+
+
 # --- the way ---------------------------------------------------------------------------------
 
 
@@ -152,11 +164,8 @@ async def test_peers_of_hosts_that_differ_dial_no_unix_socket(
 
 
 async def test_an_advertised_proxy_is_not_between_two_of_one_host() -> None:
-    heard: list[bytes] = []
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Silent(heard, False), "127.0.0.1", 0)
-    proxy = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with (
+        deaf() as (proxy, heard),
         coordinator_in_loop() as address,
         Peer(address, advertise=proxy) as here,
         Peer(address) as there,
@@ -164,7 +173,6 @@ async def test_an_advertised_proxy_is_not_between_two_of_one_host() -> None:
         sub, pub = await there.sub("t"), await here.pub("t")
         pub.put(1)
         assert (await sub.get(LONG), way_of(sub), heard) == (1, "unix", [])
-    server.close()
 
 
 async def test_with_encrypt_a_unix_socket_has_tls(
@@ -261,12 +269,10 @@ async def test_where_tcp_is_used_no_address_is_dialled_beside_it_any_longer(
 ) -> None:
     """Nothing answers at the first one. It does not keep one of the few places for dialling from
     others, though the Unix socket, which was refused, would still be better than what there is."""
-    heard: list[bytes] = []
     monkeypatch.setattr("pubsub.runtime.publisher_link.BETTER", LONG)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Silent(heard, False), "127.0.0.1", 0)
-    nowhere = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with (
+        deaf() as (nowhere, heard),
         coordinator_in_loop() as address,
         Peer(address, advertise=nowhere) as here,
         Peer(address) as there,
@@ -281,8 +287,31 @@ async def test_where_tcp_is_used_no_address_is_dialled_beside_it_any_longer(
         before = loop.time()
         await eventually(lambda: remote._task is None or remote._task.done())
         took = loop.time() - before
-    server.close()
     assert took < 1, "it ended by itself, at the end of its time"
+
+
+async def test_a_unix_socket_says_nothing_of_addresses_and_what_worked_before_is_dialled_first(
+    soon: None,
+) -> None:
+    """One that leads nowhere is named first. It was passed over once, and is so when TCP is needed
+    again after a Unix socket."""
+    async with (
+        deaf() as (nowhere, heard),
+        coordinator_in_loop() as address,
+        Peer(address, advertise=nowhere) as here,
+        Peer(address) as there,
+    ):
+        pub = await here.pub("t")
+        stop_listening(here)
+        sub = await there.sub("t")
+        pub.put(1)
+        assert (await sub.get(LONG), way_of(sub), len(heard)) == (1, "direct", 1)
+        await here.runtime.doors.listen_here()
+        await eventually(lambda: way_of(sub) == "unix")
+        stop_listening(here)
+        break_links(there)
+        pub.put(2)
+        assert (await sub.get(LONG), way_of(sub), len(heard)) == (2, "direct", 1)
 
 
 # --- strangers ---------------------------------------------------------------------------------
@@ -567,6 +596,62 @@ async def test_a_socket_at_which_too_many_wait_is_refused_at_once() -> None:
         unix.forget("1f-full")
         for one in came[:-1]:
             one.transport.abort()
+
+
+async def test_g4_where_too_many_dial_at_once_the_others_come_by_tcp_until_there_is_room(
+    soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Unix socket refuses where TCP would have them wait."""
+    refused = 0
+    connect = unix.connect
+
+    async def note(loop: Any, way: Way, protocol: Any) -> None:
+        nonlocal refused
+        try:
+            await connect(loop, way, protocol)
+        except BlockingIOError:
+            refused += 1
+            raise
+
+    monkeypatch.setattr(unix, "connect", note)
+    monkeypatch.setattr("pubsub.links.doors.BACKLOG", 1)
+    async with coordinator_in_loop() as address, Peer(address) as here, AsyncExitStack() as stack:
+        there = [await stack.enter_async_context(Peer(address)) for _ in range(30)]
+        subs = [await peer.sub("t") for peer in there]
+        pub = await here.pub("t")
+        await pub.wait_for_subscribers(len(subs), LONG)
+        assert refused, "they dial in one turn of the loop"
+        for i in range(3):
+            pub.put(i)
+        for sub in subs:
+            assert [await sub.get(LONG) for _ in range(3)] == [0, 1, 2]
+        await eventually(lambda: {way_of(sub) for sub in subs} == {"unix"})
+        pub.put(3)
+        assert {await sub.get(LONG) for sub in subs} == {3}
+        assert {sub.lost for sub in subs} == {0}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="nobody tells what is open")
+async def test_g9_peers_that_come_and_go_leave_neither_descriptors_nor_names(names: Path) -> None:
+    def open_now() -> tuple[int, int]:
+        listed = Path("/proc/net/unix").read_text()
+        files = 0 if name_is_abstract() or not names.exists() else len(os.listdir(names))
+        return len(os.listdir("/proc/self/fd")), listed.count(begin) + files
+
+    async def come_and_go() -> None:
+        async with Peer(address) as here, Peer(address) as there:
+            sub, pub = await there.sub("t"), await here.pub("t")
+            pub.put(1)
+            assert (await sub.get(LONG), way_of(sub)) == (1, "unix")
+
+    async with coordinator_in_loop() as address:
+        begin = f"@{name_of(Peer(address)).partition('-')[0]}-"
+        await come_and_go()  # what is opened once, is opened
+        await asyncio.sleep(0.1)
+        before = open_now()
+        for _ in range(20):
+            await come_and_go()
+        await eventually(lambda: open_now() == before)
 
 
 async def test_the_user_at_the_other_end_is_known_though_no_descriptor_is_left() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 import pubsub
 from pubsub import Codec, DecodeError, EncodeError, Message, Peer, WrongContext
+from pubsub.codec import own_types
 from tests.integration.support import (
     LONG,
     coordinator_in_loop,
@@ -123,6 +124,32 @@ def test_a_value_that_fails_leaves_those_around_it_unharmed(address: str) -> Non
             assert [sub.get(timeout=LONG) for _ in range(3)] == [1, 2, 3]
             pub.close()
         assert sub.lost == 0
+
+
+class Exits:
+    """Calls exit() where it is unpickled, as a module that is imported for a value may."""
+
+    def __reduce__(self) -> Any:
+        return exit, (3,)
+
+
+@pytest.mark.parametrize("way", ["an own codec", "an own type", "pickle"])
+def test_a_value_that_exits_where_it_is_decoded_costs_its_message_alone(
+    address: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec: Any = {"an own codec": CODE, "pickle": "pickle", "an own type": "msgpack"}[way]
+    value: Any = Exits()
+    if way == "an own type":
+        value = Reading("exits")
+        known = own_types.BY_NAME[b"tests-reading"]
+        monkeypatch.setitem(own_types.BY_NAME, b"tests-reading", known._replace(from_wire=exit))
+    with Peer(address) as peer:
+        sub = peer.sub("t", codec=CODE, allow_pickle="anyone")
+        pub = peer.pub("t", codec=codec)
+        for each in (1, value, 2):
+            pub.put(each)
+        assert [sub.get(timeout=LONG), sub.get(timeout=LONG)] == [1, 2]
+        assert sub.lost == 1
 
 
 def test_what_a_value_puts_while_it_is_encoded_is_refused(address: str) -> None:

@@ -164,8 +164,9 @@ def test_what_is_no_file_of_text_is_refused(tmp_path: Path) -> None:
     for name in ("binary", "large"):
         (tmp_path / name).chmod(0o600)
     for path, says in (
-        (tmp_path / "none", f"{tmp_path}/none is not there"),
-        ("none", "none is not there, seen from the current directory"),
+        (tmp_path / "none", f"/none is not there: make one with `pubsubd key new {tmp_path}/none`"),
+        ("a b", "a b is not there, seen from the current directory: make one with `pubsubd key "),
+        ("a b", "`pubsubd key new 'a b'`, or copy that of the group"),
         (tmp_path, f"{tmp_path} is a directory: name a file in it"),
         (tmp_path / "binary", "is no text: make one with `pubsubd key new FILE`"),
         (tmp_path / "large", f"has more than {MAX_FILE:,} bytes"),
