@@ -253,14 +253,14 @@ def test_nothing_is_written_while_the_loops_thread_brings_in_what_was(pair: Pair
     assert pair.heard[-2:] == ["meanwhile", "next"]
 
 
-@pytest.mark.parametrize("how", ["write", "_write", "write_now", "send"])
-def test_nothing_is_written_beside_the_loops_thread(pair: Pair, how: str) -> None:
+@pytest.mark.parametrize("how", ["write", "_write", "write_now", "send", "_end", "abort"])
+def test_whoever_else_writes_on_a_link_or_ends_it_takes_it_back(pair: Pair, how: str) -> None:
     lane = pair.lane()
     link = lane._link
-    what: Any = {"_write": [b""], "send": Pong(HEARTBEAT_TOKEN)}.get(how, b"")
+    args: dict[str, Any] = {"_write": ([b""],), "send": (Pong(HEARTBEAT_TOKEN),), "abort": ()}
 
     def write() -> bool:
-        getattr(link, how)(what)
+        getattr(link, how)(*args.get(how, (b"" if "write" in how else None,)))
         return lane._over and link.lent is None and pair.pub._lane is None
 
     assert pair.pub.peer._call(write)
