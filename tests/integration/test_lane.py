@@ -18,7 +18,7 @@ from pubsub import Peer
 from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.blockingsub import BlockingSub
 from pubsub.faces.lane import SETTLE, Lane
-from pubsub.links.link import State
+from pubsub.links.link import Lost, State
 from pubsub.wire.liveness import HEARTBEAT_TOKEN
 from pubsub.wire.messages import Pong
 from tests.integration.support import LONG, break_links, coordinator_in_thread
@@ -258,9 +258,10 @@ def test_whoever_else_writes_on_a_link_or_ends_it_takes_it_back(pair: Pair, how:
     lane = pair.lane()
     link = lane._link
     args: dict[str, Any] = {"_write": ([b""],), "send": (Pong(HEARTBEAT_TOKEN),), "abort": ()}
+    args["_end"] = (Lost("for a test"),)
 
     def write() -> bool:
-        getattr(link, how)(*args.get(how, (b"" if "write" in how else None,)))
+        getattr(link, how)(*args.get(how, (b"",)))
         return lane._over and link.lent is None and pair.pub._lane is None
 
     assert pair.pub.peer._call(write)
