@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -19,6 +20,8 @@ from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.blockingsub import BlockingSub
 from pubsub.faces.lane import SETTLE, Lane
 from pubsub.links.link import Lost, State
+from pubsub.trust.files import write_file
+from pubsub.trust.keys import Key
 from pubsub.wire.liveness import HEARTBEAT_TOKEN
 from pubsub.wire.messages import Pong
 from tests.integration.support import LONG, break_links, coordinator_in_thread
@@ -30,6 +33,11 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Peer, Peer]]:
         monkeypatch.setenv("PUBSUB_COORDINATOR", coordinator.address)
         with Peer() as here, Peer() as there:
             yield here, there
+
+
+needs_a_lane = pytest.mark.skipif(
+    os.environ.get("PUBSUB_TEST_TRUST") == "tls", reason="no link with TLS is lent"
+)
 
 
 class Pair:
@@ -71,6 +79,25 @@ def pair(peers: tuple[Peer, Peer]) -> Pair:
     return Pair(*peers)
 
 
+def test_a_link_with_tls_is_never_lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography")
+    write_file(tmp_path / "key", f"{Key.new().text()}\n".encode())
+    monkeypatch.setenv("PUBSUB_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("PUBSUB_ENCRYPT", "1")
+    with coordinator_in_thread() as coordinator:
+        monkeypatch.setenv("PUBSUB_COORDINATOR", coordinator.address)
+        with Peer() as here, Peer() as there:
+            pair = Pair(here, there)
+            for i in range(100):
+                pair.trip(i)
+            assert [one["way"] for one in pair.pub.subscribers.values()] == ["unix"]
+            (served,) = here.runtime.subscribers.served
+            assert served.link is not None
+            assert served.link.lent is None
+            assert not served.link.is_idle
+
+
+@needs_a_lane
 def test_who_waits_for_each_answer_does_not_wake_the_loops_thread_to_write(pair: Pair) -> None:
     lane = pair.lane()
     woken = 0
@@ -92,6 +119,7 @@ def test_who_waits_for_each_answer_does_not_wake_the_loops_thread_to_write(pair:
     assert lane._link.state is State.OPEN, "and its subscriber has nothing to object to"
 
 
+@needs_a_lane
 def test_a_row_of_puts_is_gathered_in_batches_all_the_same(pair: Pair) -> None:
     lane = pair.lane()
     written = 0
@@ -112,6 +140,7 @@ def test_a_row_of_puts_is_gathered_in_batches_all_the_same(pair: Pair) -> None:
     assert pair.heard[-2000:] == list(range(2000))
 
 
+@needs_a_lane
 def test_the_order_holds_under_threads_the_loop_and_links_that_break(
     peers: tuple[Peer, Peer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +209,7 @@ def test_the_order_holds_under_threads_the_loop_and_links_that_break(
     assert written > 50, "else nothing was shown"
 
 
+@needs_a_lane
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_an_interrupt_in_the_middle_of_a_write_takes_no_message_and_doubles_none(
     pair: Pair, before: bool
@@ -202,6 +232,7 @@ def test_an_interrupt_in_the_middle_of_a_write_takes_no_message_and_doubles_none
     assert pair.questions.lost == 0
 
 
+@needs_a_lane
 @pytest.mark.parametrize("taken", [0, 1, 31], ids=["nothing", "a byte", "the header"])
 def test_what_a_full_socket_does_not_take_follows_in_its_place(pair: Pair, taken: int) -> None:
     lane = pair.lane()
@@ -221,6 +252,7 @@ def test_what_a_full_socket_does_not_take_follows_in_its_place(pair: Pair, taken
     assert lane._link.state is State.OPEN, "nobody had to come back for it"
 
 
+@needs_a_lane
 def test_what_was_handed_to_the_loops_thread_before_is_not_overtaken(pair: Pair) -> None:
     lane = pair.lane()
     pair.pub.peer._call_soon(time.sleep, 0.2)
@@ -232,6 +264,7 @@ def test_what_was_handed_to_the_loops_thread_before_is_not_overtaken(pair: Pair)
     assert lane is not pair.pub._lane
 
 
+@needs_a_lane
 def test_nothing_is_written_while_the_loops_thread_brings_in_what_was(pair: Pair) -> None:
     lane = pair.lane()
     entered, leave = threading.Event(), threading.Event()
@@ -253,6 +286,7 @@ def test_nothing_is_written_while_the_loops_thread_brings_in_what_was(pair: Pair
     assert pair.heard[-2:] == ["meanwhile", "next"]
 
 
+@needs_a_lane
 @pytest.mark.parametrize("how", ["write", "_write", "write_now", "send", "_end", "abort"])
 def test_whoever_else_writes_on_a_link_or_ends_it_takes_it_back(pair: Pair, how: str) -> None:
     lane = pair.lane()
@@ -268,6 +302,7 @@ def test_whoever_else_writes_on_a_link_or_ends_it_takes_it_back(pair: Pair, how:
     pair.trip("on")
 
 
+@needs_a_lane
 def test_nothing_is_written_for_one_that_has_left(pair: Pair) -> None:
     lane = pair.lane()
     pair.questions.close()
@@ -276,6 +311,7 @@ def test_nothing_is_written_for_one_that_has_left(pair: Pair) -> None:
     assert pair.pub._lane is None
 
 
+@needs_a_lane
 def test_what_is_beside_the_log_counts_as_lag_and_as_put(pair: Pair) -> None:
     lane = pair.lane()
     pair.questions.close()
@@ -294,6 +330,7 @@ def test_what_is_beside_the_log_counts_as_lag_and_as_put(pair: Pair) -> None:
     assert [sub.get(timeout=LONG) for _ in range(SETTLE)] == list(range(SETTLE))
 
 
+@needs_a_lane
 def test_a_pub_that_nobody_holds_goes_though_a_link_was_lent_to_it(pair: Pair) -> None:
     lane = pair.lane()
     until(lambda: not lane.count)
@@ -303,6 +340,7 @@ def test_a_pub_that_nobody_holds_goes_though_a_link_was_lent_to_it(pair: Pair) -
     pair.questions.close()
 
 
+@needs_a_lane
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_keeps_nothing_of_a_link_that_was_lent(pair: Pair) -> None:
     lane = pair.lane()
