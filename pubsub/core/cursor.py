@@ -49,6 +49,10 @@ class Outlet(Protocol):
         """The cursor may have something to send; it is queued until the outlet says otherwise,
         which is not before this returns. Where this raises, it is not queued."""
 
+    def offer(self, cursor: Cursor, batch: Batch) -> bool:
+        """The same, of one that is not queued, and behind whose log this batch was put just now.
+        Returns whether it is queued now: not, where the batch is on its way already."""
+
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """Nothing more comes; `final` messages were put in all."""
 
@@ -77,6 +81,8 @@ class Cursor:
     shut_until: float | None = None
     """Until when it may let nothing be sent to it, where a Pub waits for that."""
     queued: bool = False
+    written: int = 0
+    """Everything below it was written by who put it, before it came into the log."""
     confirm: int | None = None
     """A flush waits until everything below it is known to have arrived; None: none does."""
     lost: int = 0

@@ -40,6 +40,8 @@ SHARED_PIECE = 256 * 1024
 """Bytes of a large buffer that go into one BUFFER where there are other channels, which may pass in
 between. (With pieces of 1 MiB a small message waits half as long again, and with these a large one
 takes a third longer; a channel that is alone has nobody to delay.)"""
+LONE = 4 * 1024
+"""Bytes that a batch may count for to be written by itself, and not with others."""
 ASKED_BURST = 256
 """SUBSCRIBEs of one stream on one link that may ask, at once, for what was put before: each draws
 what the log holds, with a request of 20 bytes. (Each Sub of a process asks once.)"""
@@ -77,6 +79,10 @@ class Serving:
         on_output: called once when there is something to write; `pump` then, but not within the
             call.
         max_channels: how many may be open at once.
+        write_now: writes a frame at once, where nothing else is on its way to be written in this
+            turn, and a socket is there that takes it; False: it is not written.
+        line: the link, where its socket may be lent to a thread that puts (see `Lane`); None: not
+            now.
         way: of which kind the way to it is (see `Way.kind`).
         rights: of the subscribing peer. Whatever a coordinator has said: what it may not subscribe
             is refused here.
@@ -95,6 +101,8 @@ class Serving:
         on_output: Callable[[], None],
         *,
         max_channels: int,
+        write_now: Callable[[bytes], bool] = lambda frame: False,
+        line: Callable[[], object] = lambda: None,
         way: str = "direct",
         rights: Rights = EVERYTHING,
         now: Callable[[], float] = lambda: 0.0,
@@ -104,6 +112,8 @@ class Serving:
         self.way = way
         self._find = find
         self._on_output = on_output
+        self._write_now = write_now
+        self.line = line
         self._due = False  # it was called, and `pump` was not yet
         self._max_channels = max_channels
         self._rights = rights
@@ -242,6 +252,36 @@ class Serving:
             return  # the link is over, and this cursor is about to hear of it
         self._wake()
         self._ready.append(channel)
+
+    def offer(self, cursor: Cursor, batch: Batch) -> bool:
+        """A small batch for one that has all before it, where nothing else is due, takes the short
+        road: what `pump` would do in this turn, without the queues between."""
+        size = batch.size
+        if batch.end <= cursor.written and cursor.send == batch.number:
+            cursor.sent += size
+            cursor.send = batch.number + 1
+            cursor.next = cursor.sent_until = batch.end
+            return False
+        if (
+            size <= LONE
+            and not self._due
+            and cursor.send == batch.number
+            and cursor.confirm is None
+            and cursor.sent + size <= cursor.limit
+            and size <= cursor.largest
+            and not batch.buffers
+            and not self._ready
+            and cursor.channel in self._channels
+        ):
+            body = batch.body
+            header = data_header(cursor.channel, batch.first, batch.sent_at, len(body))
+            if self._write_now(header + body):
+                cursor.sent += size  # nothing is called from the write to here
+                cursor.send = batch.number + 1
+                cursor.next = cursor.sent_until = batch.end
+                return False
+        self.enqueue(cursor)
+        return True
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         if self._channels.pop(cursor.channel, None) is not None:

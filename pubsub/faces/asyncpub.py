@@ -108,6 +108,21 @@ class AsyncPub(InLoop, Pub, blocking=False):
     def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Awaitable[None]:
         if self._dead is not None:
             raise self._dead.with_traceback(None)  # as `Face._check`
+        runtime = self._runtime
+        if (  # the first message of a batch, and nothing else to think of
+            not (self._parts or buffers or self._block)
+            and len(data) < self._batch_bytes
+            and running_loop() is runtime.loop
+        ):
+            self._encoder.expect_large(False)
+            turn, size = runtime.turn, self._batch_bytes
+            if not turn.pending(self):
+                self._more, self._grant = size, FIRST_GRANT // 2
+                return _LET_RUN if self._append(data) else self._done
+            time_to_run = turn.grant(size)
+            self._more, self._grant, self._room = 0, size, size - len(data)
+            self._parts.append(data)
+            return _LET_RUN if time_to_run else self._done
         full = bool(self._parts)  # or out of what it was granted
         if full and not buffers and len(data) < self._room + self._more:
             return _LET_RUN if self._append(data) else self._done

@@ -217,6 +217,8 @@ class Served:
             self._owner.find,
             self._output,
             max_channels=self._owner.settings.max_channels,
+            write_now=self._write_now,
+            line=self._line,
             way=link.kind,
             rights=held(other.standing.rights),
             now=self._owner.clock.now,
@@ -233,6 +235,17 @@ class Served:
             if not self._shared and serving is not None and serving.channels > 1:
                 self._shared = True
                 link.keep_short()
+
+    def _line(self) -> Link | None:
+        link = self.link
+        return link if link is not None and link.is_idle else None
+
+    def _write_now(self, frame: bytes) -> bool:
+        link, turn = self.link, self._owner.turn
+        if not turn.lone or link is None or not link.write_now(frame):
+            return False
+        turn.lone = False  # what else is put in this turn leaves together
+        return True
 
     def close(self) -> None:
         """Say GOODBYE."""
