@@ -46,7 +46,7 @@ class Catcher:
         self.borrowing = Borrowing(lambda: None)
         loop = type("Loop", (), {"is_closed": lambda _: True})()
         self.catching = memory.Catching(
-            loop,  # type: ignore[arg-type]
+            loop,
             "",
             self.borrowing,
             self.said.append,
