@@ -91,6 +91,19 @@ class Mapping:
                 os.close(self._fd)
 
 
+def _leave_some(fd: int) -> None:
+    """Leave the last quarter of the descriptors to what knows no other way: new connections.
+
+    Raises:
+        OSError: that one is among them.
+    """
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= most - most // 4 <= fd:  # -1: there is no limit
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 def make(size: int) -> Mapping:
     """New memory of this process, which others can map, and only read.
 
@@ -101,6 +114,7 @@ def make(size: int) -> Mapping:
 
     fd = os.memfd_create("pubsubd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
+        _leave_some(fd)
         os.ftruncate(fd, size)
         made = Mapping(fd, size, write=True)
     except BaseException:
@@ -122,6 +136,7 @@ def take(fd: int, size: int) -> Mapping:
     import fcntl
 
     try:
+        _leave_some(fd)
         found = os.fstat(fd)
         try:
             seals = fcntl.fcntl(fd, GET_SEALS)
@@ -173,7 +188,8 @@ class Passing:
         descriptors.connected(self)
         waiting, self._waiting = self._waiting, {}
         for segment in waiting.values():
-            self._send(segment)
+            if not self._send(segment):  # it is gone again
+                break
 
     def retired(self, segment: Segment) -> None:
         """That one need not be sent any more."""

@@ -146,7 +146,7 @@ class Sharing:
         """Nothing is put into the pool any more, and what goes is told to nobody."""
         self._closed = True
         if self.pool is not None:
-            self.pool.on_changed = lambda: None
+            self.pool.close()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -170,7 +170,7 @@ class Sharing:
         """In the child: nobody is told of anything."""
         self._closed = True
         if self.pool is not None:
-            self.pool.on_changed = lambda: None
+            self.pool.close()
         for borrowing in self._borrowed:
             borrowing.end()
 

@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -132,6 +132,8 @@ class Process:
         self.children: list[int] = []
         self.messages = 0
         self.before = before
+        self.pub: Any = None
+        self.sub: Any = None
         self.peer = Peer(plan.address, **plan.peer)
 
     def tell(self, **what: Any) -> None:
@@ -196,6 +198,7 @@ class Process:
 
     def left(self) -> dict[str, Any]:
         """The Peer is closed."""
+        self.pub = self.sub = None  # the log, with its history
         gc.collect()
         here = Counter(descriptors()) - Counter(self.before)
         return {
@@ -208,7 +211,7 @@ class Process:
 class Publisher(Process):
     def __init__(self, plan: Plan, tell: int, before: list[str]) -> None:
         super().__init__(plan, tell, before)
-        self.pub: Any = self.peer.pub(plan.topic, **plan.options)
+        self.pub = self.peer.pub(plan.topic, **plan.options)
         self.other: Any = None
         self.put = 0
         self.of_other = 0
@@ -264,6 +267,7 @@ class Publisher(Process):
         while not self.stopping:
             pub, value = self.next()
             pub.put(value)
+            del value
             if self.new_other():
                 self.other, self.of_other = self.peer.pub(self.plan.topic, **self.plan.options), 0
             elif self.other is not None and self.sometimes(0.03):
@@ -342,7 +346,6 @@ class Publisher(Process):
 class Subscriber(Process):
     def __init__(self, plan: Plan, tell: int, before: list[str]) -> None:
         super().__init__(plan, tell, before)
-        self.sub: Any = None
         self.kept: list[tuple[float, Any, int]] = []
         self.due: dict[str, int] = {}
         self.got: dict[str, int] = {}
@@ -353,6 +356,8 @@ class Subscriber(Process):
 
     def begin(self) -> Any:
         self.due, self.got, self.lost = {}, {}, {}
+        self.last: deque[Any] = deque(maxlen=20)
+        self.began = time.monotonic()
         self.sub = self.peer.sub(self.plan.topic, **self.plan.options)
         return self.sub
 
@@ -360,6 +365,7 @@ class Subscriber(Process):
         """How long it does nothing then."""
         who = event.publisher
         if isinstance(event, Gap):
+            self.last.append(event)
             if event.missed:
                 self.lost[who] = self.lost.get(who, 0) + event.missed
                 if who in self.due:
@@ -368,8 +374,12 @@ class Subscriber(Process):
         assert isinstance(event, Message)
         self.messages += 1
         value = event.value
+        self.last.append((who, event.seq))
         due = self.due.setdefault(who, event.seq)
-        assert value["n"] == event.seq == due, (who, value["n"], event.seq, due)
+        assert value["n"] == event.seq == due, (
+            *(who, value["n"], event.seq, due),
+            *(list(self.last), self.sub.publishers, self.began - time.monotonic()),
+        )
         self.due[who] += 1
         self.got[who] = self.got.get(who, 0) + 1
         data, tag = value["data"], value["tag"]
@@ -506,12 +516,13 @@ class Subscriber(Process):
 
 def live(plan: Plan, listen: int, tell: int) -> NoReturn:
     """What the process does in its life."""
-    code = 3
+    code, errors = 3, []
     try:
-        logs = logging.StreamHandler(sys.stderr)
-        logs.setLevel(logging.ERROR)
         logging.getLogger("pubsub.open").disabled = True
-        logging.getLogger("pubsub").addHandler(logs)
+        logs = logging.Handler(logging.ERROR)
+        logs.emit = lambda record: errors.append(logs.format(record))  # type: ignore[method-assign]
+        for name in "pubsub", "asyncio":
+            logging.getLogger(name).addHandler(logs)
         if not plan.uvloop:
             sys.modules["uvloop"] = None  # type: ignore[assignment]
         die_at(plan)
@@ -535,7 +546,7 @@ def live(plan: Plan, listen: int, tell: int) -> NoReturn:
                 process = uvloop.run(main())
             else:
                 process = asyncio.run(main())
-        process.tell(left=process.left())
+        process.tell(left=process.left() | {"errors": errors})
         code = 0
     except BaseException:
         sys.stderr.write(f"{plan}\n{traceback.format_exc()}")
@@ -701,7 +712,8 @@ class Round:
             assert told["clean"], (told, child.plan)
         for child in self.subs + self.pubs:
             told = child.hear("left")["left"]
-            assert not told["mappings"] and not told["descriptors"], (told, child.plan)
+            for what in "mappings", "descriptors", "errors":
+                assert not told[what], (told, child.plan)
             self.messages += told["messages"]
             child.ended(wait=True)
 

@@ -9,7 +9,9 @@ import gc
 import logging
 import os
 import pickle
+import resource
 import signal
+import socket
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -334,6 +336,77 @@ async def test_no_descriptor_mapping_or_block_is_left_of_links_that_ended() -> N
             assert pool.total == 0
             before = before or (descriptors(), mappings())
         await eventually(lambda: (descriptors(), mappings()) == before)
+
+
+async def test_who_keeps_a_closed_peer_keeps_no_memory() -> None:
+    gc.collect()
+    before = mappings()
+    async with pair() as p:
+        await p.warm()
+        assert mappings() > before
+        p.pub.put(np.full(SIZE, 3, np.uint8))
+        view = await p.sub.get(LONG)
+        pool = p.pool
+        p.pub.empty(5 * MIB, np.uint8)  # its segment is idle
+    assert set(view.tolist()) == {3}
+    del view
+    await eventually(lambda: gc.collect() or mappings() <= before)
+    assert pool.total == 0
+    assert not pool.departed
+
+
+async def test_a_child_keeps_what_it_shows_and_no_other_memory_of_its_parent() -> None:
+    async with pair() as p:
+        await p.warm()
+        array = p.pub.empty(SIZE, np.uint8)
+        array[:] = 4
+        view = p.pub.empty(5 * MIB, np.uint8)
+        del view  # its segment is idle
+        assert mappings() > 2
+
+        def few() -> bool:
+            return mappings() == 1 and bool((array == 4).all())
+
+        assert exit_code(in_child(few)) == 0
+
+
+async def test_the_last_quarter_of_the_descriptors_is_left_to_connections() -> None:
+    async with pair() as p:
+        pubs = [p.here.pub(f"t/{i}") for i in range(40)]
+        subs = [await p.there.sub(f"t/{i}") for i in range(40)]
+        for pub in pubs:
+            await pub.wait_for_subscribers(1, LONG)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 80, limits[1]))
+        try:
+            arrays = [pub.empty(SIZE, np.uint8) for pub in pubs]
+            for pub, sub, array in zip(pubs, subs, arrays, strict=True):
+                array[:] = 6
+                pub.put(array)
+                assert (await sub.get(LONG)).sum() == 6 * SIZE
+            async with Peer(p.there.coordinators[0]) as other:
+                late = await other.sub("t/3")
+                await pubs[3].wait_for_subscribers(2, LONG)
+                pubs[3].put(np.full(SIZE, 7, np.uint8))
+                assert (await late.get(LONG)).sum() == 7 * SIZE
+            assert 10 < len(p.pool.segments) < 40
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_subscriber_that_is_gone_when_memory_is_passed_fails_nothing() -> None:
+    """It was killed on its way, and several segments wait for it."""
+    passing = memory.Passing(lambda ticket: None)
+    pool = Pool(64 * MIB, memory.make, lambda: None)
+    share = pool.share(lambda: True)
+    blocks = [share.block(MIB), share.block(2 * MIB)]
+    assert [passing.offer(segment) for segment in pool.segments] == [True, True]
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    passing.joined(ours)
+    assert passing.sock is None
+    assert not passing.offer(pool.segments[0])
+    del blocks
 
 
 # --- pub.empty -------------------------------------------------------------------------------
