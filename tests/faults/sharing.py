@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import json
 import logging
 import os
 import random
+import select
 import signal
 import sys
 import threading
@@ -27,7 +29,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -74,7 +76,7 @@ class Plan(NamedTuple):
     step: str = ""
     """At which it is killed; empty: at none."""
     after: bool = False
-    count: int = 0
+    at: int = 0
     calm: bool = False
     """It forks not, and cuts no links."""
 
@@ -87,7 +89,7 @@ def die_at(plan: Plan) -> None:
     if not plan.step:
         return
     kind, name = STEPS[plan.step]
-    whole, left = getattr(kind, name), [plan.count]
+    whole, left = getattr(kind, name), [plan.at]
 
     def step(*args: Any, **kwargs: Any) -> Any:
         left[0] -= 1
@@ -129,6 +131,7 @@ class Process:
         self.chance = random.Random(plan.seed)
         self.tell_to = tell
         self.stopping = False
+        self.last = False
         self.children: list[int] = []
         self.messages = 0
         self.before = before
@@ -172,7 +175,8 @@ class Process:
             found, status = os.waitpid(pid, how)
             if found:
                 self.children.remove(pid)
-                assert not status, f"a child saw something change: {status}"
+                if status != signal.SIGKILL:  # at its parent's step
+                    assert not status, f"a child saw something change: {status}"
 
     def rest(self) -> dict[str, Any]:
         """What it has of the memory of others, and of its own."""
@@ -195,6 +199,12 @@ class Process:
             }
 
         return dict(self.in_loop(look))
+
+    def run(self, listen: int) -> None:
+        raise NotImplementedError
+
+    async def run_async(self, listen: int) -> None:
+        raise NotImplementedError
 
     def left(self) -> dict[str, Any]:
         """The Peer is closed."""
@@ -262,8 +272,6 @@ class Publisher(Process):
 
     def run(self, listen: int) -> None:
         threading.Thread(target=self.listen, args=(listen,), daemon=True).start()
-        if not self.plan.blocking:
-            raise AssertionError
         while not self.stopping:
             pub, value = self.next()
             pub.put(value)
@@ -275,8 +283,9 @@ class Publisher(Process):
             time.sleep(self.pause())
         if self.other is not None:
             self.other = self.other.close()
-        self.pub.wait_for_subscribers(self.command["subs"], LONG)
         self.finish()
+        while not self.last:
+            time.sleep(0.01)
         self.pub.put({"n": self.put - 1, "tag": 1, "data": bytes([1, 0, 0, 0])})
         self.pub.flush(LONG)
         self.counted()
@@ -299,8 +308,9 @@ class Publisher(Process):
         if self.other is not None:
             await self.other.close()
             self.other = None
-        await self.pub.wait_for_subscribers(self.command["subs"], LONG)
         self.finish()
+        while not self.last:
+            await asyncio.sleep(0.01)
         await self.pub.put({"n": self.put - 1, "tag": 1, "data": bytes([1, 0, 0, 0])})
         await self.pub.flush(LONG)
         self.counted()
@@ -311,15 +321,16 @@ class Publisher(Process):
 
     def listen(self, listen: int) -> None:
         with open(listen, closefd=False) as lines:
-            for line in lines:
-                self.command = json.loads(line)
-                self.stopping = True
-                return
+            lines.readline()
+            self.stopping = True
+            lines.readline()
+            self.last = True
 
     def finish(self) -> None:
         self.reap()
         self.put += 1
         self.kept.clear()
+        self.counted()
 
     def counted(self) -> None:
         stream = self.pub._publication.stream_id
@@ -351,12 +362,15 @@ class Subscriber(Process):
         self.got: dict[str, int] = {}
         self.lost: dict[str, int] = {}
         self.awaited: dict[str, int] = {}
+        self.watched: list[str] = []
+        self.steady = plan.calm
         self.most = self.chance.choice([0, 3, 10, 30])
         self.slow = self.chance.choice([0, 0, 0, 0.003, 0.02])
 
     def begin(self) -> Any:
         self.due, self.got, self.lost = {}, {}, {}
-        self.last: deque[Any] = deque(maxlen=20)
+        self.highest: dict[str, int] = {}
+        self.seen: deque[Any] = deque(maxlen=20)
         self.began = time.monotonic()
         self.sub = self.peer.sub(self.plan.topic, **self.plan.options)
         return self.sub
@@ -365,7 +379,7 @@ class Subscriber(Process):
         """How long it does nothing then."""
         who = event.publisher
         if isinstance(event, Gap):
-            self.last.append(event)
+            self.seen.append(event)
             if event.missed:
                 self.lost[who] = self.lost.get(who, 0) + event.missed
                 if who in self.due:
@@ -374,18 +388,21 @@ class Subscriber(Process):
         assert isinstance(event, Message)
         self.messages += 1
         value = event.value
-        self.last.append((who, event.seq))
+        self.seen.append((who, event.seq))
         due = self.due.setdefault(who, event.seq)
-        assert value["n"] == event.seq == due, (
+        latest = self.plan.options.get("keep") == "latest"  # its gaps may come before their place
+        place = event.seq > self.highest.get(who, -1) if latest else event.seq == due
+        assert value["n"] == event.seq and place, (
             *(who, value["n"], event.seq, due),
-            *(list(self.last), self.sub.publishers, self.began - time.monotonic()),
+            *(list(self.seen), self.sub.publishers, self.began - time.monotonic()),
         )
+        self.highest[who] = event.seq
         self.due[who] += 1
         self.got[who] = self.got.get(who, 0) + 1
         data, tag = value["data"], value["tag"]
         assert same(data, tag), f"{who} {event.seq}: it came with another's"
         now = time.monotonic()
-        if len(self.kept) < self.most and self.sometimes(0.3) and not self.awaited:
+        if len(self.kept) < self.most and self.sometimes(0.3):
             self.kept.append((now + self.chance.choice([0.05, 0.5, 3]), data, tag))
         self.let_go(now)
         del data, value, event
@@ -410,15 +427,21 @@ class Subscriber(Process):
 
     @property
     def complete(self) -> bool:
+        if self.watched and not self.awaited:
+            states = self.sub.publishers
+            if all(states.get(who, {}).get("state") == "attached" for who in self.watched):
+                self.watched.clear()
+                self.tell(attached=True)
         return bool(self.awaited) and all(
             self.due.get(who, 0) >= count for who, count in self.awaited.items()
         )
 
     def listen(self, listen: int) -> None:
         with open(listen, closefd=False) as lines:
-            for line in lines:
-                self.awaited = json.loads(line)["due"]
-                return
+            watched = json.loads(lines.readline())["watch"]
+            self.steady = True
+            self.watched = watched
+            self.awaited = json.loads(lines.readline())["due"]
 
     def account(self) -> None:
         self.reap()
@@ -455,7 +478,7 @@ class Subscriber(Process):
             del event
             if pause:
                 time.sleep(pause)
-            if self.sometimes(0.003) and not self.awaited and not self.plan.calm:
+            if self.sometimes(0.003) and not self.steady:
                 self.sub.close()
                 self.begin()
         self.account()
@@ -481,7 +504,7 @@ class Subscriber(Process):
             again = asyncio.Event()
             taking = asyncio.ensure_future(self._take_each(self.begin(), again))
             deadline = 0.0
-            while not (self.complete or again.is_set() or taking.done()):
+            while not (again.is_set() or taking.done() or self.complete):
                 await asyncio.sleep(0.02)
                 if self.awaited:
                     deadline = deadline or time.monotonic() + LONG
@@ -508,7 +531,7 @@ class Subscriber(Process):
         async for event in sub.messages():
             pause = self.take(event)
             del event
-            if self.sometimes(0.003) and not self.awaited and not self.plan.calm:
+            if self.sometimes(0.003) and not self.steady:
                 again.set()
             if pause:
                 await asyncio.sleep(pause)
@@ -516,6 +539,7 @@ class Subscriber(Process):
 
 def live(plan: Plan, listen: int, tell: int) -> NoReturn:
     """What the process does in its life."""
+    faulthandler.register(signal.SIGUSR1)
     code, errors = 3, []
     try:
         logging.getLogger("pubsub.open").disabled = True
@@ -579,6 +603,10 @@ class Child:
 
     def hear(self, key: str) -> Any:
         """Its next word, which is of that kind."""
+        if not select.select([self._from], [], [], 2 * LONG)[0]:
+            self.kill(signal.SIGUSR1)
+            time.sleep(1)
+            raise AssertionError(f"nothing of {key!r} was said: {self.plan}")
         found = json.loads(self.out.readline() or '{"it": "is gone"}')
         assert key in found, (found, self.plan)
         return found
@@ -601,22 +629,25 @@ class Child:
 class Round:
     """So many kills, and the account."""
 
-    def __init__(self, number: int, address: str, seed: int, *, steps: str = "") -> None:
+    def __init__(self, number: int, address: str, seed: int) -> None:
         self.chance = random.Random(seed)
         self.number = number
         self.address = address
-        self.steps = steps
         chance = self.chance
         self.overflow = chance.choice(["block", "block", "drop"])
         self.history = chance.choice([0, 0, 3])
+        self.shared = -1
+        self.uvloop = find_spec("uvloop") is not None
         self.quick = chance.choice([True, False])
         self.kills = 0
         self.stops = 0
+        self.missed: list[str] = []
         self.messages = 0
         self.pubs: list[Child] = []
         self.subs: list[Child] = []
 
-    def start(self, role: str, step: str = "", *, calm: bool = False) -> None:
+    def start(self, role: str, step: str = "", **more: Any) -> None:
+        """One more of them; `more`: of its plan."""
         chance = self.chance
         peer: dict[str, Any] = {
             "shared_memory": chance.choice([0, 4 * MIB, 24 * MIB, 64 * MIB, 64 * MIB]),
@@ -637,12 +668,21 @@ class Round:
                 options["history"] = 2
             if chance.random() < 0.1:
                 options["copy"] = True
+        if self.shared >= 0:
+            peer["shared_memory"] = self.shared
         plan = Plan(
-            *(role, f"sharing/{self.number}", self.address),
-            *(chance.random() < 0.4, chance.random() < 0.6),
-            *(peer, options, chance.randrange(2**32)),
-            *(step, chance.random() < 0.5, chance.choice([1, 1, 2, 3, 7, 20, 60]), calm),
-        )
+            role=role,
+            topic=f"sharing/{self.number}",
+            address=self.address,
+            blocking=chance.random() < 0.4,
+            uvloop=self.uvloop and chance.random() < 0.6,
+            peer=peer,
+            options=options,
+            seed=chance.randrange(2**32),
+            step=step,
+            after=chance.random() < 0.5,
+            at=chance.choice([1, 1, 2, 3, 7, 20, 60]),
+        )._replace(**more)
         (self.pubs if role == "pub" else self.subs).append(Child(plan))
 
     def step_for(self, role: str) -> str:
@@ -686,6 +726,30 @@ class Round:
                     child.kill(signal.SIGCONT)
         self.settle()
 
+    def each_step(self, role: str) -> None:
+        """Of one role, a process is killed at each step, before it and after it; those of the other
+        live on."""
+        self.overflow, self.history, self.quick, self.shared = "block", 0, False, 24 * MIB
+        for _ in range(2):
+            self.start("pub", calm=True)
+            self.start("sub", calm=True)
+        group = self.pubs if role == "pub" else self.subs
+        names = OF_PUB if role == "pub" else OF_SUB
+        for step in STEPS:
+            for after in (False, True) if step.split(".")[0] in names else ():
+                self.start(role, step, after=after, at=1)
+                child = group[-1]
+                until = time.monotonic() + 1
+                while not child.ended():
+                    if time.monotonic() > until:  # it never came there, or at its end
+                        self.missed.append(step)
+                        child.kill()
+                        until += LONG
+                    time.sleep(0.005)
+                group.remove(child)
+                self.kills += 1
+        self.settle()
+
     def settle(self) -> None:
         """Nobody is killed any more; the account."""
         for group in self.pubs, self.subs:
@@ -696,8 +760,16 @@ class Round:
                     group.remove(child)
                     self.start(child.plan.role, calm=True)
         for pub in self.pubs:
-            pub.say(subs=len(self.subs))
+            pub.say(stop=True)
         put: dict[str, int] = {}
+        for pub in self.pubs:
+            put |= pub.hear("put")["put"]
+        for sub in self.subs:
+            sub.say(watch=list(put))
+        for sub in self.subs:
+            sub.hear("attached")
+        for pub in self.pubs:
+            pub.say(last=True)
         for pub in self.pubs:
             put |= pub.hear("put")["put"]
         for sub in self.subs:
@@ -723,36 +795,42 @@ class Round:
                 child.kill()
 
 
-def soak(kills: int, seed: int, minutes: float, each: int = 25) -> None:
-    """So many kills, or minutes."""
-    began, done, messages, stops = time.monotonic(), 0, 0, 0
-    number = 0
+def soak(given: argparse.Namespace) -> None:
+    """So many kills, or minutes; or one at each step."""
+    began, kills, messages, stops, number = time.monotonic(), 0, 0, 0, 0
     in_shm = set(os.listdir("/dev/shm"))
     with processes() as start:
         address = daemon(start)[1]
-        while done < kills and time.monotonic() - began < minutes * 60:
+        while kills < given.kills and time.monotonic() - began < given.minutes * 60:
             number += 1
-            turn = Round(number, address, seed + number)
+            turn = Round(number, address, given.seed + number)
             try:
-                turn.run(min(each, kills - done))
+                if given.steps:
+                    turn.each_step(given.steps)
+                    given.kills = 0
+                else:
+                    turn.run(min(given.each, given.kills - kills))
             except BaseException:
-                print(f"round {number} with seed {seed + number} failed", flush=True)
+                print(f"round {number} with seed {given.seed + number} failed", flush=True)
                 raise
             finally:
                 turn.end()
-            done, messages, stops = done + turn.kills, messages + turn.messages, stops + turn.stops
+            kills, messages, stops = (
+                kills + turn.kills,
+                messages + turn.messages,
+                stops + turn.stops,
+            )
             took = time.monotonic() - began
-            print(f"{took:.0f} s: {done} kills, {stops} stops, {messages} messages", flush=True)
-    new = set(os.listdir("/dev/shm")) - in_shm
-    assert not [name for name in new if "pubsub" in name], new
+            print(f"{took:.0f} s: {kills} kills, {stops} stops, {messages} messages", flush=True)
+            print(f"not reached: {turn.missed}", flush=True)
+    assert not {name for name in set(os.listdir("/dev/shm")) - in_shm if "pubsub" in name}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--each", type=int, default=25)
+    parser.add_argument("--each", type=int, default=25, help="kills of a round")
+    parser.add_argument("--steps", choices=["pub", "sub"], help="kill at each step of these")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=20)
-    given = parser.parse_args()
-    soak(given.kills, given.seed, given.minutes, given.each)
-    assert Path("/dev/shm").exists()
+    soak(parser.parse_args())
