@@ -109,6 +109,9 @@ class Pool:
         self._shares: WeakValueDictionary[int, Share] = WeakValueDictionary()
         self._numbers = 0
         self._growing = False  # somebody adds a segment
+        # Bytes that may make room for others before the next look. New memory costs more than a
+        # socket: sizes, or Pubs, that take turns in a pool which is too small would all be slower.
+        self._movable = size
 
     @property
     def segments(self) -> list[Segment]:
@@ -145,10 +148,14 @@ class Pool:
             size = min(SMALLEST << len(among), max(LARGEST, self.size // MOST))
             size = slot * max(1, size // slot)
             size = size if self.total + size <= self.size else slot
-            for other in self.segments:  # those that hold nothing go first
+            idle = [other for other in self.segments if not other.used]
+            if self.total + size - self.size > min(sum(o.size for o in idle), self._movable):
+                return False  # else what does not fit would take the room of what does
+            for other in idle:  # those that hold nothing go first
                 if self.total + size <= self.size:
                     break
                 if not other.used:
+                    self._movable -= other.size
                     self.retire(other)
             if self.total + size > self.size:
                 return False
@@ -189,9 +196,18 @@ class Pool:
             if segment.used:
                 self.retire(segment)
 
+    def close(self) -> None:
+        """Nothing is put here any more, and nobody is told what goes."""
+        self.size = 0
+        self.on_changed = lambda: None
+        for segment in self.segments:
+            self.retire(segment)
+        self.departed = deque(maxlen=0)
+
     def look(self, now: float) -> bool:
         """Give back what was not used for `IDLE` seconds; returns whether anything is left. To be
         called from time to time."""
+        self._movable = self.size
         for segment in self.segments:
             if segment.used:
                 continue

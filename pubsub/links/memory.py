@@ -90,6 +90,19 @@ class Mapping:
                 os.close(self._fd)
 
 
+def _leave_some(fd: int) -> None:
+    """Leave the last quarter of the descriptors to what knows no other way: new connections.
+
+    Raises:
+        OSError: that one is among them.
+    """
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if 0 <= most - most // 4 <= fd:  # -1: there is no limit
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 def make(size: int) -> Mapping:
     """New memory of this process, which others can map, and only read.
 
@@ -137,15 +150,6 @@ def take(fd: int, size: int) -> Mapping:
         os.close(fd)
 
 
-def _leave_some(fd: int) -> None:
-    """Raise OSError where half of the descriptors are in use: before 3.13, Python's mappings have
-    one each, and connections and files need them more."""
-    import resource
-
-    if 2 * fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 0:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-
 class Passing:
     """The publishing end: offers segments to the other end of one link.
 
@@ -183,7 +187,8 @@ class Passing:
         descriptors.connected(self)
         waiting, self._waiting = self._waiting, {}
         for segment in waiting.values():
-            self._send(segment)
+            if not self._send(segment):  # it is gone again
+                break
 
     def retired(self, segment: Segment) -> None:
         """That one need not be sent any more."""

@@ -147,10 +147,7 @@ class Sharing:
         of it goes now, though the Peer itself may be kept."""
         self._closed = True
         if self.pool is not None:
-            self.pool.on_changed = lambda: None
-            for segment in self.pool.segments:
-                self.pool.retire(segment)
-            self.pool.departed.clear()
+            self.pool.close()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -174,7 +171,7 @@ class Sharing:
         """In the child: nobody is told of anything."""
         self._closed = True
         if self.pool is not None:
-            self.pool.on_changed = lambda: None
+            self.pool.close()
         for borrowing in self._borrowed:
             borrowing.end()
 

@@ -115,6 +115,36 @@ def test_what_holds_nothing_makes_room_for_what_is_needed() -> None:
     assert len(shared.departed) == 3
 
 
+def test_what_finds_no_room_leaves_what_holds_nothing_where_it_is() -> None:
+    many = pool(8 * MIB)
+    share = many.share(lambda: True)
+    held = [share.block(MIB) for _ in range(4)]
+    small = place(share.block(100_000))
+    for _ in range(10):
+        assert share.block(7 * MIB) is None
+        assert place(share.block(100_000)) == small
+    assert None not in held
+
+
+def test_sizes_that_take_turns_in_a_pool_which_is_too_small_do_not_make_memory_each_time() -> None:
+    made = []
+
+    def make(size: int) -> Any:
+        made.append(size)
+        return Fake(size)
+
+    many = pool(8 * MIB, make)
+    share = many.share(lambda: True)
+    for i in range(1000):
+        share.block((i % 13 + 1) * 100_000)
+    assert sum(made) <= 2 * many.size
+    assert len(made) < 20
+    many.look(5.0)
+    for i in range(1000):
+        share.block((i % 13 + 1) * 110_000)
+    assert len(made) < 40
+
+
 @pytest.mark.parametrize("error", [OSError, MemoryError, ValueError])
 def test_where_no_memory_can_be_made_there_is_no_block(error: type[Exception]) -> None:
     def make(size: int) -> Fake:

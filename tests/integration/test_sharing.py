@@ -9,7 +9,9 @@ import gc
 import logging
 import os
 import pickle
+import resource
 import signal
+import socket
 import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -353,42 +355,75 @@ async def test_a_closed_sub_holds_nothing_of_what_it_handed_out() -> None:
         await eventually(lambda: held() is None)
 
 
-async def test_a_closed_peer_has_no_memory_mapped_that_nobody_holds() -> None:
+async def test_who_keeps_a_closed_peer_keeps_no_memory() -> None:
     gc.collect()
     before = mappings()
     async with pair() as p:
         await p.warm()
         assert mappings() > before
-    pool = p.pool
-    del p.pub, p.sub
-    gc.collect()
-    await eventually(lambda: mappings() <= before)
+        p.pub.put(np.full(SIZE, 3, np.uint8))
+        view = await p.sub.get(LONG)
+        pool = p.pool
+        p.pub.empty(5 * MIB, np.uint8)  # its segment is idle
+    assert set(view.tolist()) == {3}
+    del view
+    await eventually(lambda: gc.collect() or mappings() <= before)
     assert pool.total == 0
+    assert not pool.departed
 
 
-async def test_memory_takes_half_of_the_descriptors_at_most() -> None:
-    """Connections and files need them more: what finds none for its memory goes by the link."""
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with pair(shared_memory=512 * MIB, overflow="drop", buffer=512 * MIB) as p:
+async def test_a_child_keeps_what_it_shows_and_no_other_memory_of_its_parent() -> None:
+    async with pair() as p:
         await p.warm()
-        before = set(os.listdir("/proc/self/fd"))
-        lowest = os.open(os.devnull, os.O_RDONLY)
-        os.close(lowest)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * (lowest + 10), limits[1]))
+        array = p.pub.empty(SIZE, np.uint8)
+        array[:] = 4
+        view = p.pub.empty(5 * MIB, np.uint8)
+        del view  # its segment is idle
+        assert mappings() > 2
+
+        def few() -> bool:
+            return mappings() == 1 and bool((array == 4).all())
+
+        assert exit_code(in_child(few)) == 0
+
+
+async def test_the_last_quarter_of_the_descriptors_is_left_to_connections() -> None:
+    async with pair() as p:
+        pubs = [p.here.pub(f"t/{i}") for i in range(40)]
+        subs = [await p.there.sub(f"t/{i}") for i in range(40)]
+        for pub in pubs:
+            await pub.wait_for_subscribers(1, LONG)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 80, limits[1]))
         try:
-            kept = []
-            for i in range(60):
-                p.pub.put(np.full(8 * MIB, i, np.uint8))
-                kept.append(await p.sub.get(LONG))
-            new = set(os.listdir("/proc/self/fd")) - before
-            assert max(map(int, new), default=0) <= lowest + 12
-            assert [int(array[-1]) for array in kept] == list(range(60))
-            assert p.sub.lost == 0
-            kept.clear()
+            arrays = [pub.empty(SIZE, np.uint8) for pub in pubs]
+            for pub, sub, array in zip(pubs, subs, arrays, strict=True):
+                array[:] = 6
+                pub.put(array)
+                assert (await sub.get(LONG)).sum() == 6 * SIZE
+            async with Peer(p.there.coordinators[0]) as other:
+                late = await other.sub("t/3")
+                await pubs[3].wait_for_subscribers(2, LONG)
+                pubs[3].put(np.full(SIZE, 7, np.uint8))
+                assert (await late.get(LONG)).sum() == 7 * SIZE
+            assert 10 < len(p.pool.segments) < 40
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_subscriber_that_is_gone_when_memory_is_passed_fails_nothing() -> None:
+    """It was killed on its way, and several segments wait for it."""
+    passing = memory.Passing(lambda ticket: None)
+    pool = Pool(64 * MIB, memory.make, lambda: None)
+    share = pool.share(lambda: True)
+    blocks = [share.block(MIB), share.block(2 * MIB)]
+    assert [passing.offer(segment) for segment in pool.segments] == [True, True]
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    passing.joined(ours)
+    assert passing.sock is None
+    assert not passing.offer(pool.segments[0])
+    del blocks
 
 
 # --- pub.empty -------------------------------------------------------------------------------
