@@ -272,6 +272,8 @@ class Publisher(Process):
 
     def run(self, listen: int) -> None:
         threading.Thread(target=self.listen, args=(listen,), daemon=True).start()
+        while not self.peer.address:
+            time.sleep(0.01)
         while not self.stopping:
             pub, value = self.next()
             pub.put(value)
@@ -295,6 +297,7 @@ class Publisher(Process):
 
     async def run_async(self, listen: int) -> None:
         threading.Thread(target=self.listen, args=(listen,), daemon=True).start()
+        await self.pub
         while not self.stopping:
             pub, value = self.next()
             await pub.put(value)
@@ -363,6 +366,7 @@ class Subscriber(Process):
         self.lost: dict[str, int] = {}
         self.awaited: dict[str, int] = {}
         self.watched: list[str] = []
+        self.asked = 0.0
         self.steady = plan.calm
         self.most = self.chance.choice([0, 3, 10, 30])
         self.slow = self.chance.choice([0, 0, 0, 0.003, 0.02])
@@ -432,6 +436,9 @@ class Subscriber(Process):
             if all(states.get(who, {}).get("state") == "attached" for who in self.watched):
                 self.watched.clear()
                 self.tell(attached=True)
+            else:
+                self.asked = self.asked or time.monotonic()
+                assert time.monotonic() < self.asked + LONG, (self.watched, states)
         return bool(self.awaited) and all(
             self.due.get(who, 0) >= count for who, count in self.awaited.items()
         )
@@ -596,18 +603,23 @@ class Child:
             live(plan, theirs, told)
         os.close(theirs)
         os.close(told)
-        self.out = open(self._from)
+        self._said = b""
 
     def say(self, **what: Any) -> None:
         os.write(self._to, (json.dumps(what) + "\n").encode())
 
     def hear(self, key: str) -> Any:
         """Its next word, which is of that kind."""
-        if not select.select([self._from], [], [], 2 * LONG)[0]:
-            self.kill(signal.SIGUSR1)
-            time.sleep(1)
-            raise AssertionError(f"nothing of {key!r} was said: {self.plan}")
-        found = json.loads(self.out.readline() or '{"it": "is gone"}')
+        while b"\n" not in self._said:
+            if not select.select([self._from], [], [], 2 * LONG)[0]:
+                self.kill(signal.SIGUSR1)
+                time.sleep(1)
+                raise AssertionError(f"nothing of {key!r} was said: {self.plan}")
+            said = os.read(self._from, 65536)
+            assert said, f"it is gone: {self.plan}"
+            self._said += said
+        line, _, self._said = self._said.partition(b"\n")
+        found = json.loads(line)
         assert key in found, (found, self.plan)
         return found
 
@@ -619,7 +631,7 @@ class Child:
         pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
         if pid:
             code = os.waitstatus_to_exitcode(status)
-            self.out.close()
+            os.close(self._from)
             os.close(self._to)
             assert code in (0, -signal.SIGKILL), (code, self.plan)
             assert code or wait, ("it ended by itself", self.plan)
