@@ -29,7 +29,6 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -39,9 +38,16 @@ from pubsub.config import MIB
 from pubsub.core import lending, pool
 from pubsub.links import memory
 from tests.cli.processes import daemon, processes
-from tests.integration.support import break_links
+from tests.integration.support import break_links, eventually
 
 __all__ = ["STEPS", "Round", "soak"]
+
+try:
+    import uvloop  # noqa: F401  # a loop is made in the processes
+except ModuleNotFoundError:
+    UVLOOP = False
+else:
+    UVLOOP = True
 
 LONG = 40.0
 STEPS: dict[str, tuple[type, str]] = {
@@ -272,6 +278,8 @@ class Publisher(Process):
 
     def run(self, listen: int) -> None:
         threading.Thread(target=self.listen, args=(listen,), daemon=True).start()
+        while not self.peer.address:
+            time.sleep(0.01)
         while not self.stopping:
             pub, value = self.next()
             pub.put(value)
@@ -295,6 +303,7 @@ class Publisher(Process):
 
     async def run_async(self, listen: int) -> None:
         threading.Thread(target=self.listen, args=(listen,), daemon=True).start()
+        await self.pub
         while not self.stopping:
             pub, value = self.next()
             await pub.put(value)
@@ -309,13 +318,11 @@ class Publisher(Process):
             await self.other.close()
             self.other = None
         self.finish()
-        while not self.last:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: self.last)
         await self.pub.put({"n": self.put - 1, "tag": 1, "data": bytes([1, 0, 0, 0])})
         await self.pub.flush(LONG)
         self.counted()
-        while not await self.rests():
-            await asyncio.sleep(0.05)
+        await eventually(self._rests)
         await self.pub.close()
         await self.peer.close()
 
@@ -335,7 +342,7 @@ class Publisher(Process):
     def counted(self) -> None:
         stream = self.pub._publication.stream_id
         self.tell(put={f"{self.peer.address}#{stream}": self.put})
-        self.until = time.monotonic() + LONG
+        self.until = time.monotonic() + LONG / 2
 
     def _rests(self) -> bool:
         found = self.rest()
@@ -345,9 +352,6 @@ class Publisher(Process):
             self.tell(rest=found, clean=bool(clean))
             return True
         return False
-
-    async def rests(self) -> bool:
-        return self._rests()
 
     def at_rest(self, sleep: Callable[[float], None]) -> None:
         while not self._rests():
@@ -363,6 +367,7 @@ class Subscriber(Process):
         self.lost: dict[str, int] = {}
         self.awaited: dict[str, int] = {}
         self.watched: list[str] = []
+        self.asked = 0.0
         self.steady = plan.calm
         self.most = self.chance.choice([0, 3, 10, 30])
         self.slow = self.chance.choice([0, 0, 0, 0.003, 0.02])
@@ -371,7 +376,6 @@ class Subscriber(Process):
         self.due, self.got, self.lost = {}, {}, {}
         self.highest: dict[str, int] = {}
         self.seen: deque[Any] = deque(maxlen=20)
-        self.began = time.monotonic()
         self.sub = self.peer.sub(self.plan.topic, **self.plan.options)
         return self.sub
 
@@ -392,10 +396,8 @@ class Subscriber(Process):
         due = self.due.setdefault(who, event.seq)
         latest = self.plan.options.get("keep") == "latest"  # its gaps may come before their place
         place = event.seq > self.highest.get(who, -1) if latest else event.seq == due
-        assert value["n"] == event.seq and place, (
-            *(who, value["n"], event.seq, due),
-            *(list(self.seen), self.sub.publishers, self.began - time.monotonic()),
-        )
+        assert value["n"] == event.seq, (who, value["n"], event.seq)
+        assert place, (who, event.seq, due, list(self.seen), self.sub.publishers)
         self.highest[who] = event.seq
         self.due[who] += 1
         self.got[who] = self.got.get(who, 0) + 1
@@ -432,6 +434,9 @@ class Subscriber(Process):
             if all(states.get(who, {}).get("state") == "attached" for who in self.watched):
                 self.watched.clear()
                 self.tell(attached=True)
+            else:
+                self.asked = self.asked or time.monotonic()
+                assert time.monotonic() < self.asked + LONG, (self.watched, states)
         return bool(self.awaited) and all(
             self.due.get(who, 0) >= count for who, count in self.awaited.items()
         )
@@ -451,7 +456,7 @@ class Subscriber(Process):
             got={who: self.got.get(who, 0) for who in self.awaited},
             lost={who: self.lost.get(who, 0) for who in self.awaited},
         )
-        self.until = time.monotonic() + LONG
+        self.until = time.monotonic() + LONG / 2
 
     def _rests(self) -> bool:
         found = self.rest()
@@ -520,8 +525,7 @@ class Subscriber(Process):
             await asyncio.wait([taking])
             await self.sub.close()
         self.account()
-        while not self._rests():
-            await asyncio.sleep(0.05)
+        await eventually(self._rests)
         taking.cancel()
         await asyncio.wait([taking])
         await self.sub.close()
@@ -596,18 +600,23 @@ class Child:
             live(plan, theirs, told)
         os.close(theirs)
         os.close(told)
-        self.out = open(self._from)
+        self._said = b""
 
     def say(self, **what: Any) -> None:
         os.write(self._to, (json.dumps(what) + "\n").encode())
 
     def hear(self, key: str) -> Any:
         """Its next word, which is of that kind."""
-        if not select.select([self._from], [], [], 2 * LONG)[0]:
-            self.kill(signal.SIGUSR1)
-            time.sleep(1)
-            raise AssertionError(f"nothing of {key!r} was said: {self.plan}")
-        found = json.loads(self.out.readline() or '{"it": "is gone"}')
+        while b"\n" not in self._said:
+            if not select.select([self._from], [], [], 2 * LONG)[0]:
+                self.kill(signal.SIGUSR1)
+                time.sleep(1)
+                raise AssertionError(f"nothing of {key!r} was said: {self.plan}")
+            said = os.read(self._from, 65536)
+            assert said, f"it is gone: {self.plan}"
+            self._said += said
+        line, _, self._said = self._said.partition(b"\n")
+        found = json.loads(line)
         assert key in found, (found, self.plan)
         return found
 
@@ -619,7 +628,7 @@ class Child:
         pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
         if pid:
             code = os.waitstatus_to_exitcode(status)
-            self.out.close()
+            os.close(self._from)
             os.close(self._to)
             assert code in (0, -signal.SIGKILL), (code, self.plan)
             assert code or wait, ("it ended by itself", self.plan)
@@ -637,7 +646,7 @@ class Round:
         self.overflow = chance.choice(["block", "block", "drop"])
         self.history = chance.choice([0, 0, 3])
         self.shared = -1
-        self.uvloop = find_spec("uvloop") is not None
+        self.uvloop = UVLOOP
         self.quick = chance.choice([True, False])
         self.kills = 0
         self.stops = 0
