@@ -81,8 +81,6 @@ class Cursor:
     shut_until: float | None = None
     """Until when it may let nothing be sent to it, where a Pub waits for that."""
     queued: bool = False
-    written: int = 0
-    """Everything below it was written by who put it, before it came into the log."""
     confirm: int | None = None
     """A flush waits until everything below it is known to have arrived; None: none does."""
     lost: int = 0

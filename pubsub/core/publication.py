@@ -104,7 +104,6 @@ class Publication:
         on_room: called when there may be room (set by whoever waits for it).
         on_absent: called with one that was expected, never came, and lacks something.
         on_shut: called with one that is cut off because it let nothing be sent to it.
-        on_leave: called before a subscriber is dropped, in whatever state.
         on_due: called with a time at which `expire` has something to do, where that is news.
         watchers: called after a subscriber attached, and at the end.
         leavers: the last `MAX_LEAVERS` that are gone and lacked something.
@@ -139,7 +138,6 @@ class Publication:
         self.on_absent: Callable[[Leaver], None] | None = None
         self.on_shut: Callable[[Leaver], None] | None = None
         self.on_due: Callable[[float], None] | None = None
-        self.on_leave: Callable[[], None] | None = None
         self.watchers: list[Callable[[], None]] = []
         self.leavers: deque[Leaver] = deque(maxlen=MAX_LEAVERS)
         self.reached = 0
@@ -196,14 +194,6 @@ class Publication:
         for _ in range(going):
             log.drop_first()
         return True
-
-    def lone(self) -> Cursor | None:
-        """The one that is attached, if it is the only one, and has all that was put."""
-        if len(self._attached) != 1:
-            return None
-        (cursor,) = self._attached.values()
-        idle = cursor.at_end and not cursor.queued and cursor.confirm is None
-        return cursor if idle else None
 
     # --- who subscribes -----------------------------------------------------------------
 
@@ -508,8 +498,6 @@ class Publication:
         return leaver
 
     def _drop(self, cursor: Cursor, how: How | None = None) -> None:
-        if self.on_leave is not None:
-            self.on_leave()
         if how is not None:
             self._leave(cursor, how)
         del self._cursors[cursor.key]

@@ -81,8 +81,6 @@ class Serving:
         max_channels: how many may be open at once.
         write_now: writes a frame at once, where nothing else is on its way to be written in this
             turn, and a socket is there that takes it; False: it is not written.
-        line: the link, where its socket may be lent to a thread that puts (see `Lane`); None: not
-            now.
         way: of which kind the way to it is (see `Way.kind`).
         rights: of the subscribing peer. Whatever a coordinator has said: what it may not subscribe
             is refused here.
@@ -102,7 +100,6 @@ class Serving:
         *,
         max_channels: int,
         write_now: Callable[[bytes], bool] = lambda frame: False,
-        line: Callable[[], object] = lambda: None,
         way: str = "direct",
         rights: Rights = EVERYTHING,
         now: Callable[[], float] = lambda: 0.0,
@@ -113,7 +110,6 @@ class Serving:
         self._find = find
         self._on_output = on_output
         self._write_now = write_now
-        self.line = line
         self._due = False  # it was called, and `pump` was not yet
         self._max_channels = max_channels
         self._rights = rights
@@ -257,11 +253,6 @@ class Serving:
         """A small batch for one that has all before it, where nothing else is due, takes the short
         road: what `pump` would do in this turn, without the queues between."""
         size = batch.size
-        if batch.end <= cursor.written and cursor.send == batch.number:
-            cursor.sent += size
-            cursor.send = batch.number + 1
-            cursor.next = cursor.sent_until = batch.end
-            return False
         if (
             size <= LONE
             and not self._due

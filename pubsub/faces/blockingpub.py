@@ -8,21 +8,9 @@ from itertools import chain, islice
 from typing import Any
 
 from pubsub.config import seconds
-from pubsub.core.serving import Serving
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.face import Blocking
-from pubsub.faces.lane import Lane
-from pubsub.faces.pub import (
-    HANDOVER_BYTES,
-    NEVER,
-    OVERHEAD,
-    PLAIN,
-    Pub,
-    body_of,
-    flush,
-    wait_attached,
-)
-from pubsub.links.link import Link
+from pubsub.faces.pub import HANDOVER_BYTES, NEVER, OVERHEAD, PLAIN, Pub, flush, wait_attached
 from pubsub.support.reentry import interrupts_the_core, running_loop
 from pubsub.wire.buffers import Buffer
 
@@ -45,7 +33,6 @@ class BlockingPub(Blocking, Pub, blocking=True):
     def _open(self) -> None:
         self._make_locks()
         self._looks_again = False  # the loop's thread, for the unfinished batch
-        self._lane: Lane | None = None  # where this thread's next message may be written at once
         self._missed = 0  # looks in a row that found the lock taken
         self._queue: dict[object, int] = {}  # with the bytes of each
         super()._open()
@@ -107,11 +94,6 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._wake()
             self._hand_large(data, buffers, size)
             return
-        turn = self._runtime.turn
-        if turn.awaited and self._lane is not None and not self._parts:
-            turn.awaited = False
-            if self._lane.write(self, body_of([data], 1), self._wall_clock()):
-                return
         if not self._parts:
             room: float = self._batch_bytes
             if self._block:
@@ -190,8 +172,6 @@ class BlockingPub(Blocking, Pub, blocking=True):
         time, and each of its puts would have to wake us if we waited for it. So we wait for it only
         after several looks in vain."""
         self._looks_again = False
-        if len(self._parts) == 1 and self._runtime.turn.awaited:
-            self._runtime.loop.call_soon(self._lend)
         missed = self._missed = self._missed + 1
         if self._acquire(timeout=0 if missed < LOOKS else LOCK_WAIT):
             self._missed = 0
@@ -205,31 +185,12 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._looks_again = True
         self._take_over()
 
-    def _lend(self) -> None:
-        """Somebody puts one message after the other, and waits in between: the next ones it may
-        write by itself, to the only one that is subscribed."""
-        cursor = self._publication.lone()
-        if self._lane is None and self._dead is None and not self._handover and cursor is not None:
-            outlet = cursor.outlet
-            link = outlet.line() if isinstance(outlet, Serving) else None
-            if isinstance(link, Link):
-                self._lane = Lane(self, cursor, link, link.line())
-
-    def _written_ahead(self) -> int:
-        lane = self._lane
-        return 0 if lane is None else lane.count
-
-    def _recall(self) -> None:
-        if self._lane is not None:
-            self._lane.recall()
-
     def _look_again(self) -> None:
         if self._looks_again:
             self._runtime.turn.pending(self)
 
     def _take_over(self) -> None:
         """Bring what was handed over into the log, and let go those who waited for that."""
-        self._recall()
         self._drain()
         if self._queue or self._publication.on_room is not None:
             self._room_opened()
@@ -253,7 +214,6 @@ class BlockingPub(Blocking, Pub, blocking=True):
     def _abandon(self, error: Exception) -> None:
         if isinstance(error, WrongContext):  # after a fork: whoever held the lock is not here
             self._make_locks()
-            self._lane = None
         with self._lock:
             self._hand_over()  # put is put: it goes into the log before the end
             super()._abandon(error)

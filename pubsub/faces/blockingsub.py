@@ -54,7 +54,6 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 "interrupts"
             )
         left = None if deadline is None else _left(deadline)
-        self._runtime.turn.awaited = True  # who puts next may have been told what to put
         try:  # inside `try`, no interrupt leaves the lock behind
             if not taking.acquire(timeout=-1 if left is None else max(0, left)):
                 return False

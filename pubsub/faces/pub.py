@@ -425,11 +425,11 @@ class Pub(Face, blocking=None):
         attached) and ``failed`` (why better ways failed, as far as that is known at this end, each
         in a line; `Sub.publishers` there knows all).
         """
-        now, ahead = self._runtime.clock.now(), self._written_ahead()
+        now = self._runtime.clock.now()
         return {
             cursor.name: {
                 "state": state,
-                "lag": cursor.lag + ahead,
+                "lag": cursor.lag,
                 "lost": cursor.lost,
                 "observer": cursor.observer,
                 "holds": self._publication.holds(cursor),
@@ -438,10 +438,6 @@ class Pub(Face, blocking=None):
             }
             for state, cursor in self._publication.cursors()
         }
-
-    def _written_ahead(self) -> int:
-        """Messages that are with the subscriber, and not in the log yet."""
-        return 0
 
     def _count(self) -> int:
         """How many messages were put, as far as can be seen from any thread."""

@@ -105,25 +105,6 @@ class Endpoint(Protocol):
         ``closing``. Called exactly once, whether or not it was ever opened."""
 
 
-class Lent(Protocol):
-    """Who writes to the socket beside us, frames of the endpoint's; see `faces.lane`."""
-
-    def settle(self) -> None:
-        """Tell the endpoint what was written: something has come, and may refer to it."""
-
-    def recall(self) -> None:
-        """The same, and write no more."""
-
-
-class _Line:
-    """The socket of a link once more, for who it is lent to: its number stays ours when the
-    transport closes its own, and another file takes that."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        descriptors.connected(self)
-
-
 class Gate(Protocol):
     """Who keeps account of accepted links."""
 
@@ -179,8 +160,6 @@ class Link(asyncio.BufferedProtocol):
         self.sockname: Any = None
         self.user: int | None = None
         self.veiled = False  # TLS was begun, and does not show yet who the other end is
-        self.lent: Lent | None = None
-        self._line: _Line | None = None
         self._core: Core | None = None
         self._handshake = handshake
         self._settings = settings
@@ -249,8 +228,6 @@ class Link(asyncio.BufferedProtocol):
         if self.state is LEAVING:
             return
         try:
-            if self.lent is not None:
-                self.lent.settle()
             for event in self.reader.received(nbytes):
                 self._event(event)
                 if self.state is LEAVING:
@@ -277,7 +254,6 @@ class Link(asyncio.BufferedProtocol):
             self.transport.resume_reading()
 
     def eof_received(self) -> bool:
-        self._recall()
         return False  # the transport closes itself; `connection_lost` tells the endpoint
 
     def pause_writing(self) -> None:
@@ -295,7 +271,6 @@ class Link(asyncio.BufferedProtocol):
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._recall()
         if self.state is CLOSED:
             return
         try:
@@ -412,7 +387,6 @@ class Link(asyncio.BufferedProtocol):
     def write(self, frames: bytes) -> None:
         """Write frames now, whatever the state of the socket."""
         if self.state is OPEN and not self.transport.is_closing():
-            self._recall()
             self.transport.write(frames)
 
     def write_now(self, frame: bytes) -> bool:
@@ -420,40 +394,14 @@ class Link(asyncio.BufferedProtocol):
         written."""
         if self._paused or self.state is not OPEN or self.transport.is_closing():
             return False
-        if self.lent is not None:
-            self.lent.recall()
         self.transport.write(frame)
         return True
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether all was written, and others may write to the same socket."""
-        return (
-            self.kind == UNIX
-            and self.lent is None
-            and self.state is OPEN
-            and not self._paused
-            and not self.transport.is_closing()
-            and not isinstance(self.transport, asyncio.BufferedProtocol)  # TLS
-            and self.transport.get_write_buffer_size() == 0
-        )
-
-    def line(self) -> socket.socket:
-        """The same connection, for whom it is lent to."""
-        if self._line is None:
-            self._line = _Line(self.transport.get_extra_info("socket").dup())
-        return self._line.sock
-
-    def _recall(self) -> None:
-        if self.lent is not None:
-            self.lent.recall()
 
     def _send(self, message: Control | Hello) -> None:
         """Nothing is written any more behind a GOODBYE, and its end of file."""
         if (
             self.state is not LEAVING and not self.transport.is_closing()
         ):  # uvloop's raises on a closed one
-            self._recall()
             self.transport.write(encode(message))
 
     def _send_pong(self) -> None:
@@ -501,7 +449,6 @@ class Link(asyncio.BufferedProtocol):
                 return
 
     def _write(self, chunks: Sequence[bytes | memoryview]) -> int:
-        self._recall()
         size = sum(map(len, chunks))
         if size < JOIN_BELOW:
             self.transport.write(b"".join(chunks))
@@ -544,7 +491,6 @@ class Link(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """Close at once."""
-        self._recall()
         if self.transport is not None:
             self.transport.abort()
 
@@ -571,7 +517,6 @@ class Link(asyncio.BufferedProtocol):
         the other end close; after `GOODBYE_GRACE`, close all the same."""
         if self.state is LEAVING:
             return
-        self._recall()
         if last is not None:
             self._send(last)
         self._change(LEAVING)
@@ -592,9 +537,6 @@ class Link(asyncio.BufferedProtocol):
         assert state in TRANSITIONS[self.state], f"{state} after {self.state}"
         log.debug("%s: %s", self, state.value)
         self.state = state
-        if state in (LEAVING, CLOSED) and self._line is not None:
-            self._line.sock.close()
-            self._line = None
 
     async def gone(self) -> None:
         """Wait until the connection is closed."""

@@ -218,7 +218,6 @@ class Served:
             self._output,
             max_channels=self._owner.settings.max_channels,
             write_now=self._write_now,
-            line=self._line,
             way=link.kind,
             rights=held(other.standing.rights),
             now=self._owner.clock.now,
@@ -235,10 +234,6 @@ class Served:
             if not self._shared and serving is not None and serving.channels > 1:
                 self._shared = True
                 link.keep_short()
-
-    def _line(self) -> Link | None:
-        link = self.link
-        return link if link is not None and link.is_idle else None
 
     def _write_now(self, frame: bytes) -> bool:
         link, turn = self.link, self._owner.turn

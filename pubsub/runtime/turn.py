@@ -46,8 +46,6 @@ class Turn:
         ack_delay: seconds that an acknowledgement that nobody waits for may wait.
 
     Attributes:
-        awaited: a thread has asked for what comes next, since a Pub took this back: what is put now
-            is likely to be an answer, or a question, and no row.
         lone: a single Pub is collected, so that what it writes need not wait for others' (to be
             taken back by who has written).
     """
@@ -58,7 +56,6 @@ class Turn:
         self._context = nothing()  # of what is begun in a turn: not of who put, or took, in it
         self._ack_delay = ack_delay
         self.lone = False  # one Pub alone is being collected, and has written nothing yet
-        self.awaited = False
         self._scheduled = False  # `run` will be called
         self._hastened = False  # since then, `hasten` has done what was due
         self._local_dirty = False

@@ -12,9 +12,7 @@ import pytest
 from pubsub.errors import ProtocolError
 from pubsub.links import memory
 
-pytestmark = pytest.mark.skipif(
-    not memory.available(), reason="no memory is shared on this system"
-)
+pytestmark = pytest.mark.skipif(not memory.available(), reason="no memory is shared on this system")
 
 
 def memfd(size: int, seals: int = memory.SEAL_SHRINK) -> int:
