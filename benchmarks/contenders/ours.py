@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 __all__ = ["CONTENDERS", "Async", "AsyncPair", "AsyncPublisher", "AsyncSubscriber", "use"]
 
 
+FOUR = 4 * (8 * 1024 * 1024 + 1024)
+"""Room for four arrays of 8 MiB, as all others have it."""
+
+
 async def _coordinate(
     announce: Callable[[str], None],
     beside: Callable[[Coordinator, str], Awaitable[None]] | None = None,
@@ -154,7 +158,7 @@ class Async(AsyncContender):
     how = (
         '`Pub(overflow="block")`; `await pub.put(value)` one by one; `async for value in sub`. '
         "Round trip: `pub.put(value)`, `await sub.get()`. Many topics: one Pub each, one "
-        "Sub with a pattern."
+        "Sub with a pattern. Arrays: `buffer` and `window` for four."
     )
     family = "pubsub"
     kind: ClassVar[Kind] = "ours"
@@ -188,11 +192,11 @@ class Async(AsyncContender):
 
     async def open_arrays(self, meeting: Meeting) -> _AsyncArrays:
         use(meeting.place)
-        return _AsyncArrays(await AsyncPub(meeting.topic, overflow="block"))
+        return _AsyncArrays(await AsyncPub(meeting.topic, overflow="block", buffer=FOUR))
 
     async def open_array_subscriber(self, meeting: Meeting) -> _AsyncArraySubscriber:
         use(meeting.place)
-        return _AsyncArraySubscriber(await AsyncSub(meeting.topic))
+        return _AsyncArraySubscriber(await AsyncSub(meeting.topic, window=FOUR))
 
     async def open_pair(self, meeting: Meeting, first: bool) -> AsyncPair:
         use(meeting.place)
@@ -291,7 +295,8 @@ class Blocking(BlockingContender):
     title = "pubsubd, blocking face"
     how = (
         '`Pub(overflow="block")`; `pub.put(value)` one by one; `for value in sub`. Round trip: '
-        "`pub.put(value)`, `sub.get()`. Many topics: one Pub each, one Sub with a pattern."
+        "`pub.put(value)`, `sub.get()`. Many topics: one Pub each, one Sub with a pattern. "
+        "Arrays: `buffer` and `window` for four."
     )
     family = "pubsub"
     kind = "ours"
@@ -323,11 +328,11 @@ class Blocking(BlockingContender):
 
     def open_arrays(self, meeting: Meeting) -> _BlockingArrays:
         use(meeting.place)
-        return _BlockingArrays(BlockingPub(meeting.topic, overflow="block"))
+        return _BlockingArrays(BlockingPub(meeting.topic, overflow="block", buffer=FOUR))
 
     def open_array_subscriber(self, meeting: Meeting) -> _BlockingArraySubscriber:
         use(meeting.place)
-        return _BlockingArraySubscriber(BlockingSub(meeting.topic))
+        return _BlockingArraySubscriber(BlockingSub(meeting.topic, window=FOUR))
 
     def open_pair(self, meeting: Meeting, first: bool) -> _BlockingPair:
         use(meeting.place)

@@ -27,10 +27,12 @@ from pubsub.wire.messages import (
     encode,
 )
 
-__all__ = ["MAX_SEGMENTS", "Borrowing", "Lending"]
+__all__ = ["MAX_MAPPED", "MAX_SEGMENTS", "Borrowing", "Lending"]
 
 MAX_SEGMENTS = 256
 """Segments of a link that the subscribing end maps at once."""
+MAX_MAPPED = 2**36
+"""Bytes of them together: they need not be there, but take the room for addresses of a process."""
 
 
 class Lending:
@@ -40,15 +42,24 @@ class Lending:
         pool: where the blocks lie.
         offer: have the other end map a segment; returns whether that could be begun.
         say: writes a frame, in the order of all others.
+        for_rights: the other end has the segments for a right, which may be at an end with the
+            link: it could still read what is put there.
     """
 
     def __init__(
-        self, pool: Pool, offer: Callable[[Segment], bool], say: Callable[[Control], None]
+        self,
+        pool: Pool,
+        offer: Callable[[Segment], bool],
+        say: Callable[[Control], None],
+        *,
+        for_rights: bool = False,
     ) -> None:
+        self._for_rights = for_rights
         self._pool = pool
         self._offer = offer
         self._say = say
-        self._offered: dict[int, bool] = {}  # whether it was retired since
+        self._offered: dict[int, int] = {}  # bytes
+        self._over: set[int] = set()  # of these: retired on their way
         self._mapped: set[int] = set()
         self._loans: dict[int, Block] = {}
         self._next = 0
@@ -66,13 +77,17 @@ class Lending:
         number = segment.number
         if number not in self._mapped:
             new = number not in self._offered and not segment.retired
-            if new and len(self._offered) < MAX_SEGMENTS and self._offer(segment):
-                self._offered[number] = False
+            if new and self._may_have(segment.size) and self._offer(segment):
+                self._offered[number] = segment.size
             return None
         loan = self._next
         self._next = loan + 1
         self._loans[loan] = block
         return loan, number
+
+    def _may_have(self, size: int) -> bool:
+        offered = self._offered
+        return len(offered) < MAX_SEGMENTS and sum(offered.values()) + size <= MAX_MAPPED
 
     def mapped(self, number: int) -> None:
         """The other end has the segment.
@@ -82,7 +97,7 @@ class Lending:
         """
         if number not in self._offered or number in self._mapped:
             raise ProtocolError(f"a MAPPED of segment {number}, which is not on its way")
-        if self._offered[number]:
+        if number in self._over:
             self._unmap(number)
         else:
             self._mapped.add(number)
@@ -107,10 +122,11 @@ class Lending:
         if number in self._mapped:
             self._unmap(number)
         elif number in self._offered:
-            self._offered[number] = True
+            self._over.add(number)
 
     def _unmap(self, number: int) -> None:
         self._mapped.discard(number)
+        self._over.discard(number)
         del self._offered[number]
         self._say(Unmap(number))
 
@@ -124,6 +140,10 @@ class Lending:
         loans, self._loans = self._loans, {}
         for block in loans.values():
             self._retire(block)
+        if self._for_rights:
+            for segment in self._pool.segments:
+                if segment.number in self._offered:
+                    self._pool.retire(segment)
         self._offered.clear()
         self._mapped.clear()
 
@@ -163,6 +183,8 @@ class Borrowing:
             raise ProtocolError(f"a second segment {number}")
         if len(self._segments) >= MAX_SEGMENTS:
             raise ProtocolError(f"more than {MAX_SEGMENTS} segments of memory", code="limit")
+        if not 0 < size <= MAX_MAPPED - sum(len(one.view) for one in self._segments.values()):
+            raise ProtocolError(f"{size:,} more bytes of memory", code="limit")
 
     def map(self, number: int, memory: Memory) -> Mapped:
         """A segment is here; returns what to say."""

@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from pubsub.core.lending import Borrowing
@@ -29,18 +30,19 @@ from pubsub.errors import ProtocolError
 from pubsub.links import descriptors, unix
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
+from pubsub.support.ratelimit import RateLimit
 from pubsub.wire.messages import Join, Mapped, encode
 
 __all__ = ["Catching", "Mapping", "Passing", "available", "make"]
 
 log = logger("pubsub.memory")
+log.logger.addFilter(RateLimit())  # a publisher of other things than memory can make it speak
 
 _HEAD = struct.Struct(">IQ")
 """What goes with a descriptor: number and size of the segment."""
 ADD_SEALS, GET_SEALS = 1033, 1034
 SEAL_SEAL, SEAL_SHRINK, SEAL_GROW, SEAL_FUTURE_WRITE = 1, 2, 4, 16
 """Of fcntl.h; Python's own `fcntl` has not all of them."""
-LARGEST = 2**40
 AT_ONCE = 8
 """Descriptors that are taken in one turn of the loop."""
 
@@ -125,6 +127,16 @@ def make(size: int) -> Mapping:
     return made
 
 
+@cache
+def _device() -> int:
+    """What such memory lies on, all that is not of large pages."""
+    fd = os.memfd_create("pubsubd", os.MFD_CLOEXEC)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
+
+
 def take(fd: int, size: int) -> Mapping:
     """Map what another process has made; the descriptor is closed.
 
@@ -142,7 +154,9 @@ def take(fd: int, size: int) -> Mapping:
         if not seals & SEAL_SHRINK:  # before any other question: a file system may not answer
             raise ProtocolError("a descriptor that is no sealed memory: it could be made shorter")
         found = os.fstat(fd)
-        if found.st_size != size or not 0 < size <= LARGEST:
+        if found.st_dev != _device():
+            raise ProtocolError("memory of large pages, which may not be there when it is read")
+        if found.st_size != size:
             raise ProtocolError(f"memory of {found.st_size:,} bytes, announced as {size:,}")
         _leave_some(fd)
         return Mapping(fd, size, write=False)

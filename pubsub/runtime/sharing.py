@@ -57,7 +57,10 @@ class Sharing:
             serving.say(Offer(ticket))
 
         passing = memory.Passing(announce)
-        serving.lending = Lending(self.pool, passing.offer, serving.say)
+        serving.lending = Lending(
+            *(self.pool, passing.offer, serving.say),
+            for_rights=link.other is not None and link.other.standing.rights is not None,
+        )
         self._lent[serving] = serving.lending, passing
 
     def joined(self, transport: Any, ticket: bytes, rest: bytes) -> None:

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 
 from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
-from pubsub.core.lending import MAX_SEGMENTS, Borrowing, Lending
+from pubsub.core.lending import MAX_MAPPED, MAX_SEGMENTS, Borrowing, Lending
 from pubsub.core.pool import Pool, Segment
 from pubsub.core.publication import Publication
 from pubsub.core.receiving import Receiving
@@ -175,6 +175,48 @@ def test_what_a_link_held_when_it_ended_is_never_written_to_again() -> None:
     del there
     assert ends.borrowing.pump() == []
     assert ends.woken == 0, "nobody is told"
+
+
+@pytest.mark.parametrize("for_rights", [False, True])
+def test_who_had_segments_for_a_right_reads_nothing_that_is_put_later(for_rights: bool) -> None:
+    """It may be over with the link: its certificate was revoked, or has expired."""
+    ends = Ends()
+    ends.lending = Lending(ends.pool, ends.offer, ends.said.append, for_rights=for_rights)
+    there, never = ends.lend(ends.put()), ends.put(MIB)
+    segment, other = ends.pool.segments
+    del there
+    ends.settle()
+    ends.lending.end()
+    assert (segment.retired, other.retired) == (for_rights, False)
+    del never
+
+
+def test_a_link_has_a_bound_on_what_is_mapped() -> None:
+    """A process has 128 TiB of addresses, or far less, and what is not there takes its part."""
+    ends = Ends(Pool(2**40, lambda size: Fake(1), lambda: None))
+
+    class Large(Fake):
+        def __len__(self) -> int:
+            return MAX_MAPPED // 4
+
+    held = []
+    for number in range(6):
+        segment = Segment(number, Fake(1), 1, ends.share)
+        segment.size = MAX_MAPPED // 4
+        held.append(Block(segment, 0, 1, 0, lambda block: None))
+        ends.lending.lend(held[-1])
+    assert len(ends.way) == 4
+    for size in (0, MAX_MAPPED + 1):
+        with pytest.raises(ProtocolError, match="more bytes of memory"):
+            ends.borrowing.check(1, size)
+    memory = Fake(1)
+    memory.view = Large(1)  # type: ignore[assignment]
+    for number in range(4):
+        ends.borrowing.check(number, MAX_MAPPED // 4)
+        ends.borrowing.map(number, memory)
+    with pytest.raises(ProtocolError, match="1 more bytes of memory") as caught:
+        ends.borrowing.check(5, 1)
+    assert caught.value.code == "limit"
 
 
 def test_what_is_held_at_a_fork_is_kept_and_what_goes_meanwhile() -> None:

@@ -179,7 +179,7 @@ def test_what_is_not_alone_or_not_small_takes_the_long_road(why: str) -> None:
     end = End_(made, other)
     end.takes = True
     size = BATCH_COST + len(array_header(1)) + 1
-    limits = {"limit": 2 * size - 1} if why == "window" else {}
+    limits: dict[str, Any] = {"limit": 2 * size - 1} if why == "window" else {}
     limits |= {"max_batch": 40} if why == "too large" else {}
     end.hear(subscribe(**limits))
     end.pump()
