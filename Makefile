@@ -74,6 +74,14 @@ test-relay: $(DEV) ## the faults between two peers once more, over a relay
 	PUBSUB_TEST_WAY=relay PUBSUB_TEST_TRUST=tls $(BIN)/python -m pytest -n $(WORKERS) \
 		--max-worker-restart 0 -q -m "not slow" $(or $(ARGS),tests/faults/test_proxy.py)
 
+# Elsewhere in the faults, what fails between two processes is TCP.
+OVER_UNIX := $(patsubst %,tests/faults/test_%.py,gone coordinators signals ends callers limits resources users)
+
+.PHONY: test-unix
+test-unix: $(DEV) ## the faults of processes on one host once more, over Unix sockets
+	PUBSUB_TEST_WAY=unix $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q \
+		$(or $(ARGS),$(OVER_UNIX))
+
 .PHONY: test-dask
 test-dask: $(DASK) ## the tests and examples of pubsub.dask, with Dask's newest release
 	$(BIN)/python -m pytest -n 2 --max-worker-restart 0 -q $(or $(ARGS),tests/dask)

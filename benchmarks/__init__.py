@@ -1,25 +1,29 @@
 """The benchmarks: one command that measures this library and its peers side by side.
 
-    make bench                                            all of it, under 15 minutes
+    make bench                                            all of it, under 20 minutes
     make bench ONLY=throughput,latency PEERS=pyzmq,zenoh  some of it
     make bench ARGS="--write docs"                        docs/benchmarks.md, its chart and figures
+    make bench ONLY=arrays,frames,killed                  arrays on one host
     make bench ONLY=tls                                   plain, proof only and TLS
     make bench ONLY=ways                                  direct, reverse and over a relay
     python -m benchmarks --from docs/benchmarks.json      the report again, nothing measured
 
-How it is made, from the outside in:
+A workload is a function, its *course*, and a row of `workloads.WORKLOADS`. To see how one is
+measured: its row says what is sent and names its course; `measuring.COURSES` says which function
+that is; above this function, in `courses`, stand the roles that its processes play. There is one
+way to start a process and to talk to it, for all of it: `Stage`.
 
 ================  ==============================================================================
 `__main__`        the command line
+`workloads`       the table: the objects that are sent, and what is measured with them
+`courses`         how each kind is measured: `flows`, `times`, `arrays`; of a coordinator and a
+                  relay: `returning`, `strangers`, `circuits`
 `running`         rounds: all contenders, interleaved, each measurement in fresh processes
-`measuring`       the course of one measurement, as its parent process directs it
+`measuring`       one measurement, as its parent process directs it
 `stage`           child processes: started, spoken to, listened to, and never left behind
-`child`, `roles`  what runs in a child: publisher, subscriber, the two ends of a round trip
-`special`         the roles of what is neither plain throughput nor a round trip
-`returning`       peers that come back to a coordinator at once
-`strangers`       what those cost it that stop before they have said who they are
-`circuits`        those of a relay, and what they cost it at rest
-`workloads`       the objects that are sent, and what is measured with them
+`child`           what runs in a child: one function, and its line to the parent
+`roles`           what the roles of contenders have in common
+`daemons`         `pubsubd` as a child
 `packing`         msgpack as the peers' users would set it up
 `contender`       what a library has to provide to be measured; `contenders/` has the modules
 `results`         medians and ratios
@@ -31,6 +35,7 @@ How it is made, from the outside in:
 `machine`         where it was measured
 `coordinator`     beside all that, a command of its own: how much one coordinator carries
 `guarantees`      the same: what slow and what many subscribers cost a publisher
+`dask`            the same: beside Dask's own Pub and Sub
 ================  ==============================================================================
 
 What keeps it honest:
@@ -40,6 +45,7 @@ What keeps it honest:
   the first message is sent to when the last one is in the hands of the subscriber's code, on the
   one monotonic clock that all processes of a machine share. (A subscriber's own clock would not
   see the time in which a burst grew that it then gets as one batch.)
+- Arrays are stamped by the publisher and checked by each subscriber, one element of each page.
 - A publisher sends for a given time, not a given number: no queue may swallow the whole run.
 - The subscriber counts. A rate with loss is no rate: a failure, or, of a contender that is made to
   drop messages, the share that it lost in place of a figure.

@@ -12,6 +12,7 @@ __all__ = ["as_svg"]
 _COLOURS: Final = {
     "ours": "#d9480f",
     "peer": "#4c6ef5",
+    "local": "#4c6ef5",
     "baseline": "#868e96",
     "ceiling": "#ced4da",
 }

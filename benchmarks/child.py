@@ -1,34 +1,38 @@
-"""What a child process runs: one role of one measurement, directed by its parent.
+"""What a child process runs: one function, directed by its parent.
 
 Parent and child speak in lines of JSON: the parent over standard input, the child over what was
 its standard output. When the parent is gone, however it went, its end of the pipe closes, and the
-child ends at once.
+child ends at once. (Nothing is imported here that an idle process would not have.)
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import queue
 import sys
 import threading
 import time
 import traceback
 from typing import IO, Any
 
-from benchmarks import contenders, roles, special
-from benchmarks.loops import run
-
-__all__ = ["Control", "main"]
+__all__ = ["Control", "main", "obey"]
 
 
 class Control:
-    """The child's line to its parent."""
+    """The child's line to its parent.
+
+    Attributes:
+        orders: those that are still to be carried out, see `Stage.ask`.
+    """
 
     def __init__(self) -> None:
         self._out: IO[str] = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)  # whatever else prints, it shall not speak for us
         self._told: dict[str, Any] = {}
         self._changed = threading.Condition()
+        self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="control", daemon=True).start()
 
     def _listen(self) -> None:
@@ -37,7 +41,10 @@ class Control:
             *lines, rest = (rest + data).split(b"\n")
             with self._changed:
                 for line in lines:
-                    self._told.update(json.loads(line))
+                    told = json.loads(line)
+                    if "do" in told:
+                        self.orders.put(told["do"])
+                    self._told.update(told)
                 self._changed.notify_all()
         os._exit(1)  # the parent is gone
 
@@ -57,22 +64,22 @@ class Control:
         self._out.flush()
 
 
+async def obey(control: Control, it: Any) -> None:
+    """Carry out order after order, each a method of this, until the parent ends it."""
+    import asyncio  # not every child has it
+
+    while True:
+        order = await asyncio.to_thread(control.orders.get)
+        control.say("answer", **await getattr(it, order.pop("order"))(**order))
+
+
 def main() -> None:
-    """Run the role that the parent says, until it is done."""
+    """Run the function that the parent names, until it is done."""
     control = Control()
     try:
         job = control.wait("job")
-        contender = contenders.load(job["module"])[job["contender"]]
-        name = job["role"]
-        role = (
-            special.enter(special.ROLES[name])
-            if name in special.ROLES
-            else roles.find(name, contender)
-        )
-        place = control.wait("place")
-        result = role(contender, roles.Job(control, place, **job["job"]))
-        if result is not None:
-            run(result)
+        role = getattr(importlib.import_module(job["module"]), job["role"])
+        role(control, *job["args"], **job["how"])
     except BaseException:
         control.say("failed", error=traceback.format_exc())
         time.sleep(0.1)

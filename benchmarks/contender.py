@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from benchmarks.workloads import Group, Workload
 
 __all__ = [
+    "ARRAYS",
     "PUBSUB",
     "AsyncContender",
     "AsyncPair",
@@ -47,7 +48,10 @@ PUBSUB: frozenset[Group] = frozenset(
 )
 """What everything with topics can do."""
 
-Kind = Literal["ours", "peer", "baseline", "ceiling"]
+ARRAYS: frozenset[Group] = frozenset(("arrays", "frames", "killed"))
+"""What everything that sends arrays can do."""
+
+Kind = Literal["ours", "peer", "local", "baseline", "ceiling"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Meeting:
         subscribers: how many there will be.
         announce: to be called at most once, while the first opens: where the others find it.
         large: whether messages will be of 64 KiB and more.
-        topics: how many topics below `topic` there are (`TOPICS`); they are ``topic/0`` and so on.
+        topics: how many topics below `topic` there are; they are ``topic/0`` and so on.
+        shape: of the arrays (of bytes) that are sent.
     """
 
     place: str
@@ -71,6 +76,7 @@ class Meeting:
     announce: Callable[[str], None]
     large: bool = False
     topics: int = 0
+    shape: tuple[int, ...] = ()
 
 
 class BlockingPublisher(Protocol):
@@ -101,6 +107,27 @@ class BlockingTopics(Protocol):
 
     def send_to(self, topics: Sequence[int], values: Sequence[Any]) -> None:
         """Send each value to its topic."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class BlockingArrays(Protocol):
+    """A publishing end for numpy arrays. One that can also has ``empty(shape)``: an array that is
+    sent without a copy, once."""
+
+    def send(self, array: Any) -> None:
+        """Send it as it is now: its owner goes on with it."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class BlockingArraySubscriber(Protocol):
+    """A subscribing end for them."""
+
+    def take(self) -> Any:
+        """Wait for the next one, which stays as it is as long as it is kept."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -141,6 +168,20 @@ class AsyncTopics(Protocol):
     async def close(self) -> None: ...
 
 
+class AsyncArrays(Protocol):
+    """The async form of `BlockingArrays`; its ``empty`` is not awaited."""
+
+    async def send(self, array: Any) -> None: ...
+    async def close(self) -> None: ...
+
+
+class AsyncArraySubscriber(Protocol):
+    """The async form of `BlockingArraySubscriber`."""
+
+    async def take(self) -> Any: ...
+    async def close(self) -> None: ...
+
+
 class AsyncPair(Protocol):
     """The async form of `BlockingPair`."""
 
@@ -157,11 +198,13 @@ class Contender(ABC):
         title: for the table.
         how: the settings and calls it is used with, for the notes below the table.
         family: what several contenders are called together on the command line.
-        kind: ``"ours"``; a ``"peer"``; the ``"baseline"`` that all are compared with; a
+        kind: ``"ours"``; a ``"peer"``; one that is ``"local"``, reaching nobody beyond its
+            host; the ``"baseline"`` that all are compared with; a
             ``"ceiling"``, which shows what the machine can do and is no messaging at all.
         packages, programs: what must be installed.
         groups: of workloads that it can do.
         workloads: the names of those of them that it can do; None: all.
+        makes_arrays: whether those of its publishers that send arrays have an ``empty``.
         lossy: whether losing messages is its way, and no failure. It has no rate then, either.
         service: whether `serve` is to run in a process of its own beside the others.
     """
@@ -175,6 +218,7 @@ class Contender(ABC):
     programs: ClassVar[tuple[str, ...]] = ()
     groups: ClassVar[frozenset[Group]] = PUBSUB
     workloads: ClassVar[frozenset[str] | None] = None
+    makes_arrays: ClassVar[bool] = False
     lossy: ClassVar[bool] = False
     service: ClassVar[bool] = False
 
@@ -186,8 +230,10 @@ class Contender(ABC):
 
     def can(self, workload: Workload) -> bool:
         """Whether it is made for this workload."""
-        return workload.group in self.groups and (
-            self.workloads is None or workload.name in self.workloads
+        return (
+            workload.group in self.groups
+            and (self.workloads is None or workload.name in self.workloads)
+            and (self.makes_arrays or not workload.empty)
         )
 
     def serve(self, announce: Callable[[str], None]) -> None:
@@ -215,6 +261,14 @@ class BlockingContender(Contender):
         """A subscriber to all of them."""
         raise NotImplementedError
 
+    def open_arrays(self, meeting: Meeting) -> BlockingArrays:
+        """A publisher of arrays, of which it loses none."""
+        raise NotImplementedError
+
+    def open_array_subscriber(self, meeting: Meeting) -> BlockingArraySubscriber:
+        """A subscriber to them."""
+        raise NotImplementedError
+
     @abstractmethod
     def open_pair(self, meeting: Meeting, first: bool) -> BlockingPair:
         """One end of a round trip over two topics; the first opens without waiting for the
@@ -237,6 +291,14 @@ class AsyncContender(Contender):
         raise NotImplementedError
 
     async def open_topics_subscriber(self, meeting: Meeting) -> AsyncSubscriber:
+        """See `BlockingContender`."""
+        raise NotImplementedError
+
+    async def open_arrays(self, meeting: Meeting) -> AsyncArrays:
+        """See `BlockingContender`."""
+        raise NotImplementedError
+
+    async def open_array_subscriber(self, meeting: Meeting) -> AsyncArraySubscriber:
         """See `BlockingContender`."""
         raise NotImplementedError
 

@@ -22,21 +22,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import queue
 import signal
 import statistics
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import memory as mine
+from benchmarks.child import Control, obey
 from benchmarks.loops import run, usual_guard
 from benchmarks.machine import describe
+from benchmarks.stage import Child, Stage
 from pubsub import Peer
 from pubsub.config import MIB
 from pubsub.coordinator.server import Coordinator
@@ -48,219 +47,151 @@ BUFFER = 64 * MIB
 PATIENCE = 120.0
 
 
-def resident(field: str = "VmRSS") -> int:
-    """KiB of this process; ``VmHWM``: the most that it ever had."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1])
-    raise RuntimeError(f"no {field} in /proc/self/status")
+# --- the children: each obeys orders, which are its methods ---------------------------------------
 
 
-# --- the children: told by lines of JSON on standard input, they answer on standard output ------
+def coordinate(control: Control) -> None:
+    async def serve() -> None:
+        coordinator = Coordinator(asyncio.get_running_loop(), guard=usual_guard())
+        control.say("at", place=str(await coordinator.start("127.0.0.1", 0)))
+        await asyncio.Event().wait()
+
+    run(serve())
 
 
-async def _told(reader: asyncio.StreamReader) -> dict[str, Any]:
-    line = await reader.readline()
-    if not line:
-        os._exit(1)  # the parent is gone
-    told: dict[str, Any] = json.loads(line)
-    return told
+class _Publisher:
+    def __init__(self, pub: Any) -> None:
+        self._pub = pub
 
-
-async def _stdin() -> asyncio.StreamReader:
-    reader = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    return reader
-
-
-def _say(**what: Any) -> None:
-    print(json.dumps(what), flush=True)
-
-
-async def _coordinate() -> None:
-    orders = await _stdin()
-    coordinator = Coordinator(asyncio.get_running_loop(), guard=usual_guard())
-    _say(at=str(await coordinator.start("127.0.0.1", 0)))
-    await _told(orders)
-
-
-async def _publish(coordinator: str) -> None:
-    orders = await _stdin()
-    payload = bytes(1024)
-    async with Peer(coordinator) as peer:
-        pub = await peer.pub(TOPIC, buffer=BUFFER)
+    async def begin(self) -> dict[str, Any]:
         for i in range(1000):  # what a publisher has touched once in any case
-            pub.put({"id": i, "v": 3.14, "s": "sensor-7"})
+            self._pub.put({"id": i, "v": 3.14, "s": "sensor-7"})
         await asyncio.sleep(0.1)
-        _say(before=resident())
-        while True:
-            told = await _told(orders)
-            if "wait" in told:
-                await pub.wait_for_subscribers(told["wait"], timeout=PATIENCE)
-            elif "put" in told:
-                for i in range(told["put"]):
-                    await pub.put({"id": i, "v": 3.14, "s": "sensor-7"})
-                await pub.flush(PATIENCE)
-            elif "batches" in told:
-                value = {"id": 1, "v": 3.14, "s": bytes(told["size"])}
-                before = time.process_time()
-                for _ in range(told["batches"]):
-                    pub.put(value)
-                    await asyncio.sleep(told["every"])
-                await pub.flush(PATIENCE)
-                _say(cpu=time.process_time() - before)
-                continue
-            elif "seconds" in told:
-                end = time.monotonic() + told["seconds"]
-                n = 0
-                while time.monotonic() < end:
-                    for _ in range(64):
-                        await pub.put({"id": n, "v": 3.14, "s": payload})
-                        n += 1
-                _say(put=n, highest=resident("VmHWM"))
-                continue
-            else:
-                os._exit(0)
-            _say(resident=resident())
+        return {"resident": mine.now()}
+
+    async def wait(self, subscribers: int) -> dict[str, Any]:
+        await self._pub.wait_for_subscribers(subscribers, timeout=PATIENCE)
+        return {"resident": mine.now()}
+
+    async def put(self, count: int) -> dict[str, Any]:
+        for i in range(count):
+            await self._pub.put({"id": i, "v": 3.14, "s": "sensor-7"})
+        await self._pub.flush(PATIENCE)
+        return {"resident": mine.now()}
+
+    async def batches(self, count: int, size: int, every: float) -> dict[str, Any]:
+        value = {"id": 1, "v": 3.14, "s": bytes(size)}
+        before = time.process_time()
+        for _ in range(count):
+            self._pub.put(value)
+            await asyncio.sleep(every)
+        await self._pub.flush(PATIENCE)
+        return {"cpu": time.process_time() - before}
+
+    async def flow(self, seconds: float) -> dict[str, Any]:
+        payload = bytes(1024)
+        end = time.monotonic() + seconds
+        n = 0
+        while time.monotonic() < end:
+            for _ in range(64):
+                await self._pub.put({"id": n, "v": 3.14, "s": payload})
+                n += 1
+        return {"put": n, "highest": mine.most()}
 
 
-async def _subscribe(coordinator: str, every: float) -> None:
-    orders = await _stdin()
-    async with Peer(coordinator) as peer:
-        sub = await peer.sub(TOPIC)
-        _say(ready=True)
-        got = 0
+def publish(control: Control, coordinator: str) -> None:
+    async def serve() -> None:
+        async with Peer(coordinator) as peer:
+            await obey(control, _Publisher(await peer.pub(TOPIC, buffer=BUFFER)))
 
-        async def take() -> None:
-            nonlocal got
-            if every:
-                while True:
-                    await sub.get()
-                    got += 1
-                    await asyncio.sleep(every)
-            async for _ in sub:
-                got += 1
-
-        task = asyncio.create_task(take())
-        while "count" in await _told(orders):
-            _say(got=got, lost=sub.lost)
-        task.cancel()
-        os._exit(0)
+    run(serve())
 
 
-async def _crowd(coordinator: str, peers: int, subs: int) -> None:
+class _Subscriber:
+    def __init__(self, sub: Any, every: float) -> None:
+        self._sub, self._every = sub, every
+        self._got = 0
+        self._task = asyncio.create_task(self._take())
+
+    async def _take(self) -> None:
+        if self._every:
+            while True:
+                await self._sub.get()
+                self._got += 1
+                await asyncio.sleep(self._every)
+        async for _ in self._sub:
+            self._got += 1
+
+    async def count(self) -> dict[str, Any]:
+        return {"got": self._got, "lost": self._sub.lost}
+
+
+def subscribe(control: Control, coordinator: str, every: float) -> None:
+    async def serve() -> None:
+        async with Peer(coordinator) as peer:
+            subscriber = _Subscriber(await peer.sub(TOPIC), every)
+            control.say("ready")
+            await obey(control, subscriber)
+
+    run(serve())
+
+
+def crowd(control: Control, coordinator: str, peers: int, subs: int) -> None:
     """So many peers in this process, with so many Subs each."""
-    orders = await _stdin()
-    made = [Peer(coordinator) for _ in range(peers)]
-    all_subs = []
-    for peer in made:
-        all_subs += await asyncio.gather(*(_ready(peer.sub(TOPIC)) for _ in range(subs)))
-    _say(ready=True)
+
+    async def ready(sub: Any) -> Any:
+        return await sub
 
     async def take(sub: Any) -> None:
         async for _ in sub:
             pass
 
-    tasks = [asyncio.create_task(take(sub)) for sub in all_subs]
-    await _told(orders)
-    del tasks
-    os._exit(0)
+    async def serve() -> None:
+        all_subs = []
+        for peer in [Peer(coordinator) for _ in range(peers)]:
+            all_subs += await asyncio.gather(*(ready(peer.sub(TOPIC)) for _ in range(subs)))
+        control.say("ready")
+        await asyncio.gather(*map(take, all_subs))
 
-
-async def _ready(sub: Any) -> Any:
-    return await sub
-
-
-ROLES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
-    "coordinate": lambda: _coordinate(),
-    "publish": lambda at: _publish(at),
-    "subscribe": lambda at, every: _subscribe(at, float(every)),
-    "crowd": lambda at, peers, subs: _crowd(at, int(peers), int(subs)),
-}
+    run(serve())
 
 
 # --- the parent ---------------------------------------------------------------------------------
 
 
-class _Child:
-    def __init__(self, role: str, *args: str) -> None:
-        self.role = role
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.guarantees", "--role", role, *args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._lines.put(line)
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
-
-    def tell(self, **what: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
-
-    def hear(self, word: str) -> Any:
-        try:
-            return json.loads(self._lines.get(timeout=PATIENCE))[word]
-        except queue.Empty:
-            raise RuntimeError(f"{self.role}: no {word!r} in {PATIENCE:g} s") from None
-
-    def ask(self, word: str, **what: Any) -> Any:
-        self.tell(**what)
-        return self.hear(word)
-
-
 @contextmanager
-def _stage() -> Iterator[tuple[list[_Child], str]]:
-    children = [_Child("coordinate")]
-    try:
-        yield children, children[0].hear("at")
-    finally:
-        for child in reversed(children):
-            child.end()
+def _publishing() -> Iterator[tuple[Stage, str, Any, int]]:
+    """A stage with a coordinator, which is there, and a publisher; how to ask this, and its KiB
+    without subscribers."""
+    with Stage(PATIENCE) as stage:
+        at = stage.hear(stage.start(coordinate), "at")["place"]
+        ask = partial(stage.ask, stage.start(publish, at))
+        yield stage, at, ask, ask("begin")["resident"]
 
 
 def isolation(seconds: float = 4.0, rounds: int = 3) -> dict[str, Any]:
     """See the module: what six subscribers get, without and with two slow ones beside them."""
     shares, alone, beside, highest = [], [], [], 0
     for _ in range(rounds):
-        with _stage() as (children, at):
-            publisher = _Child("publish", at)
-            children.append(publisher)
-            before = publisher.hear("before")
-            good = [_Child("subscribe", at, "0") for _ in range(6)]
-            children += good
-            for child in good:
-                child.hear("ready")
-            publisher.ask("resident", wait=6)
-            first = _delivered(publisher, good, seconds)
-            slow = [_Child("subscribe", at, "0"), _Child("subscribe", at, "1")]
-            children += slow
-            for child in slow:
-                child.hear("ready")
-            publisher.ask("resident", wait=8)
+        with _publishing() as (stage, at, ask, before):
+
+            def ready(*every: int) -> list[Child]:
+                started = [stage.start(subscribe, at, each) for each in every]
+                for child in started:
+                    stage.hear(child, "ready")
+                return started
+
+            good = ready(*(0,) * 6)
+            ask("wait", subscribers=6)
+            first, _ = _delivered(stage, ask, good, seconds)
+            slow = ready(0, 1)
+            ask("wait", subscribers=8)
             slow[0].process.send_signal(signal.SIGSTOP)
-            second = _delivered(publisher, good, seconds)
-            alone.append(first[0])
-            beside.append(second[0])
-            shares.append(second[0] / first[0])
-            highest = max(highest, second[1] - before)
+            second, most = _delivered(stage, ask, good, seconds)
+            alone.append(first)
+            beside.append(second)
+            shares.append(second / first)
+            highest = max(highest, most - before)
     return {
         "rate_alone": round(statistics.median(alone)),
         "rate_beside_slow_ones": round(statistics.median(beside)),
@@ -272,20 +203,16 @@ def isolation(seconds: float = 4.0, rounds: int = 3) -> dict[str, Any]:
     }
 
 
-def _delivered(publisher: _Child, good: list[_Child], seconds: float) -> tuple[float, int]:
+def _delivered(stage: Stage, ask: Any, good: list[Child], seconds: float) -> tuple[float, int]:
     """Messages a second to all of these together, while it publishes; its highest memory."""
-    before = sum(child.ask("got", count=True) for child in good)
+    publisher: Child = ask.args[0]
+    before = sum(stage.ask(child, "count")["got"] for child in good)
     start = time.monotonic()
-    publisher.tell(seconds=seconds)
+    stage.order(publisher, "flow", seconds=seconds)
     time.sleep(seconds)
-    after = sum(child.ask("got", count=True) for child in good)
+    after = sum(stage.ask(child, "count")["got"] for child in good)
     rate = (after - before) / (time.monotonic() - start)
-    return rate, _highest(publisher)
-
-
-def _highest(publisher: _Child) -> int:
-    highest: int = publisher.hear("highest")
-    return highest
+    return rate, stage.hear(publisher, "answer")["highest"]
 
 
 def memory(subscribers: int = 1000) -> dict[str, Any]:
@@ -295,15 +222,10 @@ def memory(subscribers: int = 1000) -> dict[str, Any]:
         ("a_connection_each", subscribers, 1),
         ("a_hundred_to_a_connection", max(1, subscribers // 100), min(100, subscribers)),
     ):
-        with _stage() as (children, at):
-            publisher = _Child("publish", at)
-            children.append(publisher)
-            before = publisher.hear("before")
-            crowd = _Child("crowd", at, str(peers), str(subs))
-            children.append(crowd)
-            crowd.hear("ready")
-            attached = publisher.ask("resident", wait=peers * subs)
-            after = publisher.ask("resident", put=1000)
+        with _publishing() as (stage, at, ask, before):
+            stage.hear(stage.start(crowd, at, peers, subs), "ready")
+            attached = ask("wait", subscribers=peers * subs)["resident"]
+            after = ask("put", count=1000)["resident"]
             found[name] = {
                 "attached_kib": round((attached - before) / (peers * subs), 2),
                 "after_messages_kib": round((after - before) / (peers * subs), 2),
@@ -314,29 +236,23 @@ def memory(subscribers: int = 1000) -> dict[str, Any]:
 def deliveries(subscribers: int = 100, batches: int = 500) -> dict[str, Any]:
     """See the module: microseconds of the publisher for a batch and subscriber."""
     found: dict[str, Any] = {"subscribers": subscribers, "batches": batches}
+    sizes = (8, 60_000)
     for name, peers, subs in (
         ("a_connection_each", subscribers, 1),
         ("all_on_one_connection", 1, subscribers),
     ):
-        with _stage() as (children, at):
-            publisher = _Child("publish", at)
-            children.append(publisher)
-            publisher.hear("before")
-            alone = {}
-            for size in (8, 60_000):
-                alone[size] = publisher.ask("cpu", batches=batches, size=size, every=0.01)
-            crowd = _Child("crowd", at, str(peers), str(subs))
-            children.append(crowd)
-            crowd.hear("ready")
-            publisher.ask("resident", wait=subscribers)
+        with _publishing() as (stage, at, ask, _):
+
+            def costs() -> list[float]:
+                how = {"count": batches, "every": 0.01}
+                return [ask("batches", size=size, **how)["cpu"] for size in sizes]
+
+            alone = costs()
+            stage.hear(stage.start(crowd, at, peers, subs), "ready")
+            ask("wait", subscribers=subscribers)
             found[name] = {
-                f"us_with_{size}_bytes": round(
-                    1e6
-                    * (publisher.ask("cpu", batches=batches, size=size, every=0.01) - alone[size])
-                    / (batches * subscribers),
-                    2,
-                )
-                for size in (8, 60_000)
+                f"us_with_{size}_bytes": round(1e6 * (cost - before) / (batches * subscribers), 2)
+                for size, cost, before in zip(sizes, costs(), alone, strict=True)
             }
     return found
 
@@ -346,15 +262,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guarantees", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("what", nargs="*", help="isolation, memory, deliveries (default: all)")
-    parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each flow (default 4)")
     parser.add_argument("--rounds", type=int, default=3, help="of isolation (default 3)")
     parser.add_argument("--subscribers", type=int, default=1000, help="default 1000")
     parser.add_argument("--json", metavar="FILE", help="write the figures there too")
     args = parser.parse_args()
-    if args.role:
-        run(ROLES[args.role](*args.what))
-        return
     known = ["isolation", "memory", "deliveries"]
     wanted = args.what or known
     unknown = set(wanted) - set(known)

@@ -81,6 +81,21 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         ("circuits", "circuits", _count),
     ),
     "idle": (("rss_mib", "resident MiB", _fixed),),
+    "arrays": (
+        ("rate", "arrays/s", _count),
+        ("cpu_ms", "CPU ms an array", _spent),
+        ("pss_mib", "MiB at most", _count),
+    ),
+    "frames": (
+        *_TIMES[:2],
+        ("cpu_share", "CPU, % of one", _short),
+        ("pss_mib", "MiB at most", _count),
+    ),
+    "killed": (
+        ("shm_kib", "KiB in /dev/shm", _count),
+        ("descriptors", "descriptors", _count),
+        ("mappings", "mappings", _count),
+    ),
     "mixed": (
         ("delay_p99", "delay p99 µs", _short),
         ("behind_p50", "behind p50 µs", _short),
@@ -105,6 +120,16 @@ NOTES: Final[dict[Group, str]] = {
     "mixed": "1,000 small dicts a second, and one message of 8 MiB each 100 ms on another topic "
     "of the same link. *behind*: put within 20 ms after the large one; *delay*: above the median "
     "of the others.",
+    "arrays": "As fast as it goes, each array stamped before it is sent and checked when it is "
+    "there. CPU and memory: all processes together, memory that they share counted once (PSS). "
+    "*Made by the publisher's `empty`*: nothing is copied; 16 elements of each are stamped and "
+    "checked, whatever its size.",
+    "frames": "From the put to the array in the user's hand; of several subscribers, the slowest. "
+    "CPU and memory: as of arrays.",
+    "killed": "By SIGKILL, in the midst of it. Descriptors and mappings: what the publisher has "
+    "12 s later more than before the killed subscriber came, and what shared memory the other "
+    "subscribers have 12 s after the publisher was killed (also of their own), if it is not gone "
+    "sooner. /dev/shm: when all are dead.",
     "tls": "The same face with other credentials. *First message*: from before a process is "
     "started to the first message of its Sub, while a publisher puts each millisecond. *Peers that "
     "come back*: all are connected, the coordinator is killed and started again at the same place; "

@@ -1,25 +1,39 @@
-"""The roles of a measurement: publisher, subscriber, the two ends of a round trip, a service.
+"""What the roles of all measurements have: the child's side.
 
-Each comes in a blocking and an async form, line by line alike. What they tell the parent, and
-wait for from it, is in `measuring`.
+A role is written once, as a coroutine, for both forms of contenders: a `Face` awaits what an async
+contender returns, and calls a blocking one. The coroutine of a blocking contender never suspends,
+and runs without an event loop. The parent's side of the same measurement stands below it, in
+`courses`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import Any
 
-from benchmarks import memory
-from benchmarks.contender import AsyncContender, BlockingContender, Contender, Meeting
+from benchmarks import contenders, memory
+from benchmarks.child import Control
+from benchmarks.contender import AsyncContender, Meeting
+from benchmarks.loops import run
 from benchmarks.workloads import KIB, WORKLOADS, Workload
 
-if TYPE_CHECKING:
-    from benchmarks.child import Control
-
-__all__ = ["PROBE_EVERY", "Cost", "Job", "clock", "find", "percentiles"]
+__all__ = [
+    "PROBE_EVERY",
+    "Cost",
+    "Face",
+    "Job",
+    "clock",
+    "percentiles",
+    "prove",
+    "role",
+    "see_out",
+    "serve",
+]
 
 PROBE_EVERY = 0.005
 """Seconds between two probes, and before an end marker is repeated."""
@@ -36,15 +50,15 @@ class Job:
         place: see `Meeting`.
         topic: see `Meeting`.
         workload: by name.
-        seconds: how long to send (throughput, rate).
+        seconds: how long to send.
         trips, warm_up: how many round trips to take, and how many before that (latency).
         joins: how many subscribers to make (join).
     """
 
     control: Control
     place: str
-    topic: str = ""
-    workload: str = ""
+    topic: str
+    workload: str
     seconds: float = 0.0
     trips: int = 0
     warm_up: int = 0
@@ -63,9 +77,10 @@ class Job:
 
     def meeting_at(self, topic: str) -> Meeting:
         """The same for another topic."""
-        kind = self.kind
+        kind, announce = self.kind, self.announce
         large = kind.size >= 64 * KIB
-        return Meeting(self.place, topic, kind.subscribers, self.announce, large, kind.topics)
+        place, shape = self.place, kind.shape
+        return Meeting(place, topic, kind.subscribers, announce, large, kind.topics, shape)
 
     def announce(self, place: str) -> None:
         """Tell the others where to go."""
@@ -100,193 +115,85 @@ class Cost:
         }
 
 
-# --- throughput -------------------------------------------------------------------------
+class Face:
+    """A contender whose calls are awaited, whichever form it has."""
+
+    def __init__(self, contender: Any) -> None:
+        self.it = contender
+        self.is_async = isinstance(contender, AsyncContender)
+
+    async def do(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call it; wait for it."""
+        result = call(*args)
+        return await result if self.is_async else result
+
+    async def sleep(self, seconds: float) -> None:
+        """Do nothing."""
+        if self.is_async:
+            await asyncio.sleep(seconds)
+        elif seconds > 0:
+            time.sleep(seconds)  # noqa: ASYNC251  (no event loop runs there)
+
+    async def told(self, job: Job, word: str) -> Any:
+        """Wait until the parent says this."""
+        if self.is_async:
+            return await asyncio.to_thread(job.control.wait, word)
+        return job.control.wait(word)
+
+    async def beside(
+        self, one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]
+    ) -> None:
+        """Both at once: as tasks, or in a thread each."""
+        if self.is_async:
+            await asyncio.gather(one, other)
+            return
+        thread = threading.Thread(target=_drive, args=(other,))
+        thread.start()
+        await one
+        thread.join()
 
 
-def _publish(contender: BlockingContender, job: Job) -> None:
-    make, marker, chunk = job.kind.make, [job.kind.marker], job.kind.chunk
-    make(0, chunk)  # imports, and memory that is touched for the first time
-    publisher = contender.open_publisher(job.meeting)
-    job.announce(job.place)
+def role(course: Callable[[Face, Job], Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Make a coroutine what `Stage.start` can start: with a contender, at the place that the
+    parent says."""
+
+    @wraps(course)
+    def begin(control: Control, module: str, contender: str, **job: Any) -> None:
+        face = Face(contenders.load(module)[contender])
+        running = course(face, Job(control, control.wait("place"), **job))
+        if face.is_async:
+            run(running)
+        else:
+            _drive(running)
+
+    return begin
+
+
+def serve(control: Control, module: str, contender: str) -> None:
+    """Be what has to stand beside a contender's publishers and subscribers."""
+    contenders.load(module)[contender].serve(lambda place: control.say("at", place=place))
+
+
+def _drive(course: Coroutine[Any, Any, None]) -> None:
+    try:
+        course.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("a blocking contender awaited something")
+
+
+async def prove(face: Face, job: Job, send: Callable[..., Any], *probe: Any) -> None:
+    """Send probes until one has come through."""
     while not job.told("proven"):
-        publisher.send_all(marker)
-        time.sleep(PROBE_EVERY)
-    n = 0
-    cost = Cost()
-    start = clock()
-    end = start + int(job.seconds * 1e9)
-    while clock() < end:
-        publisher.send_all(make(n, chunk))
-        n += chunk
-    publisher.send_all(marker)
-    job.say("sent", messages=n, start=start, end=clock())
+        await face.do(send, *probe)
+        await face.sleep(PROBE_EVERY)
+
+
+async def see_out(face: Face, job: Job, send: Callable[..., Any], *marker: Any) -> None:
+    """Send markers until the subscribers are through."""
     while not job.told("over"):
-        time.sleep(PROBE_EVERY)
-        publisher.send_all(marker)
-    job.say("cost", **cost.so_far())
-    publisher.close()
-
-
-async def _publish_async(contender: AsyncContender, job: Job) -> None:
-    make, marker, chunk = job.kind.make, [job.kind.marker], job.kind.chunk
-    make(0, chunk)  # imports, and memory that is touched for the first time
-    publisher = await contender.open_publisher(job.meeting)
-    job.announce(job.place)
-    while not job.told("proven"):
-        await publisher.send_all(marker)
-        await asyncio.sleep(PROBE_EVERY)
-    n = 0
-    cost = Cost()
-    start = clock()
-    end = start + int(job.seconds * 1e9)
-    while clock() < end:
-        await publisher.send_all(make(n, chunk))
-        n += chunk
-    await publisher.send_all(marker)
-    job.say("sent", messages=n, start=start, end=clock())
-    while not job.told("over"):
-        await asyncio.sleep(PROBE_EVERY)
-        await publisher.send_all(marker)
-    job.say("cost", **cost.so_far())
-    await publisher.close()
-
-
-def _subscribe(contender: BlockingContender, job: Job) -> None:
-    job.kind.make(0, 1)  # imports
-    subscriber = contender.open_subscriber(job.meeting)
-    subscriber.drain()
-    cost = Cost()
-    job.say("proven")
-    n, last = 0, None
-    while not n:  # further probes
-        n, last = subscriber.drain()
-    _report(job, n, last, clock(), cost)
-    job.control.wait("over")
-    subscriber.close()
-
-
-async def _subscribe_async(contender: AsyncContender, job: Job) -> None:
-    job.kind.make(0, 1)  # imports
-    subscriber = await contender.open_subscriber(job.meeting)
-    await subscriber.drain()
-    cost = Cost()
-    job.say("proven")
-    n, last = 0, None
-    while not n:  # further probes
-        n, last = await subscriber.drain()
-    _report(job, n, last, clock(), cost)
-    await asyncio.to_thread(job.control.wait, "over")
-    await subscriber.close()
-
-
-def _report(job: Job, n: int, last: Any, end: int, cost: Cost) -> None:
-    spent = cost.so_far()
-    (expected,) = job.kind.make(n - 1, 1)
-    job.say("received", messages=n, end=end, last_is_right=job.kind.same(last, expected), **spent)
-
-
-# --- round trips ------------------------------------------------------------------------
-
-
-def _ping(contender: BlockingContender, job: Job) -> None:
-    make, marker = job.kind.make, job.kind.marker
-    pair = contender.open_pair(job.meeting, True)
-    job.announce(job.place)
-    while not job.told("proven"):
-        pair.send(marker)
-        time.sleep(PROBE_EVERY)
-    pair.receive()
-    job.say("proven")
-    taken = []
-    cost = Cost()
-    for i in range(job.warm_up + job.trips):
-        (value,) = make(i, 1)
-        start = clock()
-        pair.send(value)
-        reply = pair.receive()
-        while not reply:  # further probes
-            reply = pair.receive()
-        taken.append(clock() - start)
-        _check_reply(value, reply)
-    pair.send(marker)
-    job.say("trips", **percentiles(taken[job.warm_up :]), **cost.so_far())
-    job.control.wait("over")
-    pair.close()
-
-
-async def _ping_async(contender: AsyncContender, job: Job) -> None:
-    make, marker = job.kind.make, job.kind.marker
-    pair = await contender.open_pair(job.meeting, True)
-    job.announce(job.place)
-    while not job.told("proven"):
-        await pair.send(marker)
-        await asyncio.sleep(PROBE_EVERY)
-    await pair.receive()
-    job.say("proven")
-    taken = []
-    cost = Cost()
-    if hasattr(pair, "exchange"):  # it takes them from within its callbacks
-        taken = await pair.exchange(make(0, job.warm_up + job.trips))
-    else:
-        for i in range(job.warm_up + job.trips):
-            (value,) = make(i, 1)
-            start = clock()
-            await pair.send(value)
-            reply = await pair.receive()
-            while not reply:  # further probes
-                reply = await pair.receive()
-            taken.append(clock() - start)
-            _check_reply(value, reply)
-    await pair.send(marker)
-    job.say("trips", **percentiles(taken[job.warm_up :]), **cost.so_far())
-    await asyncio.to_thread(job.control.wait, "over")
-    await pair.close()
-
-
-def _pong(contender: BlockingContender, job: Job) -> None:
-    pair = contender.open_pair(job.meeting, False)
-    pair.receive()
-    job.say("proven")
-    while not job.told("proven"):
-        pair.send(job.kind.marker)
-        time.sleep(PROBE_EVERY)
-    value = pair.receive()
-    while not value:  # further probes
-        value = pair.receive()
-    cost = Cost()
-    while value:
-        pair.send(value)
-        value = pair.receive()
-    job.say("cost", **cost.so_far())
-    job.control.wait("over")
-    pair.close()
-
-
-async def _pong_async(contender: AsyncContender, job: Job) -> None:
-    pair = await contender.open_pair(job.meeting, False)
-    await pair.receive()
-    job.say("proven")
-    while not job.told("proven"):
-        await pair.send(job.kind.marker)
-        await asyncio.sleep(PROBE_EVERY)
-    value = await pair.receive()
-    while not value:  # further probes
-        value = await pair.receive()
-    cost = Cost()
-    if hasattr(pair, "echo"):
-        await pair.echo(value)
-    else:
-        while value:
-            await pair.send(value)
-            value = await pair.receive()
-    job.say("cost", **cost.so_far())
-    await asyncio.to_thread(job.control.wait, "over")
-    await pair.close()
-
-
-def _check_reply(value: Any, reply: Any) -> None:
-    if reply != value:
-        raise RuntimeError(f"the reply to {value!r} is {reply!r}: a message was lost or changed")
+        await face.sleep(PROBE_EVERY)
+        await face.do(send, *marker)
 
 
 def percentiles(taken: Sequence[int]) -> dict[str, float]:
@@ -298,32 +205,3 @@ def percentiles(taken: Sequence[int]) -> dict[str, float]:
         return ordered[min(last, int(share * len(ordered)))] / 1000
 
     return {"p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "count": len(ordered)}
-
-
-# --- which ------------------------------------------------------------------------------
-
-Role = Callable[[Any, Job], "Coroutine[Any, Any, None] | None"]
-
-_BLOCKING: dict[str, Role] = {
-    "publish": _publish,
-    "subscribe": _subscribe,
-    "ping": _ping,
-    "pong": _pong,
-}
-_ASYNC: dict[str, Role] = {
-    "publish": _publish_async,
-    "subscribe": _subscribe_async,
-    "ping": _ping_async,
-    "pong": _pong_async,
-}
-
-
-def _serve(contender: Contender, job: Job) -> None:
-    contender.serve(job.announce)
-
-
-def find(name: str, contender: Contender) -> Role:
-    """The form of a role that the contender has."""
-    if name == "serve":
-        return _serve
-    return (_ASYNC if isinstance(contender, AsyncContender) else _BLOCKING)[name]

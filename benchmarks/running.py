@@ -13,6 +13,7 @@ import click
 from benchmarks.contender import Contender
 from benchmarks.measuring import Effort, NoRate, measure
 from benchmarks.results import Result
+from benchmarks.roles import serve
 from benchmarks.stage import Failed, Stage
 from benchmarks.workloads import Workload
 
@@ -77,14 +78,15 @@ def run_all(
     workloads = [w for w in workloads if w not in twins]
     pairs = [(w, c) for w in workloads for c in contenders if c.can(w)]
     results = {(w.name, c.name): Result(w.name, c.name) for w, c in pairs}
-    progress = Progress(effort.rounds * len(pairs), out)
+    progress = Progress(sum(1 if w.once else effort.rounds for w, _ in pairs), out)
     try:
         with ExitStack() as services:
             places = _serve(contenders, services, effort.patience)
             for number in range(effort.rounds):
                 progress.round(number + 1, effort.rounds)
                 for workload in workloads:
-                    able = [c for c in contenders if c.can(workload)]
+                    over = number and workload.once
+                    able = [] if over else [c for c in contenders if c.can(workload)]
                     turn = number % max(1, len(able))
                     for contender in (*able[turn:], *able[:turn]):
                         what = f"{workload.title}: {contender.title}"
@@ -118,8 +120,8 @@ def _serve(contenders: Sequence[Contender], services: ExitStack, patience: float
     started = []
     for contender in contenders:
         if contender.service:
-            stage = services.enter_context(Stage(contender, patience))
-            service = stage.start("serve")
-            service.say("place", "")
+            stage = services.enter_context(Stage(patience))
+            name = contender.name
+            service = stage.start(serve, type(contender).__module__, name, called=f"{name} (serve)")
             started.append((contender, stage, service))
     return {c.name: stage.hear(service, "at")["place"] for c, stage, service in started}

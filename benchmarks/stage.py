@@ -1,8 +1,9 @@
 """Child processes: started, spoken to, listened to, and never left behind.
 
-Children leave when their standard input closes (see `child`), so that even a parent that is
-killed leaves none. Each is the head of a session of its own: Ctrl-C reaches the parent alone,
-which then ends them, with whatever they have started.
+Everything that is measured here runs so: a child is a function of some module, called with a
+`Control` and what it is given. Children leave when their standard input closes (see `child`), so
+that even a parent that is killed leaves none. Each is the head of a session of its own: Ctrl-C
+reaches the parent alone, which then ends them, with whatever they have started.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from benchmarks.contender import Contender
 
 __all__ = ["Child", "Failed", "Stage"]
 
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 100.0
 
 
 class Failed(Exception):
@@ -31,57 +33,94 @@ class Failed(Exception):
 
 
 class Child:
-    """One process."""
+    """One process.
 
-    def __init__(self, contender: Contender, role: str, events: queue.Queue[Event]) -> None:
-        self.name = f"{contender.name} ({role})"
+    Attributes:
+        heard: what it said that nobody has taken yet, by word.
+        ended: whether it was ended on purpose.
+        port: where it listens, of a daemon.
+    """
+
+    def __init__(
+        self, name: str, events: queue.Queue[Event], environment: Mapping[str, str]
+    ) -> None:
+        self.name = name
         self.heard: dict[str, dict[str, Any]] = {}
+        self.ended = False
+        self.port = 0
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (`end` closes it)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             encoding="utf-8",
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,
         )
         self._listener = threading.Thread(target=self._listen, args=(events,), daemon=True)
         self._listener.start()
 
     def _listen(self, events: queue.Queue[Event]) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             events.put((self, json.loads(line)))
-        code = self._process.wait()
+        code = self.process.wait()
         events.put((self, {"word": "exit", "code": code}))
 
     def say(self, word: str, what: Any = True) -> None:
         """Tell it something; it may be gone already, which shows elsewhere."""
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({word: what}) + "\n")
-            self._process.stdin.flush()
+            self.process.stdin.write(json.dumps({word: what}) + "\n")
+            self.process.stdin.flush()
         except OSError:
             pass
 
     def printed(self) -> str:
         """What it wrote to standard error (and output)."""
-        self._stderr.seek(0)
-        return self._stderr.read().strip()
+        # by `pread`: to seek would move the place where the child writes
+        size = os.fstat(self._stderr.fileno()).st_size
+        return os.pread(self._stderr.fileno(), size, 0).decode(errors="replace").strip()
+
+    def prints(self, pattern: str) -> re.Match[str]:
+        """Wait until it has written this.
+
+        Raises:
+            Failed: it has not, and never will.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while (found := re.search(pattern, self.printed())) is None:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"{self.name}: it does not start{quoted(self)}")
+            time.sleep(0.002)
+        return found
+
+    def cpu(self) -> float:
+        """Seconds of processor time so far."""
+        return time.clock_gettime(~self.process.pid << 3 | 2)
+
+    def memory(self, file: str = "status", field: str = "VmRSS") -> int:
+        """KiB that are resident, or what else /proc says of it; 0 of one that is gone."""
+        try:
+            lines = Path(f"/proc/{self.process.pid}/{file}").read_text().splitlines()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in lines if line.startswith(field + ":")), 0)
 
     def end(self) -> None:
         """End it, with whatever it has started, if it is still there."""
-        if self._process.poll() is None:
+        self.ended = True
+        if self.process.poll() is None:
             try:
-                os.killpg(self._process.pid, signal.SIGKILL)
+                os.killpg(self.process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        self._process.wait()
+        self.process.wait()
         self._listener.join(1)
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 try:
                     pipe.close()
@@ -94,44 +133,44 @@ Event = tuple[Child, dict[str, Any]]
 
 
 class Stage:
-    """The children of one measurement, or of a service. Leaving it ends them all.
+    """The children of one measurement, or of a service. Leaving it ends them all, the last first.
 
     Parameters:
-        contender: all play roles of this one.
         patience: seconds to wait for whatever should take less than one.
     """
 
-    def __init__(self, contender: Contender, patience: float) -> None:
-        self.contender = contender
+    def __init__(self, patience: float = PATIENCE) -> None:
         self.patience = patience
-        self._children: list[Child] = []
+        self.children: list[Child] = []
         self._events: queue.Queue[Event] = queue.Queue()
 
     def __enter__(self) -> Stage:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for child in self._children:
+        for child in reversed(self.children):
             child.end()
 
-    def start(self, role: str, **job: Any) -> Child:
-        """Start a process with this role of the contender; it gets going when it is told the
-        ``place``."""
-        child = Child(self.contender, role, self._events)
-        self._children.append(child)
-        child.say(
-            "job",
-            {
-                "module": type(self.contender).__module__,
-                "contender": self.contender.name,
-                "role": role,
-                "job": job,
-            },
-        )
+    def start(
+        self,
+        role: Callable[..., Any],
+        *args: Any,
+        called: str = "",
+        environment: Mapping[str, str] | None = None,
+        **how: Any,
+    ) -> Child:
+        """Start a process with this function."""
+        child = Child(called or role.__name__, self._events, environment or {})
+        self.children.append(child)
+        module = role.__module__
+        if module == "__main__":  # which is another one in the child
+            spec = sys.modules[module].__spec__
+            module = spec.name if spec is not None else module
+        child.say("job", {"module": module, "role": role.__name__, "args": args, "how": how})
         return child
 
     def hear(self, child: Child, word: str, longer: float = 0.0) -> dict[str, Any]:
-        """Wait until a child says this, for so many seconds longer than patience.
+        """Wait until a child says this, for so many seconds longer than patience, and take it.
 
         Raises:
             Failed: it does not, or one of the children fails meanwhile.
@@ -145,27 +184,40 @@ class Stage:
                 said = ", ".join(child.heard) or "nothing"
                 raise Failed(
                     f"{child.name}: no {word!r} within {patience:g} s (it said: {said})"
-                    f"{_quoted(child)}"
+                    f"{quoted(child)}"
                 ) from None
+            if who.ended:
+                continue
             if what["word"] == "failed":
-                raise Failed(f"{who.name}: {what['error'].strip()}{_quoted(who)}")
+                raise Failed(f"{who.name}: {what['error'].strip()}{quoted(who)}")
             if what["word"] == "exit" and (what["code"] or "done" not in who.heard):
-                raise Failed(f"{who.name}: it ended with exit code {what['code']}{_quoted(who)}")
+                raise Failed(f"{who.name}: it ended with exit code {what['code']}{quoted(who)}")
             who.heard[what["word"]] = what
-        return child.heard[word]
+        return child.heard.pop(word)
+
+    def ask(self, child: Child, order: str, word: str = "answer", **how: Any) -> dict[str, Any]:
+        """Have a child that takes orders (see `child.obey`) do something; what came of it."""
+        self.order(child, order, **how)
+        return self.hear(child, word)
+
+    def order(self, child: Child, order: str, **how: Any) -> None:
+        """The same, not waiting for it."""
+        child.say("do", {"order": order, **how})
 
     def finish(self) -> str:
         """Wait until all children have ended in order; returns what they had to remark."""
-        for child in self._children:
-            self.hear(child, "exit")
-        return "\n".join(filter(None, map(_remark, self._children)))
+        for child in self.children:
+            if not child.ended:
+                self.hear(child, "exit")
+        return "\n".join(filter(None, map(_remark, self.children)))
 
 
-def _quoted(child: Child) -> str:
+def quoted(child: Child) -> str:
+    """What it wrote, for a text about it."""
     printed = child.printed()
     return f"\nIt wrote:\n{printed}" if printed else ""
 
 
 def _remark(child: Child) -> str:
-    printed = child.printed()
+    printed = "" if child.ended else child.printed()
     return f"{child.name} wrote: {printed}" if printed else ""

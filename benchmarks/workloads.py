@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from math import prod
 from typing import Any, Final, Literal
 
-__all__ = ["ASKED_FOR", "GROUPS", "KIB", "MIB", "WORKLOADS", "Group", "Workload"]
+__all__ = ["GROUPS", "KIB", "MIB", "WORKLOADS", "Group", "Workload"]
 
 Group = Literal[
-    "throughput", "latency", "fan-out", "rate", "topics", "join", "idle", "mixed", "tls", "ways"
+    "throughput",
+    "latency",
+    "fan-out",
+    "rate",
+    "topics",
+    "join",
+    "idle",
+    "mixed",
+    "arrays",
+    "frames",
+    "killed",
+    "tls",
+    "ways",
 ]
 
 GROUPS: Final[dict[Group, str]] = {
@@ -22,12 +35,12 @@ GROUPS: Final[dict[Group, str]] = {
     "join": "from making a subscriber to its first message",
     "idle": "memory of a process that publishes and subscribes, but does nothing",
     "mixed": "what a large message on the same link costs a small one",
+    "arrays": "arrays a second, one publisher to subscribers on its host",
+    "frames": "frames of 1920 × 1080 × 3 bytes at a fixed rate, on one host",
+    "killed": "what is left of arrays when processes are killed",
     "tls": "plain, proof only and TLS side by side",
     "ways": "direct, reverse and over a relay side by side",
 }
-
-ASKED_FOR: Final[frozenset[Group]] = frozenset(("tls", "ways"))
-"""Groups that are measured only where they are named."""
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -55,8 +68,12 @@ class Workload:
         rate: messages a second that the publisher keeps to (rate).
         topics: how many there are (topics).
         run: how many messages go to one topic before the next (topics).
+        shape: of arrays of bytes (arrays, frames, killed).
+        empty: whether the publisher's `empty` makes them, so that none is copied.
         needs: a package that it takes to make the messages.
         same_as: a workload with the very same course; its figures are taken where it is measured.
+        once: whether one round of it says all.
+        asked_for: whether it is measured only where it or its group is named.
         course: how it is measured, where its group does not say that: as another group is, or in a
             way of its own.
     """
@@ -73,8 +90,12 @@ class Workload:
     rate: int = 0
     topics: int = 0
     run: int = 1
+    shape: tuple[int, ...] = ()
+    empty: bool = False
     needs: str = ""
     same_as: str = ""
+    once: bool = False
+    asked_for: bool = False
     course: str = ""
 
     @property
@@ -117,6 +138,16 @@ def _array() -> Any:
 
 def _arrays(first: int, count: int) -> list[Any]:
     return [{"a": _array()}] * count
+
+
+def _array_workload(name: str, title: str, group: Group, *shape: int, **more: Any) -> Workload:
+    """One whose messages are arrays of their own making (see `courses.arrays`)."""
+    size = prod(shape)
+    return Workload(name, title, group, _none, b"", size=size, shape=shape, needs="numpy", **more)
+
+
+def _none(first: int, count: int) -> list[Any]:
+    raise NotImplementedError("arrays are made and checked by the course")
 
 
 def _same_array(one: Any, other: Any) -> bool:
@@ -188,6 +219,53 @@ _WORKLOADS: Final = (
         {},
         rate=1_000,
     ),
+    *(
+        _array_workload(
+            f"array-{count}",
+            f"8 MiB numpy array to {count} subscriber{'s' * (count > 1)}",
+            "arrays",
+            8 * MIB,
+            subscribers=count,
+        )
+        for count in (1, 3)
+    ),
+    *(
+        _array_workload(
+            f"empty-{size // KIB}",
+            f"made by the publisher's `empty`: {text}",
+            "arrays",
+            size,
+            empty=True,
+        )
+        for text, size in (
+            ("64 KiB", 64 * KIB),
+            ("1 MiB", MIB),
+            ("8 MiB", 8 * MIB),
+            ("32 MiB", 32 * MIB),
+        )
+    ),
+    *(
+        _array_workload(
+            f"frames-{rate}-{count}",
+            f"{rate} Hz to {count} subscriber{'s' * (count > 1)}",
+            "frames",
+            *(1080, 1920, 3),
+            rate=rate,
+            subscribers=count,
+            asked_for=(rate, count) != (30, 3),
+        )
+        for rate in (30, 120)
+        for count in (1, 3, 8)
+    ),
+    _array_workload(
+        "killed",
+        "frames at 120 Hz to 3 subscribers, one of which is killed, then the publisher, then all",
+        "killed",
+        *(1080, 1920, 3),
+        rate=120,
+        subscribers=2,
+        once=True,
+    ),
 )
 _CHANNELS: Final = (
     *("small-dict", "1-kib", "64-kib", "8-mib-array", "round-trip", "behind-8-mib"),
@@ -199,7 +277,7 @@ _WAYS: Final = ("small-dict", "64-kib", "round-trip")
 WORKLOADS: Final = (
     *_WORKLOADS,
     *(
-        replace(each, name=f"tls-{each.name}", group="tls", course=each.group)
+        replace(each, name=f"tls-{each.name}", group="tls", course=each.group, asked_for=True)
         for each in _WORKLOADS
         if each.name in _CHANNELS
     ),
@@ -210,6 +288,7 @@ WORKLOADS: Final = (
         _small_dicts,
         {},
         course="start",
+        asked_for=True,
     ),
     Workload(
         "tls-return",
@@ -218,6 +297,7 @@ WORKLOADS: Final = (
         _small_dicts,
         {},
         course="return",
+        asked_for=True,
     ),
     Workload(
         "tls-strangers",
@@ -226,9 +306,10 @@ WORKLOADS: Final = (
         _small_dicts,
         {},
         course="strangers",
+        asked_for=True,
     ),
     *(
-        replace(each, name=f"ways-{each.name}", group="ways", course=each.group)
+        replace(each, name=f"ways-{each.name}", group="ways", course=each.group, asked_for=True)
         for each in _WORKLOADS
         if each.name in _WAYS
     ),
@@ -239,6 +320,7 @@ WORKLOADS: Final = (
         _small_dicts,
         {},
         course="start",
+        asked_for=True,
     ),
     Workload(
         "ways-stream",
@@ -249,6 +331,7 @@ WORKLOADS: Final = (
         size=64 * KIB,
         chunk=16,
         course="throughput",
+        asked_for=True,
     ),
     Workload(
         "ways-circuits",
@@ -257,5 +340,6 @@ WORKLOADS: Final = (
         _small_dicts,
         {},
         course="circuits",
+        asked_for=True,
     ),
 )

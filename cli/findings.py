@@ -58,6 +58,7 @@ CLOCK = 1.0
 """Seconds by which two clocks may differ, or a message may be late, before that is said."""
 WAYS = {
     "": "not reached now",
+    "unix": "dialled at its Unix socket",
     "direct": "dialled",
     "reverse": "it has dialled us",
     "relay": "met at a relay",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -17,8 +18,10 @@ __all__ = [
     "FOREVER",
     "KIB",
     "KINDS",
+    "LOCALHOST",
     "MAX_WAYS",
     "MIB",
+    "UNIX",
     "Address",
     "Settings",
     "Way",
@@ -26,6 +29,7 @@ __all__ = [
     "coordinators_from",
     "is_loopback",
     "is_wildcard",
+    "name_here",
     "parse_address",
     "parse_advertise",
     "seconds",
@@ -49,20 +53,33 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-KINDS = ("direct", "reverse", "relay")
+UNIX = "unix"
+KINDS = (UNIX, "direct", "reverse", "relay")
 """Of ways, the best first."""
+LOCALHOST = ".localhost"
+"""How the host of a Unix socket ends: for all that is decided by hosts, it is on loopback."""
+
+
+def name_here(host_id: str, peer_id: str) -> str:
+    """The name of a peer's Unix socket. Its `host_id` is in it, so that on another host, or in
+    another network namespace, nothing has the same name; and a peer whose directory several hosts
+    share knows those of its own by how they begin."""
+    digest = hashlib.sha256(f"{host_id} {peer_id}".encode()).hexdigest()
+    return f"{host_id[:8]}-{digest[:24]}"
 
 
 class Way(NamedTuple):
     """Where a peer can be reached, and who told it: a coordinator, the program, or, for one of the
-    addresses that a name means, the way that has the name."""
+    addresses that a name means, the way that has the name; for a Unix socket, the way that leads
+    there by TCP."""
 
     host: str
     port: int
     told_by: object = None
     kind: str = "direct"
-    """``direct``: we dial it; ``reverse``: it has dialled us, from there; ``relay``: both have
-    dialled the relay that is there."""
+    """``unix``: we dial its Unix socket, on the host of both; ``direct``: we dial it by TCP;
+    ``reverse``: it has dialled us, from there; ``relay``: both have dialled the relay that is
+    there."""
 
     @property
     def address(self) -> Address:
@@ -75,6 +92,8 @@ class Way(NamedTuple):
         return KINDS.index(self.kind)
 
     def __str__(self) -> str:
+        if self.kind == UNIX:
+            return f"{self.kind} {self.told_by}"
         if self.kind != "direct":
             return f"{self.kind} {self.address}"
         if isinstance(self.told_by, Way) and self.told_by.host != self.host:
@@ -314,6 +333,9 @@ class Settings:
     """How long `close()` and the end of the process wait for subscribers to get what is due."""
     ack_delay: float = 0.02
     """At most so long after taking a message its acknowledgement is sent."""
+    shared_memory: int = 256 * MIB
+    """Memory for large values (arrays, bytes), which the Subs of this host are shown without a
+    copy. While it is full, and where this system has none, they travel as all else; 0: always."""
     max_message: int = 256 * MIB
     """The largest encoded message that is sent. One that comes may be larger by as much as others
     could stand before it in its batch (64 KiB); beyond that, it is a gap."""

@@ -176,8 +176,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture
-def no_detour(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is called dials nobody, as if it could not."""
+def by_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peers of this process have no Unix sockets."""
+    from pubsub.links import unix
+
+    monkeypatch.setattr(unix, "available", lambda: False)
+
+
+@pytest.fixture
+def no_detour(by_tcp: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is called dials nobody, as if it could not, and nobody comes by a Unix socket."""
     from pubsub.runtime.calling import Callbacks  # when it is settled which loop there is
 
     monkeypatch.setattr(Callbacks, "called", lambda *what: None)

@@ -20,6 +20,7 @@ from benchmarks import guarantees
 from benchmarks.__main__ import BEGIN, END, SUMMARY
 from benchmarks.contenders import MODULES, load
 from benchmarks.coordinator.report import judged
+from benchmarks.courses.arrays import HEAD, PAGE, look, stamp
 from benchmarks.goals import GOALS, Goal, judge
 from benchmarks.goals import PEERS as PEERS_ALL
 from benchmarks.packing import join, packer, split, unpack
@@ -37,7 +38,7 @@ import socket
 import sys
 import time
 
-from benchmarks.contenders import stream
+from benchmarks.contenders import sockets, stream
 
 
 class _Publisher(stream._Publisher):
@@ -80,17 +81,66 @@ class Missing(stream.Stream):
     programs = ("no-such-program",)
 
 
-CONTENDERS = (Lossy(), Hanging(), Crashing(), Dying(), Missing())
+class _Skipping(sockets.Publisher):
+    def send(self, array):
+        number = array[:8].view("i8")[0]
+        if number != 1:
+            self._connections[0].sendall(array)
+
+
+class _Tearing(sockets.Publisher):
+    def send(self, array):
+        if array[:8].view("i8")[0] == 1:
+            array[-4096:] = 0
+        self._connections[0].sendall(array)
+
+
+class Skipping(sockets.Sockets):
+    name = "skipping"
+    kind = "peer"
+    groups = frozenset(("arrays",))
+    workloads = frozenset(("array-1",))
+    arrays = _Skipping
+
+    def open_arrays(self, meeting):
+        return self.arrays(sockets._accept(meeting))
+
+    def open_array_subscriber(self, meeting):
+        import numpy as np
+
+        subscriber = sockets.Subscriber(sockets._connect(meeting))
+
+        def take():
+            array = np.empty(meeting.shape, np.uint8)
+            subscriber._read(memoryview(array))
+            return array
+
+        subscriber.take = take
+        return subscriber
+
+
+class Tearing(Skipping):
+    name = "tearing"
+    arrays = _Tearing
+
+
+CONTENDERS = (Lossy(), Hanging(), Crashing(), Dying(), Missing(), Skipping(), Tearing())
 '''
 
 
-PEERS = "stream,sockets,msgpack,pyzmq-nodrop,zenoh-tcp,nats-py,redis-py"
+PEERS = "stream,sockets,msgpack,pyzmq-nodrop,zenoh-tcp,iceoryx2,nats-py,redis-py"
 
 
 ONLY = "1-kib,64-kib,fan-out-1,rate-1k,topics-each,join,idle"
 
 
 CHANNELS = "tls-small-dict,tls-round-trip,tls-first-message,tls-return,tls-strangers"
+
+
+ARRAYS = "array-3,frames-120-1,killed"
+
+
+OF_ARRAYS = "pyzmq-nodrop,zenoh-shm,zenoh-provider,iceoryx2,cyclonedds"
 
 
 WAYS = "ways-small-dict,ways-round-trip,ways-first-message,ways-stream,ways-circuits"
@@ -119,9 +169,11 @@ def runs(folder: Path) -> Iterator[dict[str, subprocess.Popen[str]]]:
     (folder / "theirs" / "__init__.py").touch()
     (folder / "theirs" / "liars.py").write_text(LIARS)
     paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    options = ("--smoke", "--faces=none", "--only=small-dict", "--patience=12")
-    names = ("ours", "peers", "channels", "ways")
-    ours, peers, channels, ways = (("--write", str(folder / name)) for name in names)
+    options = ("--smoke", "--faces=none", "--only=small-dict,array-1", "--patience=12")
+    names = ("ours", "peers", "channels", "ways", "arrays", "others")
+    ours, peers, channels, ways, arrays, others = (
+        ("--write", str(folder / name)) for name in names
+    )
     for name in names:
         (folder / name).mkdir()
     started = {
@@ -130,6 +182,10 @@ def runs(folder: Path) -> Iterator[dict[str, subprocess.Popen[str]]]:
         "ours": bench("--smoke", "--only=" + ONLY, "--peers=protocol,bare", *ours),
         "channels": bench("--smoke", "--only=" + CHANNELS, "--peers=protocol", *channels),
         "ways": bench("--smoke", "--only=" + WAYS, "--peers=forwarder", *ways),
+        "arrays": bench("--smoke", "--only=" + ARRAYS, "--peers=protocol", *arrays),
+        "others": bench(
+            "--smoke", "--faces=none", "--only=array-1", "--peers=" + OF_ARRAYS, *others
+        ),
         "liars": bench(*options, "--peers=theirs.liars,stream", PYTHONPATH=paths),
     }
     yield started
@@ -227,6 +283,41 @@ def test_the_ways_are_measured_side_by_side(
             assert measured.get("rate", measured.get("p50")) > 0
 
 
+def test_arrays_are_measured_and_checked(
+    runs: dict[str, subprocess.Popen[str]], folder: Path
+) -> None:
+    pytest.importorskip("numpy")
+    figures = _figures(runs, folder, "arrays")
+    found = {(r["workload"], r["contender"]): r for r in figures["results"]}
+    faces = ("pubsub-async", "pubsub-blocking")
+    assert set(found) == {(workload, face) for workload in ARRAYS.split(",") for face in faces}
+    for (workload, _), result in found.items():
+        (measured,) = result["rounds"]
+        assert not result["failures"]
+        if workload == "killed":
+            assert measured["descriptors"] == measured["mappings"] == 0
+        else:
+            assert measured["messages"] > 0
+            assert 0 < measured["p50"] <= measured["p99"]
+            assert measured["cpu_ms"] > 0
+    others = _figures(runs, folder, "others")
+    done = {result["contender"] for result in others["results"]}
+    for name in OF_ARRAYS.split(","):
+        assert name in done or "package" in others["left_out"][name]
+    assert not any(result["failures"] for result in others["results"])
+
+
+def test_torn_arrays_are_found_out() -> None:
+    np = pytest.importorskip("numpy")
+    array = np.ones((300, 64, 3), np.uint8)
+    for number in (-1, 0, 5, 1000):
+        stamp(array, number, PAGE)
+        assert look(array, PAGE)[0] == number
+    array.reshape(-1)[HEAD + 3 * PAGE] += 1
+    with pytest.raises(RuntimeError, match="array 1000 is torn"):
+        look(array, PAGE)
+
+
 def _check(figures: dict[str, Any]) -> None:
     """Every measurement has plausible figures."""
     groups = {workload["name"]: workload["group"] for workload in figures["workloads"]}
@@ -304,6 +395,20 @@ def test_goals_are_judged_against_the_best_rival() -> None:
     assert verdict.met is None
 
 
+def test_goals_of_each_round() -> None:
+    kinds = {"pubsub-async": "ours", "a": "peer"}
+    goal = Goal("it", "w", "rate", "least", 1.6, ("a",), each_round=True)
+    results = {
+        ("w", "pubsub-async"): _result("w", "pubsub-async", 20, 20, 15),
+        ("w", "a"): _result("w", "a", 10, 10, 10),
+    }
+    (verdict,) = judge(goal, results, kinds)
+    assert (verdict.ratio, verdict.met) == (1.5, False)
+    results["w", "a"].rounds[2]["rate"] = 9
+    (verdict,) = judge(goal, results, kinds)
+    assert verdict.met
+
+
 def test_goals_without_a_rival() -> None:
     kinds = {"pubsub-async": "ours", "bare": "ceiling"}
     results = {
@@ -364,6 +469,9 @@ def test_failures_are_told_from_figures(runs: dict[str, subprocess.Popen[str]]) 
     assert "FAILED small-dict, dying: dying (subscribe): it ended with exit code 7" in out
     assert "Left out: missing (missing: package no_such_package, program no-such-program)" in out
     assert "FAILED small-dict, stream" not in out
+    if "Left out: array-1" not in out:  # without numpy
+        assert "array 2 came where 1 was due" in out
+        assert "array 1 is torn" in out
 
 
 def test_wrong_arguments() -> None:
@@ -422,9 +530,14 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_the_figures_of_the_guarantees_can_be_measured() -> None:
+def test_the_figures_of_the_guarantees_can_be_measured(tmp_path: Path) -> None:
     """With few subscribers and little time: whether it works, not what comes out."""
-    few = guarantees.memory(20)
+    file = tmp_path / "figures.json"
+    how = ("memory", "--subscribers", "20", "--json", str(file))
+    command = [sys.executable, "-m", "benchmarks.guarantees", *how]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    few = json.loads(file.read_text())["memory"]
     assert few["subscribers"] == 20
     assert set(few["a_connection_each"]) == {"attached_kib", "after_messages_kib"}
     found = guarantees.isolation(seconds=0.5, rounds=1)

@@ -15,6 +15,8 @@ MODULES: Final = (
     "benchmarks.contenders.ways",
     "benchmarks.contenders.pyzmq",
     "benchmarks.contenders.zenoh",
+    "benchmarks.contenders.iceoryx",
+    "benchmarks.contenders.cyclone",
     "benchmarks.contenders.brokers",
     "benchmarks.contenders.stream",
     "benchmarks.contenders.protocol",

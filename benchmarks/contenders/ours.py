@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from benchmarks.contender import (
+    ARRAYS,
     PUBSUB,
     AsyncContender,
     BlockingContender,
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from pubsub.coordinator.server import Coordinator
 
 __all__ = ["CONTENDERS", "Async", "AsyncPair", "AsyncPublisher", "AsyncSubscriber", "use"]
+
+
+FOUR = 4 * (8 * 1024 * 1024 + 1024)
+"""Room for four arrays of 8 MiB, as all others have it."""
 
 
 async def _coordinate(
@@ -106,6 +111,31 @@ class _AsyncTopics:
         await asyncio.gather(*(pub.close() for pub in self._pubs))
 
 
+class _AsyncArrays:
+    def __init__(self, pub: AsyncPub) -> None:
+        self._pub: Any = pub
+
+    async def send(self, array: Any) -> None:
+        await self._pub.put(array)
+
+    async def close(self) -> None:
+        await self._pub.close()
+
+    def empty(self, shape: tuple[int, ...]) -> Any:
+        return self._pub.empty(shape, "u1")
+
+
+class _AsyncArraySubscriber:
+    def __init__(self, sub: AsyncSub) -> None:
+        self._sub = sub
+
+    async def take(self) -> Any:
+        return await self._sub.get()
+
+    async def close(self) -> None:
+        await self._sub.close()
+
+
 class AsyncPair:
     def __init__(self, pub: AsyncPub, sub: AsyncSub) -> None:
         self._pub = pub
@@ -128,11 +158,12 @@ class Async(AsyncContender):
     how = (
         '`Pub(overflow="block")`; `await pub.put(value)` one by one; `async for value in sub`. '
         "Round trip: `pub.put(value)`, `await sub.get()`. Many topics: one Pub each, one "
-        "Sub with a pattern."
+        "Sub with a pattern. Arrays: `buffer` and `window` for four."
     )
     family = "pubsub"
     kind: ClassVar[Kind] = "ours"
-    groups = PUBSUB | {"topics", "mixed"}
+    groups = PUBSUB | ARRAYS | {"topics", "mixed"}
+    makes_arrays = hasattr(AsyncPub, "empty")
     service = True
     beside: Callable[[Coordinator, str], Awaitable[None]] | None = None
     """Starts what else has to stand beside the coordinator, before anybody comes."""
@@ -158,6 +189,14 @@ class Async(AsyncContender):
     async def open_topics_subscriber(self, meeting: Meeting) -> AsyncSubscriber:
         use(meeting.place)
         return AsyncSubscriber(await AsyncSub(f"{meeting.topic}/*"))
+
+    async def open_arrays(self, meeting: Meeting) -> _AsyncArrays:
+        use(meeting.place)
+        return _AsyncArrays(await AsyncPub(meeting.topic, overflow="block", buffer=FOUR))
+
+    async def open_array_subscriber(self, meeting: Meeting) -> _AsyncArraySubscriber:
+        use(meeting.place)
+        return _AsyncArraySubscriber(await AsyncSub(meeting.topic, window=FOUR))
 
     async def open_pair(self, meeting: Meeting, first: bool) -> AsyncPair:
         use(meeting.place)
@@ -221,6 +260,22 @@ class _BlockingTopics:
             pub.close(linger=0)
 
 
+class _BlockingArrays:
+    def __init__(self, pub: BlockingPub) -> None:
+        self._pub: Any = pub
+        self.send = pub.put
+        self.close = pub.close
+
+    def empty(self, shape: tuple[int, ...]) -> Any:
+        return self._pub.empty(shape, "u1")
+
+
+class _BlockingArraySubscriber:
+    def __init__(self, sub: BlockingSub) -> None:
+        self.take = sub.get
+        self.close = sub.close
+
+
 class _BlockingPair:
     def __init__(self, pub: BlockingPub, sub: BlockingSub) -> None:
         self._pub = pub
@@ -240,11 +295,13 @@ class Blocking(BlockingContender):
     title = "pubsubd, blocking face"
     how = (
         '`Pub(overflow="block")`; `pub.put(value)` one by one; `for value in sub`. Round trip: '
-        "`pub.put(value)`, `sub.get()`. Many topics: one Pub each, one Sub with a pattern."
+        "`pub.put(value)`, `sub.get()`. Many topics: one Pub each, one Sub with a pattern. "
+        "Arrays: `buffer` and `window` for four."
     )
     family = "pubsub"
     kind = "ours"
-    groups = PUBSUB | {"topics", "mixed"}
+    groups = PUBSUB | ARRAYS | {"topics", "mixed"}
+    makes_arrays = hasattr(BlockingPub, "empty")
     service = True
 
     def serve(self, announce: Callable[[str], None]) -> None:
@@ -268,6 +325,14 @@ class Blocking(BlockingContender):
     def open_topics_subscriber(self, meeting: Meeting) -> _BlockingSubscriber:
         use(meeting.place)
         return _BlockingSubscriber(BlockingSub(f"{meeting.topic}/*"))
+
+    def open_arrays(self, meeting: Meeting) -> _BlockingArrays:
+        use(meeting.place)
+        return _BlockingArrays(BlockingPub(meeting.topic, overflow="block", buffer=FOUR))
+
+    def open_array_subscriber(self, meeting: Meeting) -> _BlockingArraySubscriber:
+        use(meeting.place)
+        return _BlockingArraySubscriber(BlockingSub(meeting.topic, window=FOUR))
 
     def open_pair(self, meeting: Meeting, first: bool) -> _BlockingPair:
         use(meeting.place)

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from benchmarks.contender import (
+    ARRAYS,
     PUBSUB,
     AsyncContender,
     BlockingContender,
@@ -137,6 +138,26 @@ class _TopicsSubscriber(_Subscriber):
         return n, last
 
 
+class _Arrays:
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self.close = socket.close
+
+    def send(self, array: Any) -> None:
+        self._socket.send(array.copy(), copy=False)
+
+
+class _ArraySubscriber:
+    def __init__(self, socket: Any, shape: tuple[int, ...]) -> None:
+        self._socket, self._shape = socket, shape
+        self.close = socket.close
+
+    def take(self) -> Any:
+        import numpy as np
+
+        return np.frombuffer(self._socket.recv(copy=False).buffer, np.uint8).reshape(self._shape)
+
+
 class _Pair:
     def __init__(self, out: Any, into: Any) -> None:
         self._out, self._into = out, into
@@ -162,10 +183,11 @@ class NoDrop(BlockingContender):
     how = (
         f"PUB/SUB over TCP, `XPUB_NODROP`, SNDHWM and RCVHWM {HWM:,}; one frame a message, "
         "`socket.send(packer.pack(value))`, `unpackb(socket.recv())`; large ones: head and buffer "
-        "as two frames, `copy=False` on both sides."
+        "as two frames, `copy=False` on both sides. Arrays on one host: SNDHWM and RCVHWM 4, "
+        "`socket.send(array.copy(), copy=False)`, since the publisher goes on with its array."
     )
     packages = ("zmq",)
-    groups = PUBSUB | {"topics"}
+    groups = PUBSUB | ARRAYS | {"topics"}
     no_drop = True
     hwm: int | None = HWM
 
@@ -192,6 +214,16 @@ class NoDrop(BlockingContender):
         socket = self._socket("SUB")
         socket.connect(meeting.place)
         return _TopicsSubscriber(socket)
+
+    def open_arrays(self, meeting: Meeting) -> _Arrays:
+        socket = _socket("PUB", False, True, 4)
+        meeting.announce(_bind(socket))
+        return _Arrays(socket)
+
+    def open_array_subscriber(self, meeting: Meeting) -> _ArraySubscriber:
+        socket = _socket("SUB", False, True, 4)
+        socket.connect(meeting.place)
+        return _ArraySubscriber(socket, meeting.shape)
 
     def open_pair(self, meeting: Meeting, first: bool) -> _Pair:
         return _Pair(*_two(self._socket("PUB"), self._socket("SUB"), meeting, first))

@@ -11,18 +11,27 @@ import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from benchmarks import circuits
 from benchmarks.contender import Meeting
 from benchmarks.contenders.brokers import free_port, reach, watched
 from benchmarks.contenders.channels import Tls
 from benchmarks.contenders.ours import AsyncPair, AsyncPublisher, AsyncSubscriber, use
 from benchmarks.contenders.sockets import Publisher, Sockets, Subscriber
-from benchmarks.coordinator.processes import Daemon
+from benchmarks.courses import circuits
+from benchmarks.daemons import daemon
+from benchmarks.stage import Stage
 from pubsub.faces.asyncpub import AsyncPub
 from pubsub.faces.asyncsub import AsyncSub
 from pubsub.faces.peer import Peer
+from pubsub.links import unix
 
 __all__ = ["CONTENDERS"]
+
+
+def _use(place: str) -> None:
+    """The same, by TCP: else both ends, on one host, would go by none of what is compared."""
+    use(place)
+    unix.available = lambda: False
+
 
 PROGRAM = """\
 import sys, time
@@ -129,17 +138,17 @@ class Way(Tls):
             raise RuntimeError(f"its ways were {sorted(ways)} instead of {self.way!r} alone")
 
     async def open_publisher(self, meeting: Meeting) -> AsyncPublisher:
-        use(meeting.place)
+        _use(meeting.place)
         pub = AsyncPub(meeting.topic, overflow="block", peer=self._publisher())
         return AsyncPublisher(await pub)
 
     async def open_subscriber(self, meeting: Meeting) -> AsyncSubscriber:
-        use(meeting.place)
+        _use(meeting.place)
         sub = AsyncSub(meeting.topic, peer=Peer(listen=self.subscriber_listens))
         return _Subscriber(await sub, self._check)
 
     async def open_pair(self, meeting: Meeting, first: bool) -> AsyncPair:
-        use(meeting.place)
+        _use(meeting.place)
         there, back = f"{meeting.topic}/there", f"{meeting.topic}/back"
         pub = AsyncPub(there if first else back, peer=self._publisher())
         subscribes = Peer(listen=self.subscriber_listens)
@@ -183,7 +192,8 @@ class Relay(Way):
 
     async def beside(self, coordinator: Any, place: str) -> None:
         command = ("relay", "--coordinator", place)
-        self._relay = await asyncio.to_thread(Daemon, 0, {}, command)
+        self._stage = Stage()
+        await asyncio.to_thread(daemon, self._stage, 0, {}, command)
         while not list(coordinator.registry.relay_rows()):  # noqa: ASYNC110  (nobody tells of it)
             await asyncio.sleep(0.01)
 

@@ -6,15 +6,22 @@ import json
 import socket
 from collections.abc import Callable, Sequence
 from functools import cache
+from math import prod
 from typing import Any
 
-from benchmarks.contender import PUBSUB, BlockingContender, Meeting
+from benchmarks.contender import ARRAYS, PUBSUB, BlockingContender, Meeting
 from benchmarks.packing import packer, unpack
+from benchmarks.workloads import WORKLOADS
 
 __all__ = ["CONTENDERS"]
 
 CAPACITY = 10_000
 """Samples that the handler holds; when it is full, the transport waits."""
+OF_ARRAYS = 4
+"""The same of arrays."""
+PROVIDED, ARRAYS_PROVIDED = 32 * 1024 * 1024, 16
+"""The bytes of a provider, or how many arrays one has room for. (To collect garbage among more
+small ones takes longer than it saves.)"""
 
 
 @cache
@@ -66,6 +73,93 @@ class _Subscriber:
         recv = self._subscriber.recv
         while value := unpack(recv().payload.to_bytes()):
             note(value)
+
+    def close(self) -> None:
+        self._subscriber.undeclare()
+
+
+def _memory_of(array: Any) -> bytearray | bytes:
+    """The memory of an array, as zenoh takes it: without a copy where it is all of a bytearray."""
+    base = array
+    while getattr(base, "base", None) is not None:
+        base = base.base
+    memory: Any = base.obj if isinstance(base, memoryview) else base
+    whole = isinstance(memory, bytearray) and len(memory) == array.nbytes
+    data: bytearray | bytes = memory if whole else array.tobytes()
+    return data
+
+
+class _Arrays:
+    def __init__(self, session: Any, topic: str) -> None:
+        self._session = session
+        block = _zenoh().CongestionControl.BLOCK
+        self._publisher = session.declare_publisher(topic, congestion_control=block)
+
+    def send(self, array: Any) -> None:
+        self._publisher.put(_memory_of(array))
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class _ProvidedArrays(_Arrays):
+    def __init__(self, session: Any, topic: str, size: int) -> None:
+        super().__init__(session, topic)
+        from zenoh import shm
+
+        self._size = size
+        self._provider = shm.ShmProvider.default_backend(ARRAYS_PROVIDED * size)
+        self._policy = shm.BlockOn(shm.GarbageCollect())
+
+    def send(self, array: Any) -> None:
+        memory = self._provider.alloc(self._size, self._policy)
+        memory[:] = _memory_of(array)
+        self._publisher.put(memory)
+
+
+class _Provided(_Publisher):
+    """Of bytes, as they are."""
+
+    def __init__(self, session: Any, topics: Sequence[str]) -> None:
+        super().__init__(session, topics)
+        from zenoh import shm
+
+        self._provider = shm.ShmProvider.default_backend(PROVIDED)
+        self._policy = shm.BlockOn(shm.GarbageCollect())
+
+    def send_all(self, values: Sequence[Any]) -> None:
+        put, alloc, policy = self._puts[0], self._provider.alloc, self._policy
+        for value in values:
+            if not value:
+                put(value)
+                continue
+            memory = alloc(len(value), policy)
+            memory[:] = value
+            put(memory)
+
+
+class _PlainSubscriber(_Subscriber):
+    def drain(self) -> tuple[int, Any]:
+        recv = self._subscriber.recv
+        n, last = 0, None
+        while value := recv().payload.to_bytes():
+            n += 1
+            last = value
+        return n, last
+
+
+class _ArraySubscriber:
+    def __init__(self, session: Any, meeting: Meeting) -> None:
+        self._shape = meeting.shape
+        self._subscriber = session.declare_subscriber(
+            meeting.topic, _zenoh().handlers.FifoChannel(OF_ARRAYS)
+        )
+
+    def take(self) -> Any:
+        import numpy as np
+
+        data = self._subscriber.recv().payload.to_bytes()
+        return np.frombuffer(data, np.uint8).reshape(self._shape)
 
     def close(self) -> None:
         self._subscriber.undeclare()
@@ -145,6 +239,12 @@ class Zenoh(BlockingContender):
     def open_topics_subscriber(self, meeting: Meeting) -> _Subscriber:
         return _Subscriber(self._join(meeting), f"{meeting.topic}/*")
 
+    def open_arrays(self, meeting: Meeting) -> _Arrays:
+        return _Arrays(self._listen(meeting), meeting.topic)
+
+    def open_array_subscriber(self, meeting: Meeting) -> _ArraySubscriber:
+        return _ArraySubscriber(self._join(meeting), meeting)
+
     def open_pair(self, meeting: Meeting, first: bool) -> _Pair:
         session = self._listen(meeting) if first else self._join(meeting)
         there, back = f"{meeting.topic}/there", f"{meeting.topic}/back"
@@ -171,9 +271,33 @@ class SharedMemory(Zenoh):
     name = "zenoh-shm"
     title = "zenoh, shared memory"
     how = "the same with shared memory on, as is the default: no TCP from 3 KiB on."
-    groups = frozenset(("throughput",))
-    workloads = frozenset(("64-kib", "8-mib", "8-mib-array"))
+    groups = ARRAYS | {"throughput"}
+    workloads = frozenset(
+        ("64-kib", "8-mib", "8-mib-array", *(w.name for w in WORKLOADS if w.group in ARRAYS))
+    )
     settings = ()
 
 
-CONTENDERS = (Zenoh(), LowLatency(), SharedMemory())
+class Provider(SharedMemory):
+    """Shared memory of the publisher's own."""
+
+    name = "zenoh-provider"
+    title = "zenoh, explicit provider"
+    how = (
+        f"the same, where the publisher has a `ShmProvider` of {PROVIDED >> 20} MiB, or of "
+        f"{ARRAYS_PROVIDED} arrays: `alloc` with `BlockOn(GarbageCollect())`, one copy into it, "
+        "and `put` of that. `to_bytes` copies it out; bytes travel as they are."
+    )
+    workloads = SharedMemory.workloads - {"8-mib-array"}
+
+    def open_publisher(self, meeting: Meeting) -> _Publisher:
+        return _Provided(self._listen(meeting), [meeting.topic])
+
+    def open_subscriber(self, meeting: Meeting) -> _Subscriber:
+        return _PlainSubscriber(self._join(meeting), meeting.topic)
+
+    def open_arrays(self, meeting: Meeting) -> _Arrays:
+        return _ProvidedArrays(self._listen(meeting), meeting.topic, prod(meeting.shape))
+
+
+CONTENDERS = (Zenoh(), LowLatency(), SharedMemory(), Provider())

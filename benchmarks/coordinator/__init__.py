@@ -38,8 +38,6 @@ limit is raised as far as it may be.
 `plan`         who registers what, and what each must then be told
 `crowd`        the process with the peers
 `bare`         the process with the bare peers
-`daemon`       the process with the coordinator
-`processes`    starting, telling, hearing and ending them; what they cost
 `report`       goals and tables
 =============  ====================================================================================
 """

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import benchmarks.coordinator as package
 from benchmarks.coordinator.measuring import MEASURES, SMALL, Effort
-from benchmarks.coordinator.processes import Failed, allow_files
 from benchmarks.coordinator.report import as_text, judged
+from benchmarks.daemons import allow_files
 from benchmarks.machine import describe
+from benchmarks.stage import Failed
 
 SPARE = 200
 """File descriptors that are none of a connection."""

@@ -8,16 +8,15 @@ with the same `Backoff`, the same time limits, and everything registered in one 
 from __future__ import annotations
 
 import heapq
-import json
 import os
 import random
 import select
 import socket
-import sys
 import time
 from collections import Counter
 from typing import Any
 
+from benchmarks.child import Control
 from benchmarks.coordinator.plan import Account, Plan
 from pubsub._version import __version__
 from pubsub.config import Settings
@@ -27,9 +26,11 @@ from pubsub.wire.handshake import Dialler, Identity, tcp
 from pubsub.wire.liveness import Backoff
 from pubsub.wire.messages import Expect, Goodbye, Match, Ping, Pong, Register, Welcome, encode
 
-__all__: list[str] = []
+__all__ = ["bare"]
 
 PATIENCE = 60.0
+LOOK = 0.02
+"""Seconds between two looks for an order."""
 MIB = 1 << 20
 
 
@@ -75,7 +76,8 @@ class _Peer:
 class _World:
     """All of them, and what is going on."""
 
-    def __init__(self, port: int, plan: Plan, numbers: range) -> None:
+    def __init__(self, control: Control, port: int, plan: Plan, numbers: range) -> None:
+        self.control = control
         self.at = ("127.0.0.1", port)
         self.settings = Settings()
         self.scratch = bytearray(64 * 1024)
@@ -186,16 +188,13 @@ class _World:
             self.answers[int(time.monotonic() * 10)] += 1
         self.whole += whole
 
-    def turn(self, deadline: float) -> list[int]:
-        """What comes next; returns the descriptors of others."""
-        others = []
+    def turn(self, deadline: float) -> None:
+        """What comes next."""
         if self.timers:
             deadline = min(deadline, self.timers[0][0])
         for fd, events in self.poll.poll(max(0.0, deadline - time.monotonic())):
             peer = self.by_fd.get(fd)
-            if peer is None:
-                others.append(fd)
-            else:
+            if peer is not None:
                 self.ready(peer, events)
         now = time.monotonic()
         while self.timers and self.timers[0][0] <= now:
@@ -206,7 +205,6 @@ class _World:
                     self.fail(peer, f"{state}: no answer in time")
                 else:
                     self.dial(peer)
-        return others
 
     # --- all of them --------------------------------------------------------------------
 
@@ -247,26 +245,15 @@ class _World:
     def recover(self) -> dict[str, Any]:
         """The coordinator is about to be killed."""
         self.reset()
-        say({"ready": True})
+        self.control.say("ready")
         return self.until_whole()
 
 
-def say(what: dict[str, Any]) -> None:
-    print(json.dumps(what), flush=True)
-
-
-def main(port: int, plan: Plan, numbers: range) -> None:
-    world = _World(port, plan, numbers)
-    stdin = sys.stdin.fileno()
-    world.poll.register(stdin, select.EPOLLIN)
+def bare(control: Control, port: int, *plan: int) -> None:
+    """What a child runs: the last two numbers are those of its peers."""
+    *sizes, first, behind = plan
+    world = _World(control, port, Plan(*sizes), range(first, behind))
     while True:
-        if stdin in world.turn(time.monotonic() + 10):
-            line = os.read(stdin, 65536)
-            if not line:
-                os._exit(1)  # the parent is gone
-            say(getattr(world, json.loads(line)["do"])())
-
-
-if __name__ == "__main__":
-    at, peers, topics, patterns, first, behind = map(int, sys.argv[1:7])
-    main(at, Plan(peers, topics, patterns), range(first, behind))
+        world.turn(time.monotonic() + LOOK)
+        if not control.orders.empty():
+            control.say("answer", **getattr(world, control.orders.get()["order"])())

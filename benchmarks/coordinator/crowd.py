@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import random
 import socket
-import sys
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+from benchmarks.child import Control, obey
 from benchmarks.coordinator.plan import EXTRA, SITE, Account, Entry, Plan
 from benchmarks.loops import run
 from pubsub._version import __version__
@@ -150,8 +149,14 @@ class World:
     """All peers of this process, and what is going on."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, port: int, plan: Plan, numbers: range
+        self,
+        control: Control,
+        loop: asyncio.AbstractEventLoop,
+        port: int,
+        plan: Plan,
+        numbers: range,
     ) -> None:
+        self.control = control
         self.loop = loop
         self.plan = plan
         self.address = Address("127.0.0.1", port)
@@ -368,7 +373,7 @@ class World:
         self.came.clear()
         self.answers.clear()
         self.failures.clear()
-        say({"ready": True})
+        self.control.say("ready")
         await self.until(lambda: self.whole == len(self.peers))
         end = time.monotonic()
         return {
@@ -392,30 +397,12 @@ def _write(peer: _Peer, frames: bytes) -> None:
     link.write(frames)
 
 
-def say(what: dict[str, Any]) -> None:
-    print(json.dumps(what), flush=True)
+async def _main(control: Control, port: int, plan: Plan, numbers: range) -> None:
+    await obey(control, World(control, asyncio.get_running_loop(), port, plan, numbers))
 
 
-async def main(port: int, plan: Plan, numbers: range) -> None:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    orders: asyncio.Queue[bytes] = asyncio.Queue()
-    listening = loop.create_task(_listen(reader, orders))
-    world = World(loop, port, plan, numbers)
-    while not listening.done():
-        order = json.loads(await orders.get())
-        do: Callable[..., Awaitable[dict[str, Any]]] = getattr(world, order.pop("do"))
-        say(await do(**order))
-
-
-async def _listen(reader: asyncio.StreamReader, orders: asyncio.Queue[bytes]) -> None:
-    while line := await reader.readline():
-        orders.put_nowait(line)
-    os._exit(1)  # the parent is gone
-
-
-if __name__ == "__main__":
+def crowd(control: Control, port: int, *plan: int) -> None:
+    """What a child runs: the last two numbers are those of its peers."""
     logging.getLogger("pubsub").setLevel(logging.CRITICAL)  # of failures there is an account
-    port, peers, topics, patterns, first, behind = map(int, sys.argv[1:7])
-    run(main(port, Plan(peers, topics, patterns), range(first, behind)))
+    *sizes, first, behind = plan
+    run(_main(control, port, Plan(*sizes), range(first, behind)))

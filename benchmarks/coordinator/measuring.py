@@ -5,18 +5,24 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from benchmarks.coordinator.bare import bare as bare_peers
+from benchmarks.coordinator.crowd import crowd as crowd_of
 from benchmarks.coordinator.plan import Plan
-from benchmarks.coordinator.processes import Crowd, Daemon, Failed
+from benchmarks.daemons import OPEN, complaints, daemon
+from benchmarks.stage import Child, Failed, Stage
 from pubsub.coordinator.registry import Registry
 from pubsub.wire.handshake import tcp
 from pubsub.wire.messages import Register, encode
 
 __all__ = ["MEASURES", "Effort"]
+
+Ask = Callable[..., dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,24 +47,21 @@ class Effort:
 SMALL = Effort(Plan(20, 200, 2), 1, 0.3, 200, 5, (0.1,), (200,), 0.05)
 
 
-def _crowd(module: str, daemon: Daemon, plan: Plan, numbers: range | None = None) -> Crowd:
+def _peers(
+    stage: Stage, role: Callable[..., None], there: Child, plan: Plan, numbers: range | None = None
+) -> Child:
     some = numbers or range(plan.peers)
     sizes = (plan.peers, plan.topics, plan.patterns)
-    return Crowd(module, daemon.port, *sizes, some.start, some.stop)
+    return stage.start(role, there.port, *sizes, some.start, some.stop, environment=OPEN)
 
 
 @contextmanager
-def _stage(plan: Plan) -> Iterator[tuple[Daemon, Crowd, dict[str, Any]]]:
-    """A coordinator and its peers, connected."""
-    daemon = Daemon()
-    try:
-        crowd = _crowd("crowd", daemon, plan)
-        try:
-            yield daemon, crowd, crowd.ask("connect")
-        finally:
-            crowd.end()
-    finally:
-        daemon.end()
+def _connected(plan: Plan) -> Iterator[tuple[Child, Ask, dict[str, Any]]]:
+    """A coordinator, how to ask its peers, and how these have connected."""
+    with Stage() as stage:
+        coordinator = daemon(stage)
+        ask = partial(stage.ask, _peers(stage, crowd_of, coordinator, plan))
+        yield coordinator, ask, ask("connect")
 
 
 def registrations(effort: Effort) -> dict[str, Any]:
@@ -68,10 +71,10 @@ def registrations(effort: Effort) -> dict[str, Any]:
     for name, each in (("together", 0), ("one_by_one", 1)):
         rounds = []
         for _ in range(effort.rounds):
-            with _stage(plan) as (daemon, crowd, connected):
-                before = daemon.cpu()
-                done = crowd.ask("register", each=each)
-                cpu = daemon.cpu() - before
+            with _connected(plan) as (coordinator, ask, connected):
+                before = coordinator.cpu()
+                done = ask("register", each=each)
+                cpu = coordinator.cpu() - before
             rounds.append(
                 {
                     "per_second": round(plan.registrations / done["seconds"]),
@@ -92,13 +95,13 @@ def registrations(effort: Effort) -> dict[str, Any]:
 def matching(effort: Effort) -> dict[str, Any]:
     """How long a new Sub waits, beside 1,000 registrations a second."""
     rounds = []
-    with _stage(effort.plan) as (daemon, crowd, _):
-        crowd.ask("register", each=0)
+    with _connected(effort.plan) as (coordinator, ask, _):
+        ask("register", each=0)
         time.sleep(effort.settle)
         for _ in range(effort.rounds):
-            before = daemon.cpu()
-            done = crowd.ask("match", seconds=effort.seconds, rate=1_000, every=0.01)
-            cpu = daemon.cpu() - before
+            before = coordinator.cpu()
+            done = ask("match", seconds=effort.seconds, rate=1_000, every=0.01)
+            cpu = coordinator.cpu() - before
             delays = done["delays"]
             rounds.append(
                 {
@@ -117,26 +120,21 @@ def matching(effort: Effort) -> dict[str, Any]:
 def memory(effort: Effort) -> dict[str, Any]:
     """KiB for each, and what idle peers cost."""
     plan = effort.plan
-    daemon = Daemon()
-    try:
-        nothing = daemon.resident()
-        crowd = _crowd("crowd", daemon, plan)
-        try:
-            before = daemon.cpu()
-            crowd.ask("connect")
-            handshakes = daemon.cpu() - before
-            time.sleep(effort.settle)
-            connected = daemon.resident()
-            crowd.ask("register", each=0)
-            time.sleep(effort.settle)
-            all_of_it = daemon.resident()
-            before = daemon.cpu()
-            time.sleep(effort.seconds)
-            idle = daemon.cpu() - before
-        finally:
-            crowd.end()
-    finally:
-        daemon.end()
+    with Stage() as stage:
+        coordinator = daemon(stage)
+        nothing = coordinator.memory()
+        crowd = _peers(stage, crowd_of, coordinator, plan)
+        before = coordinator.cpu()
+        stage.ask(crowd, "connect")
+        handshakes = coordinator.cpu() - before
+        time.sleep(effort.settle)
+        connected = coordinator.memory()
+        stage.ask(crowd, "register", each=0)
+        time.sleep(effort.settle)
+        all_of_it = coordinator.memory()
+        before = coordinator.cpu()
+        time.sleep(effort.seconds)
+        idle = coordinator.cpu() - before
     return {
         "without_peers_mib": round(nothing / 1024, 1),
         "with_peers_mib": round(connected / 1024, 1),
@@ -157,29 +155,25 @@ def restart(effort: Effort) -> dict[str, Any]:
 
 def _restart(effort: Effort, down: float) -> dict[str, Any]:
     plan, sessions = effort.plan, effort.sessions
-    with ExitStack() as stack:
-        daemon = Daemon()
-        stack.callback(daemon.end)
-        crowd = _crowd("crowd", daemon, plan, range(sessions))
-        stack.callback(crowd.end)
-        bare = _crowd("bare", daemon, plan, range(sessions, plan.peers))
-        stack.callback(bare.end)
-        crowd.ask("connect")
-        crowd.tell("register", each=0)
-        bare.ask("start")
-        crowd.hear()
+    with Stage() as stage:
+        first = daemon(stage)
+        crowd = _peers(stage, crowd_of, first, plan, range(sessions))
+        bare = _peers(stage, bare_peers, first, plan, range(sessions, plan.peers))
+        stage.ask(crowd, "connect")
+        stage.order(crowd, "register", each=0)
+        stage.ask(bare, "start")
+        stage.hear(crowd, "answer")
         time.sleep(effort.settle)
-        crowd.ask("recover")
-        bare.ask("recover")
-        daemon.end()
+        for peers in (crowd, bare):
+            stage.ask(peers, "recover", "ready")
+        first.end()
         time.sleep(down)
         start = time.monotonic()
-        again = Daemon(daemon.port)
-        stack.callback(again.end)
+        again = daemon(stage, first.port)
         listening = time.monotonic()
-        done = [crowd.hear(), bare.hear()]
+        done = [stage.hear(peers, "answer") for peers in (crowd, bare)]
         cpu = again.cpu()
-        complaints = again.complaints()
+        complained = complaints(again)
     ends = [each["end"] - start for each in done]
     came = [at - start for each in done for at in each["came"]]
     back = Counter(int(at * 10) for at in came)
@@ -202,25 +196,19 @@ def _restart(effort: Effort, down: float) -> dict[str, Any]:
         "registered": [answers[tenth] for tenth in range(max(answers) + 1)],
         "failed_while_down": _failures(failures, until=up),
         "failed_while_up": _failures(failures, since=up),
-        "complaints": complaints[:10],
+        "complaints": complained,
         "coordinator_busy": round(cpu / max(ends), 2),
     }
 
 
 def herd(effort: Effort) -> dict[str, Any]:
     """All at one moment, and who is turned away."""
-    plan = effort.plan
-    daemon = Daemon()
-    try:
-        crowd = _crowd("bare", daemon, plan)
-        try:
-            found = crowd.ask("rush")
-        finally:
-            crowd.end()
-        complaints = daemon.complaints()
-    finally:
-        daemon.end()
-    return {**found, "complaints": complaints[:10]}
+    with Stage() as stage:
+        coordinator = daemon(stage)
+        peers = _peers(stage, bare_peers, coordinator, effort.plan)
+        found = stage.ask(peers, "rush")
+        peers.end()
+        return {**found, "complaints": complaints(coordinator)}
 
 
 def curve(effort: Effort) -> dict[str, Any]:
@@ -233,13 +221,13 @@ def curve(effort: Effort) -> dict[str, Any]:
 
 
 def _point(plan: Plan, effort: Effort) -> dict[str, Any]:
-    with _stage(plan) as (daemon, crowd, _):
-        crowd.ask("register", each=0)
+    with _connected(plan) as (coordinator, ask, _):
+        ask("register", each=0)
         costs = []
         for _ in range(2 * effort.rounds + 1):
-            before = daemon.cpu()
-            made = crowd.ask("more", count=effort.extra)["made"]
-            costs.append((daemon.cpu() - before) / made * 1e6)
+            before = coordinator.cpu()
+            made = ask("more", count=effort.extra)["made"]
+            costs.append((coordinator.cpu() - before) / made * 1e6)
     return {
         "peers": plan.peers,
         "topics": plan.topics,

@@ -95,21 +95,26 @@ def by_name(codecs: Codec | Iterable[Codec]) -> dict[str, Codec]:
 
 
 def decoder_of(
-    codec: str, own: Mapping[str, Codec] = _NONE, *, allow_pickle: bool = False
+    codec: str,
+    own: Mapping[str, Codec] = _NONE,
+    *,
+    allow_pickle: bool = False,
+    copy: bool = False,
 ) -> Decoder:
     """A decoder for a stream, by the name of the codec that its publisher gave.
 
     Parameters:
         own: the own codecs that the Sub was given.
+        allow_pickle, copy: see `Decoder`.
 
     Raises:
         DecodeError: the Sub does not know the codec, or does not allow it.
     """
     if codec in own:
-        return codec_of(own[codec]).decoder()
+        return codec_of(own[codec]).decoder(copy=copy)
     if codec not in CODECS:
         raise DecodeError(
             f"this stream uses the codec {codec[:40]!r}, which this Sub does not know "
             f"({', '.join((*CODECS, *own))}): give it that one too, with Sub(..., codec=…)"
         )
-    return CODECS[codec].decoder(allow_pickle=allow_pickle)
+    return CODECS[codec].decoder(allow_pickle=allow_pickle, copy=copy)

@@ -59,6 +59,7 @@ class Decoder:
 
     Parameters:
         allow_pickle: trust every publisher of this topic with pickle, which runs their code.
+        copy: numpy arrays are to be written to.
 
     Raises:
         DecodeError: the codec is not allowed.
@@ -82,8 +83,8 @@ class Decoder:
 
         Parameters:
             body: one msgpack array.
-            buffers: the out-of-band buffers of its last value. None is copied, but for an array
-                what is read-only.
+            buffers: the out-of-band buffers of its last value. None is copied, but what is not for
+                one reader alone: as bytes, and with `copy` for an array.
 
         Raises:
             DecodeError: anything is wrong with any of them; `decode_each` tells them apart.
@@ -218,16 +219,17 @@ class _Coded(NamedTuple):
 
 
 class MsgpackDecoder(Decoder):
-    __slots__ = ("_depth", "_idle")
+    __slots__ = ("_copy", "_depth", "_idle")
 
-    def __init__(self, *, allow_pickle: bool = False) -> None:
+    def __init__(self, *, allow_pickle: bool = False, copy: bool = False) -> None:
         super().__init__()
+        self._copy = copy
         self._depth = 0
         self._idle: list[Any] = []  # Unpackers for tuples and sets
         self._readers.update(extension_types.READERS)
         for kind, code in CONTAINERS.items():
             self._readers[code] = partial(self._read_nested, kind)
-        self._readers[NDARRAY] = numpy_types.read_array
+        self._readers[NDARRAY] = partial(numpy_types.read_array, copy=copy)
         self._readers[NDARRAY_OUT_OF_BAND] = self._read_array_out_of_band
         self._readers[NUMPY_SCALAR] = numpy_types.read_scalar
         self._readers[OWN] = self._read_own
@@ -289,7 +291,7 @@ class MsgpackDecoder(Decoder):
             self._depth = depth
 
     def _read_array_out_of_band(self, payload: bytes) -> Any:
-        return numpy_types.build_array(payload, 4, self._take(payload).view())
+        return numpy_types.build_array(payload, 4, self._take(payload), copy=self._copy)
 
 
 class BesideDecoder(MsgpackDecoder):
@@ -297,8 +299,8 @@ class BesideDecoder(MsgpackDecoder):
 
     __slots__ = ()
 
-    def __init__(self, codec: Codec) -> None:
-        super().__init__()
+    def __init__(self, codec: Codec, *, allow_pickle: bool = False, copy: bool = False) -> None:
+        super().__init__(copy=copy)
         self._readers[CODED] = lambda payload: _load(codec, self._read_coded(payload))
 
 
@@ -307,7 +309,7 @@ class CodecDecoder(Decoder):
 
     __slots__ = ()
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, *, allow_pickle: bool = False, copy: bool = False) -> None:
         super().__init__()
         self._readers[CODED] = self._read_coded
         self._finish = partial(_load_each, codec)
@@ -316,7 +318,7 @@ class CodecDecoder(Decoder):
 class PickleDecoder(Decoder):
     __slots__ = ()
 
-    def __init__(self, *, allow_pickle: bool = False) -> None:
+    def __init__(self, *, allow_pickle: bool = False, copy: bool = False) -> None:
         if not allow_pickle:
             raise DecodeError(
                 'this stream is pickled (codec="pickle"), which lets its publisher run code '
@@ -330,7 +332,7 @@ class PickleDecoder(Decoder):
 class RawDecoder(Decoder):
     __slots__ = ()
 
-    def __init__(self, *, allow_pickle: bool = False) -> None:
+    def __init__(self, *, allow_pickle: bool = False, copy: bool = False) -> None:
         super().__init__()
         self._finish = _only_bytes
 

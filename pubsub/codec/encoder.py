@@ -42,7 +42,7 @@ from pubsub.codec.extension_types import (
 )
 from pubsub.codec.own_codecs import Codec
 from pubsub.errors import EncodeError, MessageTooLarge, PubSubError, WrongContext
-from pubsub.wire.buffers import FOR_LARGE, Buffer, WholeBuffer, reuse_memory
+from pubsub.wire.buffers import FOR_LARGE, Block, Buffer, WholeBuffer, reuse_memory
 
 __all__ = [
     "LARGE",
@@ -88,14 +88,23 @@ class Encoder:
         refuse: see there.
         buffers: the buffers that belong to the value just packed. The caller takes them before
             it packs the next.
+        memory: a block of that size for a large buffer, where others on this host see it without a
+            copy; None: the buffer gets memory of its own.
+        owns: whether a block is of that memory, and an array on it can be put as it is.
     """
 
-    __slots__ = ("_max_message", "_taken", "_topic", "buffers", "pack", "refuse")
+    __slots__ = (
+        *("_frozen", "_max_message", "_taken", "_topic"),
+        *("buffers", "memory", "owns", "pack", "refuse"),
+    )
 
     pack: Callable[[Any], bytes]
 
     def __init__(self, topic: str, max_message: int) -> None:
         self.buffers: list[Buffer] = []
+        self.memory: Callable[[int], Block | None] = _nowhere
+        self.owns: Callable[[Block], bool] = _not_ours
+        self._frozen: list[Any] = []  # arrays that lie in the pool, and are put as they are
         self.refuse = self._refuse
         self._topic = topic
         self._max_message = max_message
@@ -105,6 +114,8 @@ class Encoder:
         """The buffers of the value just packed; they are the caller's now."""
         taken = tuple(self.buffers)
         self.buffers.clear()
+        while self._frozen:
+            numpy_types.freeze(self._frozen.pop())
         return taken
 
     def let_go(self, size: int) -> None:
@@ -141,6 +152,7 @@ class Encoder:
         if isinstance(exc, WrongContext) and self.pack is self.refuse:
             return exc  # the put around this one goes on
         self.buffers.clear()
+        self._frozen.clear()
         self._begin_anew()
         if isinstance(exc, PubSubError):
             return exc
@@ -194,10 +206,20 @@ class Encoder:
         self._taken += size
         self._check_size(self._taken)
 
-    def _put_out(self, data: bytes) -> bytes:
-        """Take this out of band; returns its number as the payloads have it."""
+    def _put_out(self, data: bytes | bytearray | memoryview) -> bytes:
+        """Take this out of band; returns its number as the payloads have it. ``bytes`` stay what
+        they are, unless others on this host can see a copy of them."""
+        size = data.nbytes if type(data) is memoryview else len(data)
+        block = self.memory(size)
+        if block is None:
+            return self._keep(WholeBuffer(data if type(data) is bytes else bytes(data)))
+        block.room[:] = data.cast("B") if type(data) is memoryview else data
+        return self._keep(block)
+
+    def _keep(self, buffer: Buffer) -> bytes:
+        """This one is out of band; returns its number as the payloads have it."""
         index = len(self.buffers)
-        self.buffers.append(WholeBuffer(data))
+        self.buffers.append(buffer)
         return index.to_bytes(4, "big")
 
     def _dump(self, codec: Codec, value: Any) -> tuple[bytes, list[bytes]]:
@@ -214,7 +236,7 @@ class Encoder:
                 if memory.nbytes < LARGE:
                     return True
                 self._reserve(memory.nbytes)
-                indices.append(self._put_out(memory.tobytes()))
+                indices.append(self._put_out(memory))
             return False
 
         try:
@@ -236,6 +258,14 @@ class Encoder:
             head |= DATA_IN_BUFFER
             data = self._put_out(data)
         return _ext((CODED, b"".join((head.to_bytes(4, "big"), *indices, data))))
+
+
+def _nowhere(size: int) -> None:
+    """The memory of who shares none."""
+
+
+def _not_ours(block: Block) -> bool:
+    return False
 
 
 def _not_encoded(codec: Codec, value: Any, why: str) -> Failed:
@@ -265,6 +295,9 @@ class MsgpackEncoder(Encoder):
 
     def pack_out_of_band(self, value: Any, packed: bytes | None = None) -> bytes:
         self.buffers.clear()
+        if type(value) is bytes and len(value) >= LARGE:  # as below, at once
+            self._reserve(len(value))
+            return _BUFFER_HEADER + self._put_out(value)
         detached = self._detach_all(value)
         if detached is value and packed is not None:
             return packed
@@ -367,8 +400,15 @@ class MsgpackEncoder(Encoder):
         if size < LARGE:
             return _ext((NDARRAY, head + array.tobytes(order)))
         self._reserve(size)
-        index = self._put_out(array.tobytes(order))
-        return _ext((NDARRAY_OUT_OF_BAND, index + head))
+        block = numpy_types.block_of(array)
+        if block is not None and self.owns(block):  # it lies where it should
+            self._frozen.append(array)
+            return _ext((NDARRAY_OUT_OF_BAND, self._keep(block) + head))
+        block = self.memory(size)
+        if block is None:
+            return _ext((NDARRAY_OUT_OF_BAND, self._keep(WholeBuffer(array.tobytes(order))) + head))
+        numpy_types.fill(block.room, array, order)
+        return _ext((NDARRAY_OUT_OF_BAND, self._keep(block) + head))
 
     def _detach_all(self, value: Any) -> Any:
         """`_detach`; a value that is deeper than that goes, perhaps not than `pack` goes, is left
@@ -407,7 +447,7 @@ class MsgpackEncoder(Encoder):
 
     def _detached(self, value: bytes | bytearray | memoryview, size: int) -> Any:
         self._reserve(size)
-        return _ext((BUFFER, self._put_out(value if type(value) is bytes else bytes(value))))
+        return _ext((BUFFER, self._put_out(value)))
 
 
 class BesideEncoder(MsgpackEncoder):

@@ -30,6 +30,7 @@ import msgpack
 
 from pubsub.codec.explain import with_article
 from pubsub.codec.extension_types import Unencodable
+from pubsub.wire.buffers import Block, Buffer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -40,7 +41,17 @@ if TYPE_CHECKING:
     Array = numpy.typing.NDArray[Any]
     DType = numpy.dtype[Any]
 
-__all__ = ["array_head", "build_array", "pack_scalar", "read_array", "read_scalar"]
+__all__ = [
+    "array_head",
+    "array_on",
+    "block_of",
+    "build_array",
+    "fill",
+    "freeze",
+    "pack_scalar",
+    "read_array",
+    "read_scalar",
+]
 
 _SIZE = struct.Struct(">I")
 _FORTRAN: Final = 1
@@ -179,22 +190,65 @@ def array_head(array: Array) -> tuple[bytes, Literal["C", "F"]]:
     return head, "F" if fortran else "C"
 
 
-def read_array(payload: bytes) -> Array:
-    """The array of a head with its items after it."""
+def read_array(payload: bytes, *, copy: bool = False) -> Array:
+    """The array of a head with its items after it; `copy`: it can be written to."""
     dtype, shape, order, end = _read_head(payload, 0)
-    return _build(dtype, shape, order, bytearray(memoryview(payload)[end:]))
+    items = bytearray(memoryview(payload)[end:]) if copy else payload[end:]
+    return _build(dtype, shape, order, items)
 
 
-def build_array(payload: bytes, start: int, items: memoryview) -> Array:
-    """The array of a head (from `start` on) with its items elsewhere.
-
-    It is writeable: built on memory that is, or on a copy of what is read-only.
-    """
+def build_array(payload: bytes, start: int, buffer: Buffer, *, copy: bool = False) -> Array:
+    """The array of a head (from `start` on) with its items elsewhere, where they stay; `copy`: it
+    can be written to, where others have the same memory as a copy."""
     dtype, shape, order, end = _read_head(payload, start)
     if end != len(payload):
         raise ValueError("more than a head")
+    items = buffer.items()
+    if type(items) is Block:
+        items = _numpy().asarray(items)
+        items.flags.writeable = False  # it is so already where the memory is another process's
     array = _build(dtype, shape, order, items)
-    return array.copy(order="K") if items.readonly else array
+    if copy:
+        return array if array.flags.writeable else array.copy(order="K")
+    array.flags.writeable = False
+    return array
+
+
+def fill(room: memoryview, array: Array, order: Literal["C", "F"]) -> None:
+    """Copy an array there, in that order."""
+    _numpy().ndarray(array.shape, array.dtype, room, order=order)[...] = array
+
+
+def array_on(block: Block, shape: tuple[int, ...], dtype: DType) -> Array:
+    """An array whose memory is that block, to be written to."""
+    array: Array = _numpy().ndarray(shape, dtype, _numpy().asarray(block))
+    return array
+
+
+def block_of(array: Array) -> Block | None:
+    """The block of a pool of this process that is the array's memory, all of it and nothing else;
+    None: there is none."""
+    base: Any = array.base
+    kind = type(array)
+    while type(base) is kind:
+        base = base.base
+    if (
+        type(base) is not Block
+        or base.memory.view.readonly
+        or array.nbytes != len(base)
+        or not (array.flags.c_contiguous or array.flags.f_contiguous)
+        or array.__array_interface__["data"][0] != base.memory.address + base.start
+    ):
+        return None
+    return base
+
+
+def freeze(array: Array) -> None:
+    """Let nobody write to it any more, nor to what it is a view of."""
+    kind, base = type(array), array
+    while type(base) is kind:
+        base.flags.writeable = False
+        base = base.base  # type: ignore[assignment]  # an array, or the end of the loop
 
 
 def _read_head(payload: bytes, start: int) -> tuple[DType, tuple[int, ...], str, int]:
@@ -216,9 +270,7 @@ def _dtype_bytes(payload: bytes, start: int) -> tuple[bytes, int]:
     return payload[start:end], end
 
 
-def _build(
-    dtype: DType, shape: tuple[int, ...], order: str, items: bytearray | memoryview
-) -> Array:
+def _build(dtype: DType, shape: tuple[int, ...], order: str, items: Any) -> Array:
     if prod(shape) * dtype.itemsize != len(items):  # exact: Python's numbers do not overflow
         raise ValueError(
             f"{len(items)} bytes for the shape {shape} of items of {dtype.itemsize} bytes"

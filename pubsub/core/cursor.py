@@ -41,9 +41,17 @@ class Outlet(Protocol):
     taken: int
     """Rises when it has taken something, of whatever stream."""
 
+    @property
+    def lends(self) -> bool:
+        """Whether it can lend what lies in the pool, and need not copy it."""
+
     def enqueue(self, cursor: Cursor) -> None:
         """The cursor may have something to send; it is queued until the outlet says otherwise,
         which is not before this returns. Where this raises, it is not queued."""
+
+    def offer(self, cursor: Cursor, batch: Batch) -> bool:
+        """The same, of one that is not queued, and behind whose log this batch was put just now.
+        Returns whether it is queued now: not, where the batch is on its way already."""
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         """Nothing more comes; `final` messages were put in all."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from pubsub.config import Address, Way
+from pubsub.config import LOCALHOST, UNIX, Address, Way, name_here
 from pubsub.core.inbox import MAX_STREAMS
 from pubsub.core.stream import StreamKey
 from pubsub.wire.messages import Match
@@ -36,10 +36,12 @@ class Directory:
 
     Parameters:
         most: rows that each of them may have for one Sub; what it says beyond is not heard.
+        host_id: of this host (see `Hello.host_id`); empty: its peers have no Unix sockets.
     """
 
-    def __init__(self, most: int = MAX_STREAMS) -> None:
+    def __init__(self, most: int = MAX_STREAMS, host_id: str = "") -> None:
         self._most = most
+        self._host_id = host_id
         self._listings: dict[object, dict[int, _Listing]] = {}
         self._told: dict[str, dict[object, _Told]] = {}
 
@@ -54,6 +56,9 @@ class Directory:
         for row in match.added:
             key = StreamKey(row.peer_id, row.stream_id)
             ways = tuple(Way(w.host, w.port, source) for w in row.ways if w.kind == "tcp")
+            if ways and self._host_id and row.host_id == self._host_id:
+                host = name_here(row.host_id, row.peer_id) + LOCALHOST
+                ways = (Way(host, 0, ways[0], UNIX), *ways)
             if key not in listing:
                 if len(listing) >= self._most:
                     continue
@@ -113,5 +118,11 @@ class Directory:
                 if to is not None:
                     theirs = self._listings.setdefault(to, {}).setdefault(sub_id, {})
                     if key not in theirs:
-                        self._tell(to, key, tuple(way._replace(told_by=to) for way in ways))
+                        self._tell(to, key, tuple(_told_by(to, way) for way in ways))
                         theirs[key] = True
+
+
+def _told_by(source: object, way: Way) -> Way:
+    if isinstance(way.told_by, Way):
+        return way._replace(told_by=_told_by(source, way.told_by))
+    return way._replace(told_by=source)

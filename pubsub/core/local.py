@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pubsub.core.cursor import Cursor, Skip, SubKey
+from pubsub.core.log import Batch
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream
 
@@ -18,6 +19,7 @@ class Local:
     def __init__(self, peer_id: str, on_output: Callable[[], None]) -> None:
         self.peer_id = peer_id
         self.address = self.way = "local"
+        self.lends = False  # it hands over what there is
         self.taken = 0
         self._on_output = on_output
         self._pairs: dict[Cursor, tuple[Publication, Stream]] = {}
@@ -38,6 +40,10 @@ class Local:
     def enqueue(self, cursor: Cursor) -> None:
         self._on_output()  # first: where it raises, the cursor is not queued
         self._ready.append(cursor)
+
+    def offer(self, cursor: Cursor, batch: Batch) -> bool:
+        self.enqueue(cursor)
+        return True
 
     def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None:
         pair = self._pairs.get(cursor)

@@ -169,9 +169,8 @@ class Publication:
         if self.history or not self._cursors:
             log.trim(self.history)
         for cursor in self._attached.values():
-            if not cursor.queued:
-                cursor.outlet.enqueue(cursor)  # type: ignore[union-attr]  # attached ones have it
-                cursor.queued = True
+            if not cursor.queued:  # attached ones have an outlet
+                cursor.queued = cursor.outlet.offer(cursor, batch)  # type: ignore[union-attr]
         return batch
 
     def room(self, size: int) -> bool:
@@ -584,6 +583,15 @@ class Publication:
             cursor.queued = True
 
     # --- for people ---------------------------------------------------------------------
+
+    @property
+    def lends(self) -> bool:
+        """Whether somebody is lent what lies in the pool. May be called from any thread."""
+        for cursor in list(self._attached.values()):
+            outlet = cursor.outlet
+            if outlet is not None and outlet.lends:
+                return True
+        return False
 
     @property
     def attached(self) -> int:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pubsub.core.lending import Borrowing
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.stream import Stream
 from pubsub.core.topics import hears
 from pubsub.errors import ProtocolError
+from pubsub.wire.buffers import Buffer, WholeBuffer
 from pubsub.wire.frames import BATCH_COST, Event
-from pubsub.wire.messages import Ack, End, Gap, Subscribe, Subscribed, Unsubscribe, encode
+from pubsub.wire.messages import (
+    Ack,
+    Control,
+    End,
+    Gap,
+    Lent,
+    Offer,
+    Subscribed,
+    Unmap,
+    Unsubscribe,
+    encode,
+)
 
 __all__ = ["Receiving"]
 
@@ -29,6 +42,8 @@ class Receiving:
             it does.
         on_refused: called with a stream that is given up over rights, and why.
         name, vouched: of the publishing peer, for its streams (see `Stream`).
+        borrowing: what of the other end's memory this one has; None: it takes none.
+        on_offer: called with the ticket of an `Offer`.
     """
 
     def __init__(
@@ -40,7 +55,11 @@ class Receiving:
         on_refused: Callable[[Stream, str], None] = lambda stream, why: None,
         name: str = "",
         vouched: bool = False,
+        borrowing: Borrowing | None = None,
+        on_offer: Callable[[bytes], None] = lambda ticket: None,
     ) -> None:
+        self._borrowing = borrowing
+        self._on_offer = on_offer
         self._name = name
         self._vouched = vouched
         self._on_output = on_output
@@ -57,7 +76,7 @@ class Receiving:
         channel = self._next_channel
         self._next_channel += 1
         self._channels[channel] = stream
-        self._say(stream.subscribe(self, channel))
+        self.say(stream.subscribe(self, channel))
 
     def release(self, stream: Stream) -> None:
         """It goes on by another link: what still comes of it here is passed over."""
@@ -75,7 +94,7 @@ class Receiving:
         if stream.channel in self._channels:
             self.ack(stream)
             self._leave(stream.channel)
-            self._say(Unsubscribe(stream.channel))
+            self.say(Unsubscribe(stream.channel))
 
     def receive(self, event: Event) -> None:
         """Take one frame of the publisher.
@@ -84,7 +103,8 @@ class Receiving:
             ProtocolError: it is not one that belongs here.
         """
         if not isinstance(event, (Subscribed, Gap, End)):
-            raise ProtocolError(f"a {type(event).__name__.upper()} where a publisher speaks")
+            self._receive_of_memory(event)
+            return
         stream = self._channel(event.channel)
         if stream is None:
             self._cross(BATCH_COST)
@@ -98,7 +118,7 @@ class Receiving:
             why = self._objection(stream, event.topic)
             if why:
                 self._leave(event.channel)
-                self._say(Unsubscribe(event.channel))
+                self.say(Unsubscribe(event.channel))
                 self._refuse(stream, why)
             else:
                 stream.name, stream.vouched = self._name, self._vouched
@@ -116,6 +136,16 @@ class Receiving:
             else:  # forgotten: nor is it here
                 stream.vanish(False)
         self._on_settled(stream)
+
+    def _receive_of_memory(self, event: Event) -> None:
+        if isinstance(event, Lent):
+            self.lent(event.channel, event.loan, event.segment, event.start, event.size)
+        elif isinstance(event, Unmap) and self._borrowing is not None:
+            self._borrowing.unmap(event.segment)
+        elif isinstance(event, Offer):
+            self._on_offer(event.ticket)
+        else:
+            raise ProtocolError(f"a {type(event).__name__.upper()} where a publisher speaks")
 
     def _objection(self, stream: Stream, topic: str) -> str:
         """Why a stream of that topic is not taken for the one that was asked for; empty: it is."""
@@ -145,11 +175,20 @@ class Receiving:
 
     def buffer(self, channel: int, payload: bytes) -> None:
         """A large buffer came in one piece (see `frames.Sink`)."""
+        self._whole(channel, WholeBuffer(payload))
+
+    def lent(self, channel: int, loan: int, segment: int, start: int, size: int) -> None:
+        """A large buffer lies in memory that this end has mapped (see `frames.Sink`)."""
+        if self._borrowing is None:
+            raise ProtocolError("a LENT, and no memory is mapped here")
+        self._whole(channel, self._borrowing.block(loan, segment, start, size))
+
+    def _whole(self, channel: int, buffer: Buffer) -> None:
         stream = self._open_stream(channel)
         if stream is not None:
-            stream.whole(payload)
+            stream.whole(buffer)
         else:
-            self._cross(len(payload))
+            self._cross(len(buffer))
 
     def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
         """Where a piece of a large buffer belongs (see `frames.Sink`)."""
@@ -187,7 +226,8 @@ class Receiving:
                 "more on channels that are over than can have been under way", code="limit"
             )
 
-    def _say(self, message: Subscribe | Unsubscribe) -> None:
+    def say(self, message: Control) -> None:
+        """Write that next."""
         self._wake()
         self._out.append(encode(message))
 
@@ -199,6 +239,8 @@ class Receiving:
         """All that is to be written, whatever the budget: it is small."""
         out = self._out
         self._out = []
+        if self._borrowing is not None:
+            out += self._borrowing.pump()
         return out
 
     @property
@@ -216,6 +258,8 @@ class Receiving:
 
     def broken(self) -> list[Stream]:
         """The link is gone; returns the streams that had a channel on it."""
+        if self._borrowing is not None:
+            self._borrowing.end()
         streams = self.streams
         self._channels.clear()
         for stream in streams:

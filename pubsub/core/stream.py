@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from pubsub.core.window import Credit
 from pubsub.errors import ProtocolError
-from pubsub.wire.buffers import Allocator, Arriving, Buffer, LargeBuffer, WholeBuffer
+from pubsub.wire.buffers import Allocator, Arriving, Buffer, LargeBuffer
 from pubsub.wire.frames import BATCH_COST, SMALLEST_BUFFER, buffers_cost
 from pubsub.wire.messages import Subscribe
 
@@ -246,17 +246,17 @@ class Stream:
             self._assembling = None
         return buffer.room(size)
 
-    def whole(self, payload: bytes) -> None:
-        """A large buffer came in one piece.
+    def whole(self, buffer: Buffer) -> None:
+        """A large buffer came in one piece, or lies where it is.
 
         Raises:
             ProtocolError: it does not belong here, or is more than may be sent.
         """
-        total = len(payload)
+        total = len(buffer)
         if self._assembling is not None:
             raise ProtocolError(f"a BUFFER at 0 of {total} where {len(self._assembling)} was due")
         self._pending = self._check_buffer(total)
-        self._buffers.append(WholeBuffer(payload))
+        self._buffers.append(buffer)
 
     def _check_buffer(self, total: int) -> int:
         """What the buffers of the message count for with one more; raises if they may not."""

@@ -127,8 +127,9 @@ class Home:
             return shared.pub
 
     def sub(self, topic: str, source: Source) -> Sub:
-        """A Sub, for a source that is told where to go on."""
-        sub = Sub(topic, peer=self.peer, codec=VALUES)
+        """A Sub, for a source that is told where to go on. Whoever got an array of Dask's could
+        write to it."""
+        sub = Sub(topic, peer=self.peer, codec=VALUES, copy=True)
         with self._lock:
             self._sources.add(source)
         return sub

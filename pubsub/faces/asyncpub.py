@@ -108,20 +108,34 @@ class AsyncPub(InLoop, Pub, blocking=False):
     def _slow(self, data: bytes, value: Any, buffers: tuple[Buffer, ...]) -> Awaitable[None]:
         if self._dead is not None:
             raise self._dead.with_traceback(None)  # as `Face._check`
+        runtime = self._runtime
+        if (  # the first message of a batch, and nothing else to think of
+            not (self._parts or buffers or self._block)
+            and len(data) < self._batch_bytes
+            and running_loop() is runtime.loop
+        ):
+            self._encoder.expect_large(False)
+            turn, size = runtime.turn, self._batch_bytes
+            if not turn.pending(self):
+                self._more, self._grant = size, FIRST_GRANT // 2
+                return _LET_RUN if self._append(data) else self._done
+            time_to_run = turn.grant(size)
+            self._more, self._grant, self._room = 0, size, size - len(data)
+            self._parts.append(data)
+            return _LET_RUN if time_to_run else self._done
         full = bool(self._parts)  # or out of what it was granted
         if full and not buffers and len(data) < self._room + self._more:
             return _LET_RUN if self._append(data) else self._done
         if running_loop() is not self._runtime.loop:
             self._check_place()
         if buffers or len(data) >= self._batch_bytes:
-            data, buffers = self._encode_large(data, value, buffers)
+            data, buffers, size = self._encode_large(data, value, buffers)
         else:
+            size = len(data)
             self._encoder.expect_large(False)
-        if self._block:
-            size = len(data) + sum(map(len, buffers)) + OVERHEAD
-            if self._queue or not self._fits(size):
-                return self._enqueue((data, buffers, size))
-        time_to_run = self._admit(data, buffers) or (full and not buffers)
+        if self._block and (self._queue or not self._fits(size + OVERHEAD)):
+            return self._enqueue((data, buffers, size + OVERHEAD))
+        time_to_run = self._admit(data, buffers, size) or (full and not buffers)
         return _LET_RUN if time_to_run else self._done
 
     def _enqueue(self, message: Waiting) -> Awaitable[None]:
@@ -172,15 +186,15 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._seal()
         return self._publication.room(size)
 
-    def _admit(self, data: bytes, buffers: tuple[Buffer, ...]) -> bool:
-        """Put what there is room for; True: it has filled the batch."""
+    def _admit(self, data: bytes, buffers: tuple[Buffer, ...], size: int) -> bool:
+        """Put what there is room for, of that size in all; True: it has filled the batch."""
         runtime = self._runtime
         if buffers or len(data) >= self._batch_bytes or self._dead is not None:
             if not self._parts and not self._handover:
                 runtime.turn.pending(self)
-            self._hand_large(data, buffers)
+            self._hand_large(data, buffers, size)
             self._keep_up()
-            return not buffers or runtime.turn.grant(sum(map(len, buffers)))
+            return not buffers or runtime.turn.grant(size)
         if not self._parts:
             alone = runtime.turn.pending(self)
             self._more = self._batch_bytes
@@ -232,7 +246,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
                 data, buffers, size = place.message
                 if not self._make_room(size):
                     return
-                self._admit(data, buffers)
+                self._admit(data, buffers, size - OVERHEAD)
                 place.set_result(None)
             self._leave(place)
 

@@ -82,17 +82,17 @@ class BlockingPub(Blocking, Pub, blocking=True):
         """A put that is out of the ordinary; under the lock."""
         self._check()
         if buffers or len(data) >= self._batch_bytes:
-            data, buffers = self._encode_large(data, value, buffers)
+            data, buffers, size = self._encode_large(data, value, buffers)
         else:
+            size = len(data)
             self._encoder.expect_large(False)
-        size = len(data) + sum(map(len, buffers)) + OVERHEAD
         if self._block:
-            self._wait_for_room(size)
+            self._wait_for_room(size + OVERHEAD)
         elif self._ahead() > HANDOVER_BYTES:
             self._let_it_catch_up()
         if buffers or len(data) >= self._batch_bytes:
             self._wake()
-            self._hand_large(data, buffers)
+            self._hand_large(data, buffers, size)
             return
         if not self._parts:
             room: float = self._batch_bytes

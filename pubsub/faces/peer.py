@@ -55,7 +55,7 @@ class Peer:
             ``advertise`` (default: the environment's ``PUBSUB_ADVERTISE``), ``listen`` (False:
             nobody can dial this process, and it dials its subscribers itself), ``name``,
             ``ping_interval``, ``ping_timeout``, ``connect_timeout``, ``join_timeout``,
-            ``resume_timeout``, ``linger``, ``max_message`` …
+            ``resume_timeout``, ``linger``, ``shared_memory``, ``max_message`` …
 
     Raises:
         TypeError, ValueError: a setting, or an address, that cannot be used.

@@ -8,17 +8,24 @@ shows in ``room <= 0``, or in large buffers beside the message: see `_slow`.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import weakref
+import zlib
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
+from math import prod
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 from pubsub.codec.codecs import codec_of
 from pubsub.codec.encoder import LARGE
+from pubsub.codec.numpy_types import array_on
 from pubsub.codec.own_codecs import Codec
 from pubsub.config import BATCH_BYTES, MIB, whole
 from pubsub.core.cursor import Cursor
+from pubsub.core.pool import Share
 from pubsub.core.publication import Publication
 from pubsub.core.standing import Holder, listed
 from pubsub.core.topics import check_topic
@@ -32,7 +39,7 @@ from pubsub.runtime.lingering import received
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
-from pubsub.wire.buffers import Buffer
+from pubsub.wire.buffers import Block, Buffer
 from pubsub.wire.frames import BATCH_COST, array_header
 
 __all__ = ["Pub"]
@@ -102,6 +109,7 @@ class Pub(Face, blocking=None):
 
     _kind = "Pub"
     _publication: Publication
+    _share: Share | None  # of the memory that others on this host see
     _queue: dict[Any, Any]  # puts that wait for room, the oldest first
 
     def __init__(
@@ -152,7 +160,13 @@ class Pub(Face, blocking=None):
             buffer=self.buffer,
             history=self.history,
         )
-        self._when_dropped(self._runtime.drop_pub, self._publication.stream_id)
+        publication = self._publication
+        self._share = share = self._runtime.sharing.share(lambda: publication.lends)
+        if share is not None:
+            self._encoder.memory, self._encoder.owns = share.spare, share.owns
+            if os.environ.get("PUBSUB_CHECK"):
+                share.on_back = partial(check_unchanged, self.topic)
+        self._when_dropped(self._runtime.drop_pub, publication.stream_id)
 
     # --- putting ------------------------------------------------------------------------
 
@@ -176,6 +190,41 @@ class Pub(Face, blocking=None):
                 ``overflow="block"`` in an event loop as much as `buffer` (at least 1 MiB) waits
                 for room already, and nobody awaits it. Nothing was put.
         """
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = float) -> Any:
+        """A numpy array to fill and `put`, which is then copied nowhere. **Not to be written to
+        once it was put**: not by a view of it that was made before, nor by another library that
+        has its memory, for every Sub of this host sees that (with ``PUBSUB_CHECK=1`` in the
+        environment the log says so).
+
+        It lies in the Peer's `shared_memory`, where Subs of this host see it. `put` makes it, and
+        what it is a view of, read-only. Put again, it is sent again, still without a copy; a part
+        of it is copied as any other array is. One that is never put gives its memory back when it
+        is collected. Where there is no room, it is an ordinary array, which `put` copies.
+
+        Parameters:
+            shape: as numpy's; what is in it is anything.
+            dtype: as numpy's, but for objects.
+
+        Raises:
+            ImportError: there is no numpy here.
+            TypeError: the dtype holds objects.
+            Closed: the Pub is closed.
+        """
+        self._check()
+        return self._empty(shape, dtype)
+
+    def _empty(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
+        import numpy
+
+        kind = numpy.dtype(dtype)
+        if kind.hasobject:
+            raise TypeError(f"dtype={dtype!r} has objects, which no other process can see")
+        given: Any = (shape,) if isinstance(shape, Integral) else shape
+        sizes = tuple(whole("shape", size, 0) for size in given)
+        size = prod(sizes) * kind.itemsize
+        block = None if self._share is None or size < LARGE else self._share.block(size)
+        return numpy.empty(sizes, kind) if block is None else array_on(block, sizes, kind)
 
     def put_many(self, values: Iterable[Any]) -> Any:
         """Publish many messages, as `put` does one by one, in order.
@@ -253,9 +302,9 @@ class Pub(Face, blocking=None):
 
     def _encode_large(
         self, data: bytes, value: Any, buffers: tuple[Buffer, ...]
-    ) -> tuple[bytes, tuple[Buffer, ...]]:
+    ) -> tuple[bytes, tuple[Buffer, ...], int]:
         """A message whose encoding is large, or already left buffers aside: take its large bytes
-        out of band, and check its size."""
+        out of band, and check its size, which is returned, too."""
         encoder = self._encoder
         packed = len(data)
         if not buffers and packed >= LARGE:
@@ -273,7 +322,9 @@ class Pub(Face, blocking=None):
         size = len(data) + sum(map(len, buffers))
         if size > self._max_message:
             raise MessageTooLarge(topic=self.topic, size=size, limit=self._max_message)
-        return data, buffers
+        if self._share is not None and self._share.on_back is not None:
+            note_checksums(buffers)
+        return data, buffers, size
 
     def _first_put(self) -> object | None:
         """The put that has waited for room for longest; None: none waits. For any thread."""
@@ -286,7 +337,8 @@ class Pub(Face, blocking=None):
             parts = self._parts
             count = len(parts)
             body = body_of(parts, count)
-            append, item = self._handover.append, with_size((count, body, (), self._wall_clock()))
+            batch = count, body, (), self._wall_clock()
+            append, item = self._handover.append, (len(body) + BATCH_COST, batch)
             if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
                 # Nothing is called from here to the end: Python looks for signals after calls.
                 self._handed += item[0]
@@ -306,11 +358,12 @@ class Pub(Face, blocking=None):
         """Bytes handed over and not in the log yet; at least."""
         return self._handed - self._taken
 
-    def _hand_large(self, data: bytes, buffers: tuple[Buffer, ...]) -> None:
+    def _hand_large(self, data: bytes, buffers: tuple[Buffer, ...], size: int) -> None:
         """Close a batch for a large message alone: who refuses it gets those before it."""
-        body = body_of([data], 1)
-        self._hand_over()
-        append, item = self._handover.append, with_size((1, body, buffers, self._wall_clock()))
+        if self._parts:
+            self._hand_over()
+        batch = 1, _ONE + data, buffers, self._wall_clock()
+        append, item = self._handover.append, (size + OVERHEAD, batch)
         self._handed += item[0]
         append(item)
 
@@ -366,10 +419,11 @@ class Pub(Face, blocking=None):
         ``observer``,
         ``holds`` (the oldest message of the buffer is kept for it; with ``overflow="block"`` a put
         that waits for room waits for these, but for observers), ``until`` (seconds for which its
-        place is still held; None: as long as it is attached), ``way`` (``direct``: it has dialled
-        us; ``reverse``: it was dialled; ``relay``: both have dialled one; ``local``: it is in this
-        process; empty: it is not attached) and ``failed`` (why better ways failed, as far as that
-        is known at this end, each in a line; `Sub.publishers` there knows all).
+        place is still held; None: as long as it is attached), ``way`` (``unix``: it has dialled
+        our Unix socket, on this host; ``direct``: it has dialled us; ``reverse``: it was dialled;
+        ``relay``: both have dialled one; ``local``: it is in this process; empty: it is not
+        attached) and ``failed`` (why better ways failed, as far as that is known at this end, each
+        in a line; `Sub.publishers` there knows all).
         """
         now = self._runtime.clock.now()
         return {
@@ -459,14 +513,26 @@ def _holding(pub: Pub) -> list[Holder]:
     return pub._publication.holding(pub._runtime.clock.now())
 
 
+def note_checksums(buffers: Iterable[Buffer]) -> None:
+    """Have it noticed where what is put changes afterwards."""
+    for buffer in buffers:
+        if isinstance(buffer, Block):
+            buffer.check = zlib.crc32(buffer.room)
+
+
+def check_unchanged(topic: str, block: Block) -> None:
+    """Nobody holds that block any more: say so where it was changed."""
+    if block.check is not None and zlib.crc32(block.room) != block.check:
+        log.error(
+            "Pub(%r): an array of %s bytes was written to after it was put, and Subs have seen "
+            "that: by a view of it, or by another library that has its memory",
+            *(topic, f"{len(block):,}"),
+        )
+
+
 def body_of(parts: list[bytes], count: int) -> bytes:
     """The first `count` messages as the body of a batch."""
     return _ONE + parts[0] if count == 1 else b"".join((array_header(count), *parts[:count]))
-
-
-def with_size(batch: Batch) -> tuple[int, Batch]:
-    """A batch behind what it counts for in a buffer."""
-    return len(batch[1]) + sum(map(len, batch[2])) + BATCH_COST, batch
 
 
 async def wait_attached(pub: Pub, n: int, timeout: float | None) -> None:

@@ -61,6 +61,8 @@ class Sub(Face, blocking=None):
             own `history` kept. Default 0.
         window: bytes that may wait here before publishers pause sending. Default 8 MiB.
         observer: True: a Pub never waits for this Sub, not even with ``overflow="block"``.
+        copy: numpy arrays come read-only, because others may have the same memory (in this process,
+            and over `Peer`'s `shared_memory` in others); True: as copies that can be written to.
         allow_pickle: True: accept streams with ``codec="pickle"`` of publishers that have shown who
             they are; ``"anyone"``: of all, also where there are no credentials. Unpickling runs
             code of the sender's choice: only where every publisher is trusted.
@@ -101,6 +103,7 @@ class Sub(Face, blocking=None):
         history: int | Literal["all"] = 0,
         window: int = 8 * MIB,
         observer: bool = False,
+        copy: bool = False,
         allow_pickle: bool | Literal["anyone"] = False,
         codec: Codec | Iterable[Codec] = (),
     ) -> None:
@@ -119,6 +122,7 @@ class Sub(Face, blocking=None):
         )
         self.window = whole("window", window, 1)
         self.observer = bool(observer)
+        self.copy = bool(copy)
         if isinstance(allow_pickle, str) and allow_pickle != "anyone":
             raise ValueError(f'allow_pickle={allow_pickle!r} is neither True, False nor "anyone"')
         self.allow_pickle: bool | Literal["anyone"] = (
@@ -248,7 +252,9 @@ class Sub(Face, blocking=None):
         decoder = self._decoders.get(stream.codec)
         if decoder is None:
             decoder = self._decoders[stream.codec] = decoder_of(
-                stream.codec, self._codecs, allow_pickle=bool(self.allow_pickle)
+                *(stream.codec, self._codecs),
+                allow_pickle=bool(self.allow_pickle),
+                copy=self.copy,
             )
         broken: DecodeError | None = None
         raised: BaseException | None = None
@@ -417,10 +423,10 @@ class Sub(Face, blocking=None):
         ``connecting``: not reached yet; ``reconnecting``: its link broke; ``vanished`` or
         ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was attached last, or
         first to be reached, in seconds since 1970; None: it is attached),
-        ``delivered`` (messages that were taken), ``lost``, ``way`` (``direct``: it was dialled;
-        ``reverse``: it has dialled us; ``relay``: both have dialled one; ``local``: it is in this
-        process; empty: there is none), ``failed`` (why the ways failed that are better, or all of
-        them, each in a line).
+        ``delivered`` (messages that were taken), ``lost``, ``way`` (``unix``: by its
+        Unix socket, on this host; ``direct``: it was dialled; ``reverse``: it has dialled us;
+        ``relay``: both have dialled one; ``local``: it is in this process; empty: there is none),
+        ``failed`` (why the ways failed that are better, or all of them, each in a line).
         """
         inbox = self._inbox
         run = self._run
@@ -453,6 +459,7 @@ class Sub(Face, blocking=None):
         run = self._run
         if run is not None:  # whoever is in the middle of it is at its end
             self._dropped.extend(map(operator.is_, run.values, repeat(None)))
+            run.pairs = None  # a `zip` keeps what it gave last, and a closed Sub is to hold nothing
         self._gaps.clear()
         self._dead = error
 

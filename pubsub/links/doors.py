@@ -15,13 +15,15 @@ from pubsub.config import (
     Settings,
     is_loopback,
     is_wildcard,
+    name_here,
     parse_advertise,
     unmapped,
 )
 from pubsub.errors import AuthError, ProtocolError
+from pubsub.links import unix
 from pubsub.links.keeping import OURS
 from pubsub.links.link import Core, Endpoint, Link, State, ends_of
-from pubsub.links.listening import listen, stop_accepting
+from pubsub.links.listening import listen, listen_at_socket, stop_accepting
 from pubsub.links.tls import TLS_HANDSHAKE, TlsLayer, cipher_scratch
 from pubsub.support.about import about
 from pubsub.support.host import this_host
@@ -217,6 +219,7 @@ class Doorman:
 
     def take(self, link: Link) -> None:
         """It speaks plain."""
+        self.guard.check_user(link.user)
         link.begin(self._greet(self.guard.takes(ends_of(link, dialled=False), None)))
 
     def take_tls(self, link: Link, transport: asyncio.Transport, first: bytes) -> None:
@@ -295,6 +298,7 @@ class Doors:
 
     Attributes:
         servers: by the address at which each listens.
+        here: the server at the Unix socket, for the peers of this host; None: there is none.
         identities: who it is to others, by the host that each tells them.
     """
 
@@ -318,6 +322,7 @@ class Doors:
             *(seat, guard),
         )
         self.servers: dict[str, asyncio.Server] = {}
+        self.here: asyncio.Server | None = None
         self.identities: dict[str, Identity] = {}
         self._loop = loop
         self._settings = settings
@@ -325,7 +330,7 @@ class Doors:
         self._host_id = guard.host_id()
         self._secret = this_host().entropy(16)
         self._listening: dict[str, asyncio.Task[Address]] = {}
-        self._closed = False
+        self._closed = self._tried_here = False
 
     def me(self, *places: Address) -> Identity:
         """Who this process is, and that it listens there."""
@@ -410,19 +415,45 @@ class Doors:
             place = Address(*server.sockets[0].getsockname()[:2])
             places.append(place)
             self.servers[str(place)] = server
+        if self.role == "peer" and not self._tried_here:
+            self._tried_here = True
+            await self.listen_here()
         return min(places, key=lambda place: is_loopback(place.host))  # the best for others
+
+    async def listen_here(self) -> None:
+        """Listen at a Unix socket, too. Where that fails, the peers of this host come by TCP."""
+        if not unix.available():
+            return
+        try:
+            sock = unix.bound(self._name)
+            self.here = await listen_at_socket(self._loop, self.doorman.accept, sock, BACKLOG)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = "somebody else has taken its name" if taken else error.strerror or str(error)
+            log.log(
+                WARNING if taken else INFO,
+                "no Unix socket for the peers of this host, which come by TCP instead: %s",
+                why,
+            )
+
+    @property
+    def _name(self) -> str:
+        return name_here(self._host_id, self.peer_id)
+
+    def _all(self) -> list[asyncio.Server]:
+        return [*self.servers.values(), *([self.here] if self.here is not None else ())]
 
     async def close(self, links: Collection[Link]) -> list[Link]:
         """Let nobody in any more; returns the connections beside those links, which are closed."""
         self._listen_no_more()
-        await stop_accepting(self._loop, self.servers.values())
+        await stop_accepting(self._loop, self._all())
         return self.doorman.abort_all_but(links)
 
     def cut(self) -> None:
         """The same for all, at once. (Plain asyncio may leave the socket of a connection open that
         comes in now, until it is collected.)"""
         self._listen_no_more()
-        for server in self.servers.values():
+        for server in self._all():
             server.close()
         self.doorman.abort_all_but(())
 
@@ -430,6 +461,8 @@ class Doors:
         self._closed = True
         for listening in self._listening.values():
             listening.cancel()
+        if self.here is not None:
+            unix.forget(self._name)
 
 
 def _cannot_listen(error: Exception, host: str, port: int) -> OSError:

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from ssl import SSLContext
 from typing import cast
 
-from pubsub.config import Settings, Way
+from pubsub.config import UNIX, Settings, Way
 from pubsub.errors import ProtocolError, PubSubError
+from pubsub.links import unix
 from pubsub.links.link import Core, Link, State, ends_of
 from pubsub.links.patience import Patience
 from pubsub.links.racing import STAGGER, race
@@ -138,7 +139,7 @@ class KeptLink:
         self._broken_at: float | None = None
         self._opened_at = 0.0
         self._way: Way | None = None  # the one that is dialled, or worked last
-        self._worked: tuple[Way, ...] = ()
+        self._worked: tuple[Way, ...] = ()  # of TCP
         self._warned = False
         self._closed = False
 
@@ -150,6 +151,8 @@ class KeptLink:
 
     async def _addresses(self, way: Way) -> Sequence[Way]:
         """The addresses that it means, where its host is a name."""
+        if way.kind == UNIX:
+            return [way]
         hosts = await resolve(self._loop, way.host, self._settings.connect_timeout / 2)
         return [Way(host, way.port, way) for host in hosts]
 
@@ -196,28 +199,37 @@ class KeptLink:
         stagger = min(STAGGER, timeout / 2 / max(1, len(ways)))
         until = self._loop.time() + timeout  # all of them have no longer than one would
         met = False
+        left = list(ways)
+
+        def enough() -> bool:
+            return not self._wanted() or not any(map(self._is_better, left))
 
         async def attempt(which: tuple[Way, bool]) -> Sequence[tuple[Way, bool]]:
             nonlocal met
             way, known = which
+            places: Sequence[Way] = ()
             try:
-                if not known:
-                    places = await self._addresses(way)
-                    return [(place, True) for place in sorted(places, key=self._is_new)]
-                await self._connect(way, until - self._loop.time())
-                met = True
+                if not self._is_better(way):
+                    pass
+                elif not known:
+                    places = sorted(await self._addresses(way), key=self._is_new)
+                else:
+                    await self._connect(way, until - self._loop.time())
+                    met = True
             except Exception as error:  # never stop trying
                 self._note(troubles, way, error)
-            return ()
+            left.remove(way)
+            left.extend(places)
+            return [(place, True) for place in places]
 
-        await race([(way, False) for way in ways], attempt, self._enough, stagger)
+        await race([(way, False) for way in ways], attempt, enough, stagger)
         if not self.up and not met and self._wanted():  # else it was lost at once
             self._in_vain(troubles)
         return self.up or not self._wanted()
 
-    def _enough(self) -> bool:
-        """Whether nothing more is to be dialled for now."""
-        return self.up or not self._wanted()
+    def _is_better(self, way: Way) -> bool:
+        """Whether it has none that is as good."""
+        return not self.up or self._way is None or way.rank < self._way.rank
 
     def _note(self, troubles: list[Trouble], way: Way, error: Exception) -> None:
         if not isinstance(error, (OSError, PubSubError, asyncio.TimeoutError)):
@@ -225,7 +237,7 @@ class KeptLink:
         troubles.append((way, error))
 
     def _is_new(self, way: Way) -> bool:
-        """Whether it is another than the one that worked last."""
+        """Whether it is another than the one that worked last, by TCP."""
         return not any(way.address == worked.address for worked in self._worked)
 
     async def _connect(self, way: Way, timeout: float) -> None:
@@ -279,12 +291,18 @@ class KeptLink:
         self.link, self._way, self.up = link, way, True
         self._opened_at = self._loop.time()
         self._broken_at = None
-        self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
+        self._remember(way)
         self._cheer(way)
         core = self._begin(link, other)
         if self._closed:
             link.goodbye()
         return core
+
+    def _remember(self, way: Way) -> None:
+        """It works. That a Unix socket does says nothing of the address that it stands for, and
+        does not make what worked before a place as any other."""
+        if way.kind != UNIX:
+            self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
 
     def _another(self, link: Link, way: Way, other: Other) -> Core:
         """One is kept already."""
@@ -362,6 +380,7 @@ async def dial(
         if choose() is not context:  # it would be taken to stand on what is new
             raise Changed("the credentials of this process changed meanwhile")
         der = None if layer is None else lambda: layer.peer_der
+        guard.check_user(link.user)
         return guard.dials(ends_of(link, dialled=True), der)
     finally:
         patience.cancel()
@@ -397,6 +416,9 @@ async def connect(
     host, port = way.host, way.port
     if preface:
         protocol = _Prefaced(preface, protocol)
+    if way.kind == UNIX:
+        await unix.connect(loop, way, protocol)
+        return
     if "%" not in host or not isinstance(loop, asyncio.BaseEventLoop):
         await loop.create_connection(lambda: protocol, host, port)
         return

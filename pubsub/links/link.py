@@ -1,4 +1,4 @@
-"""A link: one TCP connection, as bytes and timers around the cores.
+"""A link: one connection, by TCP or a Unix socket, as bytes and timers around the cores.
 
 It reads into the shared scratch buffer, runs the handshake and the heartbeat, answers PING, says
 and hears GOODBYE, and writes what its endpoint has, as fast as the socket takes it. What a frame
@@ -16,9 +16,9 @@ from enum import Enum
 from logging import DEBUG, INFO, WARNING
 from typing import Any, Protocol, cast
 
-from pubsub.config import Address, Settings
+from pubsub.config import UNIX, Address, Settings
 from pubsub.errors import ProtocolError
-from pubsub.links import descriptors
+from pubsub.links import descriptors, unix
 from pubsub.links.patience import Patience
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
@@ -132,6 +132,7 @@ class Link(asyncio.BufferedProtocol):
         kind: of which kind the way is by which it was made (see `Way.kind`).
         peername, sockname: the address of the other end and of this one, as the socket has them;
             None: not known.
+        user: at the other end of a Unix socket; None: not known.
         cut: the other end broke the protocol, and this one has ended the link: nobody keeps
             anything for whoever does that.
     """
@@ -157,6 +158,7 @@ class Link(asyncio.BufferedProtocol):
         self.transport: Any = None
         self.peername: Any = None
         self.sockname: Any = None
+        self.user: int | None = None
         self.veiled = False  # TLS was begun, and does not show yet who the other end is
         self._core: Core | None = None
         self._handshake = handshake
@@ -183,6 +185,10 @@ class Link(asyncio.BufferedProtocol):
         # now: uvloop's does not know them any more once it is closed, and says so by AttributeError
         self.peername = transport.get_extra_info("peername")
         self.sockname = transport.get_extra_info("sockname")
+        sock = transport.get_extra_info("socket")
+        if unix.is_unix(sock):
+            self.peername, self.sockname = unix.end_of(self.peername), unix.end_of(self.sockname)
+            self.kind, self.user = UNIX, unix.prepare(sock)
         self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         self._change(HANDSHAKE)
         if self._gate is not None:
@@ -256,6 +262,10 @@ class Link(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._paused = False
         self._heartbeat.silent = 0  # it reads: it lives
+        # soon: a write that fails in here has plain asyncio end the connection twice, and log that
+        self.loop.call_soon(self._write_on)
+
+    def _write_on(self) -> None:
         if self._pong is not None:
             self._send_pong()
         self.flush()
@@ -379,6 +389,14 @@ class Link(asyncio.BufferedProtocol):
         if self.state is OPEN and not self.transport.is_closing():
             self.transport.write(frames)
 
+    def write_now(self, frame: bytes) -> bool:
+        """Write a frame of the endpoint's by itself, if the socket may take it; False: it is not
+        written."""
+        if self._paused or self.state is not OPEN or self.transport.is_closing():
+            return False
+        self.transport.write(frame)
+        return True
+
     def _send(self, message: Control | Hello) -> None:
         """Nothing is written any more behind a GOODBYE, and its end of file."""
         if (
@@ -411,11 +429,14 @@ class Link(asyncio.BufferedProtocol):
     def keep_short(self) -> None:
         """Have the kernel take no more than it can soon send, so that what is written next is not
         far behind."""
-        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        level, option = socket.IPPROTO_TCP, getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        size = UNSENT
         sock = self.transport.get_extra_info("socket")
+        if unix.is_unix(sock):
+            level, option, size = socket.SOL_SOCKET, socket.SO_SNDBUF, unix.SHORT
         if option is not None and sock is not None:
             with contextlib.suppress(OSError), sock.dup() as same:  # uvloop's cannot set options
-                same.setsockopt(socket.IPPROTO_TCP, option, UNSENT)
+                same.setsockopt(level, option, size)
 
     def flush(self) -> None:
         """Write what the endpoint has, as far as the socket takes it."""
@@ -542,6 +563,8 @@ class Link(asyncio.BufferedProtocol):
         if self.other is not None and self.other.port:
             return f"{self.other.role} at {Address(self.other.host, self.other.port)}"
         name = self.peername
+        if self.kind == UNIX:
+            return "a process of this host"
         return str(Address(name[0], name[1])) if name else "a connection"
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "accept_more",
     "is_exposed",
     "listen",
+    "listen_at_socket",
     "stop_accepting",
 ]
 
@@ -138,6 +139,31 @@ async def _listen_at(
         if isinstance(error, OSError) and error.errno is None:  # Python 3.13 says no more than that
             raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
         raise
+    await _begin(loop, server, backlog)
+    return server
+
+
+async def listen_at_socket(
+    loop: asyncio.AbstractEventLoop,
+    accept: Callable[[], asyncio.BaseProtocol],
+    sock: socket.socket,
+    backlog: int,
+) -> asyncio.Server:
+    """Listen at a Unix socket, as at an address."""
+    plain = isinstance(loop, asyncio.BaseEventLoop)
+    try:
+        server = await loop.create_unix_server(
+            accept, sock=sock, backlog=ACCEPTS if plain else backlog, start_serving=not plain
+        )
+    except BaseException:
+        sock.close()
+        raise
+    await _begin(loop, server, backlog)
+    return server
+
+
+async def _begin(loop: asyncio.AbstractEventLoop, server: asyncio.Server, backlog: int) -> None:
+    """Have it accept, with so many in the kernel."""
     if isinstance(server, asyncio.Server):  # not uvloop's, nor a simulated one
         try:
             await server.start_serving()
@@ -148,7 +174,6 @@ async def _listen_at(
             server.close()
             raise
     descriptors.listening(loop, server)
-    return server
 
 
 async def stop_accepting(loop: asyncio.AbstractEventLoop, servers: Collection[Any]) -> None:

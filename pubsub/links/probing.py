@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from pubsub.config import Address, Settings, Way
+from pubsub.config import UNIX, Address, Settings, Way, is_loopback
 from pubsub.errors import AuthError, ProtocolError
 from pubsub.links.keeping import dial
 from pubsub.links.link import Link
 from pubsub.links.patience import Patience
 from pubsub.links.resolving import host_of
+from pubsub.support.host import this_host
 from pubsub.trust.guard import Guard
 from pubsub.wire.frames import Event
 from pubsub.wire.handshake import Dialler, Identity, Other, Refused
@@ -48,15 +49,25 @@ class Answer(Enum):
 def home(link: Link, other: Other) -> Address | None:
     """Where the peer at the other end of an accepted link lives; None: not known to be there.
 
-    It may say any address. The host is its own where the link comes from it. Nobody can have us
-    dial another.
+    It may say any address. The host is its own where the link comes from it, or where both are
+    this one. Nobody can have us dial another.
     """
     name = link.peername
     source = _packed(name[0]) if name else None
     for way in other.ways:
+        if link.kind == UNIX and way.kind == "tcp" and _is_here(way.host):
+            return Address(way.host, way.port)
         if source is not None and way.kind == "tcp" and _packed(way.host) == source:
             return Address(host_of(name), way.port)
     return None
+
+
+def _is_here(host: str) -> bool:
+    """Whether a numeric address is one of this machine."""
+    packed = _packed(host)
+    return packed is not None and (
+        is_loopback(host) or _packed(this_host().source_of(host)) == packed
+    )
 
 
 def _packed(host: str) -> bytes | None:

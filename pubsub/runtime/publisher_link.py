@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pubsub.config import KINDS, Address, Way, is_loopback
+from pubsub.config import KINDS, UNIX, Address, Way, is_loopback
+from pubsub.core.lending import Borrowing
 from pubsub.core.receiving import Receiving
 from pubsub.core.rights import held
 from pubsub.core.stream import Stream
@@ -21,7 +23,7 @@ from pubsub.links.patience import Patience
 from pubsub.links.resolving import nearness
 from pubsub.runtime.coordinator_link import Session
 from pubsub.support.logs import logger
-from pubsub.trust.guard import IMPOSTOR
+from pubsub.trust.guard import IMPOSTOR, is_auth
 from pubsub.wire.handshake import Authenticator, Dialler, Other
 from pubsub.wire.liveness import Backoff
 from pubsub.wire.messages import Call, RelayRow
@@ -59,7 +61,7 @@ class Remote(KeptLink):
         way: where it is; without a host: nowhere that this machine could dial.
 
     Attributes:
-        met: where it was reached last, by dialling it.
+        met: where it was reached last, by dialling it by TCP.
         who: what it is called while it is nowhere; empty: it never was.
     """
 
@@ -90,6 +92,7 @@ class Remote(KeptLink):
         self._receiving: Receiving | None = None
         self._before: tuple[Link, Receiving] | None = None  # until all go on by a better way
         self._moving: set[Stream] = set()
+        self._borrowing: dict[Link, Borrowing] = {}  # by the link that it belongs to
         self._detour: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._better: asyncio.TimerHandle | None = None
         self._sought = False  # ways around it were looked for
@@ -98,6 +101,8 @@ class Remote(KeptLink):
         self._unanswered = 0  # coordinators that were asked for relays, and have not answered
         self._troubles: dict[str, str] = {}
         self._shut = ""  # that it listens on its own machine only, in words
+        self._met_here = False  # at its Unix socket
+        self._strange_said = False
         self.met: Address | None = None
         self.who = ""
 
@@ -210,16 +215,24 @@ class Remote(KeptLink):
         named last."""
         self._last_ways = self._owner.ways(self.peer_id) or self._last_ways
         if len(self._last_ways) > 1:
-            self._last_ways = sorted(self._last_ways, key=lambda way: -nearness(way.host))
+            self._last_ways = sorted(
+                self._last_ways, key=lambda way: (way.kind != UNIX, -nearness(way.host))
+            )
         return self._last_ways
 
+    def _is_new(self, way: Way) -> bool:
+        """A Unix socket answers or refuses at once, so that it is always tried first."""
+        return way.kind != UNIX and super()._is_new(way)
+
     def _enough(self) -> bool:
-        return not self._wanted() or (self.up and self.address.rank == 0)
+        """Whether no better way is to be looked for than the one that it has."""
+        best = UNIX if any(way.kind == UNIX for way in self._last_ways) else "direct"
+        return not self._wanted() or (self.up and self.address.rank <= KINDS.index(best))
 
     async def _connect(self, way: Way, timeout: float) -> None:
         """At once where it was met, and showed who it is; elsewhere when it has its turn: what
-        others say of where it is may be wrong."""
-        if way.address == self.met:
+        others say of where it is may be wrong. (A Unix socket is nobody's address but its own.)"""
+        if way.kind == UNIX or way.address == self.met:
             await super()._connect(way, timeout)
             return
         again, self._missing = self._missing, True
@@ -258,20 +271,35 @@ class Remote(KeptLink):
         """Why the ways failed that are better than the one that it has; all of them, where it has
         none."""
         better = KINDS[: self.address.rank] if self.up else KINDS
+        if UNIX not in self._troubles:  # it has none here
+            better = tuple(kind for kind in better if kind != UNIX)
         return [f"{kind}: {self._troubles.get(kind, 'no answer yet')}" for kind in better]
+
+    def _note(self, troubles: list[Trouble], way: Way, error: Exception) -> None:
+        super()._note(troubles, way, error)
+        if way.kind == UNIX:
+            self._troubles[UNIX] = explain(error)
+            if is_auth(error) and not self._strange_said:
+                self._strange_said = True
+                log.warning(
+                    "the Unix socket of the publisher at %s is not used, but TCP: %s",
+                    *(way.told_by, explain(error)),
+                )
+
+    def _complain(self, troubles: Sequence[Trouble]) -> None:
+        super()._complain(_by_tcp(troubles) or troubles)
 
     def _missed(self, troubles: Sequence[Trouble]) -> None:
         """What cannot come any more is given up, the rest waits."""
-        self._troubles["direct"] = ", ".join(f"{way}: {explain(why)}" for way, why in troubles)
+        by_tcp = _by_tcp(troubles)
+        self._troubles["direct"] = ", ".join(f"{way}: {explain(why)}" for way, why in by_tcp)
         if not troubles:
             self._troubles["direct"] = "nobody says where this machine could dial it"
         owner = self._owner
-        gone = bool(troubles) and all(
-            getattr(error, "code", "") == "identity" for _, error in troubles
-        )
+        gone = bool(by_tcp) and all(getattr(error, "code", "") == "identity" for _, error in by_tcp)
         # nothing listens any more where it was met, and no coordinator knows of it
         refused = all(isinstance(e, ConnectionRefusedError) for _, e in troubles) and any(
-            way.address == self.met for way, _ in troubles
+            way.address == self.met or (way.kind == UNIX and self._met_here) for way, _ in troubles
         )
         assert self._broken_at is not None
         over = owner.loop.time() - self._broken_at >= (
@@ -290,7 +318,8 @@ class Remote(KeptLink):
     def _dial(self, delay: float = 0.0) -> None:
         super()._dial(delay)
         if self._detour is None:
-            soon = 0.0 if self.nowhere or self.address.rank else DETOUR  # what worked last, first
+            around = self.address.kind not in (UNIX, "direct")
+            soon = 0.0 if self.nowhere or around else DETOUR  # what worked last, first
             self._detour = self._loop.call_later(delay + soon, self._go_around)
 
     def _go_around(self) -> None:
@@ -419,7 +448,7 @@ class Remote(KeptLink):
         link.endpoint = self
         self.link, self._way = link, way
         self._opened_at = self._loop.time()
-        self._worked = (way, way.told_by) if isinstance(way.told_by, Way) else (way,)
+        self._remember(way)
         for stream in self._streams:
             if stream.open:
                 receiving.release(stream)
@@ -445,8 +474,15 @@ class Remote(KeptLink):
 
     def closed(self, link: Link, error: Exception | None) -> None:
         """See `Endpoint`."""
+        borrowing = self._borrowing.pop(link, None)
+        if borrowing is not None:
+            self._owner.sharing.borrow_no_more(borrowing)
         if self._before is not None and link is self._before[0]:
             self._cut_before()
+        if link is self.link and self._task is not None:
+            # a better way may be tried still, and who is there may say nothing: not wait for that
+            self._task.cancel()
+            self._task = None
         super().closed(link, error)
 
     def _begin(self, link: Link, other: Other) -> Receiving:
@@ -454,13 +490,20 @@ class Remote(KeptLink):
             self._detour.cancel()
             self._detour = None
         way = self.address
-        if way.rank == 0:
+        if way.kind == UNIX:
+            self._met_here = True
+        elif way.kind == "direct":
             self.met = way.address
-        elif self._better is None:
+        if not self._enough() and self._better is None:
             self._better = self._loop.call_later(BETTER, self._look_for_better)
+        borrowing = self._owner.sharing.borrow(link, way, partial(self._touch, link))
+        if borrowing is not None:
+            self._borrowing[link] = borrowing
         receiving = self._receiving = Receiving(
             self._output,
             self._answered,
+            borrowing=borrowing,
+            on_offer=partial(self._offered, link),
             rights=held(other.standing.rights),
             on_refused=self._kept,
             name=other.standing.name,
@@ -475,6 +518,16 @@ class Remote(KeptLink):
     def _output(self) -> None:
         if self.link is not None:
             self._owner.turn.touch(self.link)
+
+    def _touch(self, link: Link) -> None:
+        """What is held of its memory has gone."""
+        if not link.closing:
+            self._owner.turn.touch(link)
+
+    def _offered(self, link: Link, ticket: bytes) -> None:
+        borrowing = self._borrowing.get(link)
+        if borrowing is not None:
+            self._owner.sharing.come(borrowing, ticket)
 
     def _kept(self, stream: Stream, why: str) -> None:
         """A stream is refused, on either side, for want of a right. Said once: of a pattern's
@@ -518,3 +571,8 @@ class Remote(KeptLink):
             if stream.since is None:
                 stream.since = self._broken_at
             self._settled(stream)
+
+
+def _by_tcp(troubles: Sequence[Trouble]) -> list[Trouble]:
+    """Those that mean something to people: why a Unix socket is not there, nobody could mend."""
+    return [(way, error) for way, error in troubles if way.kind != UNIX]

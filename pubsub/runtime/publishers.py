@@ -11,6 +11,7 @@ from pubsub.core.directory import Directory
 from pubsub.core.inbox import MAX_STREAMS, Inbox
 from pubsub.core.stream import Stream, StreamKey
 from pubsub.errors import ProtocolError
+from pubsub.links import unix
 from pubsub.links.dialling import Dialling
 from pubsub.links.doors import Doorman
 from pubsub.links.keeping import Unheard
@@ -19,6 +20,7 @@ from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.publisher_link import Remote
 from pubsub.runtime.readiness import Readiness
 from pubsub.runtime.relay_link import Relays
+from pubsub.runtime.sharing import Sharing
 from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
@@ -46,6 +48,7 @@ class Publishers:
         random: for the time between attempts.
         guard: how links are secured.
         doorman: lets in who is met at a relay.
+        sharing: what memory they lend.
 
     Attributes:
         remotes: by the id of the peer.
@@ -65,15 +68,17 @@ class Publishers:
         random: Callable[[], float],
         guard: Guard,
         doorman: Doorman,
+        sharing: Sharing,
     ) -> None:
         self.loop = loop
+        self.sharing = sharing
         self.guard = guard
         self.settings = settings
         self.turn = turn
         self.readiness = readiness
         self.identity = identity
         self.remotes: dict[str, Remote] = {}
-        self.directory = Directory(MAX_STREAMS)
+        self.directory = Directory(MAX_STREAMS, guard.host_id() if unix.available() else "")
         self.dialling = Dialling(loop, random)
         self.relays = Relays(
             *(loop, settings, guard, doorman, identity, self.dialling, scratch, random)

@@ -37,6 +37,7 @@ from pubsub.runtime.members import OpenPub, OpenSub, Sink, Source
 from pubsub.runtime.publisher_link import Remote
 from pubsub.runtime.publishers import Publishers
 from pubsub.runtime.readiness import Readiness, Ready
+from pubsub.runtime.sharing import Sharing
 from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served, Subscribers
 from pubsub.runtime.turn import Turn
@@ -115,6 +116,8 @@ class Runtime:
         self._ended: dict[int, Publication] = {}
         self._numbers = count(1)  # of Pubs and Subs
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
+        self.sharing = Sharing(loop, settings)
+        self.doors.doorman.on_join = self.sharing.joined
         self.subscribers = Subscribers(
             loop,
             settings,
@@ -123,6 +126,7 @@ class Runtime:
             self.find,
             lambda peer_id: self.publishers.met(peer_id),
             self.doors.told_to_others,
+            self.sharing,
         )
         self.clock = self.subscribers.clock
         self.renewal = Renewal(loop, self._guards, self.links)
@@ -148,6 +152,7 @@ class Runtime:
             self._random,
             guard,
             self.doors.doorman,
+            self.sharing,
         )
         self.callbacks = Callbacks(
             *(loop, settings, guard, self.subscribers, self.publishers.dialling),
@@ -554,6 +559,7 @@ class Runtime:
         self.turn.run()
         self.turn.close()
         self.renewal.stop()
+        self.sharing.close()
         peers: list[Served | Remote] = [*self.subscribers.served]
         peers += self.publishers.remotes.values()
         links = [end.link for end in (*peers, *self.sessions) if end.link is not None]
@@ -576,6 +582,7 @@ class Runtime:
     def abandon_after_fork(self, error: Exception) -> None:
         """In a child after a fork: the loop and its threads are the parent's. Refuse every call."""
         self.closing = True
+        self.sharing.abandon_after_fork()
         for pub in self._pubs.values():
             _alone(pub.source.abandon, error)
         for sub in self._subs.values():

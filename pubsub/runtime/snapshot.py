@@ -105,7 +105,8 @@ class LinkRow(NamedTuple):
     peer_id: str
     up: bool
     way: str
-    """Of which kind the way is that it has, or had last: ``direct``, ``reverse`` or ``relay``."""
+    """Of which kind the way is that it has, or had last: ``unix``, ``direct``, ``reverse``
+    or ``relay``."""
 
 
 class CoordinatorRow(NamedTuple):

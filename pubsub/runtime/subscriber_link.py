@@ -17,6 +17,7 @@ from pubsub.links.link import Link
 from pubsub.links.probing import Prober, home
 from pubsub.runtime.clock import Clock
 from pubsub.runtime.lingering import messages
+from pubsub.runtime.sharing import Sharing
 from pubsub.runtime.snapshot import LinkRow
 from pubsub.runtime.turn import Turn
 from pubsub.support.logs import logger
@@ -44,6 +45,7 @@ class Subscribers:
         find: a stream of ours, with all that was put so far.
         met: where a peer was reached, if it was; it may be a publisher too.
         told: where others are told to dial this process, in words.
+        sharing: what memory they are lent.
 
     Attributes:
         served: those that are connected.
@@ -62,8 +64,10 @@ class Subscribers:
         find: Callable[[int], Publication | None],
         met: Callable[[str], Address | None],
         told: Callable[[], str],
+        sharing: Sharing,
     ) -> None:
         self.settings = settings
+        self.sharing = sharing
         self.turn = turn
         self.prober = prober
         self.find = find
@@ -213,10 +217,12 @@ class Served:
             self._owner.find,
             self._output,
             max_channels=self._owner.settings.max_channels,
+            write_now=self._write_now,
             way=link.kind,
             rights=held(other.standing.rights),
             now=self._owner.clock.now,
         )
+        self._owner.sharing.lend(link, serving)
         if not stays:
             link.goodbye()
         return serving
@@ -229,6 +235,13 @@ class Served:
                 self._shared = True
                 link.keep_short()
 
+    def _write_now(self, frame: bytes) -> bool:
+        link, turn = self.link, self._owner.turn
+        if not turn.lone or link is None or not link.write_now(frame):
+            return False
+        turn.lone = False  # what else is put in this turn leaves together
+        return True
+
     def close(self) -> None:
         """Say GOODBYE."""
         if self.link is not None:
@@ -239,6 +252,7 @@ class Served:
         self.link = None
         broken = error is not None and not link.cut
         if self._serving is not None:
+            self._owner.sharing.lend_no_more(self._serving)
             if broken:
                 self._serving.broken(self._owner.clock.now())
             else:

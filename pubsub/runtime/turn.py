@@ -44,6 +44,10 @@ class Turn:
     Parameters:
         peer_id: of the peer whose Pubs and Subs meet in `local`.
         ack_delay: seconds that an acknowledgement that nobody waits for may wait.
+
+    Attributes:
+        lone: a single Pub is collected, so that what it writes need not wait for others' (to be
+            taken back by who has written).
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, peer_id: str, ack_delay: float) -> None:
@@ -51,6 +55,7 @@ class Turn:
         self._loop = loop
         self._context = nothing()  # of what is begun in a turn: not of who put, or took, in it
         self._ack_delay = ack_delay
+        self.lone = False  # one Pub alone is being collected, and has written nothing yet
         self._scheduled = False  # `run` will be called
         self._hastened = False  # since then, `hasten` has done what was due
         self._local_dirty = False
@@ -119,9 +124,13 @@ class Turn:
 
     def run(self) -> None:
         """Do what is due."""
+        self._hastened = False
+        if not (self._sources or self._local_dirty or self._dirty):  # `hasten` has done it
+            self._granted = 0
+            self._scheduled = False
+            return
         try:
             self._scheduled = True  # also where nobody has asked for it
-            self._hastened = False
             self._work()
         finally:
             self._scheduled = False
@@ -134,6 +143,7 @@ class Turn:
         self._granted = 0
         if self._sources:
             sources, self._sources = self._sources, []
+            self.lone = len(sources) == 1
             rest = iter(sources)
             for source in rest:
                 try:
@@ -142,8 +152,10 @@ class Turn:
                     log.exception("internal error while a batch was closed")
                     self._loop.call_later(RETRY, self.pending, source)
                 except BaseException:  # a signal handler's: their turn is still to come
+                    self.lone = False
                     self._sources[:0] = [source, *rest]
                     raise
+            self.lone = False
         if self._local_dirty:
             self._local_dirty = False
             self.local.pump()

@@ -30,6 +30,15 @@ def _source_of(address: str) -> str:
         return ""
 
 
+def _socket_of(name: str) -> str:
+    if sys.platform == "linux":
+        return f"\0pubsubd-{name}"  # abstract: it leaves no file
+    if sys.platform == "win32" or not hasattr(socket, "AF_UNIX"):
+        return ""
+    base = os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.cache")
+    return os.path.join(base, "pubsubd", name)
+
+
 class Host(NamedTuple):
     """A machine, and a process on it. Whoever asks often keeps the function under a name."""
 
@@ -43,6 +52,8 @@ class Host(NamedTuple):
     program: Callable[[], object] = lambda: sys.argv[0]
     source_of: Callable[[str], str] = _source_of
     """The address of ours from which that one would be dialled; empty: no way leads there."""
+    socket_of: Callable[[str], str] = _socket_of
+    """The address of the Unix socket of that name; empty: this host has none."""
     context: Callable[[], Context] = Context
     """Makes an empty context for what outlives a call; see `apart`."""
 

@@ -118,6 +118,14 @@ class Guard:
         """
         return None
 
+    def check_user(self, user: int | None) -> None:
+        """Whether a process of that user may be at the other end of a Unix socket; None: it is no
+        such one, or its system does not say.
+
+        Raises:
+            AuthError: no.
+        """
+
     def check_coordinator(self, *, exposed: bool) -> None:
         """See that this process can be a coordinator, maybe one that other machines reach: else
         everybody would refuse it, or be refused.
@@ -234,6 +242,15 @@ class Private(Guard):
             "over a relay there is always TLS, and the secret of this user has none: make a key by "
             "`pubsubd key new FILE`, copy it to each machine, and set PUBSUB_KEY_FILE to it"
         )
+
+    def check_user(self, user: int | None) -> None:
+        """See `Guard`. Root reads the secret anyway. Who is nobody here, whatever he is in another
+        user namespace, is not known to be this user, even where this is nobody too."""
+        if self.local and user is not None and user not in {os.geteuid(), 0} - {_nobody()}:
+            raise AuthError(
+                "it is a process of another user, or in another user namespace "
+                f"(uid {user}, not {os.geteuid()})"
+            )
 
     def dials(self, ends: Ends, der: Der | None) -> Authenticator:
         """See `Guard`."""
@@ -574,6 +591,14 @@ def _same(host: str, other: str) -> bool:
         return ip_address(unmapped(host)) == ip_address(unmapped(other))
     except ValueError:
         return host.lower() == other.lower()
+
+
+def _nobody() -> int:
+    """As whom the kernel shows users that this user namespace does not have."""
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return 65534
 
 
 def _machine() -> bytes:

@@ -10,15 +10,17 @@ import contextlib
 from collections.abc import Callable
 from functools import cache
 from io import BytesIO
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 __all__ = [
     "FOR_BATCHES",
     "FOR_LARGE",
     "Allocator",
     "Arriving",
+    "Block",
     "Buffer",
     "LargeBuffer",
+    "Memory",
     "WholeBuffer",
     "reuse_memory",
 ]
@@ -55,6 +57,9 @@ class Buffer(Protocol):
     def take_bytes(self) -> bytes:
         """All of it, for its one reader: nothing is to be written there any more."""
 
+    def items(self) -> Any:
+        """The same for numpy, which builds an array on it: what keeps the array's memory."""
+
 
 class Arriving(Buffer, Protocol):
     """A buffer that comes in pieces."""
@@ -85,6 +90,9 @@ class WholeBuffer:
         return memoryview(self._data)
 
     def take_bytes(self) -> bytes:
+        return self._data
+
+    def items(self) -> bytes:
         return self._data
 
 
@@ -136,3 +144,86 @@ class LargeBuffer:
 
     def take_bytes(self) -> bytes:
         return self._file.getvalue()
+
+    items = view
+
+
+class Memory(Protocol):
+    """Memory that several processes have mapped: one segment of a pool."""
+
+    @property
+    def view(self) -> memoryview:
+        """All of it; read-only where it is another process's."""
+
+    @property
+    def address(self) -> int:
+        """Where it lies, for numpy."""
+
+
+class Block:
+    """A part of such memory, which one message has for as long as anybody holds the block, or an
+    array that is built on it.
+
+    numpy keeps what has an `__array_interface__` as the base of the array, and of all views of it
+    (of a memoryview it would keep only what that is a view of): so this object is gone when the
+    last of them is.
+
+    Parameters:
+        memory: of which it is a part.
+        start, size: which one, in bytes.
+        number: what `gone` knows it by.
+        gone: called with it when nobody holds it any more, in any thread and at any place; it must
+            not keep it.
+    """
+
+    __slots__ = ("__weakref__", "_gone", "_size", "check", "memory", "number", "start")
+
+    def __init__(
+        self, memory: Memory, start: int, size: int, number: int, gone: Callable[[Block], None]
+    ) -> None:
+        self.memory = memory
+        self.start = start
+        self._size = size
+        self.number = number
+        self.check: int | None = None
+        """Checksum of what was put, where that is asked for."""
+        self._gone = gone
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __del__(self) -> None:
+        try:
+            gone = self._gone
+        except AttributeError:  # it was interrupted while it was made
+            return
+        gone(self)
+
+    @property
+    def room(self) -> memoryview:
+        """To be filled by its one writer."""
+        return self.memory.view[self.start : self.start + self._size]
+
+    def view(self) -> memoryview:
+        if self.memory.view.readonly:  # another process's: only looked at while we are held
+            return self.room
+        # A view of ours keeps us: it may wait in a transport when the log has let us go, and what
+        # is put next would be sent in our place. (A slice of the mapping would keep that alone.)
+        from ctypes import c_char
+
+        held = (c_char * self._size).from_buffer(self.room)
+        held.block = self  # type: ignore[attr-defined]
+        return memoryview(held).cast("B").toreadonly()
+
+    def take_bytes(self) -> bytes:
+        return bytes(self.room)
+
+    def items(self) -> Block:
+        return self
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """As bytes; numpy lets nobody write there whose memory is read-only."""
+        readonly = self.memory.view.readonly
+        place = self.memory.address + self.start, readonly
+        return {"version": 3, "shape": (self._size,), "typestr": "|u1", "data": place}

@@ -1,4 +1,4 @@
-"""Frames: the layout of DATA and BUFFER, and a reader that turns arriving bytes into events.
+"""Frames: the layout of DATA, BUFFER and LENT, and a reader that turns arriving bytes into events.
 
 The reader lends out the buffer that bytes are read into (`FrameReader.get_buffer`) and is told
 how many came (`FrameReader.received`), which is the shape of `asyncio.BufferedProtocol`.
@@ -38,6 +38,7 @@ __all__ = [
     "buffer_header",
     "buffers_cost",
     "data_header",
+    "lent_frame",
 ]
 
 SCRATCH_SIZE = 256 * 1024
@@ -59,12 +60,17 @@ _DATA = struct.Struct(">IHBIBQBd")
 _DATA_AND_ARRAY = struct.Struct(">IHBIBQBdBI")
 # length | fixarray 5, kind | uint32 channel | uint64 total | uint64 offset | bin32 size
 _BUFFER = struct.Struct(">IHBIBQBQBI")
+# length | fixarray 6, kind | uint32 channel | uint64 loan | uint32 segment | uint64 start, size
+_LENT = struct.Struct(">IHBIBQBIBQBQ")
 _ARRAY = struct.Struct(">BI")
 _DATA_KIND, _BUFFER_KIND = int(Kind.DATA), int(Kind.BUFFER)
 _DATA_MARK, _BUFFER_MARK = 0x9500 | _DATA_KIND, 0x9500 | _BUFFER_KIND
+_LENT_MARK = 0x9600 | int(Kind.LENT)
 _U32, _U64, _F64, _BIN32, _ARRAY32 = 0xCE, 0xCF, 0xCB, 0xC6, 0xDD
+_LENT_MARKS = (_U32, _U64, _U32, _U64, _U64)
 _BUFFER_MARKS = (_U32, _U64, _U64, _BIN32)
 _HEADER_SIZE = _BUFFER.size  # and that of a DATA with the head of its array
+_LENT_REST = _LENT.size - _LENGTH.size
 _DATA_REST, _BUFFER_REST = _DATA.size - _LENGTH.size, _BUFFER.size - _LENGTH.size
 _MAX_SEQ = 2**63  # so that what follows a batch still is a number of the wire
 
@@ -81,8 +87,19 @@ def buffer_header(channel: int, total: int, offset: int, size: int) -> bytes:
     )
 
 
+def lent_frame(channel: int, loan: int, segment: int, start: int, size: int) -> bytes:
+    """A large buffer that lies in a segment."""
+    return _LENT.pack(
+        *(_LENT_REST, _LENT_MARK, _U32, channel, _U64, loan, _U32, segment),
+        *(_U64, start, _U64, size),
+    )
+
+
 def buffers_cost(buffers: Sequence[Buffer]) -> int:
     """What the large buffers of a batch count for in windows and buffers."""
+    if len(buffers) == 1:  # mostly
+        size = len(buffers[0])
+        return size if size > SMALLEST_BUFFER else SMALLEST_BUFFER
     return sum(max(len(buffer), SMALLEST_BUFFER) for buffer in buffers)
 
 
@@ -116,6 +133,9 @@ class Sink(Protocol):
 
     def buffer(self, channel: int, payload: bytes) -> None:
         """A large buffer came in one piece."""
+
+    def lent(self, channel: int, loan: int, segment: int, start: int, size: int) -> None:
+        """A large buffer lies in a segment: the fields of `Lent`."""
 
     def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
         """Where these bytes of a large buffer belong, which are filled in before the next frame is
@@ -224,6 +244,15 @@ class FrameReader:
                 or first >= _MAX_SEQ
                 or length > self.max_payload
             ):
+                if mark == _LENT_MARK and length == _LENT_REST and stop <= end:
+                    _, _, t1, channel, t2, loan, t3, segment, t4, start, t5, size = (
+                        _LENT.unpack_from(view, position)
+                    )
+                    if (t1, t2, t3, t4, t5) != _LENT_MARKS:
+                        break
+                    sink.lent(channel, loan, segment, start, size)
+                    position = stop
+                    continue
                 if mark != _BUFFER_MARK or length > self.max_payload:
                     break
                 begin, position = position, self._take_buffer(sink, view, position, end)

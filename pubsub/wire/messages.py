@@ -26,6 +26,7 @@ __all__ = [
     "GOODBYE_CODES",
     "MAX_PAYLOAD_BEFORE_WELCOME",
     "MAX_REQUEST_PAYLOAD",
+    "MAX_RETURNED",
     "PROTOCOL_VERSION",
     "Ack",
     "Answer",
@@ -42,19 +43,24 @@ __all__ = [
     "Hello",
     "Join",
     "Kind",
+    "Lent",
     "Load",
+    "Mapped",
     "Match",
     "MatchedPub",
+    "Offer",
     "Ping",
     "Pong",
     "Query",
     "Refused",
     "Register",
     "RelayRow",
+    "Returned",
     "Revoked",
     "Subscribe",
     "Subscribed",
     "Ticket",
+    "Unmap",
     "Unregister",
     "Unsubscribe",
     "WayRow",
@@ -68,6 +74,9 @@ MAX_PAYLOAD_BEFORE_WELCOME = 4096
 """Bytes that a frame may have before the other end is known."""
 MAX_REQUEST_PAYLOAD = 64 * 1024
 """Bytes that a frame to a publisher or to a coordinator may have: all of them are small."""
+
+MAX_RETURNED = 1024
+"""Loans that one RETURNED may name."""
 
 GOODBYE_CODES = {
     "closing": "an orderly end",
@@ -119,6 +128,11 @@ class Kind(IntEnum):
     TICKET = 27
     JOIN = 28
     LOAD = 29
+    OFFER = 30
+    MAPPED = 31
+    LENT = 32
+    RETURNED = 33
+    UNMAP = 34
 
 
 # --- checks: each returns the value to keep, or raises ValueError with what is wrong ----
@@ -216,6 +230,13 @@ def _rows(make: Callable[[Any], Any]) -> Check:
         return tuple(make(row) for row in value)
 
     return check
+
+
+def _loans(value: Any) -> tuple[int, ...]:
+    numbers = type(value) is list and not set(map(type, value)) - {int}
+    if not numbers or len(value) > MAX_RETURNED or min(value, default=0) < 0:
+        raise ValueError(f"{_short(value)} is not an array of at most {MAX_RETURNED} numbers")
+    return tuple(value)
 
 
 def _short(value: Any) -> str:
@@ -698,6 +719,61 @@ class Load:
     circuits: int = _field(_entity)
 
 
+# --- memory that two peers of one host share ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Publisher → subscriber: connect to this peer's Unix socket once more, and say JOIN with this
+    ticket there; descriptors come on that connection."""
+
+    KIND: ClassVar[Kind] = Kind.OFFER
+    ticket: bytes = _field(_bytes(16))
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Subscriber → publisher: the segment whose descriptor came is mapped."""
+
+    KIND: ClassVar[Kind] = Kind.MAPPED
+    segment: int = _field(_entity)
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """Publisher → subscriber: in the place of BUFFERs, a large buffer that lies in a segment."""
+
+    KIND: ClassVar[Kind] = Kind.LENT
+    channel: int = _field(_channel)
+    loan: int = _field(_number)
+    """Its number on this link: from 0, each one more than the last."""
+    segment: int = _field(_entity)
+    start: int = _field(_number)
+    """Where in the segment it begins."""
+    size: int = _field(_number)
+    """How many bytes it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Subscriber → publisher: nobody there holds these any more."""
+
+    KIND: ClassVar[Kind] = Kind.RETURNED
+    loans: tuple[int, ...] = _field(_loans)
+    """At most `MAX_RETURNED`, each that is lent and was not returned."""
+    kept: bool = _field(_flag)
+    """True: somebody holds them for a time that nobody knows, such as a child after a fork. Their
+    memory must not be written to any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unmap:
+    """Publisher → subscriber: nothing more is lent of this segment."""
+
+    KIND: ClassVar[Kind] = Kind.UNMAP
+    segment: int = _field(_entity)
+
+
 Control: TypeAlias = (
     Hello
     | Auth
@@ -725,6 +801,11 @@ Control: TypeAlias = (
     | Ticket
     | Join
     | Load
+    | Offer
+    | Mapped
+    | Lent
+    | Returned
+    | Unmap
 )
 
 _CONTROL: tuple[Any, ...] = Control.__args__

@@ -365,9 +365,10 @@ def test_g3_a_publisher_that_never_was_reached_is_said(
     with Peer(coordinator, advertise=where, linger=0) as peer:
         pub = BlockingPub(topic, peer=peer)
         pub.put("lost")
-        assert [tail.err() for _ in range(4)] == [
+        assert [tail.err() for _ in range(5)] == [
             f"pubsub: the publisher of {topic} at {where}#1 is not reached: what it puts is not "
             "known",
+            "pubsub: unix: nothing listens there (connection refused)",
             f"pubsub: direct: {where}: nothing listens there (connection refused)",
             "pubsub: reverse: it was asked to dial this Peer, and has not",
             "pubsub: relay: there is none (pubsubd relay, pubsubd coordinator --relay)",

@@ -15,7 +15,7 @@ from pubsub.codec.encoder import LARGE, Encoder, MsgpackEncoder
 from pubsub.codec.extension_types import NDARRAY, NDARRAY_OUT_OF_BAND, NUMPY_SCALAR
 from pubsub.errors import DecodeError, EncodeError, MessageTooLarge
 from pubsub.wire.buffers import Buffer
-from tests.wire.buffers import arrived
+from tests.wire.buffers import arrived, contents
 
 np = pytest.importorskip("numpy")
 hnp = pytest.importorskip("hypothesis.extra.numpy")
@@ -41,7 +41,7 @@ def round_trip(value: Any) -> Any:
     return found
 
 
-def assert_same(found: Any, array: Any) -> None:
+def assert_same(found: Any, array: Any, *, writeable: bool = False) -> None:
     assert type(found) is np.ndarray
     assert found.dtype == array.dtype
     assert found.dtype.type is array.dtype.type
@@ -49,7 +49,7 @@ def assert_same(found: Any, array: Any) -> None:
     if array.flags.c_contiguous or array.flags.f_contiguous:
         assert found.flags.c_contiguous == array.flags.c_contiguous
         assert found.flags.f_contiguous == array.flags.f_contiguous
-    assert found.flags.writeable
+    assert found.flags.writeable is writeable
     assert found.tobytes() == array.tobytes()
 
 
@@ -182,9 +182,31 @@ def test_a_large_array_travels_out_of_band_and_is_not_copied_by_the_receiver(ord
     received[0].view()[0] = 7
     assert found["a"][0][0, 0] == 7
     assert found["b"][0, 0] == 0
-    [shared] = MsgpackDecoder().decode(body, enc.buffers)
-    shared["b"][0, 0] = 5
-    assert MsgpackDecoder().decode(body, enc.buffers)[0]["b"][0, 0] == 0
+
+
+@pytest.mark.parametrize("size", [LARGE // 8 - 1, LARGE // 8])
+@pytest.mark.parametrize("came", ["over a link", "in the process"])
+def test_arrays_are_read_only_unless_they_are_copies(size: int, came: str) -> None:
+    enc = MsgpackEncoder("jobs", 2**28)
+    array = np.arange(size, dtype="i8")
+    body = b"\x91" + enc.pack([array, (array,)])
+    buffers = enc.take()
+    assert len(buffers) == (2 if array.nbytes >= LARGE else 0)
+
+    def decoded(decoder: MsgpackDecoder) -> list[Any]:
+        come = [arrived(contents(b)) for b in buffers] if came == "over a link" else buffers
+        [[plain, (nested,)]] = decoder.decode(body, come)
+        return [plain, nested]
+
+    for found in decoded(MsgpackDecoder()):
+        assert_same(found, array)
+        with pytest.raises(ValueError, match="read-only"):
+            found[0] = 1
+    for found in decoded(MsgpackDecoder(copy=True)):
+        assert_same(found, array, writeable=True)
+        found[0] = 99  # it is nobody else's
+    for found in decoded(MsgpackDecoder()):
+        assert_same(found, array)
 
 
 def test_an_array_below_large_stays_in_the_body() -> None:

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from pubsub.config import Way, name_here
 from pubsub.core.directory import Directory
 from pubsub.core.stream import StreamKey
 from pubsub.wire.messages import Match, MatchedPub
@@ -241,3 +242,19 @@ def test_g6_a_coordinator_lists_so_many_for_a_sub_and_what_it_says_beyond_is_not
     assert directory.match(ONE, match(1, "", "AC")) == [StreamKey("A", 5)]
     directory.match(ONE, match(1, "C"))
     assert directory.listed(1, StreamKey("C", 5)), "there is room now"
+
+
+def test_a_peer_of_this_host_has_a_unix_socket_before_its_addresses() -> None:
+    directory = Directory(host_id="0123456789")
+    here = matched("a", "host", 1, 5, "topic", False)._replace(host_id="0123456789")
+    there = here._replace(peer_id="b", host_id="another")
+    mute = here._replace(peer_id="c", ways=())  # it does not listen
+    directory.match(ONE, match(added=[here, there, mute]))
+    tcp = Way("host", 1, ONE)
+    name = f"{name_here('0123456789', 'a')}.localhost"
+    assert directory.ways("a") == [Way(name, 0, tcp, "unix"), tcp]
+    assert (directory.ways("b"), directory.ways("c")) == ([tcp], [])
+    directory.hand_over(ONE, TWO)
+    tcp = tcp._replace(told_by=TWO)
+    assert directory.ways("a") == [Way(name, 0, tcp, "unix"), tcp]
+    assert name_here("0123456789", "a") != name_here("0123456780", "a") != name_here("0", "b")

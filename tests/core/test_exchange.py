@@ -300,8 +300,11 @@ class Wire:
         self.serving_dirty = self.receiving_dirty = False
         self.publisher_alive = self.subscriber_alive = True
         self.silenced = False
+        self.alone = 0
         self.serving = Serving(
-            peer.name, f"{peer.name}:1", world.find, self._serving_output, max_channels=100
+            *(peer.name, f"{peer.name}:1", world.find, self._serving_output),
+            max_channels=100,
+            write_now=self._write_now,
         )
         self.receiving = Receiving(self._receiving_output, lambda stream: None)
         self.from_publisher = FrameReader(world.scratch, self.receiving)
@@ -312,6 +315,13 @@ class Wire:
 
     def _serving_output(self) -> None:
         self.serving_dirty = True
+
+    def _write_now(self, frame: bytes) -> bool:
+        """Every other batch that might take the short road does."""
+        self.alone += 1
+        if self.alone % 2:
+            self.down += frame
+        return self.alone % 2 == 1
 
     def _receiving_output(self) -> None:
         self.receiving_dirty = True

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pubsub.core.cursor import NO_LIMIT, Cursor, SubKey
+from pubsub.core.log import Batch
 from pubsub.core.publication import MAX_LEAVERS, Leaver, Publication
 from pubsub.errors import ProtocolError
 from pubsub.wire.frames import BATCH_COST
@@ -23,11 +24,16 @@ class Outlet:
     address = "subscriber:1"
     way = "direct"
     taken = 0
+    lends = False
 
     def __init__(self) -> None:
         self.queue: list[Cursor] = []
         self.ended: list[tuple[Cursor, int, str, str]] = []
         self.moved: list[Cursor] = []
+
+    def offer(self, cursor: Cursor, batch: Batch) -> bool:
+        self.enqueue(cursor)
+        return True
 
     def enqueue(self, cursor: Cursor) -> None:
         self.queue.append(cursor)

@@ -76,9 +76,12 @@ class End_:
         self.publications = {made.stream_id: made for made in publications}
         self.dirty = False
         self.now = 0.0
+        self.takes = False  # its socket takes a frame at once
+        self.at_once: list[bytes] = []
         self.serving = Serving(
             *("subscriber", "subscriber:1", self.find, self.on_output),
             max_channels=max_channels,
+            write_now=self.write_now,
             rights=rights,
             now=lambda: self.now,
         )
@@ -94,6 +97,11 @@ class End_:
 
     def on_output(self) -> None:
         self.dirty = True
+
+    def write_now(self, frame: bytes) -> bool:
+        if self.takes:
+            self.at_once.append(frame)
+        return self.takes
 
     def hear(self, *messages: Control) -> None:
         for message in messages:
@@ -127,6 +135,74 @@ def values(events: Sequence[Event | Piece]) -> list[tuple[int, Any]]:
         if isinstance(event, Data)
         for value in msgpack.unpackb(event.body)
     ]
+
+
+# --- the short road -----------------------------------------------------------------------------
+
+
+def test_a_lone_small_batch_is_written_as_it_enters_the_log_and_as_pump_would() -> None:
+    slow, quick = End_(publication()), End_(publication())
+    quick.takes = True
+    for end in (slow, quick):
+        end.hear(subscribe())
+        end.pump()
+        put(end.publications[1], "a")
+    usual = b"".join(slow.serving.pump(UNLIMITED))
+    assert quick.at_once == [usual]
+    assert not quick.dirty, "and nothing is left to be done in this turn"
+    assert quick.serving.pump(UNLIMITED) == []
+    [(_, cursor)] = quick.publications[1].cursors()
+    [(_, same)] = slow.publications[1].cursors()
+    assert (cursor.sent, cursor.next, cursor.sent_until) == (same.sent, same.next, same.sent_until)
+    assert cursor.at_end
+    assert not cursor.queued
+    quick.hear(Ack(0, 1, UNLIMITED))
+    put(quick.publications[1], "b")
+    assert len(quick.at_once) == 2
+
+
+def test_a_socket_that_takes_nothing_at_once_gets_it_at_the_end_of_the_turn() -> None:
+    made = publication()
+    end = End_(made)
+    end.hear(subscribe())
+    end.pump()
+    put(made, "a")
+    end.takes = True
+    put(made, "b")
+    assert end.at_once == [], "nothing overtakes what waits"
+    assert values(end.pump()) == [(0, "a"), (0, "b")]
+
+
+@pytest.mark.parametrize("why", ["answer", "window", "large", "buffers", "too large", "flush"])
+def test_what_is_not_alone_or_not_small_takes_the_long_road(why: str) -> None:
+    made, other = publication(), publication(2)
+    end = End_(made, other)
+    end.takes = True
+    size = BATCH_COST + len(array_header(1)) + 1
+    limits: dict[str, Any] = {"limit": 2 * size - 1} if why == "window" else {}
+    limits |= {"max_batch": 40} if why == "too large" else {}
+    end.hear(subscribe(**limits))
+    end.pump()
+    put(made, 1)
+    assert len(end.at_once) == 1
+    if why == "answer":  # SUBSCRIBED is to be written
+        end.hear(subscribe(1, 2))
+    elif why == "flush":
+        assert made.when_received(lambda: None, observers=False) is not None
+    value: Any = bytes(serving_module.LONE) if why == "large" else 2
+    value = "v" * 60 if why == "too large" else value
+    put(made, value, buffers=(b"buffer",) if why == "buffers" else ())
+    assert len(end.at_once) == 1
+    assert end.dirty
+    events = end.pump()
+    if why == "window":
+        assert values(events) == []
+        end.hear(Ack(0, 1, UNLIMITED))
+        assert values(end.pump()) == [(0, 2)]
+    elif why == "too large":
+        assert events == [Gap(0, 1, 2, "too large")]
+    else:
+        assert (0, value) in values(events)
 
 
 # --- what it answers ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pubsub.codec.decoder import MsgpackDecoder
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Entry, Stream, StreamKey
 from pubsub.errors import ProtocolError
+from pubsub.wire.buffers import WholeBuffer
 from pubsub.wire.frames import BATCH_COST, BUFFER_PIECE, SMALLEST_BUFFER
 from tests.wire.buffers import contents, whole
 
@@ -319,6 +320,8 @@ class Elsewhere:
     def take_bytes(self) -> bytes:
         return bytes(self._memory)
 
+    items = view
+
 
 def test_large_buffers_may_be_put_together_in_memory_of_another_kind() -> None:
     inbox = Inbox(1, "topic", window=WINDOW)
@@ -339,7 +342,7 @@ def test_large_buffers_may_be_put_together_in_memory_of_another_kind() -> None:
 def test_a_buffer_in_one_piece_is_taken_as_it_is() -> None:
     inbox, stream = opened()
     payload = b"abc" * 1000
-    stream.whole(payload)
+    stream.whole(WholeBuffer(payload))
     piece(stream, b"de", 2, 0)
     stream.data(0, 1, 1.5, b"body")
     [entry] = entries(inbox)
@@ -351,17 +354,17 @@ def test_a_buffer_in_one_piece_is_taken_as_it_is() -> None:
 def test_a_buffer_in_one_piece_is_refused_where_another_would_be() -> None:
     _, stream = opened(max_batch=4000, window=2**20)
     with pytest.raises(ProtocolError, match="more than 4,000 bytes"):
-        stream.whole(b"x" * 4001)
-    stream.whole(b"x" * 2000)
+        stream.whole(WholeBuffer(b"x" * 4001))
+    stream.whole(WholeBuffer(b"x" * 2000))
     with pytest.raises(ProtocolError, match="more than 4,000 bytes"):
-        stream.whole(b"x" * 2001)
+        stream.whole(WholeBuffer(b"x" * 2001))
     piece(stream, b"abc", 10, 0)
     with pytest.raises(ProtocolError, match="at 0 of 7 where 3 was due"):
-        stream.whole(b"defghij")
+        stream.whole(WholeBuffer(b"defghij"))
     _, stream = opened(window=3000)
     with pytest.raises(ProtocolError, match="on a channel that may carry 3,000"):
         batch(stream, 0)
-        stream.whole(b"x" * 3000)
+        stream.whole(WholeBuffer(b"x" * 3000))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from tests.integration.support import coordinator_in_loop, coordinator_in_thread
 
 pytestmark = pytest.mark.loop
 
-PUB = "close closed flush put put_many subscribers wait_for_subscribers"
+PUB = "close closed empty flush put put_many subscribers wait_for_subscribers"
 PUB_HAS = "buffer codec history overflow peer topic"
 SUB = "close closed get get_many lost messages publishers"
-SUB_HAS = "allow_pickle history keep observer peer topic window"
+SUB_HAS = "allow_pickle copy history keep observer peer topic window"
 PEER = "address close closed peer_id pub sub"
 PEER_HAS = "blocking coordinators settings"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.processes import Start, daemon, processes
+from tests.faults.proxy import WAY
 
 HERE = Path(__file__).parent
 KEYED = (
@@ -30,6 +31,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents and item.path.name not in KEYED:
             item.add_marker(pytest.mark.insecure)
+
+
+@pytest.fixture(autouse=True)
+def _by_tcp(request: pytest.FixtureRequest) -> None:
+    """What fails here is TCP, unless ``PUBSUB_TEST_WAY=unix`` says otherwise: of this process and
+    (see `worker`) of others."""
+    if WAY != "unix" and "by_unix" not in request.fixturenames:
+        request.getfixturevalue("by_tcp")
+
+
+@pytest.fixture
+def by_unix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here and in the processes that the test starts, peers have Unix sockets."""
+    monkeypatch.setenv("PUBSUB_TEST_WAY", "unix")
 
 
 @pytest.fixture

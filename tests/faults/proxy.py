@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 from pubsub import Peer
 from pubsub.config import Settings, parse_address
+from pubsub.links import unix
 from pubsub.links.doors import Doors
 from tests.integration.support import default_guard, free_port, told_only
 from tests.relay.meeting import a_relay
@@ -33,6 +34,8 @@ from tests.relay.meeting import a_relay
 __all__ = ["BOTH", "Connection", "Proxy", "behind", "proxy"]
 
 WAY = os.environ.get("PUBSUB_TEST_WAY", "direct")
+"""``direct``: by TCP; ``relay``: see `behind`; ``unix``: those that no proxy lies between have Unix
+sockets, as they have outside of tests."""
 Direction = Literal["down", "up"]
 """``down``: from the publishing peer to who subscribed; ``up``: the other way."""
 BOTH: tuple[Direction, Direction] = ("down", "up")
@@ -272,6 +275,7 @@ async def behind(
     doors: Doors | None = None
     async with AsyncExitStack() as stack:
         stack.enter_context(patch.object(Doors, "told", told_only))
+        stack.enter_context(patch.object(unix, "available", lambda: False))
         made = await stack.enter_async_context(proxy(target))
         way: dict[str, Any] = {"advertise": made.address}
         if WAY == "relay" and not detour:

@@ -179,7 +179,16 @@ def check_flow(pub: Running, sub: Running) -> None:
 def test_g4_on_one_network_the_subscriber_dials(machines: Machines) -> None:
     machines.lab.host("w1", lan=11)
     machines.coordinator("head")
-    check("direct", machines.pub("w1", subscribers=2), machines.sub("head"), machines.sub("w1"))
+    machines.lab.host("w2", lan=12)
+    check("direct", machines.pub("w1", subscribers=2), machines.sub("head"), machines.sub("w2"))
+
+
+def test_g4_on_one_host_the_subscriber_dials_a_unix_socket(machines: Machines) -> None:
+    """The others share its kernel, and not its network namespace."""
+    machines.lab.host("w1", lan=11)
+    machines.coordinator("head")
+    check("unix", machines.pub("w1"), machines.sub("w1"))
+    check("direct", machines.pub("w1"), machines.sub("head"))
 
 
 def test_g4_a_subscriber_that_can_only_dial_out_dials(firewalls: Machines) -> None:

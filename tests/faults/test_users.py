@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
+from pubsub.links import unix
 from pubsub.trust.keys import KEY_BYTES
 from tests.cli.processes import Start, execute
 from tests.faults.worker import Worker, start_worker, until
@@ -242,3 +243,38 @@ def test_another_users_secret_is_not_taken(start: Start, users: tuple[User, User
     os.chown(user.secret, STRANGE + 2, STRANGE + 2)
     line = refusal(start, {**user.env, "PUBSUB_TEST_UID": ""})  # root may read it
     assert f"belongs to another user (number {STRANGE + 2}" in line
+
+
+@pytest.mark.skipif(not is_root(), reason="only root can be two users")
+@pytest.mark.skipif(not unix.available(), reason="there are no Unix sockets")
+@pytest.mark.usefixtures("by_unix")
+@pytest.mark.parametrize("same", [True, False], ids=["one user", "another user"])
+def test_a_users_secret_that_another_has_too_is_good_for_tcp_alone(
+    same: bool, start: Start, users: tuple[User, User], port: int
+) -> None:
+    user, other = users
+    if "PUBSUB_TEST_UID" not in user.env:
+        pytest.skip("both are the same user of the system")
+    there = process(start, user, port)
+    there.sub(name="a", topic="t")
+    if not same:
+        other.secret.parent.mkdir(mode=0o700)
+        other.secret.write_bytes(user.secret.read_bytes())
+        other.secret.chmod(0o600)
+        for path in (other.secret.parent, other.secret):
+            os.chown(path, int(other.env["PUBSUB_TEST_UID"]), -1)
+    here = process(start, user if same else other, port)
+    stream = here.pub(name="a", topic="t", rate=200)
+    there.reach(name="a", due={stream: 100})
+    put = here.stop()["a"]
+    report = there.reach(name="a", due={stream: put})
+    assert (report["got"], report["lost"]) == ({stream: put}, 0)
+    publisher = report["publishers"][stream]
+    if same:
+        assert (publisher["way"], publisher["failed"]) == ("unix", [])
+        return
+    assert publisher["way"] == "direct"
+    (why,) = publisher["failed"]
+    assert why.startswith("unix: ")
+    assert "it is a process of another user, or in another user namespace" in why
+    there.log_has(text="is not used, but TCP: it is a process of another user")

@@ -20,7 +20,9 @@ from typing import Any
 
 from pubsub import Gap, Peer, Pub, Sub
 from pubsub.faces.account import untaken
+from pubsub.links import unix
 from tests.cli.processes import LONG, Running, Start
+from tests.faults.proxy import WAY
 from tests.integration.support import break_links, eventually
 
 __all__ = ["Worker", "start_worker", "until"]
@@ -379,6 +381,8 @@ def become(uid: int) -> None:
 if __name__ == "__main__":
     if os.environ.get("PUBSUB_TEST_UID"):
         become(int(os.environ["PUBSUB_TEST_UID"]))
+    if WAY != "unix":
+        unix.available = lambda: False
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         import uvloop

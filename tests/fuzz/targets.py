@@ -678,6 +678,7 @@ class _Link:
     def __init__(self, connection: _Connection) -> None:
         self.connection = connection
         self.sockname = self.peername = None  # from nowhere
+        self.kind = "direct"
         self.reader = FrameReader(bytearray(4096))
         self.paused = False
         self.closing = False

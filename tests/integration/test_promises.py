@@ -14,6 +14,7 @@ import pytest
 
 from pubsub import Closed, Gap, Message, Peer
 from pubsub.errors import AuthError
+from pubsub.links import unix
 from pubsub.links.link import UNSENT
 from pubsub.runtime.turn import TURN_BYTES
 from pubsub.trust.guard import IMPOSTOR
@@ -613,24 +614,33 @@ async def test_a_cancelled_get_loses_no_message(coordinator: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="not on this system")
+@pytest.mark.parametrize("way", ["direct", "unix"])
 async def test_where_channels_share_a_link_the_kernel_is_given_no_more_than_it_can_soon_send(
-    coordinator: str,
+    coordinator: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    level, option, short = socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * unix.SHORT  # it doubles it
+    if way == "direct":
+        request.getfixturevalue("by_tcp")
+        level, option, short = socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT
+    else:  # all kernels allow as much as is short, and not all as much as this
+        monkeypatch.setattr(unix, "BUFFER", unix.SHORT // 2)
+
     def unsent() -> int:
         [served] = here.runtime.subscribers.served
         assert served.link is not None
+        assert served.way == way
         with served.link.sock.dup() as same:
-            found: int = same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+            found: int = same.getsockopt(level, option)
         return found
 
     async with Peer(coordinator) as here, Peer(coordinator) as there:
         first = await there.sub("t")
         pub = await here.pub("t")
         await pub.wait_for_subscribers(1, timeout=10)
-        assert unsent() != UNSENT, "there is nobody to delay"
+        assert unsent() != short, "there is nobody to delay"
         second = await there.sub("t")
         await pub.wait_for_subscribers(2, timeout=10)
-        await eventually(lambda: unsent() == UNSENT)
+        await eventually(lambda: unsent() == short)
         await first.close()
         await second.close()
 

@@ -43,6 +43,7 @@ from tests.integration.support import (
     run_python,
 )
 
+pytestmark = pytest.mark.usefixtures("by_tcp")
 Warnings = Callable[[], list[str]]
 
 
@@ -539,6 +540,9 @@ ZONE = """
     import asyncio, sys
     from pubsub import Peer
     from pubsub.coordinator.server import Coordinator
+    from pubsub.links import unix
+
+    unix.available = lambda: False
 
     async def main():
         coordinator = Coordinator(asyncio.get_running_loop(), settle=0)

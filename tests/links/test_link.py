@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,45 @@ async def test_where_nobody_is_known_yet_a_goodbye_is_only_the_end() -> None:
     assert link.transport.written == written
     lose(link)
     assert [type(error) for error in nobody.ends] == [Lost]
+
+
+class Shutting(Nobody):
+    """Has more to say than the socket takes; then the other end is gone."""
+
+    def __init__(self, there: socket.socket) -> None:
+        super().__init__()
+        self.there = there
+        self.said = 0
+
+    def pump(self, budget: int) -> Any:
+        self.said += 1
+        if self.said > 1:
+            self.there.close()
+        return (bytes(16_000_000),) if self.said == 1 else (b"x",) if self.said == 2 else ()
+
+
+async def test_a_link_ends_once_where_a_write_fails_that_its_transport_has_asked_for() -> None:
+    """Plain asyncio would else end the connection in that very call and again after it, with a
+    traceback for the log."""
+    loop, errors = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda loop, context: errors.append(context))
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    there.setblocking(False)
+    core = Shutting(there)
+    link = Link(loop, None, core, Settings(), bytearray(1_000))
+    await loop.create_connection(lambda: link, sock=here)
+    link.begin(Dialler(Identity("peer", "me"), "peer"))
+    hear(link, encode(welcome("peer", "them")))
+    assert link.paused
+    while there.fileno() >= 0:
+        with contextlib.suppress(BlockingIOError):
+            there.recv(1 << 20)
+        await asyncio.sleep(0)
+    await asyncio.wait_for(link.gone(), 10)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (errors, len(core.ends)) == ([], 1)
 
 
 async def test_nobody_is_told_of_a_connection_that_was_disowned() -> None:

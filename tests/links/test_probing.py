@@ -13,6 +13,7 @@ import pubsub.links.probing as probing
 from pubsub import Peer
 from pubsub.config import Address, Settings
 from pubsub.links.probing import MAX_QUESTIONS, Answer, Prober, home
+from pubsub.support.host import Host, on_host
 from pubsub.wire.handshake import Other, tcp
 from tests.integration.support import (
     LONG,
@@ -211,8 +212,9 @@ async def test_the_end_of_a_prober_leaves_nothing(prober: Prober) -> None:
 class FromThere:
     """A link whose other end has that address."""
 
-    def __init__(self, host: str | None) -> None:
+    def __init__(self, host: str | None, kind: str = "direct") -> None:
         self.peername = None if host is None else (host, 40_000)
+        self.kind = kind
 
 
 @pytest.mark.parametrize(
@@ -239,3 +241,25 @@ def test_an_address_is_a_peers_own_where_its_link_comes_from_that_host(
     link: Any = FromThere(comes_from)
     assert home(link, other) == (Address(str(comes_from), 4_000) if known else None)
     assert home(link, other._replace(ways=())) is None  # it does not listen
+
+
+@pytest.mark.parametrize(
+    ("says", "known"),
+    [
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("10.0.0.1", True),  # of an interface of this host
+        ("10.0.0.2", False),
+        ("its.name", False),
+        ("0.0.0.0", False),
+    ],
+)
+def test_an_address_is_a_peers_own_where_it_comes_by_a_unix_socket_and_that_is_this_host(
+    says: str, known: bool
+) -> None:
+    """Else it would not be asked whether it lives where it was killed, and its places were held for
+    longer than over TCP."""
+    other = Other("peer", "it", tcp("10.9.9.9", 1) + tcp(says, 4_000), {}, 0.0)
+    link: Any = FromThere("5e.localhost", "unix")
+    with on_host(Host(source_of=lambda address: "10.0.0.1")):
+        assert home(link, other) == (Address(says, 4_000) if known else None)

@@ -7,6 +7,7 @@ from operator import attrgetter
 from pubsub import Peer
 from pubsub.core.inbox import Inbox
 from pubsub.core.stream import Stream, StreamKey
+from pubsub.links.unix import available
 from pubsub.runtime.snapshot import CoordinatorRow, LinkRow, StreamRow, SubRow
 from tests.integration.support import LONG, coordinator_in_loop, eventually
 
@@ -19,6 +20,7 @@ async def test_a_snapshot_shows_pubs_subs_links_and_coordinators() -> None:
         assert await sub.get(timeout=LONG) == 1
         await eventually(lambda: here.runtime.snapshot().pubs[0].subscribers[0].taken == 1)
 
+        way = "unix" if available() else "direct"
         ours, theirs = here.runtime.snapshot(), there.runtime.snapshot()
         (row,) = ours.pubs
         assert (row.topic, row.open, row.leavers, row.reached) == ("t", True, (), 0)
@@ -29,8 +31,8 @@ async def test_a_snapshot_shows_pubs_subs_links_and_coordinators() -> None:
         (publisher,) = sub.publishers
         stream = StreamRow(publisher, "t", "attached", "", 1, 0)
         assert theirs.subs == (SubRow("*", 0, (stream,)),)
-        assert ours.links == (LinkRow("subscriber", there.peer_id, True, "direct"),)
-        assert theirs.links == (LinkRow("publisher", here.peer_id, True, "direct"),)
+        assert ours.links == (LinkRow("subscriber", there.peer_id, True, way),)
+        assert theirs.links == (LinkRow("publisher", here.peer_id, True, way),)
         assert ours.coordinators == theirs.coordinators == (CoordinatorRow(address, True, ""),)
 
         await sub.close()

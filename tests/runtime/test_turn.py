@@ -68,6 +68,20 @@ async def test_who_is_about_to_wait_has_it_done_at_once_and_only_once_in_a_turn(
     assert journal[-1] == "d"
 
 
+async def test_only_what_a_single_pub_puts_in_a_turn_is_written_by_itself() -> None:
+    turn = Turn(asyncio.get_running_loop(), "peer", 0.02)
+    seen: list[bool] = []
+    source = Source([], "a")
+    source._collect = lambda: seen.append(turn.lone)
+    turn.pending(source)
+    turn.hasten()
+    assert (seen, turn.lone) == ([True], False)
+    turn.pending(source)
+    turn.pending(source)
+    await asyncio.sleep(0)
+    assert (seen, turn.lone) == ([True, False, False], False)
+
+
 async def test_what_other_threads_bring_takes_one_callback() -> None:
     loop = asyncio.get_running_loop()
     turn, journal = Turn(loop, "peer", 0.02), list[str]()

@@ -124,7 +124,9 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._generators: dict[int, AsyncGenerator[Any, Any]] = {}
         self.outside = self.process("outside", "")
         self.host = Host(
-            source_of=lambda address: address, context=lambda: self.here().empty.copy()
+            source_of=lambda address: address,
+            socket_of=lambda name: "",
+            context=lambda: self.here().empty.copy(),
         )
 
     def process(self, name: str, host: str) -> Process:

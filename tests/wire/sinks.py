@@ -1,10 +1,11 @@
-"""DATA and BUFFER in tests."""
+"""DATA, BUFFER and LENT in tests."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from pubsub.wire.frames import Data, Event, FrameReader
+from pubsub.wire.messages import Lent
 
 __all__ = ["Gathering", "Nowhere", "Piece"]
 
@@ -23,6 +24,8 @@ class Nowhere:
     ) -> None: ...
 
     def buffer(self, channel: int, payload: bytes) -> None: ...
+
+    def lent(self, channel: int, loan: int, segment: int, start: int, size: int) -> None: ...
 
     def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
         return None
@@ -55,6 +58,9 @@ class Gathering:
         self.pieces.append((channel, len(payload), 0, len(payload)))
         self.memory.append(payload)
         self.events.append(Piece(channel))
+
+    def lent(self, channel: int, loan: int, segment: int, start: int, size: int) -> None:
+        self.events.append(Lent(channel, loan, segment, start, size))
 
     def place(self, channel: int, total: int, offset: int, size: int) -> memoryview | None:
         memory = bytearray(size)

@@ -22,15 +22,18 @@ from pubsub.wire.frames import (
     array_header,
     buffer_header,
     data_header,
+    lent_frame,
 )
 from pubsub.wire.messages import (
     MAX_PAYLOAD_BEFORE_WELCOME,
     Ack,
     Kind,
+    Lent,
     Ping,
     Subscribe,
     Subscribed,
     encode,
+    parse,
 )
 from tests.wire.sinks import Gathering, Piece
 
@@ -105,8 +108,14 @@ values = st.lists(st.one_of(st.integers(), st.binary(max_size=40)), min_size=1, 
 @st.composite
 def frames(draw: st.DrawFn) -> Expected:
     """A frame, and the event that it is."""
-    kind = draw(st.sampled_from(["data", "foreign data", "buffer", "foreign buffer", "control"]))
+    kinds = ["data", "foreign data", "buffer", "foreign buffer", "lent", "foreign lent", "control"]
+    kind = draw(st.sampled_from(kinds))
     channel = draw(numbers)
+    if kind.endswith("lent"):
+        wide = numbers | st.integers(0, 2**64 - 1)
+        lent = Lent(channel, draw(wide), draw(numbers), draw(wide), draw(wide))
+        fields = (lent.channel, lent.loan, lent.segment, lent.start, lent.size)
+        return lent_frame(*fields) if kind == "lent" else foreign(32, *fields), lent
     if kind.endswith("data"):
         first = draw(st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1)))
         sent_at = draw(st.floats(0, 2e9))
@@ -573,6 +582,44 @@ def test_a_malformed_buffer_is_refused(frame: bytes, what: str) -> None:
     assert what in str(refusal(frame))
 
 
+OWN_LENT = lent_frame(1, 2, 3, 4, 5)
+
+
+def test_a_lent_is_read_without_unpacking_and_is_the_message_of_that_name() -> None:
+    assert OWN_LENT[4:] == (
+        b"\x96\x20"
+        b"\xce\x00\x00\x00\x01\xcf" + bytes(7) + b"\x02\xce\x00\x00\x00\x03"
+        b"\xcf" + bytes(7) + b"\x04\xcf" + bytes(7) + b"\x05"
+    )
+    fields = msgpack.unpackb(OWN_LENT[4:])
+    assert parse(fields) == Lent(1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(foreign(32, -1, 2, 3, 4, 5), id="negative channel"),
+        pytest.param(foreign(32, 2**32, 2, 3, 4, 5), id="channel too large"),
+        pytest.param(foreign(32, 1, True, 3, 4, 5), id="loan true"),
+        pytest.param(foreign(32, 1, 2, 2**32, 4, 5), id="segment too large"),
+        pytest.param(foreign(32, 1, 2, 3, 4.0, 5), id="start float"),
+        pytest.param(foreign(32, 1, 2, 3, 4), id="five fields"),
+        pytest.param(framed(OWN_LENT[4:] + b"e"), id="more behind"),
+        *(
+            pytest.param(framed(OWN_LENT[4:end]), id=f"cut at {end}")
+            for end in range(5, len(OWN_LENT))
+        ),
+        *(
+            pytest.param(OWN_LENT[:at] + b"\xc0" + OWN_LENT[at + 1 :], id=f"another mark at {at}")
+            for at in (6, 11, 20, 25, 34)
+        ),
+    ],
+)
+def test_a_malformed_lent_is_refused(frame: bytes) -> None:
+    error = refusal(frame)
+    assert error.code == "protocol"
+
+
 @pytest.mark.parametrize(
     "frame",
     [own_buffer(1, 1, 0, b"x"), own_buffer(1, 200, 0, b"x" * 200), foreign(8, 1, 1, 0, b"x")],
@@ -584,7 +631,7 @@ def test_a_connection_without_buffers_refuses_them(frame: bytes) -> None:
     assert "where none belongs" in str(error)
 
 
-@pytest.mark.parametrize("method", ["data", "buffer", "place"])
+@pytest.mark.parametrize("method", ["data", "buffer", "lent", "place"])
 def test_a_sink_may_refuse(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*fields: object) -> None:
         raise ProtocolError("too much", code="limit")
@@ -595,6 +642,7 @@ def test_a_sink_may_refuse(method: str, monkeypatch: pytest.MonkeyPatch) -> None
             own_data(1, 0, 0.0, [b"x" * 200]),
             foreign(7, 1, 0, 0.0, [1]),
         ],
+        "lent": [OWN_LENT],
         "buffer": [own_buffer(1, 1, 0, b"x"), foreign(8, 1, 1, 0, b"x")],
         "place": [
             own_buffer(1, 2, 0, b"x"),

@@ -18,6 +18,7 @@ from pubsub.errors import ProtocolError
 from pubsub.wire.handshake import tcp
 from pubsub.wire.messages import (
     MAX_PAYLOAD_BEFORE_WELCOME,
+    MAX_RETURNED,
     PROTOCOL_VERSION,
     Ack,
     Answer,
@@ -34,19 +35,24 @@ from pubsub.wire.messages import (
     Hello,
     Join,
     Kind,
+    Lent,
     Load,
+    Mapped,
     Match,
     MatchedPub,
+    Offer,
     Ping,
     Pong,
     Query,
     Refused,
     Register,
     RelayRow,
+    Returned,
     Revoked,
     Subscribe,
     Subscribed,
     Ticket,
+    Unmap,
     Unregister,
     Unsubscribe,
     WayRow,
@@ -102,6 +108,7 @@ way = st.builds(WayRow, shown(32), shown(255), u16)
 ways = st.lists(way, max_size=3).map(tuple) | st.just((WayRow("tcp", "::1", 1),) * MAX_WAYS)
 relays = st.lists(st.builds(RelayRow, id_, ways), max_size=3).map(tuple)
 ticket = st.binary(max_size=16)
+loans = st.lists(u64, max_size=3).map(tuple) | st.just(tuple(range(MAX_RETURNED)))
 matched_pub = st.builds(MatchedPub, id_, ways, flag, id_, u32, topic, flag, shown(255))
 
 # Each kind's fields, in their order on the wire: how to draw one.
@@ -199,6 +206,11 @@ FIELDS: dict[type[Any], dict[str, st.SearchStrategy[Any]]] = {
     Ticket: {"peer_id": id_, "ticket": ticket, "reason": shown(1024)},
     Join: {"ticket": ticket},
     Load: {"circuits": u32},
+    Offer: {"ticket": ticket},
+    Mapped: {"segment": u32},
+    Lent: {"channel": u32, "loan": u64, "segment": u32, "start": u64, "size": u64},
+    Returned: {"loans": loans, "kept": flag},
+    Unmap: {"segment": u32},
 }
 
 KINDS = pytest.mark.parametrize("cls", FIELDS, ids=lambda cls: cls.__name__)
@@ -457,6 +469,16 @@ TAKEN: dict[type[Any], list[Callable[[Any], bool]]] = {
     Ticket: [is_id, is_ticket, is_text(1024)],
     Join: [is_ticket],
     Load: [is_entity],
+    Offer: [is_ticket],
+    Mapped: [is_entity],
+    Lent: [is_entity, is_uint(U64), is_entity, is_uint(U64), is_uint(U64)],
+    Returned: [
+        lambda value: (
+            type(value) is list and len(value) <= MAX_RETURNED and all(map(is_uint(U64), value))
+        ),
+        is_bool,
+    ],
+    Unmap: [is_entity],
 }
 
 
@@ -570,6 +592,14 @@ def test_a_hello_of_version_1_is_told_that_it_is_of_another_version() -> None:
     assert str(caught.value) == (
         "the other end speaks version 1 of the protocol, this one version 2"
     )
+
+
+@pytest.mark.parametrize(
+    "loans", [[*range(MAX_RETURNED + 1)], [-1], [1.0], [True], ["1"], [[1]], 1, None, {}]
+)
+def test_what_is_returned_is_a_bounded_array_of_numbers(loans: Any) -> None:
+    with pytest.raises(ProtocolError, match=r"^a malformed RETURNED: loans: "):
+        parse([int(Kind.RETURNED), loans, False])
 
 
 @given(st.integers(-(2**63), U64).filter(lambda kind: kind not in {c.KIND for c in FIELDS}))

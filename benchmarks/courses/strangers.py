@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from benchmarks.coordinator.processes import Daemon, Failed
-from benchmarks.stage import Failed as CameToNothing
+from benchmarks.daemons import daemon
+from benchmarks.stage import Failed, Stage
 
 __all__ = ["cost_of_strangers"]
 
@@ -41,27 +41,24 @@ def cost_of_strangers(count: int, environment: Mapping[str, str]) -> dict[str, A
         ways["most_kib"] = lambda sock: _shake(sock, context, whole=True)
     try:
         return {name: _cost(count, environment, way) for name, way in ways.items()}
-    except (Failed, OSError) as error:
-        raise CameToNothing(str(error)) from None
+    except OSError as error:
+        raise Failed(str(error)) from None
 
 
 def _cost(
     count: int, environment: Mapping[str, str], stop: Callable[[socket.socket], None]
 ) -> float:
-    daemon = Daemon(environment=environment)
-    try:
-        with ExitStack() as stack:
-            before = 0
-            for number in range(1 + count):
-                sock = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port)))
-                stop(sock)
-                if not number:  # imports, and what is made once
-                    time.sleep(SETTLE)
-                    before = daemon.resident()
-            time.sleep(SETTLE)
-            return (daemon.resident() - before) / count
-    finally:
-        daemon.end()
+    with Stage() as stage, ExitStack() as stack:
+        coordinator = daemon(stage, environment=environment)
+        before = 0
+        for number in range(1 + count):
+            there = ("127.0.0.1", coordinator.port)
+            stop(stack.enter_context(socket.create_connection(there)))
+            if not number:  # imports, and what is made once
+                time.sleep(SETTLE)
+                before = coordinator.memory()
+        time.sleep(SETTLE)
+        return (coordinator.memory() - before) / count
 
 
 def _shake(sock: socket.socket, context: ssl.SSLContext, *, whole: bool) -> None:

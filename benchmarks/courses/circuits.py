@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from benchmarks.coordinator.processes import Daemon, Failed, allow_files
-from benchmarks.stage import Failed as CameToNothing
+from benchmarks.daemons import allow_files, daemon
+from benchmarks.stage import Child, Failed, Stage
 from pubsub._version import __version__
 from pubsub.errors import ProtocolError
 from pubsub.relay.circuits import MAX_OF_TWO
@@ -37,14 +37,11 @@ T = TypeVar("T")
 
 
 @contextmanager
-def a_relay() -> Iterator[Daemon]:
+def a_relay() -> Iterator[Child]:
     """A `pubsubd relay`, and the coordinator that it tells of itself."""
-    with ExitStack() as stack:
-        coordinator = Daemon()
-        stack.callback(coordinator.end)
-        relay = Daemon(command=("relay", "--coordinator", f"127.0.0.1:{coordinator.port}"))
-        stack.callback(relay.end)
-        yield relay
+    with Stage() as stage:
+        place = f"127.0.0.1:{daemon(stage).port}"
+        yield daemon(stage, command=("relay", "--coordinator", place))
 
 
 class _Session:
@@ -115,17 +112,17 @@ def cost_of_circuits(count: int) -> dict[str, Any]:
         Failed: it came to nothing.
     """
     if allow_files(2 * count + SPARE) < 2 * count + SPARE:
-        raise CameToNothing(f"{count} circuits take more file descriptors than there may be here")
+        raise Failed(f"{count} circuits take more file descriptors than there may be here")
     try:
         with a_relay() as relay, ExitStack() as stack:
             _rest(relay.port, 1, stack)  # what is made once
             time.sleep(SETTLE)
-            before = relay.resident()
+            before = relay.memory()
             _rest(relay.port, count, stack)
             time.sleep(SETTLE)
-            return {"circuit_kib": (relay.resident() - before) / count, "circuits": count}
-    except (Failed, OSError) as error:
-        raise CameToNothing(str(error)) from None
+            return {"circuit_kib": (relay.memory() - before) / count, "circuits": count}
+    except OSError as error:
+        raise Failed(str(error)) from None
 
 
 def _rest(port: int, count: int, stack: ExitStack) -> None:

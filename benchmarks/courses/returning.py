@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.coordinator.crowd import crowd as crowd_of
 from benchmarks.coordinator.plan import Plan
-from benchmarks.coordinator.processes import Crowd, Daemon, Failed, allow_files
-from benchmarks.stage import Failed as CameToNothing
+from benchmarks.daemons import allow_files, daemon
+from benchmarks.stage import Stage
 
 __all__ = ["come_back"]
 
@@ -35,40 +36,26 @@ def come_back(peers: int, environment: Mapping[str, str]) -> dict[str, Any]:
         Failed: it came to nothing.
     """
     plan = Plan(max(1, min(peers, allow_files(peers + SPARE) - SPARE)), peers, 0)
-    try:
-        return _come_back(plan, environment)
-    except Failed as error:
-        raise CameToNothing(str(error)) from None
-
-
-def _come_back(plan: Plan, environment: Mapping[str, str]) -> dict[str, Any]:
-    daemon, again = Daemon(environment=environment), None
-    try:
-        alone = daemon.resident()
-        crowd = Crowd(
-            *("crowd", daemon.port, plan.peers, plan.topics, plan.patterns, 0, plan.peers),
+    with Stage() as stage:
+        first = daemon(stage, environment=environment)
+        alone = first.memory()
+        crowd = stage.start(
+            *(crowd_of, first.port, plan.peers, plan.topics, plan.patterns, 0, plan.peers),
             environment=environment,
         )
-        try:
-            before = daemon.cpu()
-            crowd.ask("connect")
-            spent = daemon.cpu() - before
-            time.sleep(SETTLE if plan.peers > 1_000 else 0)
-            connected = daemon.resident()
-            crowd.ask("register", each=0)
-            crowd.ask("recover")
-            daemon.end()
-            start = time.monotonic()
-            again = Daemon(daemon.port, environment)
-            listening = time.monotonic()
-            done = crowd.hear()
-            busy = again.cpu()
-        finally:
-            crowd.end()
-    finally:
-        daemon.end()
-        if again is not None:
-            again.end()
+        before = first.cpu()
+        stage.ask(crowd, "connect")
+        spent = first.cpu() - before
+        time.sleep(SETTLE if plan.peers > 1_000 else 0)
+        connected = first.memory()
+        stage.ask(crowd, "register", each=0)
+        stage.ask(crowd, "recover", "ready")
+        first.end()
+        start = time.monotonic()
+        again = daemon(stage, first.port, environment)
+        listening = time.monotonic()
+        done = stage.hear(crowd, "answer")
+        busy = again.cpu()
     came = sorted(at - listening for at in done["came"])
     failed: Counter[str] = Counter()
     for at, why, count in done["failures"]:
