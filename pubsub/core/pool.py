@@ -138,11 +138,11 @@ class Pool:
             segment.counted = False
             self.total -= segment.size
 
-    def grow(self, slot: int, owner: Share, among: list[Segment]) -> tuple[Segment, int] | None:
-        """A new segment with slots of that size, among those that its owner has, and where its
-        first slot begins, which is taken; None: there is no room for one, or it cannot be made."""
+    def grow(self, slot: int, owner: Share, among: list[Segment], block: Block) -> bool:
+        """A new segment with slots of that size, among those that its owner has, with that block in
+        it; False: there is no room for one, or it cannot be made."""
         if self._growing:  # somebody else does, and we do not wait
-            return None
+            return False
         self._growing = True
         try:
             size = min(SMALLEST << len(among), max(LARGEST, self.size // MOST))
@@ -150,7 +150,7 @@ class Pool:
             size = size if self.total + size <= self.size else slot
             idle = [other for other in self.segments if not other.used]
             if self.total + size - self.size > min(sum(o.size for o in idle), self._movable):
-                return None  # else what does not fit would take the room of what does
+                return False  # else what does not fit would take the room of what does
             for other in idle:  # those that hold nothing go first
                 if self.total + size <= self.size:
                     break
@@ -158,22 +158,21 @@ class Pool:
                     self._movable -= other.size
                     self.retire(other)
             if self.total + size > self.size:
-                return None
+                return False
             try:
                 memory = self._make(size)
             except (OSError, ValueError, MemoryError):
-                return None
+                return False
             self._numbers += 1
             segment = Segment(self._numbers, memory, slot, owner)
-            start = segment.free.pop()
-            segment.used = 1  # so that nobody takes it for an idle one
+            owner.place(block, segment)  # first: so nobody takes it for an idle one
             self._segments[self._numbers] = segment
             self.total += size
             among.append(segment)
             if segment.retired:  # in this moment, where it was not there to be dropped yet
                 owner.drop(segment)
             self.on_changed()
-            return segment, start
+            return True
         finally:
             self._growing = False
 
@@ -226,6 +225,16 @@ class Pool:
         return False
 
 
+class _Nowhere:
+    """The memory of a block that has no slot."""
+
+    view = memoryview(b"")
+    address = 0
+
+
+_NOWHERE = _Nowhere()
+
+
 class Share:
     """What one Pub has of a pool: not more than half, where others need some, too.
 
@@ -265,28 +274,36 @@ class Share:
         """A block of that size; None: there is none, and the buffer goes another way."""
         pool = self._pool
         over = self.held + size > pool.size // 2
-        found = None if over and pool.contested(self) else self._take(slot_for(size))
-        self.refused = found is None
-        if found is None:
-            return None
-        self.held += size
-        return Block(found[0], found[1], size, 0, self._back)
+        block = Block(_NOWHERE, 0, size, 0, self._back)
+        placed = not (over and pool.contested(self)) and self._take(slot_for(size), block)
+        self.refused = not placed
+        return block if placed else None
 
-    def _take(self, slot: int) -> tuple[Segment, int] | None:
+    def _take(self, slot: int, block: Block) -> bool:
         segments = self._segments.setdefault(slot, [])
         for segment in segments:
-            try:
-                start = segment.free.pop()
-            except IndexError:
-                continue
-            segment.used += 1
-            segment.idle_since = None
-            if not segment.retired:
-                return segment, start
-            segment.used -= 1  # in this moment
-        return self._pool.grow(slot, self, segments)
+            if self.place(block, segment):
+                return True
+        return self._pool.grow(slot, self, segments, block)
+
+    def place(self, block: Block, segment: Segment) -> bool:
+        """Give the block a slot there; returns whether there is one."""
+        size, free = len(block), segment.free
+        # Nothing is called from here on: what interrupts (Python looks for signals, and for other
+        # threads, after calls) would lose the slot, or have it given out twice.
+        if not free or segment.retired:
+            return False
+        block.start = free[-1]
+        del free[-1]
+        segment.used += 1
+        segment.idle_since = None
+        self.held += size
+        block.memory = segment
+        return True
 
     def _back(self, block: Block) -> None:
+        if block.memory is _NOWHERE:
+            return
         if self.on_back is not None:
             self.on_back(block)
         size = len(block)  # before `held` is read: another thread may come in between

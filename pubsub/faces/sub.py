@@ -459,6 +459,7 @@ class Sub(Face, blocking=None):
         run = self._run
         if run is not None:  # whoever is in the middle of it is at its end
             self._dropped.extend(map(operator.is_, run.values, repeat(None)))
+            run.pairs = None  # a `zip` keeps what it gave last, and a closed Sub is to hold nothing
         self._gaps.clear()
         self._dead = error
 

@@ -18,7 +18,6 @@ import errno
 import mmap
 import os
 import socket
-import stat
 import struct
 import sys
 from collections.abc import Callable
@@ -136,16 +135,16 @@ def take(fd: int, size: int) -> Mapping:
     import fcntl
 
     try:
-        _leave_some(fd)
-        found = os.fstat(fd)
         try:
             seals = fcntl.fcntl(fd, GET_SEALS)
         except OSError:
             seals = 0
-        if not stat.S_ISREG(found.st_mode) or not seals & SEAL_SHRINK:
+        if not seals & SEAL_SHRINK:  # before any other question: a file system may not answer
             raise ProtocolError("a descriptor that is no sealed memory: it could be made shorter")
+        found = os.fstat(fd)
         if found.st_size != size or not 0 < size <= LARGEST:
             raise ProtocolError(f"memory of {found.st_size:,} bytes, announced as {size:,}")
+        _leave_some(fd)
         return Mapping(fd, size, write=False)
     finally:
         os.close(fd)

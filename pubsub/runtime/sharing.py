@@ -143,7 +143,8 @@ class Sharing:
     # --- the end, and forks -------------------------------------------------------------
 
     def close(self) -> None:
-        """Nothing is put into the pool any more, and what goes is told to nobody."""
+        """Nothing is put into the pool any more, and what goes is told to nobody. What nobody holds
+        of it goes now, though the Peer itself may be kept."""
         self._closed = True
         if self.pool is not None:
             self.pool.close()

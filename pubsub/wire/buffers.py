@@ -193,7 +193,11 @@ class Block:
         return self._size
 
     def __del__(self) -> None:
-        self._gone(self)
+        try:
+            gone = self._gone
+        except AttributeError:  # it was interrupted while it was made
+            return
+        gone(self)
 
     @property
     def room(self) -> memoryview:

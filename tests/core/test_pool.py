@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -263,20 +264,96 @@ def test_a_segment_that_is_retired_as_it_is_made_is_not_used() -> None:
     assert shared.total == 0
 
 
-def test_a_slot_whose_segment_is_retired_in_that_moment_is_not_used() -> None:
+def in_destructor(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
+
+
+def steps(interrupt: Callable[[], None], call: Callable[[], Any]) -> int:
+    """Call again and again, interrupted once in each: where anything is called or returns for the
+    first time, the second time, and so on. (There Python looks for signals and other threads.)
+    Returns how many places that were."""
+    for step in range(1_000):
+        left = step
+
+        def profile(*event: Any) -> None:
+            nonlocal left
+            if event[0].f_code is steps.__code__ or in_destructor(event[0]):
+                return  # what is raised in a destructor goes nowhere
+            left -= 1
+            if left == -1:
+                sys.setprofile(None)
+                interrupt()
+
+        sys.setprofile(profile)
+        try:
+            call()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        if left >= 0:
+            return step
+    raise AssertionError("it does not end")
+
+
+def ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_put_that_is_interrupted_at_any_step_loses_no_slot_and_gives_none_out_twice(
+    grows: bool,
+) -> None:
     shared = pool()
     share = shared.share(lambda: True)
-    segment = segment_of(share.block(MIB // 2))
+    kept = share.block(MIB // 2)
 
-    class Watched(list[int]):
-        def pop(self, *args: Any) -> int:
-            start = super().pop(*args)
+    def call() -> None:
+        if grows:
+            for segment in shared.segments:
+                if not segment.used:
+                    shared.retire(segment)
+        found = share.block(MIB if grows else MIB // 2)
+        assert found is not None
+
+    assert steps(ctrl_c, call) > 5
+    for segment in shared.segments:
+        starts = set(segment.free)
+        assert len(starts) == len(segment.free) == segment.size // segment.slot - segment.used
+    assert sum(segment.used for segment in shared.segments) == 1
+    assert share.held == MIB // 2
+    assert shared.total == sum(segment.size for segment in shared.segments)
+    assert share.block(MIB) is not None
+    del kept
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_no_slot_is_had_of_a_segment_that_is_retired_at_any_step() -> None:
+    """By a fork in another thread."""
+    shared = pool()
+    share = shared.share(lambda: True)
+    got: list[Block | None] = []
+    gone: list[int] = []
+
+    def retire() -> None:
+        for segment in shared.segments:
             shared.retire(segment)
-            return start
+            gone.append(segment.number)
 
-    segment.free = Watched(segment.free)
-    assert segment_of(share.block(MIB // 2)) is not segment
-    assert shared.total == sum(other.size for other in shared.segments)
+    def call() -> None:
+        before = len(gone)
+        got.append(share.block(MIB // 2))
+        fresh = segment_of(got[-1])
+        # either it was had before, or it is of another
+        assert fresh.number not in gone[:before]
+        got.clear()
+
+    assert steps(retire, call) > 5
+    assert shared.total == sum(segment.size for segment in shared.segments)
+    assert share.held == 0
 
 
 def test_a_new_segment_is_not_taken_for_an_idle_one() -> None:

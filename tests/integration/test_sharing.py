@@ -12,6 +12,7 @@ import pickle
 import resource
 import signal
 import socket
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -336,6 +337,22 @@ async def test_no_descriptor_mapping_or_block_is_left_of_links_that_ended() -> N
             assert pool.total == 0
             before = before or (descriptors(), mappings())
         await eventually(lambda: (descriptors(), mappings()) == before)
+
+
+async def test_a_closed_sub_holds_nothing_of_what_it_handed_out() -> None:
+    async with pair() as p:
+        await p.warm()
+        events = p.sub.messages()
+        p.pub.put(np.zeros(SIZE, np.uint8))
+        base = (await anext(events)).value
+        while type(base) is np.ndarray:
+            base = base.base
+        held = weakref.ref(base)
+        del base
+        await p.sub.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+        await eventually(lambda: held() is None)
 
 
 async def test_who_keeps_a_closed_peer_keeps_no_memory() -> None:
