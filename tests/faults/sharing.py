@@ -269,9 +269,18 @@ class Publisher(Process):
         data, tag = self.value()
         if self.other is not None and self.sometimes(0.3):
             self.of_other += 1
-            return self.other, {"n": self.of_other - 1, "tag": tag, "data": data}
+            return self.other, {
+                "n": self.of_other - 1,
+                "tag": tag,
+                "data": data,
+                "life": os.getpid(),
+            }
         self.put += 1
-        return self.pub, {"n": self.put - 1, "tag": tag, "data": data}
+        return self.pub, {"n": self.put - 1, "tag": tag, "data": data, "life": os.getpid()}
+
+    def final(self) -> dict[str, Any]:
+        tag = b"\1\1\1\1"
+        return {"n": self.put - 1, "tag": 0x01010101, "data": tag, "life": os.getpid()}
 
     def new_other(self) -> bool:
         return self.other is None and self.sometimes(0.01)
@@ -294,7 +303,7 @@ class Publisher(Process):
         self.finish()
         while not self.last:
             time.sleep(0.01)
-        self.pub.put({"n": self.put - 1, "tag": 1, "data": bytes([1, 0, 0, 0])})
+        self.pub.put(self.final())
         self.pub.flush(LONG)
         self.counted()
         self.at_rest(time.sleep)
@@ -319,7 +328,7 @@ class Publisher(Process):
             self.other = None
         self.finish()
         await eventually(lambda: self.last)
-        await self.pub.put({"n": self.put - 1, "tag": 1, "data": bytes([1, 0, 0, 0])})
+        await self.pub.put(self.final())
         await self.pub.flush(LONG)
         self.counted()
         await eventually(self._rests)
@@ -375,6 +384,7 @@ class Subscriber(Process):
     def begin(self) -> Any:
         self.due, self.got, self.lost = {}, {}, {}
         self.highest: dict[str, int] = {}
+        self.lives: dict[str, int] = {}
         self.seen: deque[Any] = deque(maxlen=20)
         self.sub = self.peer.sub(self.plan.topic, **self.plan.options)
         return self.sub
@@ -393,6 +403,10 @@ class Subscriber(Process):
         self.messages += 1
         value = event.value
         self.seen.append((who, event.seq))
+        if self.lives.setdefault(who, value["life"]) != value["life"]:  # it has a dead one's port
+            self.lives[who] = value["life"]
+            for account in self.due, self.got, self.lost, self.highest:
+                account.pop(who, None)
         due = self.due.setdefault(who, event.seq)
         latest = self.plan.options.get("keep") == "latest"  # its gaps may come before their place
         place = event.seq > self.highest.get(who, -1) if latest else event.seq == due
