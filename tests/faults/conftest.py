@@ -14,6 +14,7 @@ KEYED = (
     "test_ends.py",
     "test_holders.py",
     "test_machines.py",
+    "test_memory.py",
     "test_networks.py",
     "test_renewal.py",
     "test_resources.py",

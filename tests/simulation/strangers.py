@@ -259,7 +259,8 @@ class Thief(_Intruder):
             return
         if peer.peer.peer_id not in coordinator.coordinator.registry._peers:
             return  # whoever comes first is believed
-        if await self.knock(coordinator.address, peer.peer.peer_id, "coordinator", ""):
+        entered = await self.knock(coordinator.address, peer.peer.peer_id, "coordinator", "")
+        if entered and not peer.peer.runtime.closing:  # one that ended meanwhile is nobody any more
             world.fail("auth", f"{coordinator.address} took {self.process} for {peer.process}")
 
     async def _pose(self, pub: PubRecord, sub: SubRecord) -> None:
