@@ -373,16 +373,18 @@ async def test_who_keeps_a_closed_peer_keeps_no_memory() -> None:
 
 
 async def test_a_child_keeps_what_it_shows_and_no_other_memory_of_its_parent() -> None:
+    gc.collect()
+    before = mappings()  # of what other tests have left
     async with pair() as p:
         await p.warm()
         array = p.pub.empty(SIZE, np.uint8)
         array[:] = 4
         view = p.pub.empty(5 * MIB, np.uint8)
         del view  # its segment is idle
-        assert mappings() > 2
+        assert mappings() > before + 2
 
         def few() -> bool:
-            return mappings() == 1 and bool((array == 4).all())
+            return mappings() <= before + 1 and bool((array == 4).all())
 
         assert exit_code(in_child(few)) == 0
 
