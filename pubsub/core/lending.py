@@ -145,6 +145,7 @@ class Lending:
                 if segment.number in self._offered:
                     self._pool.retire(segment)
         self._offered.clear()
+        self._over.clear()
         self._mapped.clear()
 
 

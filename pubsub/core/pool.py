@@ -205,10 +205,13 @@ class Pool:
         self.departed = deque(maxlen=0)
 
     def look(self, now: float) -> bool:
-        """Give back what was not used for `IDLE` seconds; returns whether anything is left. To be
-        called from time to time."""
+        """Give back what was not used for `IDLE` seconds, or whose owner is gone; returns whether
+        anything is left. To be called from time to time."""
         self._movable = self.size
         for segment in self.segments:
+            if segment.owner() is None:  # its blocks would keep it: there are none,
+                segment.used = 0  # whatever a finalizer did not get to say that was interrupted
+                self.retire(segment)
             if segment.used:
                 continue
             if segment.idle_since is None:

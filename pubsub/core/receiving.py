@@ -13,11 +13,11 @@ from pubsub.wire.buffers import Buffer, WholeBuffer
 from pubsub.wire.frames import BATCH_COST, Event
 from pubsub.wire.messages import (
     Ack,
-    Control,
     End,
     Gap,
     Lent,
     Offer,
+    Subscribe,
     Subscribed,
     Unmap,
     Unsubscribe,
@@ -76,7 +76,7 @@ class Receiving:
         channel = self._next_channel
         self._next_channel += 1
         self._channels[channel] = stream
-        self.say(stream.subscribe(self, channel))
+        self._say(stream.subscribe(self, channel))
 
     def release(self, stream: Stream) -> None:
         """It goes on by another link: what still comes of it here is passed over."""
@@ -94,7 +94,7 @@ class Receiving:
         if stream.channel in self._channels:
             self.ack(stream)
             self._leave(stream.channel)
-            self.say(Unsubscribe(stream.channel))
+            self._say(Unsubscribe(stream.channel))
 
     def receive(self, event: Event) -> None:
         """Take one frame of the publisher.
@@ -118,7 +118,7 @@ class Receiving:
             why = self._objection(stream, event.topic)
             if why:
                 self._leave(event.channel)
-                self.say(Unsubscribe(event.channel))
+                self._say(Unsubscribe(event.channel))
                 self._refuse(stream, why)
             else:
                 stream.name, stream.vouched = self._name, self._vouched
@@ -226,8 +226,7 @@ class Receiving:
                 "more on channels that are over than can have been under way", code="limit"
             )
 
-    def say(self, message: Control) -> None:
-        """Write that next."""
+    def _say(self, message: Subscribe | Unsubscribe) -> None:
         self._wake()
         self._out.append(encode(message))
 

@@ -356,6 +356,23 @@ def test_no_slot_is_had_of_a_segment_that_is_retired_at_any_step() -> None:
     assert share.held == 0
 
 
+def test_what_an_interrupt_has_cost_is_given_back_when_its_pub_is_gone() -> None:
+    """A finalizer that Ctrl-C comes into does not say that its slot is free."""
+    shared = pool()
+    share: Share | None = shared.share(lambda: True)
+    assert share is not None
+    block = share.block(MIB)
+    assert block is not None
+    block._gone = lambda block: None
+    del block
+    shared.look(0.0)
+    shared.look(IDLE)
+    assert shared.total, "it is taken for used"
+    del share
+    shared.look(IDLE)
+    assert (shared.total, shared.segments) == (0, [])
+
+
 def test_a_new_segment_is_not_taken_for_an_idle_one() -> None:
     """By another Pub, in another thread, that looks for room before its maker has used it."""
     shared = pool(4 * MIB)
