@@ -292,7 +292,8 @@ with Sub("ranks") as sub, Pub("ranks") as pub, Pub("done") as done, Sub("done") 
     done.put(rank)
     for _ in range(3):
         all_done.get(timeout=30)
-print(f"rank {rank} has heard {sorted(ranks)}")
+# One write for each line: that of two ranks through one pipe does not mix.
+os.write(1, f"rank {rank} has heard {sorted(ranks)}\\n".encode())
 """
 
 
