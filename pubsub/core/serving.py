@@ -251,13 +251,13 @@ class Serving:
 
     def offer(self, cursor: Cursor, batch: Batch) -> bool:
         """A small batch for one that has all before it, where nothing else is due, takes the short
-        road: what `pump` would do in this turn, without the queues between."""
+        road: what `pump` would do in this turn, without the queues between. (A flush that is still
+        to be confirmed waits for something before it, or the cursor would be queued.)"""
         size = batch.size
         if (
             size <= LONE
             and not self._due
             and cursor.send == batch.number
-            and cursor.confirm is None
             and cursor.sent + size <= cursor.limit
             and size <= cursor.largest
             and not batch.buffers

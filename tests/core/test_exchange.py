@@ -856,6 +856,9 @@ class World(RuleBasedStateMachine):
             firm = Counter(max(c.held, log.first_number) for c in cursors if not c.observer)
             assert log.firm._at == firm
             known = {cursor.key for _, cursor in publication.cursors()}
+            for cursor in publication._attached.values():
+                if cursor.confirm is not None and not cursor.queued:
+                    assert cursor.next < cursor.confirm, "nobody is asked what has arrived"
             assert known == {
                 self.key_of(sink)
                 for sink in self.sinks

@@ -205,6 +205,22 @@ def test_what_is_not_alone_or_not_small_takes_the_long_road(why: str) -> None:
         assert (0, value) in values(events)
 
 
+def test_g1_what_would_fit_the_window_does_not_overtake_what_does_not() -> None:
+    made = publication()
+    end = End_(made)
+    end.takes = True
+    size = BATCH_COST + len(array_header(1)) + len(msgpack.packb("a"))
+    end.hear(subscribe(limit=2 * size))
+    end.pump()
+    assert put(made, "a") == size
+    put(made, "b" * 100)
+    assert end.pump() == [], "the window has no room for it, and nothing is due any more"
+    put(made, "c")
+    assert len(end.at_once) == 1
+    end.hear(Ack(0, 1, UNLIMITED))
+    assert values(end.pump()) == [(0, "b" * 100), (0, "c")]
+
+
 # --- what it answers ----------------------------------------------------------------------------
 
 
