@@ -24,6 +24,7 @@ from pubsub import Peer, Pub, Sub
 from pubsub.config import MIB
 from pubsub.core.pool import IDLE, Pool
 from pubsub.links import memory, unix
+from pubsub.wire.buffers import Block
 from tests.integration.support import LONG, break_links, coordinator_in_loop, eventually
 
 np = pytest.importorskip("numpy")
@@ -103,6 +104,13 @@ async def pair(way: str = "memory", **options: Any) -> AsyncIterator[Pair]:
         pub = await here.pub("t", **options)
         await pub.wait_for_subscribers(1, LONG)
         yield Pair(here, there, pub, sub)
+
+
+def base_of(array: Any) -> Any:
+    """What holds the memory of an array."""
+    while type(array) is np.ndarray:
+        array = array.base
+    return array
 
 
 def descriptors() -> int:
@@ -346,11 +354,7 @@ async def test_a_closed_sub_holds_nothing_of_what_it_handed_out() -> None:
         await p.warm()
         events = p.sub.messages()
         p.pub.put(np.zeros(SIZE, np.uint8))
-        base = (await anext(events)).value
-        while type(base) is np.ndarray:
-            base = base.base
-        held = weakref.ref(base)
-        del base
+        held = weakref.ref(base_of((await anext(events)).value))
         await p.sub.close()
         with pytest.raises(StopAsyncIteration):
             await anext(events)
@@ -604,19 +608,26 @@ def exit_code(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-async def test_views_of_parent_and_child_keep_what_they_show_through_100_forks() -> None:
-    async with pair() as p:
+@pytest.mark.parametrize("holder", ["subscriber", "publisher"])
+async def test_views_of_parent_and_child_keep_what_they_show_through_100_forks(holder: str) -> None:
+    """Of what others lend to the process that forks, and of its own pool, of which nothing is lent
+    then: there, nobody but itself can tell."""
+    async with pair(copy=holder == "publisher") as p:
         await p.warm()
+        sub = p.sub if holder == "subscriber" else await p.here.sub("t")
         kept: list[tuple[Any, int]] = []
         waiting: list[int] = []
-        i = 0
+        i = shared = 0
 
         async def flow(n: int) -> None:
-            nonlocal i
+            nonlocal i, shared
             for _ in range(n):
                 i += 1
                 p.pub.put(np.full(SIZE, i % 251, np.uint8))
-                array = await p.sub.get(LONG)
+                array = await sub.get(LONG)
+                if sub is not p.sub:
+                    await p.sub.get(LONG)
+                shared += type(base_of(array)) is Block
                 if i % 3 == 0:
                     kept.append((array[5:], zlib.crc32(array[5:])))
                 if len(kept) > 8:
@@ -641,7 +652,8 @@ async def test_views_of_parent_and_child_keep_what_they_show_through_100_forks()
             assert all(zlib.crc32(view) == crc for view, crc in own)
             del own
         assert [exit_code(pid) for pid in waiting] == [0] * 100
-        assert p.sub.lost == 0
+        assert sub.lost == p.sub.lost == 0
+        assert shared > i // 2, "the others came by the link, or were not lent"
         kept.clear()
         await flow(5)
         kept.clear()
