@@ -105,7 +105,9 @@ async def world(mode: str) -> AsyncIterator[World]:
     with coordinator_in_thread() as coordinator:
         async with AsyncExitStack() as stack:
             peers = [
-                await stack.enter_async_context(Peer(coordinator.address, shared_memory=pool))
+                await stack.enter_async_context(
+                    Peer(coordinator.address, shared_memory=pool, linger=LONG)
+                )
                 for pool in POOLS[mode]
             ]
             yield World(mode, coordinator, *peers)
