@@ -21,7 +21,7 @@ FOLDERS = {"pubsub": "pubsub", "pubsub.coordinator": "coordinator", "pubsub.cli"
 # it; the longest name that fits wins. `pubsub` alone is the package's own `__init__`.
 LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("pubsub.cli",),
-    "optional": ("pubsub.dask",),
+    "optional": ("pubsub.dask", "pubsub.survey"),
     "faces": ("pubsub", "pubsub.faces"),
     "runtime": ("pubsub.runtime",),
     "coordinator": ("pubsub.coordinator", "pubsub.relay"),
@@ -30,6 +30,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "core": ("pubsub.core",),
     "codec": ("pubsub.codec",),
     "wire": ("pubsub.wire",),
+    "stats": ("pubsub.stats",),
     "base": ("pubsub.config", "pubsub.errors", "pubsub.support", "pubsub._version"),
 }
 
@@ -46,6 +47,7 @@ PURE: dict[str, frozenset[str]] = {
     "pubsub.coordinator.relays": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.relay.circuits": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.coordinator.records": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
+    "pubsub.stats": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.wire": LOOPS_AND_SOCKETS | CLOCKS_AND_CHANCE,
     "pubsub.cli.findings": LOOPS_AND_SOCKETS,  # times in words
     "pubsub.codec": LOOPS_AND_SOCKETS,  # datetimes and UUIDs are values that it carries

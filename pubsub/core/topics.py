@@ -11,6 +11,9 @@ that have it there, and intersects these sets, the smallest first; a trie would 
 every child where the pattern has a wildcard, so that ``*/rare`` would read all topics.
 Both loop and never recurse, so depth is no danger; neither looks at what cannot match.
 The functions and indices that match take texts that `check_topic` or `check_pattern` let pass.
+
+Topics that begin with ``$`` are the runtime's own. No pattern matches them, as in MQTT: who wants
+one names it.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ from pubsub.errors import TopicError
 __all__ = [
     "MAX_TOPIC_BYTES",
     "MAX_TOPIC_SEGMENTS",
+    "STATS",
     "PatternIndex",
     "TopicIndex",
     "check_pattern",
     "check_topic",
     "hears",
     "is_pattern",
+    "is_reserved",
     "matches",
 ]
 
@@ -37,6 +42,9 @@ MAX_TOPIC_BYTES = 1024
 """Length that a topic or pattern may have, as UTF-8."""
 MAX_TOPIC_SEGMENTS = 64
 """Segments that it may have. Each costs a coordinator an entry in an index."""
+
+STATS = "$stats"
+"""What each peer says of itself; see `pubsub.survey`."""
 
 _ONE = "*"
 _ANY = "**"
@@ -116,6 +124,11 @@ def is_pattern(text: str) -> bool:
     return _ONE in text
 
 
+def is_reserved(topic: str) -> bool:
+    """Whether a topic is the runtime's own, which its name alone matches."""
+    return topic.startswith("$")
+
+
 def matches(pattern: str, topic: str) -> bool:
     """Whether a topic or pattern matches a topic.
 
@@ -124,7 +137,7 @@ def matches(pattern: str, topic: str) -> bool:
     >>> matches("sensors/**", "sensors")
     True
     """
-    return _fits(pattern.split("/"), topic.split("/"))
+    return pattern == topic if is_reserved(topic) else _fits(pattern.split("/"), topic.split("/"))
 
 
 def hears(subscribed: str, topic: str) -> bool:
@@ -314,7 +327,7 @@ class PatternIndex(Generic[K]):
     def match(self, topic: str) -> set[K]:
         """The keys of all patterns that match a topic, as a set of the caller's own."""
         found = set(self._keys.get(topic))
-        if not self._root.is_leaf():
+        if not self._root.is_leaf() and not is_reserved(topic):
             for pattern in self._patterns(topic):
                 found.update(self._keys.get(pattern))
         return found
@@ -386,7 +399,7 @@ class TopicIndex(Generic[K]):
 
     def add(self, topic: str, key: K) -> None:
         """Put a key under a topic; once, however often it is added."""
-        if not self._keys.add(topic, key):
+        if not self._keys.add(topic, key) or is_reserved(topic):
             return
         segments = topic.split("/")
         self._depths.add(len(segments), topic)
@@ -397,7 +410,7 @@ class TopicIndex(Generic[K]):
 
     def discard(self, topic: str, key: K) -> None:
         """Take a key away from a topic; nothing happens where it is not."""
-        if not self._keys.discard(topic, key):
+        if not self._keys.discard(topic, key) or is_reserved(topic):
             return
         segments = topic.split("/")
         self._depths.discard(len(segments), topic)
