@@ -152,7 +152,7 @@ def refused(peer: Peer, message: Register, topic: str) -> Refused | None:
         return None
     who = repr(peer.who[0][:100]) if peer.who[0] else "this peer"
     shown = repr(topic if len(topic) <= 200 else f"{topic[:200]}…")
-    reason = f"{who} may not {verb} {shown}: it {rights.may(verb)}"
+    reason = f"{who} may not {verb} {shown}: it {rights.may(verb, topic)}"
     return Refused(message.id, "auth", reason if len(reason) <= 1024 else f"{reason[:1023]}…")
 
 

@@ -42,11 +42,13 @@ from pubsub.coordinator.records import (
 from pubsub.coordinator.relays import Relays, ways_for
 from pubsub.core.rights import EVERYTHING, Rights
 from pubsub.core.topics import (
+    STATS_STREAM,
     PatternIndex,
     TopicIndex,
     check_pattern,
     check_topic,
     is_pattern,
+    is_reserved,
     matches,
 )
 from pubsub.errors import ProtocolError, TopicError
@@ -496,7 +498,7 @@ class Registry:
         for topic in sorted({*self._pubs, *self._subs}):
             if not self._pubs.count(topic) and not self._subs.count(topic):
                 continue  # it went while we waited
-            if not rights.may_see(topic):
+            if is_reserved(topic) or not rights.may_see(topic):
                 continue
             if is_pattern(topic):
                 subscribers = self._subs.count(topic)
@@ -527,6 +529,7 @@ class Registry:
 
     def _peer_rows(self) -> Iterator[dict[str, Any]]:
         for peer in sorted(self._peers.values(), key=attrgetter("name", "peer_id")):
+            own = STATS_STREAM in peer.registrations  # it tells of itself: no Pub of its program
             ways = [str(Address(way.host, way.port)) for way in peer.ways if way.kind == "tcp"]
             yield {
                 "peer_id": peer.peer_id,
@@ -535,7 +538,7 @@ class Registry:
                 "name": peer.name,
                 "pid": peer.pid,
                 "hostname": peer.hostname,
-                "pubs": peer.pubs,
+                "pubs": peer.pubs - own,
                 "subs": len(peer.registrations) - peer.pubs,
                 "state": "connected" if peer.connected else "away",
             }

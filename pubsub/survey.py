@@ -9,13 +9,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
+from typing import Any
 
-from pubsub import Peer, Sub
+from pubsub import Gap, Message, Peer, Sub
 from pubsub.stats import Stats
 
 __all__ = ["Survey", "Told"]
 
+STATS = "$stats"
+"""The topic on which each tells of itself."""
+TROUBLE = {
+    "connecting": "it is not reached yet",
+    "reconnecting": "its link broke, and it is dialled again",
+    "vanished": "it has vanished without a goodbye",
+    "unreachable": "no way leads to it",
+}
+"""By the state of its stream, and the reason of a `Gap`: why it says nothing."""
+AWAY = frozenset(TROUBLE.values())
 WINDOW = 64 * 1024 * 1024
 """Bytes that may wait of all peers together."""
 
@@ -72,15 +85,62 @@ class Survey:
     def __init__(self, peer: Peer) -> None:
         self.peers: dict[str, Told] = {}
         self._peer = peer
-        self._sub: Sub | None = None
+        self._sub: Any = None
         self._task: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
+        self._news = asyncio.Event()
 
     async def __aenter__(self) -> Survey:
-        raise NotImplementedError
+        self._sub = Sub(STATS, peer=self._peer, observer=True, window=WINDOW)
+        self._task = asyncio.ensure_future(self._listen())
+        try:
+            await self._sub
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
 
     async def __aexit__(self, *exc: object) -> None:
-        raise NotImplementedError
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._sub.close()
+
+    async def _listen(self) -> None:
+        async for event in self._sub.messages():
+            key = event.publisher.rpartition("#")[0] or event.publisher
+            if isinstance(event, Gap):
+                self._miss(key, event)
+            else:
+                self._hear(key, event)
+            self._news.set()
+
+    def _hear(self, key: str, message: Message) -> None:
+        told = self.peers.setdefault(key, Told(key))
+        try:
+            stats = Stats.from_rows(message.value)
+        except ValueError as error:
+            told.trouble = f"it tells what cannot be read: {error}"
+            return
+        told.before, told.stats = told.stats, stats
+        told.at, told.trouble = monotonic(), ""
+
+    def _miss(self, key: str, gap: Gap) -> None:
+        if gap.reason in TROUBLE:
+            self.peers.setdefault(key, Told(key)).trouble = TROUBLE[gap.reason]
+
+    def _look_around(self) -> None:
+        """Who has ended is told no more, and who is known and tells nothing is said to."""
+        known = {}
+        for publisher, row in self._sub.publishers.items():
+            known[publisher.rpartition("#")[0] or publisher] = row
+        for key in [key for key in self.peers if key not in known]:
+            del self.peers[key]
+        for key, row in known.items():
+            told = self.peers.setdefault(key, Told(key))
+            if row["state"] == "attached":
+                told.trouble = "" if told.trouble in AWAY else told.trouble
+            else:
+                told.trouble = TROUBLE[row["state"]]
 
     async def settled(self, timeout: float = 3.0, *, rates: bool = False) -> None:
         """Wait until every peer that is known has told something, at most so many seconds.
@@ -89,8 +149,29 @@ class Survey:
             timeout: seconds.
             rates: wait until each has been watched for a second, so that the rates are of now.
         """
-        raise NotImplementedError
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        while True:
+            self._news.clear()
+            self._look_around()
+            told = self.peers.values()
+            if all(
+                each.trouble or (each.stats and (each.stats.watched or not rates)) for each in told
+            ):
+                return
+            left = until - loop.time()
+            if left <= 0:
+                return
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), left)
 
-    def changes(self) -> AsyncIterator[None]:
-        """Goes on whenever something was told, at most ten times a second."""
-        raise NotImplementedError
+    async def changes(self) -> AsyncIterator[None]:
+        """Goes on whenever something was told or a second has passed, ten times a second at most;
+        meanwhile `peers` is brought up to date."""
+        while True:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), 1.0)
+            self._news.clear()
+            self._look_around()
+            yield
+            await asyncio.sleep(0.1)

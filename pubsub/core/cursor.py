@@ -259,6 +259,20 @@ class Cursor:
         return self.send == self.log.next_number
 
     @property
+    def full(self) -> bool:
+        """Whether something waits to be sent, and its window has no room for it. May be called from
+        any thread."""
+        log, number = self.log, self.send
+        if self.outlet is None or number >= log.next_number:
+            return False
+        try:
+            size = log.batch(max(number, log.first_number)).size
+        except IndexError:  # it has left meanwhile
+            return False
+        over = self.sent + size > self.limit
+        return over and (self.acked < self.sent_until or self.sent >= self.limit)
+
+    @property
     def lag(self) -> int:
         """Messages in the log that the subscriber has not consumed."""
         return self.log.next_seq - self.acked

@@ -105,6 +105,8 @@ class Inbox:
         streams: those that may still bring something.
         gone: those that were given up without END, the last `REMEMBERED` of them.
         lost: messages that were due to this Sub and will never be delivered, in all.
+        lost_by: why, as far as there is a reason: that of the `Gap`. (None is said of what a Sub
+            gives up itself, by closing.)
         crowded: it was said that there are more than `MAX_STREAMS`.
         discarding: the Sub takes nothing any more: what comes is lost.
         on_entry: called when there is something to take (from the link's side).
@@ -130,6 +132,7 @@ class Inbox:
         self.gone: dict[StreamKey, Stream] = {}
         self._over: dict[StreamKey, None] = {}
         self.lost = 0
+        self.lost_by: dict[str, int] = {}
         self.crowded = False
         self.discarding = False
         self.on_entry: Callable[[], None] = lambda: None
@@ -189,10 +192,11 @@ class Inbox:
             del self.streams[stream.key]
             self.window.remove(stream.credit)
 
-    def lose(self, stream: Stream, count: int) -> None:
+    def lose(self, stream: Stream, count: int, reason: str) -> None:
         """Messages that will not come, or came and could not be delivered."""
         self.lost += count
         stream.lost += count
+        self.lost_by[reason] = self.lost_by.get(reason, 0) + count
 
     # --- what comes ---------------------------------------------------------------------
 
@@ -226,14 +230,14 @@ class Inbox:
         else:
             overtaken = entry.end - 1 - entry.first
             if overtaken:
-                self.lose(stream, overtaken)
+                self.lose(stream, overtaken, "conflated")
                 gaps = (*gaps, (overtaken, "conflated"))
                 entry.skip += overtaken
                 entry.first += overtaken
             slot = self._newest_of.get(stream.topic)
             old = None if slot is None else slot.overtake(entry)
             if old is not None:
-                self.lose(old.stream, 1)
+                self.lose(old.stream, 1, "conflated")
                 self._report(old.stream, ((1, "conflated"),))
                 self._pass_over(old)
             else:

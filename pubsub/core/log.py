@@ -91,17 +91,23 @@ class Log:
     Attributes:
         next_seq: the sequence number that the next message gets.
         size: bytes of all batches in it.
+        total: bytes of all batches that ever were.
+        last: when the newest was put, in seconds since 1970; None: there was none.
         first_number, next_number: batch numbers ``first_number <= n < next_number`` are here.
         holds: the places of all cursors.
         firm: the places of those cursors for which a blocking Pub waits.
     """
 
-    __slots__ = ("_batches", "firm", "first_number", "holds", "next_number", "next_seq", "size")
+    __slots__ = (
+        *("_batches", "firm", "first_number", "holds", "last", "next_number", "next_seq"),
+        *("size", "total"),
+    )
 
     def __init__(self) -> None:
         self._batches: deque[Batch] = deque()
         self.next_seq = 0
-        self.size = 0
+        self.size = self.total = 0
+        self.last: float | None = None
         self.first_number = 0
         self.next_number = 0
         self.holds = Holds()
@@ -116,7 +122,18 @@ class Log:
     @property
     def start(self) -> int:
         """The first sequence number that is still here (or `next_seq` when it is empty)."""
-        return self._batches[0].first if self._batches else self.next_seq
+        try:
+            return self._batches[0].first
+        except IndexError:  # another thread may look on
+            return self.next_seq
+
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest that is still here was put; None: none is. From any thread."""
+        try:
+            return self._batches[0].sent_at
+        except IndexError:
+            return None
 
     def append(self, count: int, body: bytes, buffers: tuple[Buffer, ...], sent_at: float) -> Batch:
         """Put a batch of `count` messages at the end."""
@@ -124,6 +141,8 @@ class Log:
         self.next_number += 1  # nothing is called between this and the last step
         self.next_seq = batch.end
         self.size += batch.size
+        self.total += batch.size
+        self.last = sent_at
         self._batches.append(batch)
         return batch
 

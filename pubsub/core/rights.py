@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
-from pubsub.core.topics import check_pattern, is_pattern, matches
+from pubsub.core.topics import STATS, check_pattern, is_pattern, is_reserved, matches
 from pubsub.errors import TopicError
 
 __all__ = [
@@ -69,7 +69,7 @@ class Rights:
     """Whether peers take it for a coordinator."""
     relay: bool = False
     list: bool = False
-    """Whether it may ask a coordinator for all its peers."""
+    """Whether it may ask a coordinator for all its peers, and each of these for its `Stats`."""
 
     def __init__(
         self,
@@ -89,16 +89,22 @@ class Rights:
             object.__setattr__(self, name, value)
 
     def may_publish(self, topic: str) -> bool:
-        """Whether it may have a Pub on a topic."""
-        return any(matches(pattern, topic) for pattern in self.publish)
+        """Whether it may have a Pub on a topic. (Of itself everybody may tell.)"""
+        return topic == STATS or any(matches(pattern, topic) for pattern in self.publish)
 
     def may_subscribe(self, topic: str) -> bool:
         """Whether it may have a Sub on a topic: one without wildcards. See `part` and `covers`."""
-        return any(matches(pattern, topic) for pattern in self.subscribe)
+        return (
+            self.list
+            if topic == STATS
+            else any(matches(pattern, topic) for pattern in self.subscribe)
+        )
 
     def may_see(self, topic: str) -> bool:
         """Whether a topic, or all of a pattern, is within its rights, so that it may be told of
         it."""
+        if is_reserved(topic):
+            return False
         if is_pattern(topic):
             return covers(self.subscribe, topic) or covers(self.publish, topic)
         return self.may_subscribe(topic) or self.may_publish(topic)
@@ -112,8 +118,11 @@ class Rights:
         """Whether it may subscribe every topic of a pattern; see the function `covers`."""
         return covers(self.subscribe, pattern)
 
-    def may(self, verb: str) -> str:
-        """What it may ``publish`` or ``subscribe``, in words, cut to a few patterns."""
+    def may(self, verb: str, topic: str = "") -> str:
+        """What it may ``publish`` or ``subscribe``, in words, cut to a few patterns; of the
+        runtime's own `topic`, what gives a right to it."""
+        if topic == STATS:
+            return "may not list all peers (`pubsubd cert issue … --list`)"
         patterns = self.publish if verb == "publish" else self.subscribe
         return f"may {verb} {in_words(patterns, SHOWN)}"
 

@@ -186,7 +186,8 @@ class Serving:
             self.say(End(asked.channel, 0, "unknown", why))
         elif not self._rights.may_subscribe(publication.topic):
             publication.refuse(SubKey(self.peer_id, asked.sub_id))
-            why = f"it may not subscribe this topic: it {self._rights.may('subscribe')}"
+            may = self._rights.may("subscribe", publication.topic)
+            why = f"it may not subscribe this topic: it {may}"
             self.say(End(asked.channel, 0, "refused", why[:1024]))
         elif publication.ended:  # the END itself was lost with the link; its count must not be
             self.say(End(asked.channel, publication.log.next_seq, "closed", "the Pub was closed"))

@@ -93,6 +93,8 @@ class Stream:
     lost: int = 0
     """Messages that were due and will never be delivered."""
     delivered: int = 0
+    last: float | None = None
+    """When the newest batch that has come was put, by the publisher's clock; None: none has."""
     credit: Credit = field(init=False)
     """Its part of the Sub's window."""
     open: bool = False
@@ -220,7 +222,7 @@ class Stream:
         assert self.expected is not None
         count = until - self.expected
         self.expected = until
-        self.inbox.lose(self, count)
+        self.inbox.lose(self, count, reason)
         self.inbox.put(Entry(self, until, until, gaps=((count, reason),), size=size))
 
     # --- what comes ---------------------------------------------------------------------
@@ -314,6 +316,7 @@ class Stream:
                 return
         credit.receive(size)
         self.expected = end
+        self.last = sent_at
         self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, (), size))
 
     def gap(self, first: int, end: int, reason: str) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "MAX_TOPIC_BYTES",
     "MAX_TOPIC_SEGMENTS",
     "STATS",
+    "STATS_STREAM",
     "PatternIndex",
     "TopicIndex",
     "check_pattern",
@@ -45,6 +46,8 @@ MAX_TOPIC_SEGMENTS = 64
 
 STATS = "$stats"
 """What each peer says of itself; see `pubsub.survey`."""
+STATS_STREAM = 2**32 - 1
+"""The number of that stream, in every peer."""
 
 _ONE = "*"
 _ANY = "**"

@@ -16,7 +16,6 @@ from pubsub.faces.elsewhere import DONE, begin, elsewhere
 from pubsub.faces.face import InLoop
 from pubsub.faces.message import Gap, Message
 from pubsub.faces.sub import NOTHING, Sub, take_more
-from pubsub.support.host import this_host
 from pubsub.support.reentry import running_loop
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ class AsyncSub(InLoop, Sub, blocking=False):
 
     def _open(self) -> None:
         self._waiting: set[asyncio.Future[bool]] = set()
-        self._stopwatch = this_host().stopwatch
         self._in_a_row = 0  # batches that were taken since it has waited
         self._began = 0.0  # when more than one was for the first time; 0: not yet
         super()._open()
@@ -55,6 +53,7 @@ class AsyncSub(InLoop, Sub, blocking=False):
         loop = runtime.loop
         waiter: asyncio.Future[bool] = loop.create_future()
         timer = None
+        self._idle()
         try:
             self._waiting.add(waiter)
             runtime.turn.hasten()

@@ -63,6 +63,7 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 self._check()
                 if self._advance():
                     return True
+                self._idle()
                 self._waiting = True
                 try:
                     if self._inbox.empty and self._over is None:

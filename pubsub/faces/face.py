@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from pubsub.errors import WrongContext
 from pubsub.faces.peer import Peer, cannot_travel
+from pubsub.runtime.members import Effort
 from pubsub.runtime.runtime import Runtime
 from pubsub.support.reentry import running_loop
 
@@ -43,6 +44,14 @@ class Weak:
     def queued(self) -> asyncio.Future[None] | None:
         pub = self._face()
         return None if pub is None else pub._queued()
+
+    def waiting(self) -> tuple[int, object | None]:
+        pub = self._face()
+        return (0, None) if pub is None else (len(pub._queue), pub._first_put())
+
+    def effort(self) -> Effort:
+        sub = self._face()
+        return Effort() if sub is None else sub._effort()
 
     def abandon(self, error: Exception) -> None:
         if face := self._face():

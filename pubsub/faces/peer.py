@@ -25,6 +25,7 @@ from pubsub.faces.process import (
 from pubsub.links import descriptors
 from pubsub.runtime.runtime import Runtime
 from pubsub.runtime.thread import LoopThread, refuse_green
+from pubsub.stats.rows import Stats
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
 from pubsub.support.reentry import calls_of, running_loop
@@ -154,6 +155,24 @@ class Peer:
     def peer_id(self) -> str:
         """Its identity."""
         return self.runtime.peer_id
+
+    def stats(self) -> Stats:
+        """How its Pubs, Subs, links, event loop and coordinators stand, as far as this process
+        knows. May be called from any thread, and in an event loop, where it is not awaited.
+
+        While nobody has asked for two minutes, nothing is measured: the first answer has the means
+        since each was made (`Stats.watched` is 0), the next ones the rates of the last seconds.
+        `pubsub.survey.Survey` asks others.
+
+        Example:
+            >>> from pubsub import Peer
+            >>> with Peer() as peer:
+            ...     pub = peer.pub("numbers")
+            ...     pub.put(1)
+            ...     peer.stats().pubs[0].put
+            1
+        """
+        return self.runtime.watching.ask()
 
     @property
     def closed(self) -> bool:

@@ -28,8 +28,8 @@ from pubsub.core.cursor import Cursor
 from pubsub.core.pool import Share
 from pubsub.core.publication import Publication
 from pubsub.core.standing import Holder, listed
-from pubsub.core.topics import check_topic
-from pubsub.errors import Closed, MessageTooLarge
+from pubsub.core.topics import check_topic, is_reserved
+from pubsub.errors import Closed, MessageTooLarge, TopicError
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.face import Face, Weak
 from pubsub.faces.foreign import warn_of_foreign_wildcards
@@ -126,6 +126,8 @@ class Pub(Face, blocking=None):
         self._dead: Exception | None = None
         self._room: float = 0
         self.topic = check_topic(topic)
+        if is_reserved(self.topic):
+            raise TopicError(topic, f"topic {topic!r} begins with '$': that is the runtime's own")
         warn_of_foreign_wildcards(self.topic)
         if overflow not in ("drop", "block"):
             raise ValueError(f'overflow {overflow!r} is neither "drop" nor "block"')

@@ -30,6 +30,7 @@ from pubsub.faces.foreign import warn_of_foreign_wildcards
 from pubsub.faces.message import Gap, Message, Run
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
+from pubsub.runtime.members import Effort
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.ratelimit import RateLimit
@@ -139,6 +140,12 @@ class Sub(Face, blocking=None):
         self._dropped: deque[bool] = deque()  # as many as were handed out to nobody at the end
         self._decoders: dict[str, Decoder] = {}
         self._timeout: Any = None  # found to be right: who says it again pays a comparison
+        # What the program does with what it takes; see `_effort`.
+        self._stopwatch = this_host().stopwatch
+        self._taken_at = 0.0  # when the batch was that it is at; 0: it waits
+        self._in_hand = 0  # messages of that
+        self._handled = 0  # messages before
+        self._handling = 0.0  # seconds that they took
         self._open()
 
     def _enter(self, weak: Weak) -> None:
@@ -338,6 +345,7 @@ class Sub(Face, blocking=None):
                 Gap(stream.publisher, stream.topic, count, reason) for count, reason in run.gaps
             )
         before = self._run, self._values, self._gaps  # what goes may run code, at the end
+        now = self._stopwatch()
         inbox = self._inbox
         credit = stream.credit
         window = credit.window
@@ -356,10 +364,16 @@ class Sub(Face, blocking=None):
             stream.delivered += entry.end - entry.first - lost
             stream.lost += lost
             inbox.lost += lost
+            if self._taken_at:
+                self._handling += now - self._taken_at
+            self._handled += self._in_hand
+            self._in_hand = entry.end - entry.first - lost
+            self._taken_at = now
             self._installed = entry
             inbox.release(entry)
             self._installed = None
             if lost:
+                inbox.lost_by["undecodable"] = inbox.lost_by.get("undecodable", 0) + lost
                 log.warning(
                     "%d of %d messages from %s on %r cannot be decoded: %s",
                     lost,
@@ -372,6 +386,25 @@ class Sub(Face, blocking=None):
                 raise error
         del before
         return True
+
+    def _idle(self) -> None:
+        """The program is done with what it has, and waits."""
+        if self._taken_at:
+            self._handling += self._stopwatch() - self._taken_at
+            self._handled += self._in_hand
+            self._taken_at, self._in_hand = 0.0, 0
+
+    def _effort(self) -> Effort:
+        """See `Sink.effort`. (Read while it changes, it may be off by a batch.)"""
+        run, left = self._run, 0
+        while run is not None:
+            left += operator.length_hint(run.values)
+            run = run.following
+        began = self._taken_at
+        seconds = self._handling + (self._stopwatch() - began if began else 0.0)
+        messages = self._handled + max(0, self._in_hand - left)
+        oldest = self._run.sent_at if left and self._run is not None else None
+        return Effort(messages, seconds, left, oldest, bool(self._waiting))
 
     def _release(self) -> None:
         """What can be handed out need not wait in the inbox."""

@@ -133,6 +133,9 @@ class Link(asyncio.BufferedProtocol):
         peername, sockname: the address of the other end and of this one, as the socket has them;
             None: not known.
         user: at the other end of a Unix socket; None: not known.
+        made: when, by the loop's time.
+        bytes_in, bytes_out: that were read, and given to the socket to write.
+        round_trip: seconds that the last heartbeat and its answer took; None: there was none.
         cut: the other end broke the protocol, and this one has ended the link: nobody keeps
             anything for whoever does that.
     """
@@ -155,6 +158,8 @@ class Link(asyncio.BufferedProtocol):
         self.other: Other | None = None
         self.kind = "direct"
         self.cut = False
+        self.bytes_in = self.bytes_out = 0
+        self.round_trip: float | None = None
         self.transport: Any = None
         self.peername: Any = None
         self.sockname: Any = None
@@ -164,10 +169,13 @@ class Link(asyncio.BufferedProtocol):
         self._handshake = handshake
         self._settings = settings
         self._gate = gate
+        self.made = loop.time()
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout)
         self._timer: asyncio.TimerHandle | Patience | None = None  # of the state that it is in
         self._next_tick = 0.0
         self._paused = False  # the socket takes no more
+        self._paused_at = self._paused_for = 0.0  # since when, and how long before
+        self._pinged = 0.0  # when the last heartbeat left
         self._reading = True
         self._read = 0  # bytes in this turn of the loop
         self._pong: int | None = None
@@ -222,6 +230,7 @@ class Link(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heartbeat.silent = 0
+        self.bytes_in += nbytes
         self._read += nbytes
         if self._read >= READ_TURN:
             self._read_later()
@@ -258,9 +267,11 @@ class Link(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._paused = True
+        self._paused_at = self.loop.time()
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._paused_for += self.loop.time() - self._paused_at
         self._heartbeat.silent = 0  # it reads: it lives
         # soon: a write that fails in here has plain asyncio end the connection twice, and log that
         self.loop.call_soon(self._write_on)
@@ -301,7 +312,7 @@ class Link(asyncio.BufferedProtocol):
                     f"{self._pings:,} PINGs, and it waits for no answer", code="limit"
                 )
         elif isinstance(event, Pong) and event.token == HEARTBEAT_TOKEN:
-            pass
+            self.round_trip = self.loop.time() - self._pinged
         elif isinstance(event, Goodbye):
             self._heard_goodbye(event)
         else:
@@ -364,6 +375,7 @@ class Link(asyncio.BufferedProtocol):
             return
         self._arm()
         if pulse is Pulse.PING and not self._paused:
+            self._pinged = self.loop.time()
             self._send(Ping(HEARTBEAT_TOKEN))
 
     def _arm(self) -> None:
@@ -388,6 +400,7 @@ class Link(asyncio.BufferedProtocol):
         """Write frames now, whatever the state of the socket."""
         if self.state is OPEN and not self.transport.is_closing():
             self.transport.write(frames)
+            self.bytes_out += len(frames)
 
     def write_now(self, frame: bytes) -> bool:
         """Write a frame of the endpoint's by itself, if the socket may take it; False: it is not
@@ -395,6 +408,7 @@ class Link(asyncio.BufferedProtocol):
         if self._paused or self.state is not OPEN or self.transport.is_closing():
             return False
         self.transport.write(frame)
+        self.bytes_out += len(frame)
         return True
 
     def _send(self, message: Control | Hello) -> None:
@@ -414,6 +428,11 @@ class Link(asyncio.BufferedProtocol):
     def paused(self) -> bool:
         """Whether the socket takes no more for now."""
         return self._paused
+
+    def pauses(self) -> tuple[float, float]:
+        """Seconds for which the socket has taken no more now, and all such seconds together."""
+        now = self.loop.time() - self._paused_at if self._paused else 0.0
+        return now, now + self._paused_for
 
     def listen(self, on: bool) -> None:
         """Read on, or leave for now what comes; to be called whenever something was done about
@@ -454,6 +473,7 @@ class Link(asyncio.BufferedProtocol):
             self.transport.write(b"".join(chunks))
         else:
             self.transport.writelines(chunks)
+        self.bytes_out += size
         return size
 
     # --- ending -------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
-from pubsub.core.topics import hears, is_pattern
+from pubsub.core.topics import STATS, STATS_STREAM, hears, is_pattern
 from pubsub.errors import AuthError, Closed, CoordinatorUnavailable, ProtocolError, PubSubError
 from pubsub.links.doors import Doors
 from pubsub.links.keeping import KeptLink
@@ -41,6 +41,7 @@ from pubsub.runtime.sharing import Sharing
 from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served, Subscribers
 from pubsub.runtime.turn import Turn
+from pubsub.runtime.watching import Watching
 from pubsub.support.apart import apart
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
@@ -111,8 +112,8 @@ class Runtime:
             lambda other: self._who_serves(other).admit(other),
         )
         self.identity, self.identify = self.doors.identity, self.doors.identify
-        self._pubs: dict[int, OpenPub] = {}
-        self._subs: dict[int, OpenSub] = {}
+        self.pubs: dict[int, OpenPub] = {}
+        self.subs: dict[int, OpenSub] = {}
         self._ended: dict[int, Publication] = {}
         self._numbers = count(1)  # of Pubs and Subs
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
@@ -158,6 +159,7 @@ class Runtime:
             *(loop, settings, guard, self.subscribers, self.publishers.dialling),
             *(self.identity, self._request_scratch),
         )
+        self.watching = Watching(self)
 
     def _who_serves(self, other: Other) -> Publishers | Subscribers:
         """Whom a link belongs to depends on what was said, and not on who dialled."""
@@ -200,8 +202,8 @@ class Runtime:
         publication.on_absent = lambda who: self.subscribers.absent.append((topic, who))
         publication.on_shut = lambda who: reports.say_shut(topic, who, self.settings)
         publication.on_due = self.clock.arm
-        self._pubs[publication.stream_id] = OpenPub(publication, source)
-        for sub in self._subs.values():
+        self.pubs[publication.stream_id] = OpenPub(publication, source, self.loop.time())
+        for sub in self.subs.values():
             if hears(sub.inbox.pattern, topic):
                 self._join_locally(publication, sub)
         self.clock.arm(self.clock.now() + self.settings.join_timeout)
@@ -211,7 +213,7 @@ class Runtime:
     async def close_pub(self, stream_id: int, linger: float | None = None) -> None:
         """Close a stream: wait up to `linger` seconds until every subscriber has received what
         it is due, then end it."""
-        pub = self._pubs.get(stream_id)
+        pub = self.pubs.get(stream_id)
         if pub is not None:
             if linger is None:
                 linger = self.settings.linger
@@ -222,14 +224,14 @@ class Runtime:
     def unreceived(self) -> str:
         """Which messages are not known to have been received by whom; empty: there are none. May
         be called from any thread."""
-        return lingering.unreceived(list(self._pubs.values()))
+        return lingering.unreceived(list(self.pubs.values()))
 
     def drop_pub(self, stream_id: int) -> None:
         """A Pub was dropped without being closed: close it in the background. Thread-safe."""
         self._from_anywhere(self._close_dropped, stream_id)
 
     def _close_dropped(self, stream_id: int) -> None:
-        if not self.closing and stream_id in self._pubs:
+        if not self.closing and stream_id in self.pubs:
             task = self.loop.create_task(self.close_pub(stream_id))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -247,13 +249,13 @@ class Runtime:
 
     def cut_pub(self, stream_id: int) -> None:
         """End a stream at once, because its close was interrupted."""
-        pub = self._pubs.get(stream_id)
+        pub = self.pubs.get(stream_id)
         if pub is not None:
             lingering.say_interrupted([pub])
             self.end_pub(stream_id)
 
     def end_pub(self, stream_id: int) -> None:
-        pub = self._pubs.pop(stream_id, None)
+        pub = self.pubs.pop(stream_id, None)
         if pub is None:
             return
         pub.source.seal()
@@ -266,7 +268,9 @@ class Runtime:
 
     def find(self, stream_id: int) -> Publication | None:
         """The stream of that id, with all that was put by now in its log; None: there is none."""
-        pub = self._pubs.get(stream_id)
+        if stream_id == STATS_STREAM:
+            return self.watching.stream()
+        pub = self.pubs.get(stream_id)
         if pub is None:
             return self._ended.get(stream_id)
         pub.source.seal()
@@ -279,11 +283,13 @@ class Runtime:
         """Open an inbox: local Pubs are joined at once, others when the coordinators name them."""
         self._check_open()
         inbox = make(next(self._numbers))
-        sub = self._subs[inbox.sub_id] = OpenSub(inbox, sink)
-        for pub in self._pubs.values():
+        sub = self.subs[inbox.sub_id] = OpenSub(inbox, sink, self.loop.time())
+        for pub in self.pubs.values():
             if hears(inbox.pattern, pub.publication.topic):
                 pub.source.seal()
                 self._join_locally(pub.publication, sub)
+        if inbox.pattern == STATS and (own := self.watching.stream()) is not None:
+            self._join_locally(own, sub)
         self._tell(Register(inbox.sub_id, "sub", inbox.pattern, False, inbox.observer))
         if is_pattern(inbox.pattern):
             reports.say_what_is_covered(inbox.pattern, self.guard.rights)
@@ -291,7 +297,7 @@ class Runtime:
 
     def close_sub(self, sub_id: int) -> None:
         """Close an inbox: whatever waits in it is given up."""
-        sub = self._subs.pop(sub_id, None)
+        sub = self.subs.pop(sub_id, None)
         if sub is None:
             return
         for stream in sub.inbox.close():
@@ -318,13 +324,13 @@ class Runtime:
 
     def undo(self, made_for: Source | Sink) -> None:
         """The constructor of that Pub or Sub was interrupted, wherever it was."""
-        for stream_id, pub in list(self._pubs.items()):
+        for stream_id, pub in list(self.pubs.items()):
             if pub.source is made_for:
                 self.end_pub(stream_id)
-        for sub_id, sub in list(self._subs.items()):
+        for sub_id, sub in list(self.subs.items()):
             if sub.sink is made_for:
                 self.close_sub(sub_id)
-                for pub in self._pubs.values():  # a join that was interrupted is half made
+                for pub in self.pubs.values():  # a join that was interrupted is half made
                     pub.publication.give_up(SubKey(self.peer_id, sub_id))
 
     # --- what the coordinators say (Directed) -------------------------------------------
@@ -336,11 +342,12 @@ class Runtime:
 
     def registrations(self, session: Session) -> Iterable[Register]:
         """See `Directed`."""
-        for stream_id, pub in self._pubs.items():
+        yield Register(STATS_STREAM, "pub", STATS, True, False)
+        for stream_id, pub in self.pubs.items():
             publication = pub.publication
             # while its first messages are kept, it counts as new wherever it registers
             yield Register(stream_id, "pub", publication.topic, publication.settled, False)
-        for sub_id, sub in self._subs.items():
+        for sub_id, sub in self.subs.items():
             inbox = sub.inbox
             yield Register(sub_id, "sub", inbox.pattern, sub.acknowledged, inbox.observer)
 
@@ -360,7 +367,7 @@ class Runtime:
 
     def matched(self, session: Session, match: Match) -> None:
         """See `Directed`."""
-        sub = self._subs.get(match.sub_id)
+        sub = self.subs.get(match.sub_id)
         if sub is None:
             return
         self.publishers.matched(session, match, sub.inbox, self.peer_id)
@@ -370,7 +377,7 @@ class Runtime:
 
     def expected(self, session: Session, expect: Expect) -> None:
         """See `Directed`."""
-        pub = self._pubs.get(expect.stream_id)
+        pub = self.pubs.get(expect.stream_id)
         if pub is None:
             return
         publication = pub.publication
@@ -418,7 +425,7 @@ class Runtime:
                 return CoordinatorUnavailable(f"{what} is {why}", addresses=(str(session),))
             return AuthError(f"{what} is {why}")
 
-        pub, sub = self._pubs.get(number), self._subs.get(number)
+        pub, sub = self.pubs.get(number), self.subs.get(number)
         if pub is not None:
             topic = pub.publication.topic
             error = error_of(f"Pub({topic!r})")
@@ -462,8 +469,8 @@ class Runtime:
 
     def snapshot(self) -> Snapshot:
         """How everything stands, in the order of its making. May be called from any thread."""
-        pubs = [*self._ended.values(), *(pub.publication for pub in list(self._pubs.values()))]
-        subs = [sub.inbox for sub in list(self._subs.values())]
+        pubs = [*self._ended.values(), *(pub.publication for pub in list(self.pubs.values()))]
+        subs = [sub.inbox for sub in list(self.subs.values())]
         return Snapshot(
             tuple(PubRow.of(publication) for publication in pubs),
             tuple(
@@ -512,10 +519,10 @@ class Runtime:
         return asyncio.shield(self._close_task)
 
     async def _close(self) -> None:
-        if self._pubs and self._close_by > self.loop.time():
+        if self.pubs and self._close_by > self.loop.time():
             for session in self.sessions:
                 session.start()  # asyncio.run has cancelled every task by now
-            pubs = list(self._pubs.values())
+            pubs = list(self.pubs.values())
             await lingering.linger(self, pubs, self._close_linger, self._close_by, last=True)
         links = self.end()
         for link in (*links, *await self.doors.close(links)):
@@ -534,7 +541,7 @@ class Runtime:
         so."""
         if not self.subscribers.closed:
             say = lingering.say_interrupted if self.closing else lingering.say_unsent
-            say(list(self._pubs.values()))
+            say(list(self.pubs.values()))
         self.subscribers.closed = True
         for task in asyncio.all_tasks(self.loop):
             if task.get_name().startswith("pubsub "):  # that it never ended is no news
@@ -546,16 +553,17 @@ class Runtime:
         self.subscribers.closed = True
         closed = Closed(self.why_closed)
         if self.exiting:  # who waits for anything stays where it is
-            for pub in self._pubs.values():
+            for pub in self.pubs.values():
                 pub.publication.leave_waiting()
-            for sub in self._subs.values():
+            for sub in self.subs.values():
                 sub.inbox.on_entry = lambda: None
-        for stream_id, pub in list(self._pubs.items()):
+        for stream_id, pub in list(self.pubs.items()):
             _alone(pub.source.abandon, closed)  # first: nothing is put behind what is sent
             _alone(self.end_pub, stream_id)
-        for sub_id, sub in list(self._subs.items()):
+        for sub_id, sub in list(self.subs.items()):
             _alone(self.close_sub, sub_id)
             _alone(sub.sink.abandon, closed)
+        _alone(self.watching.close)
         self.turn.run()
         self.turn.close()
         self.renewal.stop()
@@ -573,7 +581,7 @@ class Runtime:
 
     def cut(self) -> None:
         """End everything and wait for nothing: all is closed in the next turn."""
-        lingering.say_interrupted(self._pubs.values())
+        lingering.say_interrupted(self.pubs.values())
         for link in self.end():
             link.abort()
         self.doors.cut()
@@ -583,9 +591,9 @@ class Runtime:
         """In a child after a fork: the loop and its threads are the parent's. Refuse every call."""
         self.closing = True
         self.sharing.abandon_after_fork()
-        for pub in self._pubs.values():
+        for pub in self.pubs.values():
             _alone(pub.source.abandon, error)
-        for sub in self._subs.values():
+        for sub in self.subs.values():
             _alone(sub.sink.abandon, error)
 
 

@@ -252,12 +252,12 @@ def _build(cls: type[R], rows: object) -> R:
     and what a newer one says besides is passed over."""
     if not isinstance(rows, (list, tuple)):
         raise ValueError(f"a {cls.__name__} is an array, not {type(rows).__name__}")
-    readers = _readers(cls)
+    readers = _readers(cls)  # type: ignore[arg-type]
     return cls(*(read(value) for (_, read), value in zip(readers, rows, strict=False)))
 
 
 @lru_cache(None)
-def _readers(cls: type[Any]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+def _readers(cls: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
     hints = get_type_hints(cls)
     return tuple((name, _reader(name, hints[name])) for name in cls._fields)
 
@@ -293,6 +293,6 @@ def _plain_value(name: str, kind: type, value: Any) -> Any:
         return plain(value, 4096)  # it is shown to people, in terminals and pages
     if kind is float and type(value) in (int, float) and isfinite(value):
         return float(value)
-    if type(value) is kind and (kind is not int or 0 <= value < 2**64):
+    if type(value) is kind and (type(value) is not int or 0 <= value < 2**64):
         return value
     raise ValueError(f"{name} is {kind.__name__}, not {value!r:.60}")

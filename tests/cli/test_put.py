@@ -476,7 +476,7 @@ def test_g3_a_subscriber_that_leaves_with_messages_not_taken_is_said_and_exit_co
         while sub._inbox.empty:
             time.sleep(0.01)
         sub.close()
-        (pub,) = here.runtime._pubs.values()
+        (pub,) = here.runtime.pubs.values()
         while pub.publication.attached:
             time.sleep(0.01)
         yield "for nobody", 10

@@ -131,8 +131,8 @@ def test_g3_losses_are_counted_over_all_streams_also_ended_ones() -> None:
     assert inbox.lost == 8
     one.end(6)
     assert inbox.lost == 10
-    inbox.lose(one, 1)  # found undecodable later
-    inbox.lose(two, 1)
+    inbox.lose(one, 1, "undecodable")  # found undecodable later
+    inbox.lose(two, 1, "overflow")
     assert inbox.lost == 12
     assert (one.lost, two.lost) == (6, 6)
     two.finish()

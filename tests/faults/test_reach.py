@@ -362,11 +362,11 @@ async def test_a_publisher_on_loopback_says_that_it_is_out_of_reach_of_nobody_wh
         if met:
             await pub.wait_for_subscribers(timeout=LONG)
             assert [row["way"] for row in pub.subscribers.values()] == ["relay"]
-            (open_pub,) = here.runtime._pubs.values()
+            (open_pub,) = here.runtime.pubs.values()
             assert open_pub.apart
             here.runtime._say_apart(open_pub)  # the time is over
         else:
-            (open_pub,) = here.runtime._pubs.values()
+            (open_pub,) = here.runtime.pubs.values()
             await eventually(lambda: bool(open_pub.apart))
         await pub.close()
         sub.close()

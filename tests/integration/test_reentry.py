@@ -168,8 +168,8 @@ async def test_nothing_is_made_in_the_middle_of_the_core(
             for pub in pubs:
                 await pub.put(1)
         assert told, "it was never interrupted there"
-        assert len(peer.runtime._pubs) == 3
-        assert len(peer.runtime._subs) == 6
+        assert len(peer.runtime.pubs) == 3
+        assert len(peer.runtime.subs) == 6
         for sub in subs:
             assert [await sub.get(LONG) for _ in pubs] == [1, 1, 1]
     assert not caplog.records
@@ -243,7 +243,7 @@ async def test_an_interrupted_constructor_in_an_event_loop_leaves_nothing(
     it."""
     async with Peer(coordinator) as peer:
         others = await peer.pub("t"), await peer.sub("t")
-        before = set(peer.runtime._pubs), set(peer.runtime._subs)
+        before = set(peer.runtime.pubs), set(peer.runtime.subs)
         number, cursors = 0, len(others[0].subscribers)
         files = ("runtime.py", "pub.py", "sub.py", "face.py", "local.py")
         spared = ("undo", "end_pub", "close_sub", "_seal")  # a batch has a test of its own
@@ -270,7 +270,7 @@ async def test_an_interrupted_constructor_in_an_event_loop_leaves_nothing(
                 sys.settrace(tracing)
             if made is not None:
                 await made.close()
-            assert (set(peer.runtime._pubs), set(peer.runtime._subs)) == before, number
+            assert (set(peer.runtime.pubs), set(peer.runtime.subs)) == before, number
             assert len(others[0].subscribers) == cursors, number
             await others[0].put(number)
             assert await others[1].get(LONG) == number
@@ -331,8 +331,8 @@ async def test_g9_one_that_raises_at_the_end_of_its_peer_stops_no_other(
         assert [await sub.get(LONG) for _ in range(1_000)] == list(range(1_000))
         assert ours.closed
         assert pub.closed
-        assert not here.runtime._pubs
-        assert not here.runtime._subs
+        assert not here.runtime.pubs
+        assert not here.runtime.subs
     raised = [record.exc_info[0] for record in caplog.records if record.exc_info]
     assert raised == [ZeroDivisionError] * 3
 
@@ -382,7 +382,7 @@ async def test_g9_a_close_in_another_event_loop_waits_for_the_end(
 
         async def end() -> None:
             await one.close()
-            known = here.runtime._pubs if what == "pub" else here.runtime._subs
+            known = here.runtime.pubs if what == "pub" else here.runtime.subs
             ended.append(one.closed and (what == "peer" or not known))
 
         thread = threading.Thread(target=lambda: asyncio.run(asyncio.wait_for(end(), LONG)))
@@ -411,7 +411,7 @@ async def test_g3_a_pub_that_is_closed_in_the_middle_of_the_core_ends_in_its_tur
         assert not goes
         got = [await sub.get(LONG) for _ in range(70)]
         assert [value for value in got if value != "last"] == list(range(60))
-        await eventually(lambda: len(here.runtime._pubs) == 1)
+        await eventually(lambda: len(here.runtime.pubs) == 1)
         assert sub.lost == 0
     assert not caplog.records
 
@@ -480,7 +480,7 @@ def test_an_interrupted_constructor_leaves_no_pub_behind(
         with pytest.raises(Interrupt):
             blocking.pub("t")
     blocking._call(int)
-    assert not blocking.runtime._pubs
+    assert not blocking.runtime.pubs
 
 
 @pytest.mark.parametrize("ends", ["close", "wait_for_subscribers"])
@@ -504,7 +504,7 @@ def test_g9_an_interrupted_close_ends_the_stream_all_the_same(
     if ends == "close":
         assert pub.closed
         deadline = time.monotonic() + LONG
-        while blocking.runtime._pubs:
+        while blocking.runtime.pubs:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         with pytest.raises(Closed):

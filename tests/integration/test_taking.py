@@ -523,7 +523,7 @@ def test_g8_a_sub_that_a_signal_handler_closes_within_a_put_is_closed(peer: Peer
     assert sub.closed
     for _ in range(10):
         far.put(b"x" * 500)
-    assert sub._inbox.sub_id not in peer.runtime._subs
+    assert sub._inbox.sub_id not in peer.runtime.subs
 
 
 def test_a_sub_that_is_closed_in_the_thread_of_its_peer_is_closed_soon(peer: Peer) -> None:
@@ -532,10 +532,10 @@ def test_a_sub_that_is_closed_in_the_thread_of_its_peer_is_closed_soon(peer: Pee
 
     def destructor() -> bool:
         sub.close()
-        return sub._inbox.sub_id in peer.runtime._subs
+        return sub._inbox.sub_id in peer.runtime.subs
 
     assert peer._call(destructor), "not in the middle of something else"
-    assert peer._call(lambda: sub._inbox.sub_id not in peer.runtime._subs)
+    assert peer._call(lambda: sub._inbox.sub_id not in peer.runtime.subs)
     with pytest.raises(Closed):
         sub.get()
 
@@ -551,7 +551,7 @@ def test_an_interrupted_close_may_be_called_again(
     assert not sub.closed
     sub.close()
     assert sub.closed
-    assert sub._inbox.sub_id not in peer.runtime._subs
+    assert sub._inbox.sub_id not in peer.runtime.subs
 
 
 @pytest.mark.filterwarnings("ignore:coroutine 'Ready.wait' was never awaited")
@@ -560,7 +560,7 @@ def test_an_interrupted_constructor_leaves_nothing_in_the_peer(
     peer: Peer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     def known() -> set[int]:
-        return {*peer.runtime._pubs, *peer.runtime._subs}
+        return {*peer.runtime.pubs, *peer.runtime.subs}
 
     make = peer.pub if kind == "pub" else peer.sub
     before = known()

@@ -126,10 +126,10 @@ class PeerProcess:
         if self.leaving or runtime.closing:
             return
         for pub in self.pubs:
-            if pub.state == "open" and pub.key.stream_id not in runtime._pubs:
+            if pub.state == "open" and pub.key.stream_id not in runtime.pubs:
                 self._refused(pub, pub.pub._dead, "may publish", model)
         for sub in self.subs:
-            if sub.state == "open" and sub.sub._inbox.sub_id not in runtime._subs:
+            if sub.state == "open" and sub.sub._inbox.sub_id not in runtime.subs:
                 self._refused(sub, sub.sub._dead, "may subscribe", model)
 
     def _refused(self, record: Any, why: Exception | None, what: str, model: Any) -> None:
@@ -439,12 +439,7 @@ class PeerProcess:
         self._over("closed")
         runtime = self.peer.runtime
         await asyncio.sleep(0.1)
-        if (
-            runtime._pubs
-            or runtime._subs
-            or runtime.publishers.remotes
-            or runtime.subscribers.served
-        ):
+        if runtime.pubs or runtime.subs or runtime.publishers.remotes or runtime.subscribers.served:
             self.world.fail("leak", f"{self.process} still has {vars(runtime)}")
 
     def kill(self, *, host_too: bool = False) -> None:

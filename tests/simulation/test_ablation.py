@@ -248,7 +248,7 @@ def link_over_listing(stack: ExitStack) -> None:
     def make(matched: Any) -> Any:
         def obedient(self: Runtime, session: Any, match: Match) -> None:
             matched(self, session, match)
-            sub = self._subs.get(match.sub_id)
+            sub = self.subs.get(match.sub_id)
             for stream in list(sub.inbox.streams.values()) if sub is not None else ():
                 if stream.key.peer_id != self.peer_id and not self.publishers.listed(stream):
                     if stream.route is not None:
