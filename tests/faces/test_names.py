@@ -18,7 +18,7 @@ PUB = "close closed empty flush put put_many subscribers wait_for_subscribers"
 PUB_HAS = "buffer codec history overflow peer topic"
 SUB = "close closed get get_many lost messages publishers"
 SUB_HAS = "allow_pickle copy history keep observer peer topic window"
-PEER = "address close closed peer_id pub sub"
+PEER = "address close closed peer_id pub stats sub"
 PEER_HAS = "blocking coordinators settings"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pubsub.coordinator.registry import Push, Registry
 from pubsub.core.rights import EVERYTHING
-from pubsub.core.topics import is_pattern, matches
+from pubsub.core.topics import is_pattern, is_reserved, matches
 from pubsub.wire.messages import Match
 
 __all__ = ["Liar"]
@@ -16,7 +16,8 @@ __all__ = ["Liar"]
 
 class Liar(Registry):
     """Takes everything from everybody, tells all of it to whoever asks, and now and then says that
-    a Pub and a Sub match which do not: of the Pub, its true topic, or one that the Sub wants."""
+    a Pub and a Sub match which do not: of the Pub, its true topic, or one that the Sub wants. (Of
+    the streams that peers have of themselves it does not: the model knows none of them.)"""
 
     def __init__(self, random: Random) -> None:
         super().__init__()
@@ -33,7 +34,9 @@ class Liar(Registry):
             other
             for peer in self._peers.values()
             for other in peer.registrations.values()
-            if other.is_pub is not registration.is_pub and other not in found
+            if other.is_pub is not registration.is_pub
+            and other not in found
+            and not (is_reserved(registration.topic) or is_reserved(other.topic))
         ]
         return found + [other for other in others if self._lies(registration, other)]
 

@@ -143,7 +143,7 @@ def resume_position(stack: ExitStack) -> None:
 
 def gap_count(stack: ExitStack) -> None:
     """What is lost is not counted."""
-    replace(stack, Inbox, "lose", lambda lose: lambda self, stream, count: None)
+    replace(stack, Inbox, "lose", lambda lose: lambda self, stream, count, reason: None)
 
 
 def gap_event(stack: ExitStack) -> None:
