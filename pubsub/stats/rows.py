@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from math import isfinite
+from math import inf
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from pubsub.support.about import plain
@@ -291,8 +291,9 @@ def _array(name: str, value: Any) -> Sequence[Any]:
 def _plain_value(name: str, kind: type, value: Any) -> Any:
     if kind is str and isinstance(value, str):
         return plain(value, 4096)  # it is shown to people, in terminals and pages
-    if kind is float and type(value) in (int, float) and isfinite(value):
-        return float(value)
-    if type(value) is kind and (type(value) is not int or 0 <= value < 2**64):
+    if kind is float:
+        if type(value) in (int, float) and abs(value) < inf:
+            return float(value)
+    elif type(value) is kind and (type(value) is not int or 0 <= value < 2**64):
         return value
     raise ValueError(f"{name} is {kind.__name__}, not {value!r:.60}")

@@ -1,0 +1,208 @@
+"""What a process tells of itself: to its program, and to others that may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from pubsub import Gap, Peer, Pub, Sub, TopicError
+from pubsub.runtime import watching
+from pubsub.runtime.watching import Watching
+from pubsub.stats import Rates, Stats
+from pubsub.survey import Survey
+from tests.integration.support import LONG, coordinator_in_loop, coordinator_in_thread, eventually
+
+pytestmark = pytest.mark.loop
+
+
+async def test_stats_say_how_pubs_subs_links_and_coordinators_stand() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
+        pub = await here.pub("t", history=2)
+        sub = await there.sub("*")
+        for i in range(10):
+            pub.put(i)
+        assert await sub.get(timeout=LONG) == 0
+        assert await sub.get(timeout=LONG) == 1
+        await eventually(lambda: here.stats().pubs[0].subscribers[0].lag == 0)
+
+        stats = here.stats()
+        (row,) = stats.pubs
+        assert (row.topic, row.put, row.kept, row.overflow) == ("t", 10, 10, "drop")
+        assert row.bytes >= row.kept_bytes > 0
+        assert row.silent is not None and row.oldest is not None
+        (one,) = row.subscribers
+        assert (one.state, one.lag, one.unsent, one.lost) == ("attached", 0, 0, 0)
+        assert (one.peer_id, one.sub_id) == (there.peer_id, sub._inbox.sub_id)
+        assert not one.full and not one.observer
+        (link,) = stats.links
+        assert (link.role, link.peer_id, link.up) == ("subscriber", there.peer_id, True)
+        assert link.bytes_out > 0 < link.bytes_in
+        assert [each.up for each in stats.coordinators] == [True]
+        assert (stats.peer_id, stats.address) == (here.peer_id, here.address)
+
+        (mine,) = there.stats().subs
+        assert (mine.pattern, mine.delivered, mine.waiting, mine.lost) == ("*", 2, 8, 0)
+        (stream,) = mine.streams
+        assert (stream.publisher, stream.state) == (next(iter(sub.publishers)), "attached")
+        assert (stream.peer_id, stream.stream_id) == (here.peer_id, row.stream_id)
+
+
+async def test_the_first_answer_has_means_since_each_was_made_and_says_so() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as peer:
+        pub = await peer.pub("t")
+        pub.put_many(range(100))
+        await eventually(lambda: pub._publication.log.next_seq == 100)
+        stats = peer.stats()
+        row = stats.pubs[0]
+        assert stats.watched == 0
+        assert row.rate.second == row.rate.ten == row.rate.minute > 0
+        await eventually(lambda: peer.stats().watched > 1)
+        assert peer.stats().pubs[0].rate.second == 0  # nothing was put since
+
+
+async def test_nothing_is_measured_before_somebody_asks_nor_when_nobody_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "ASKED", 0.2)
+    monkeypatch.setattr(watching, "EVERY", 0.05)
+    async with coordinator_in_loop() as address, Peer(address) as peer:
+        of: Watching = peer.runtime.watching
+        assert of._sampling is None is of._looking
+        peer.stats()
+        await eventually(lambda: of._sampling is not None)
+        assert of._looking is not None
+        await eventually(lambda: of._sampling is None)
+        assert of._looking is None
+        assert peer.stats().watched == 0
+
+
+async def test_a_subscriber_of_the_stats_is_told_at_once_and_keeps_them_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "ASKED", 0.1)
+    monkeypatch.setattr(watching, "EVERY", 0.05)
+    async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
+        await here.pub("t")
+        sub = await there.sub("$stats", observer=True)
+        told = []
+        while sum(stats.peer_id == here.peer_id for stats in told) < 10:
+            told.append(Stats.from_rows(await sub.get(timeout=LONG)))
+        assert {stats.peer_id for stats in told} == {here.peer_id, there.peer_id}
+        assert told[-1].subs == ()  # that somebody looks is no news
+        await sub.close()
+        await eventually(lambda: here.runtime.watching._sampling is None)
+
+
+async def test_no_pattern_matches_what_is_the_runtimes_own() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
+        async with there.sub("**") as all_of_them, there.sub("*") as one:
+            pub = await here.pub("t")
+            pub.put(1)
+            assert await all_of_them.get(timeout=LONG) == await one.get(timeout=LONG) == 1
+            assert [row["topic"] for row in all_of_them.publishers.values()] == ["t"]
+            assert [row["topic"] for row in one.publishers.values()] == ["t"]
+        with pytest.raises(TopicError, match="begins with '\\$'"):
+            here.pub("$stats")
+
+
+async def test_how_long_a_program_takes_over_a_message_is_told() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as peer:
+        pub, sub = await peer.pub("t"), await peer.sub("t")
+        now = [100.0]
+        sub._stopwatch = lambda: now[0]
+        for _ in range(4):
+            pub.put(0)
+        await asyncio.sleep(0)
+        for _ in range(4):  # one batch
+            await sub.get(timeout=LONG)
+            now[0] += 0.5
+        assert peer.stats().subs[0].handling == 0.5
+        with pytest.raises(TimeoutError):
+            await sub.get(timeout=0.001)  # it waits, as long as that takes
+        now[0] += 1000
+        assert peer.stats().subs[0].handling == 0.5
+        pub.put(0)
+        await sub.get(timeout=LONG)
+        now[0] += 8.0  # it is at it
+        assert peer.stats().subs[0].handling == 8.0  # of late
+
+
+async def test_a_put_that_waits_for_room_says_for_whom() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
+        sub = await there.sub("t", window=1)
+        pub = await here.pub("t", overflow="block", buffer=1)
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        pub.put(b"x" * 1000)
+        pub.put(b"x" * 1000)
+        waits = asyncio.ensure_future(pub.put(b"x" * 1000))  # type: ignore[arg-type]
+        await eventually(lambda: here.stats().pubs[0].waiting)
+        (row,) = here.stats().pubs
+        (whom,) = row.waits_for
+        assert next(iter(pub.subscribers)) in whom
+        await eventually(lambda: here.stats().pubs[0].waited > 0)
+        for _ in range(3):
+            await sub.get(timeout=LONG)
+        await waits
+        assert here.stats().pubs[0].waits_for == ()
+
+
+async def test_a_survey_knows_all_peers_and_forgets_who_has_ended() -> None:
+    async with coordinator_in_loop() as address, Peer(address, name="looks") as looks:
+        async with Peer(address, name="stays") as stays, Survey(looks) as survey:
+            goes = Peer(address, name="goes")
+            await goes.pub("t")
+            await survey.settled(LONG)
+
+            def names() -> set[str]:
+                return {told.stats.name for told in survey.peers.values() if told.stats}
+
+            changes = survey.changes()
+            while names() != {"looks", "stays", "goes"}:
+                await asyncio.wait_for(changes.__anext__(), LONG)
+            assert all(not told.trouble for told in survey.peers.values())
+            await goes.close()
+            while names() != {"looks", "stays"}:
+                await asyncio.wait_for(changes.__anext__(), LONG)
+            await survey.settled(LONG, rates=True)
+            assert all(told.stats and told.stats.watched for told in survey.peers.values())
+            assert stays.peer_id in {told.peer_id for told in survey.peers.values()}
+
+
+def test_stats_may_be_asked_for_in_any_thread() -> None:
+    with coordinator_in_thread() as coordinator, Peer(coordinator.address) as peer:
+        with Pub("t", peer=peer) as pub, Sub("t", peer=peer) as sub:
+            found: list[Any] = []
+
+            def ask() -> None:
+                while not found or found[-1].subs[0].delivered < 50:
+                    found.append(peer.stats())
+
+            threads = [threading.Thread(target=ask) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            for i in range(50):
+                pub.put(i)
+                assert sub.get(timeout=LONG) == i
+            for thread in threads:
+                thread.join(LONG)
+            assert found[-1].subs[0].delivered == 50
+        assert peer.stats().pubs == ()
+    assert peer.stats().watched == 0  # a closed one measures nothing
+
+
+async def test_what_is_lost_is_told_by_its_reason() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
+        sub = await there.sub("t", keep="latest")
+        pub = await here.pub("t")
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        for i in range(5):
+            pub.put(i)
+        await pub.flush(timeout=LONG)
+        (row,) = there.stats().subs
+        assert row.lost_by == (("conflated", 4),)
+        assert isinstance(await sub.messages().__anext__(), Gap)
+        assert row.keep == "latest"
+        assert row.rate == Rates()
