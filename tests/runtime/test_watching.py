@@ -87,7 +87,7 @@ async def test_a_subscriber_of_the_stats_is_told_at_once_and_keeps_them_measured
     async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
         await here.pub("t")
         sub = await there.sub("$stats", observer=True)
-        told = []
+        told: list[Stats] = []
         while sum(stats.peer_id == here.peer_id for stats in told) < 10:
             told.append(Stats.from_rows(await sub.get(timeout=LONG)))
         assert {stats.peer_id for stats in told} == {here.peer_id, there.peer_id}
@@ -137,7 +137,7 @@ async def test_a_put_that_waits_for_room_says_for_whom() -> None:
         await pub.wait_for_subscribers(1, timeout=LONG)
         pub.put(b"x" * 1000)
         pub.put(b"x" * 1000)
-        waits = asyncio.ensure_future(pub.put(b"x" * 1000))  # type: ignore[arg-type]
+        waits = asyncio.ensure_future(pub.put(b"x" * 1000))
         await eventually(lambda: here.stats().pubs[0].waiting)
         (row,) = here.stats().pubs
         (whom,) = row.waits_for
