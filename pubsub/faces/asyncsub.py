@@ -53,7 +53,8 @@ class AsyncSub(InLoop, Sub, blocking=False):
         loop = runtime.loop
         waiter: asyncio.Future[bool] = loop.create_future()
         timer = None
-        self._idle()
+        if self._taken_at:
+            self._idle()
         try:
             self._waiting.add(waiter)
             runtime.turn.hasten()

@@ -63,7 +63,8 @@ class BlockingSub(Blocking, Sub, blocking=True):
                 self._check()
                 if self._advance():
                     return True
-                self._idle()
+                if self._taken_at:
+                    self._idle()
                 self._waiting = True
                 try:
                     if self._inbox.empty and self._over is None:

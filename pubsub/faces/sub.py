@@ -140,9 +140,10 @@ class Sub(Face, blocking=None):
         self._dropped: deque[bool] = deque()  # as many as were handed out to nobody at the end
         self._decoders: dict[str, Decoder] = {}
         self._timeout: Any = None  # found to be right: who says it again pays a comparison
-        # What the program does with what it takes; see `_effort`.
+        # What the program does with what it takes, while somebody asks; see `_effort`.
         self._stopwatch = this_host().stopwatch
-        self._taken_at = 0.0  # when the batch was that it is at; 0: it waits
+        self._watching = self.peer.runtime.watching
+        self._taken_at = 0.0  # when the batch was that it is at; 0: it waits, or nobody asked then
         self._in_hand = 0  # messages of that
         self._handled = 0  # messages before
         self._handling = 0.0  # seconds that they took
@@ -345,7 +346,7 @@ class Sub(Face, blocking=None):
                 Gap(stream.publisher, stream.topic, count, reason) for count, reason in run.gaps
             )
         before = self._run, self._values, self._gaps  # what goes may run code, at the end
-        now = self._stopwatch()
+        now = self._stopwatch() if self._watching.on else 0.0
         inbox = self._inbox
         credit = stream.credit
         window = credit.window
@@ -364,11 +365,14 @@ class Sub(Face, blocking=None):
             stream.delivered += entry.end - entry.first - lost
             stream.lost += lost
             inbox.lost += lost
-            if self._taken_at:
-                self._handling += now - self._taken_at
-            self._handled += self._in_hand
-            self._in_hand = entry.end - entry.first - lost
-            self._taken_at = now
+            if now:
+                if self._taken_at:
+                    self._handling += now - self._taken_at
+                    self._handled += self._in_hand
+                self._in_hand = entry.end - entry.first - lost
+                self._taken_at = now
+            elif self._taken_at:
+                self._taken_at = 0.0
             self._installed = entry
             inbox.release(entry)
             self._installed = None
@@ -389,10 +393,9 @@ class Sub(Face, blocking=None):
 
     def _idle(self) -> None:
         """The program is done with what it has, and waits."""
-        if self._taken_at:
-            self._handling += self._stopwatch() - self._taken_at
-            self._handled += self._in_hand
-            self._taken_at, self._in_hand = 0.0, 0
+        self._handling += self._stopwatch() - self._taken_at
+        self._handled += self._in_hand
+        self._taken_at = 0.0
 
     def _effort(self) -> Effort:
         """See `Sink.effort`. (Read while it changes, it may be off by a batch.)"""
@@ -402,7 +405,7 @@ class Sub(Face, blocking=None):
             run = run.following
         began = self._taken_at
         seconds = self._handling + (self._stopwatch() - began if began else 0.0)
-        messages = self._handled + max(0, self._in_hand - left)
+        messages = self._handled + (max(0, self._in_hand - left) if began else 0)
         oldest = self._run.sent_at if left and self._run is not None else None
         return Effort(messages, seconds, left, oldest, bool(self._waiting))
 

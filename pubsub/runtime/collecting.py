@@ -53,6 +53,7 @@ def counts(
     for sub in list(runtime.subs.values()):
         inbox, effort = sub.inbox, sub.sink.effort()
         taken = sum(stream.delivered for stream in _streams(sub)) - effort.left
+        marks["sub", inbox.sub_id] = taken
         counted["sub", inbox.sub_id] = (
             *(taken, inbox.window.consumed, effort.messages, effort.seconds),
         )
@@ -82,7 +83,9 @@ def stats(
     ]
     room_for_subs = [MOST]
     told_subs = [
-        _sub(runtime, sub, lately, wall, room_for_subs) for sub in subs if _spare(room_for_subs, 1)
+        _sub(runtime, sub, lately, standing, wall, room_for_subs)
+        for sub in subs
+        if _spare(room_for_subs, 1)
     ]
     pool = runtime.sharing.pool
     return Stats(
@@ -191,13 +194,22 @@ def _streams(sub: OpenSub) -> Iterator[Stream]:
     yield from list(sub.inbox.streams.values())
 
 
-def _sub(runtime: Runtime, sub: OpenSub, lately: Lately, wall: float, room: list[int]) -> SubStats:
+def _sub(
+    runtime: Runtime,
+    sub: OpenSub,
+    lately: Lately,
+    standing: Standing,
+    wall: float,
+    room: list[int],
+) -> SubStats:
     inbox, effort = sub.inbox, sub.sink.effort()
     key = ("sub", inbox.sub_id)
     streams = list(_streams(sub))
     taken = max(0, sum(stream.delivered for stream in streams) - effort.left)
     consumed = inbox.window.consumed
     waiting = inbox.waiting()
+    waits = sum(entry.end - entry.first for entry in waiting) + effort.left
+    stuck = standing.seconds(key, taken, lately.now) if waits else 0.0
     handled, _ = lately.grown(key, 2, effort.messages)
     seconds, _ = lately.grown(key, 3, effort.seconds)
     if not handled:  # of none within that time: what it is at, or all that it ever did
@@ -219,12 +231,13 @@ def _sub(runtime: Runtime, sub: OpenSub, lately: Lately, wall: float, room: list
         silent=None if last is None else max(0.0, wall - last),
         lost=inbox.lost,
         lost_by=tuple(inbox.lost_by.copy().items()),
-        waiting=sum(entry.end - entry.first for entry in waiting) + effort.left,
+        waiting=waits,
         waiting_bytes=max(0, inbox.window.received - consumed),
         window=inbox.window.size,
         oldest=None if oldest is None else max(0.0, wall - oldest),
         takes=effort.waits,
         handling=seconds / handled if handled else None,
+        stuck=stuck if stuck >= 1.0 else None,
         age=lately.now - sub.made,
         streams=tuple(
             StreamStats(

@@ -45,6 +45,9 @@ class Watching:
 
     Parameters:
         runtime: what is watched.
+
+    Attributes:
+        on: it is measured now.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -54,6 +57,7 @@ class Watching:
         self._ring = Ring()
         self._standing = Standing()
         self._lateness = Lateness(round(60.0 / LOOK))
+        self.on = False
         self._until = 0.0
         self._sampling: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -90,6 +94,7 @@ class Watching:
     @apart
     def _begin(self) -> None:
         if self._sampling is None and not self._closed:
+            self.on = True
             self._until = max(self._until, self._loop.time() + ASKED)
             self._sample()
             self._look_at = self._loop.time() + LOOK
@@ -119,6 +124,7 @@ class Watching:
             if timer is not None:
                 timer.cancel()
         self._sampling = self._looking = None
+        self.on = False
         self._ring.clear()
         self._standing.look(0.0, {})
         self._lateness.clear()

@@ -148,7 +148,11 @@ class SubStats(NamedTuple):
     """Somebody waits for a message now."""
     handling: float | None = None
     """Mean seconds that the program spends on a message, over the last 10 s: from the taking of a
-    batch to that of the next, without what it waited; None: it has taken none."""
+    batch to that of the next, without what it waited; None: it has taken none while it was
+    watched."""
+    stuck: float | None = None
+    """Seconds for which it has taken nothing though something waits, as long as was looked; None:
+    it takes, or nothing waits."""
     age: float = 0.0
     """Seconds since it was made."""
     streams: tuple[StreamStats, ...] = ()

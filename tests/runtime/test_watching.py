@@ -32,11 +32,12 @@ async def test_stats_say_how_pubs_subs_links_and_coordinators_stand() -> None:
         (row,) = stats.pubs
         assert (row.topic, row.put, row.kept, row.overflow) == ("t", 10, 10, "drop")
         assert row.bytes >= row.kept_bytes > 0
-        assert row.silent is not None and row.oldest is not None
+        assert row.silent is not None
+        assert row.oldest is not None
         (one,) = row.subscribers
         assert (one.state, one.lag, one.unsent, one.lost) == ("attached", 0, 0, 0)
         assert (one.peer_id, one.sub_id) == (there.peer_id, sub._inbox.sub_id)
-        assert not one.full and not one.observer
+        assert (one.full, one.observer) == (False, False)
         (link,) = stats.links
         assert (link.role, link.peer_id, link.up) == ("subscriber", there.peer_id, True)
         assert link.bytes_out > 0 < link.bytes_in
@@ -113,6 +114,8 @@ async def test_how_long_a_program_takes_over_a_message_is_told() -> None:
         pub, sub = await peer.pub("t"), await peer.sub("t")
         now = [100.0]
         sub._stopwatch = lambda: now[0]
+        assert peer.stats().subs[0].handling is None
+        await eventually(lambda: peer.runtime.watching.on)
         for _ in range(4):
             pub.put(0)
         await asyncio.sleep(0)
@@ -127,7 +130,22 @@ async def test_how_long_a_program_takes_over_a_message_is_told() -> None:
         pub.put(0)
         await sub.get(timeout=LONG)
         now[0] += 8.0  # it is at it
-        assert peer.stats().subs[0].handling == 8.0  # of late
+        assert peer.stats().subs[0].handling == 2.0
+
+
+async def test_a_program_that_takes_no_more_is_told_for_how_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "EVERY", 0.05)
+    async with coordinator_in_loop() as address, Peer(address) as peer:
+        pub, sub = await peer.pub("t"), await peer.sub("t")
+        pub.put_many(range(3))
+        assert await sub.get(timeout=LONG) == 0
+        assert peer.stats().subs[0].stuck is None
+        await eventually(lambda: peer.stats().subs[0].stuck)
+        assert peer.stats().subs[0].waiting == 2
+        assert await sub.get_many(timeout=LONG) == [1, 2]
+        assert peer.stats().subs[0].stuck is None
 
 
 async def test_a_put_that_waits_for_room_says_for_whom() -> None:
@@ -150,25 +168,29 @@ async def test_a_put_that_waits_for_room_says_for_whom() -> None:
 
 
 async def test_a_survey_knows_all_peers_and_forgets_who_has_ended() -> None:
-    async with coordinator_in_loop() as address, Peer(address, name="looks") as looks:
-        async with Peer(address, name="stays") as stays, Survey(looks) as survey:
-            goes = Peer(address, name="goes")
-            await goes.pub("t")
-            await survey.settled(LONG)
+    async with (
+        coordinator_in_loop() as address,
+        Peer(address, name="looks") as looks,
+        Peer(address, name="stays") as stays,
+        Survey(looks) as survey,
+    ):
+        goes = Peer(address, name="goes")
+        await goes.pub("t")
+        await survey.settled(LONG)
 
-            def names() -> set[str]:
-                return {told.stats.name for told in survey.peers.values() if told.stats}
+        def names() -> set[str]:
+            return {told.stats.name for told in survey.peers.values() if told.stats}
 
-            changes = survey.changes()
-            while names() != {"looks", "stays", "goes"}:
-                await asyncio.wait_for(changes.__anext__(), LONG)
-            assert all(not told.trouble for told in survey.peers.values())
-            await goes.close()
-            while names() != {"looks", "stays"}:
-                await asyncio.wait_for(changes.__anext__(), LONG)
-            await survey.settled(LONG, rates=True)
-            assert all(told.stats and told.stats.watched for told in survey.peers.values())
-            assert stays.peer_id in {told.peer_id for told in survey.peers.values()}
+        changes = survey.changes()
+        while names() != {"looks", "stays", "goes"}:
+            await asyncio.wait_for(changes.__anext__(), LONG)
+        assert all(not told.trouble for told in survey.peers.values())
+        await goes.close()
+        while names() != {"looks", "stays"}:
+            await asyncio.wait_for(changes.__anext__(), LONG)
+        await survey.settled(LONG, rates=True)
+        assert all(told.stats and told.stats.watched for told in survey.peers.values())
+        assert stays.peer_id in {told.peer_id for told in survey.peers.values()}
 
 
 def test_stats_may_be_asked_for_in_any_thread() -> None:

@@ -24,7 +24,9 @@ from pubsub.stats import (
 FULL = Stats(
     *("abc", "model.py", 71, "b", "10.0.0.1:7", "0.3", 1e9, 5.0, 2.5),
     pubs=(
-        PubStats(1, "t", rate=Rates(1.0, 2.0, 3.0), subscribers=(SubscriberStats("x#1", idle=2.0),)),
+        PubStats(
+            1, "t", rate=Rates(1.0, 2.0, 3.0), subscribers=(SubscriberStats("x#1", idle=2.0),)
+        ),
     ),
     subs=(SubStats(2, "t/*", lost_by=(("overflow", 3),), streams=(StreamStats("y#1"),)),),
     links=(LinkStats("publisher", "abc", True, "unix", round_trip=0.001),),
@@ -57,7 +59,7 @@ def test_what_a_newer_version_says_besides_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize(
-    "rows, problem",
+    ("rows", "problem"),
     [
         (7, "a Stats is an array"),
         ({}, "a Stats is an array"),
