@@ -36,8 +36,8 @@ MANY_PINGS = 900
 """As many as may come before one was answered, and some: 13 KiB, more than any packet has."""
 MANY_SUBSCRIBES = 400
 """Of a stream that does not exist: 12 KiB, and 20 KiB of answers."""
-NOBODYS = 2**32 - 1
-"""The number of a stream that no Pub ever gets."""
+NOBODYS = 2**32 - 2
+"""The number of a stream that no Pub ever gets. (The one above is that of the stats.)"""
 
 
 class _Talk:
