@@ -303,7 +303,9 @@ class Registry:
         replaced = 0 if known is None else _segments(known.topic)
         segments = _segments(topic)
         beyond = ""
-        if known is None and len(peer.registrations) >= (most := self._max_registrations):
+        own = message.id == STATS_STREAM  # one of each peer, beside what its program makes
+        registered = len(peer.registrations) - (STATS_STREAM in peer.registrations)
+        if known is None and not own and registered >= (most := self._max_registrations):
             beyond = (
                 f" would be one more than the {most:,} Pubs and Subs that one peer may register"
             )
@@ -312,7 +314,7 @@ class Registry:
         if beyond:
             what = f"{message.role} {message.id} on {topic[:60]!r}"
             raise ProtocolError(what + beyond, code="limit")
-        if known is None and self._registered >= self._max_all:
+        if known is None and not own and self._registered >= self._max_all:
             why = f"this coordinator has {self._max_all:,} Pubs and Subs, and takes no more"
             if message.renewed:
                 raise ProtocolError(why, code="limit")
@@ -321,7 +323,7 @@ class Registry:
         self._revision += 1
         new = Registration(peer, message, topic, self._revision)
         peer.registrations[new.id] = new
-        self._registered += 1
+        self._registered += not own
         peer.pubs += new.is_pub
         peer.segments += segments
         self._index(new).add(new.topic, new)
@@ -377,7 +379,7 @@ class Registry:
         """Take a registration away and note it for those that it matched; returns how many."""
         peer = registration.peer
         del peer.registrations[registration.id]
-        self._registered -= 1
+        self._registered -= registration.id != STATS_STREAM
         peer.pubs -= registration.is_pub
         peer.segments -= _segments(registration.topic)
         if registration.session != peer.session:

@@ -46,7 +46,7 @@ async def test_a_coordinator_that_knows_too_many_peers_says_so_to_one_more() -> 
 
 
 async def test_one_pub_too_many_is_refused_and_the_others_of_its_peer_stay() -> None:
-    async with beside(Registry(max_all=3)) as pair:
+    async with beside(Registry(max_all=3)) as pair:  # of which each peer's stats are none
         newcomer = await pair.publisher.pub("another")
         with pytest.raises(CoordinatorUnavailable, match=r"has 3 Pubs and Subs, and takes no more"):
             await pair.publisher.pub("t")
