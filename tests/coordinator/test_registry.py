@@ -26,7 +26,7 @@ from pubsub.config import Address
 from pubsub.coordinator import records
 from pubsub.coordinator.registry import SWEEP, Push, Registry
 from pubsub.core.rights import EVERYTHING, NONE, Rights
-from pubsub.core.topics import matches
+from pubsub.core.topics import STATS, STATS_STREAM, matches
 from pubsub.errors import ProtocolError
 from pubsub.wire.handshake import place_of, tcp
 from pubsub.wire.messages import (
@@ -700,6 +700,22 @@ def test_g7_what_comes_again_to_a_coordinator_that_is_full_is_not_refused_for_go
     with pytest.raises(ProtocolError, match="has 1 Pubs and Subs, and takes no more") as caught:
         registry.register("B", pub(1, renewed=True), 0.0)
     assert caught.value.code == "limit"
+
+
+def test_what_each_peer_tells_of_itself_counts_against_no_limit_and_is_not_shown() -> None:
+    registry = connected("A", "B", registry=Registry(max_all=1, max_registrations=1))
+    for peer in "AB":
+        [(_, answer)] = registry.register(peer, pub(STATS_STREAM, STATS, renewed=True), 0.0)
+        assert isinstance(answer, Expect)
+    registry.register("A", sub(1, "**"), 0.0)
+    assert [row["topic"] for row in registry.topics()] == ["**"]
+    assert [(row["pubs"], row["subs"]) for row in registry.peers()] == [(0, 1), (0, 0)]
+    [(_, refused)] = registry.register("B", sub(1, STATS), 0.0)
+    assert isinstance(refused, Refused)
+    registry.unregister("A", 1)
+    [(_, match)] = registry.register("B", sub(1, STATS), 0.0)[:1]
+    assert isinstance(match, Match)
+    assert {row.peer_id for row in match.added} == {"A", "B"}
 
 
 def test_what_goes_with_its_peer_counts_no_more() -> None:

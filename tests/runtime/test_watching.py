@@ -86,13 +86,14 @@ async def test_a_subscriber_of_the_stats_is_told_at_once_and_keeps_them_measured
     monkeypatch.setattr(watching, "ASKED", 0.1)
     monkeypatch.setattr(watching, "EVERY", 0.05)
     async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
-        await here.pub("t")
+        pub = await here.pub("t")
         sub = await there.sub("$stats", observer=True)
         told: list[Stats] = []
         while sum(stats.peer_id == here.peer_id for stats in told) < 10:
             told.append(Stats.from_rows(await sub.get(timeout=LONG)))
         assert {stats.peer_id for stats in told} == {here.peer_id, there.peer_id}
         assert told[-1].subs == ()  # that somebody looks is no news
+        assert {row.topic for stats in told for row in stats.pubs} == {pub.topic}
         await sub.close()
         await eventually(lambda: here.runtime.watching._sampling is None)
 
