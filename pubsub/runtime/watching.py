@@ -36,6 +36,8 @@ EVERY = 1.0
 """Seconds between two samples."""
 LOOK = 0.05
 """Seconds between two looks at how late the loop is."""
+AT_ONCE = 0.1
+"""Seconds, at least, between two tellings: however many subscribe, and however often."""
 BUFFER = 1024 * 1024
 """Bytes of stats that wait for somebody who takes them slowly."""
 
@@ -64,6 +66,8 @@ class Watching:
         self._telling: Publication | None = None
         self._wall_clock: Callable[[], float] = this_host().wall_clock
         self._look_at = 0.0
+        self._told_at = -AT_ONCE
+        self._first: asyncio.TimerHandle | None = None
         self._closed = False
 
     # --- asking -------------------------------------------------------------------------
@@ -153,10 +157,12 @@ class Watching:
 
     def _subscribed(self) -> None:
         """Somebody is here: tell at once, and then each second."""
-        if not self._closed:
-            self._loop.call_soon(self._first)
+        if not self._closed and self._first is None:
+            soon = max(0.0, self._told_at + AT_ONCE - self._loop.time())
+            self._first = self._loop.call_later(soon, self._tell_first)
 
-    def _first(self) -> None:
+    def _tell_first(self) -> None:
+        self._first = None
         if self._sampling is None:
             self._begin()  # which tells
         else:
@@ -166,6 +172,7 @@ class Watching:
         telling = self._telling
         if telling is None or not telling.attached or self._closed:
             return
+        self._told_at = self._loop.time()
         try:
             body = array_header(1) + msgpack.packb(self._stats())
         except Exception:  # one of a program's own texts cannot be encoded, say
@@ -178,5 +185,7 @@ class Watching:
         if not self._closed:
             self._closed = True
             self._stop()
+            if self._first is not None:
+                self._first.cancel()
             if self._telling is not None:
                 self._telling.end("closed", "the Peer is closed")

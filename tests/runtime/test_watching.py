@@ -98,6 +98,27 @@ async def test_a_subscriber_of_the_stats_is_told_at_once_and_keeps_them_measured
         await eventually(lambda: here.runtime.watching._sampling is None)
 
 
+async def test_however_often_somebody_subscribes_it_is_told_ten_times_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
+        of = here.runtime.watching
+        told: list[Watching] = []
+        stats = Watching._stats
+
+        def count(self: Watching) -> Stats:
+            told.append(self)
+            return stats(self)
+
+        monkeypatch.setattr(Watching, "_stats", count)
+        began = asyncio.get_running_loop().time()
+        for _ in range(30):
+            async with there.sub("$stats", observer=True) as sub:
+                await sub.get(timeout=LONG)
+        seconds = asyncio.get_running_loop().time() - began
+        assert told.count(of) <= 2 + seconds * 11
+
+
 async def test_no_pattern_matches_what_is_the_runtimes_own() -> None:
     async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
         async with there.sub("**") as all_of_them, there.sub("*") as one:
