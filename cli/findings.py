@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pubsub.config import Address, is_loopback, is_wildcard
 from pubsub.core.topics import is_pattern, matches
 from pubsub.faces.foreign import foreign_wildcard
+from pubsub.stats.near import near
 from pubsub.support.about import plain
 
 __all__ = [
@@ -63,8 +64,6 @@ WAYS = {
     "reverse": "it has dialled us",
     "relay": "met at a relay",
 }
-NAMED = 3
-"""Topics that may be meant instead, of which so many are named."""
 
 
 class Finding(NamedTuple):
@@ -587,19 +586,12 @@ def _count(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
 def _near(name: str, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Topics that are published and are written like that one."""
     published = {
-        row["topic"]: _flat(row["topic"])
+        row["topic"]
         for rows in told.values()
         for row in rows
         if row["publishers"] and not is_pattern(row["topic"])
     }
-    flat = get_close_matches(_flat(name), sorted(set(published.values())), NAMED, 0.75)
-    near = [each for like in flat for each in sorted(published) if published[each] == like]
-    return " or ".join(map(repr, near[:NAMED]))
-
-
-def _flat(name: str) -> str:
-    """Without what is often written otherwise."""
-    return name.casefold().replace(".", "/").replace("-", "_").strip("/")
+    return " or ".join(map(repr, near(name, published)))
 
 
 def stream(seen: Seen) -> Finding:

@@ -27,10 +27,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "coordinator": ("pubsub.coordinator", "pubsub.relay"),
     "links": ("pubsub.links",),
     "trust": ("pubsub.trust",),
+    "stats": ("pubsub.stats",),
     "core": ("pubsub.core",),
     "codec": ("pubsub.codec",),
     "wire": ("pubsub.wire",),
-    "stats": ("pubsub.stats",),
     "base": ("pubsub.config", "pubsub.errors", "pubsub.support", "pubsub._version"),
 }
 
