@@ -73,7 +73,7 @@ def table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> list[str]:
     heads = [column.upper() for column in columns]
     padded = []
     for column in zip(heads, *cells, strict=True):
-        numbers = len(column) > 1 and all(c.isdigit() or c == "-" for c in column[1:])
+        numbers = len(column) > 1 and all(re.fullmatch(r"[\d,.]+|-", c) for c in column[1:])
         pad = str.rjust if numbers else str.ljust
         padded.append([pad(cell, max(map(len, column))) for cell in column])
     return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]

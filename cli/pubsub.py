@@ -315,6 +315,23 @@ def doctor(topic: str | None, coordinator: str | None, as_json: bool) -> int:
     return run(doctor(topic, coordinator, as_json))
 
 
+@pubsub.command(epilog=EPILOG)
+@click.argument("topic", metavar="TOPIC|PATTERN", type=_Topic(check_pattern))
+@click.option("--json", "as_json", is_flag=True, help="As one object, for programs.")
+@coordinator_option()
+@credential_options
+def info(topic: str, coordinator: str | None, as_json: bool) -> int:
+    """Show who publishes and subscribes a topic, and why it is slow.
+
+    Asks every process for what it knows of itself, and looks for a second or a few. A line that
+    begins with WRONG names what keeps messages from coming, or makes them late; then the exit code
+    is 1. Looking changes nothing: no message is subscribed.
+    """
+    from pubsub.cli.info import info
+
+    return run(info(topic, coordinator, as_json))
+
+
 def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:
     from pubsub.cli.asking import find_default
     from pubsub.cli.listing import show

@@ -375,15 +375,16 @@ def any_of(kind: Any) -> st.SearchStrategy[Any]:
     if get_origin(kind) is tuple:
         return st.tuples(*map(any_of, inner))
     if inner:
-        return st.one_of(map(any_of, inner))
+        return st.one_of([any_of(each) for each in inner])
     numbers = st.floats(allow_nan=False, allow_infinity=False)
-    return {
+    plain: dict[Any, st.SearchStrategy[Any]] = {
         str: WORDS,
         int: st.sampled_from([0, 1, 2, 2**64 - 1]),
         float: st.sampled_from([0.0, -1.0, 0.5, 20.0, 1e300]) | numbers,
         bool: st.booleans(),
         type(None): st.none(),
-    }[kind]
+    }
+    return plain[kind]
 
 
 @given(
