@@ -65,15 +65,15 @@ async def info(topic: str, coordinator: str | None, as_json: bool) -> int:
 async def _look(topic: str, asked: Asked, peer: Any) -> _Seen:
     async with Survey(peer) as survey:
         await survey.settled(SETTLE, rates=True)
-        if any(_lags(stats, topic) for stats in heard(survey)):
+        if any(_lags(stats, topic) for stats in heard(survey, peer)):
             await asyncio.sleep(LONGER)
         try:
             rows = await asked.rows("peers")
         except PubSubError as error:
             say(f"the peers that tell nothing are not known by name: {error}")
             rows = []
-        told = heard(survey)
-        mute = unheard(survey, rows, peer.peer_id)
+        told = heard(survey, peer)
+        mute = unheard(survey, rows, peer)
     return _Seen(Ends(told, topic, mute), causes(told, topic, mute=mute))
 
 

@@ -71,36 +71,35 @@ def peer_to_ask_with(name: str, asked: Asked) -> Peer:
     return make_peer(name, asked.given, JOIN)
 
 
-def heard(survey: Survey) -> list[Stats]:
-    """What each tells that does so now."""
+def heard(survey: Survey, by: Peer) -> list[Stats]:
+    """What each tells that does so now, but for who asks."""
     return [
-        told.stats for told in survey.peers.values() if told.stats is not None and not _stale(told)
+        told.stats
+        for told in survey.peers.values()
+        if told.stats is not None and told.peer_id != by.peer_id and not _stale(told)
     ]
 
 
-def unheard(survey: Survey, rows: Iterable[dict[str, Any]], but: str) -> list[Mute]:
+def unheard(survey: Survey, rows: Iterable[dict[str, Any]], by: Peer) -> list[Mute]:
     """Those that tell nothing.
 
     Parameters:
         rows: of the peers that coordinators know.
-        but: the identity of who asks.
+        by: who asks.
     """
-    told = {stats.peer_id for stats in heard(survey)}
+    told = [by.peer_id, *(stats.peer_id for stats in heard(survey, by))]
     found = {}
     for row in rows:
-        if row["peer_id"] in told or row["peer_id"] == but:
-            continue
-        ways = row.get("ways") or [row["address"]]
-        asked = next((survey.peers[way] for way in ways if way in survey.peers), None)
-        trouble = AWAY if row["state"] == "away" else _trouble(asked) if asked else OLDER
-        found[row["peer_id"]] = Mute(row["peer_id"], who_is(row), row["address"], trouble)
+        peer_id, ways = row["peer_id"], row.get("ways") or [row["address"]]
+        if not any(each.startswith(peer_id) for each in told):
+            asked = next((survey.peers[way] for way in ways if way in survey.peers), None)
+            trouble = AWAY if row["state"] == "away" else _trouble(asked) if asked else OLDER
+            found[peer_id] = Mute(peer_id, who_is(row), row["address"], trouble)
     known = {each.address for each in found.values()}
-    for told_of in survey.peers.values():
-        if (told_of.stats is None or _stale(told_of)) and told_of.publisher not in known:
-            who = told_of.publisher if told_of.stats is None else told_of.stats.who
-            found[told_of.publisher] = Mute(
-                told_of.peer_id, who, told_of.publisher, _trouble(told_of)
-            )
+    for each in survey.peers.values():
+        if (each.stats is None or _stale(each)) and each.publisher not in known:
+            who = each.publisher if each.stats is None else each.stats.who
+            found[each.publisher] = Mute(each.peer_id, who, each.publisher, _trouble(each))
     return list(found.values())
 
 

@@ -19,6 +19,7 @@ class Mute(NamedTuple):
     """A process that is known to coordinators, and tells nothing of itself."""
 
     peer_id: str = ""
+    """The whole of it, or its first digits: who has shown no key could pose by the whole."""
     who: str = ""
     """As `Stats.who`."""
     address: str = ""
@@ -82,8 +83,6 @@ class Ends:
         self.topic = topic
         self.mute = tuple(mute)
         self.processes = {stats.peer_id: stats for stats in told}
-        self._mute_ids = {each.peer_id: each.who for each in mute if each.peer_id}
-        self._mute_places = {each.address: each.who for each in mute if each.address}
         processes = self.processes.values()
         self.published = {pub.topic for stats in processes for pub in stats.pubs}
         self.pubs = [
@@ -135,12 +134,20 @@ class Ends:
                     found[key] = pair._replace(stream=stream)
         return list(found.values())
 
+    def silent(self, peer_id: str, called: str) -> Mute | None:
+        """That one of `mute`, by its identity or by what others call it."""
+        place = called.rpartition("#")[0] or called
+        for each in self.mute:
+            if (each.peer_id and peer_id.startswith(each.peer_id)) or place == each.address != "":
+                return each
+        return None
+
     def name(self, peer_id: str, called: str) -> str:
         """Which process that is, for people; of one that tells nothing, as others call it."""
         if peer_id in self.processes:
             return self.processes[peer_id].who
-        place = called.rpartition("#")[0] or called
-        return self._mute_ids.get(peer_id) or self._mute_places.get(place) or place or "a process"
+        mute = self.silent(peer_id, called)
+        return (mute and mute.who) or called.rpartition("#")[0] or called or "a process"
 
     def publisher(self, pair: Pair) -> str:
         """The process of its Pub, for people."""

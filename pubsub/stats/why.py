@@ -100,8 +100,8 @@ def _stopped_subscriber(pair: Pair, publisher: str, subscriber: str) -> Iterator
 def _stopped_publisher(ends: Ends, pair: Pair, publisher: str, subscriber: str) -> Iterator[Cause]:
     stream = pair.stream
     assert stream is not None
-    mute = any(publisher == each.who or stream.peer_id == each.peer_id for each in ends.mute)
-    if mute and (stream.silent is None or stream.silent >= IDLE):
+    mute = ends.silent(stream.peer_id, stream.publisher)
+    if mute is not None and (stream.silent is None or stream.silent >= IDLE):
         last = "nothing" if stream.silent is None else f"nothing for {duration(stream.silent)}"
         yield made(
             "stopped",
@@ -115,13 +115,15 @@ def _stopped_publisher(ends: Ends, pair: Pair, publisher: str, subscriber: str) 
 def _network(pair: Pair, publisher: str, subscriber: str) -> Iterator[Cause]:
     """What waits on the way, and not for a program."""
     pub, row, link, sub = pair.pub, pair.row, pair.link, pair.sub
-    if pub is None or row is None or link is None or not row.lag or row.full:
+    if pub is None or row is None or link is None or sub is None or not row.lag:
         return
+    if row.full and sub.waiting:
+        return  # it is full of what its program does not take; else of what is on the way
     if pair.subscriber is not None and pair.subscriber.loop.most >= BLOCKED:
         return  # it reads late; see `_of_processes`
     idle = row.idle or 0.0
     waits = pub.oldest or 0.0 if row.holds else _time_for(row.unsent, pub)
-    if idle >= IDLE and sub is not None and not sub.waiting:
+    if idle >= IDLE and not sub.waiting:
         yield made(
             "network",
             f"the network from {publisher} to {subscriber} has let nothing through for "
@@ -129,7 +131,11 @@ def _network(pair: Pair, publisher: str, subscriber: str) -> Iterator[Cause]:
             *(pair.topic, publisher, subscriber),
             seconds=idle,
         )
-    elif row.unsent and waits >= LATE and (link.pausing >= PAUSING or link.paused >= LATE):
+    elif (
+        row.unsent
+        and waits >= LATE
+        and (row.full or link.pausing >= PAUSING or link.paused >= LATE)
+    ):
         yield made(
             "network",
             f"the network from {publisher} to {subscriber} takes {size(link.out_rate.ten)} a "
