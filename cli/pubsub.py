@@ -332,6 +332,47 @@ def info(topic: str, coordinator: str | None, as_json: bool) -> int:
     return run(info(topic, coordinator, as_json))
 
 
+LINES = click.option(
+    "-n", "--count", "lines", type=click.IntRange(min=1), metavar="N", help="End after N seconds."
+)
+
+
+@pubsub.command(epilog=EPILOG)
+@click.argument(
+    "topics", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=_Topic(check_pattern)
+)
+@LINES
+@click.option("--json", "as_json", is_flag=True, help="Each line as an object, for programs.")
+@coordinator_option()
+@credential_options
+def rate(topics: tuple[str, ...], lines: int | None, coordinator: str | None, as_json: bool) -> int:
+    """Show how many messages and bytes are put on topics, a line a second.
+
+    Adds up what the publishing processes tell of themselves: no message is subscribed, so looking
+    changes nothing. VARIES is the standard deviation over the last 10 seconds.
+    """
+    from pubsub.cli.speed import rate
+
+    return run(rate(topics, coordinator, lines, as_json))
+
+
+@pubsub.command(epilog=EPILOG)
+@click.argument("topic", metavar="TOPIC|PATTERN", type=_Topic(check_pattern))
+@LINES
+@click.option("--json", "as_json", is_flag=True, help="Each line as an object, for programs.")
+@coordinator_option()
+@credential_options
+def delay(topic: str, lines: int | None, coordinator: str | None, as_json: bool) -> int:
+    """Show how long messages take from where they are put to here, a line a second.
+
+    Subscribes as an observer, so that no publisher waits for it. It is measured by the clocks of
+    both machines; by how much these differ is said at the end, as far as can be known.
+    """
+    from pubsub.cli.delay import delay
+
+    return run(delay(topic, coordinator, lines, as_json))
+
+
 def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:
     from pubsub.cli.asking import find_default
     from pubsub.cli.listing import show

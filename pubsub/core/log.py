@@ -91,7 +91,7 @@ class Log:
     Attributes:
         next_seq: the sequence number that the next message gets.
         size: bytes of all batches in it.
-        total: bytes of all batches that ever were.
+        total: bytes of all messages that ever were put, encoded.
         last: when the newest was put, in seconds since 1970; None: there was none.
         first_number, next_number: batch numbers ``first_number <= n < next_number`` are here.
         holds: the places of all cursors.
@@ -141,7 +141,7 @@ class Log:
         self.next_number += 1  # nothing is called between this and the last step
         self.next_seq = batch.end
         self.size += batch.size
-        self.total += batch.size
+        self.total += batch.size - BATCH_COST
         self.last = sent_at
         self._batches.append(batch)
         return batch

@@ -74,7 +74,7 @@ class PubStats(NamedTuple):
     put: int = 0
     """Messages, since it was made."""
     bytes: int = 0
-    """Of their batches, as the buffer counts them."""
+    """Of them, encoded."""
     rate: Rates = Rates()
     """Messages a second."""
     byte_rate: Rates = Rates()

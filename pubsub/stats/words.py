@@ -9,9 +9,11 @@ SIZES = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 def duration(seconds: float) -> str:
     """
-    >>> [duration(seconds) for seconds in (0.0004, 0.041, 7.1, 12.4, 180.0, 90_000.0)]
-    ['0.4 ms', '41 ms', '7.1 s', '12 s', '3 min', '25 h']
+    >>> [duration(seconds) for seconds in (0.00014, 0.041, 7.1, 12.4, 180.0, 90_000.0)]
+    ['140 µs', '41 ms', '7.1 s', '12 s', '3 min', '25 h']
     """
+    if seconds < 0.0009995:
+        return f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
         return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
     if seconds < 119.5:
