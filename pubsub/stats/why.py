@@ -90,8 +90,9 @@ def _stopped_subscriber(pair: Pair, publisher: str, subscriber: str) -> Iterator
         idle = row.idle or 0.0
         yield made(
             "stopped",
-            f"{subscriber} has taken nothing of {pair.topic!r} for {duration(idle)}, and does not "
-            f"answer: it hangs, or was stopped (Ctrl-Z, a debugger); {row.lag:,} wait for it",
+            f"{subscriber} has taken nothing of {pair.topic!r} for at least {duration(idle)}, and "
+            "does not answer: it hangs, or was stopped (Ctrl-Z, a debugger); "
+            f"{count(row.lag, 'message')} wait for it",
             *(pair.topic, publisher, subscriber),
             seconds=idle,
         )
@@ -223,7 +224,7 @@ def _taking(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) ->
         elif idle < IDLE:
             return
         else:
-            text = f"{who} has taken nothing of {topic!r} for {duration(idle)}: {wait}"
+            text = f"{who} has taken nothing of {topic!r} for at least {duration(idle)}: {wait}"
         yield made("stuck", text, topic, publisher, who, seconds=oldest)
     elif sub.keep != "latest":
         takes = sub.rate.ten
@@ -279,8 +280,8 @@ def _of_pubs(ends: Ends) -> Iterator[Cause]:
             waits = f"{puts} on {pub.topic!r} wait" + ("s" if pub.waiting == 1 else "")
             yield made(
                 "full",
-                f"{waits} in {process.who} for room in {room}, for {duration(pub.waited)} now, "
-                f"because of {whom}",
+                f"{waits} in {process.who} for room in {room}, for at least "
+                f"{duration(pub.waited)}, because of {whom}",
                 *(pub.topic, process.who, one((names[row.name] for row in held), "")),
                 seconds=pub.waited,
             )
@@ -314,7 +315,7 @@ def _of_processes(ends: Ends) -> Iterator[Cause]:
             yield made(
                 "loop",
                 f"the event loop of {stats.who} was blocked for up to {duration(stats.loop.most)} "
-                "in the last minute: something in it computes, sleeps or waits without await",
+                "in the last minute: it computed, slept or waited without await, or was stopped",
                 *("", stats.who if publishes else "", "" if publishes else stats.who),
                 seconds=stats.loop.most,
             )

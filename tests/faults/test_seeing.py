@@ -181,10 +181,10 @@ def test_a_full_buffer(stage: Stage) -> None:
     assert app.out() == "there"
     stage.why(
         "full",
-        rf"^1 put on 't' waits in {who('app.py', app)} for room in its buffer of 195 KiB, for .* "
-        rf"now, because of {who('model.py', model)} \(has taken nothing for \d+ s; ",
+        rf"^1 put on 't' waits in {who('app.py', app)} for room in its buffer of 195 KiB, "
+        rf"for at least .*, because of {who('model.py', model)} \(has taken nothing for \d+ s; ",
     )
-    stage.why("stuck", rf"^{who('model.py', model)} has taken nothing of 't' for")
+    stage.why("stuck", rf"^{who('model.py', model)} has taken nothing of 't' for at least")
 
 
 def test_a_dead_publisher(stage: Stage) -> None:

@@ -154,7 +154,8 @@ def test_a_consumer_that_takes_nothing_is_named() -> None:
     stuck = sub(stream(), takes=False, waiting=30, oldest=12.0, rate=Rates())
     cause = only(causes([app(pub(row(lag=30, idle=4.0))), model(stuck)]), "stuck")
     assert cause.sentence == (
-        f"{MODEL} has taken nothing of 't' for 4.0 s: 30 messages wait, the oldest for 12 s"
+        f"{MODEL} has taken nothing of 't' for at least 4.0 s: 30 messages wait, the oldest for "
+        "12 s"
     )
     never = stuck._replace(delivered=0)
     cause = only(causes([app(pub(row(lag=30, idle=4.0))), model(never)]), "stuck")
@@ -211,8 +212,8 @@ def test_a_stopped_subscriber_is_named_by_the_pub_that_waits_for_it() -> None:
     told = [app(pub(row(lag=40, idle=12.0)))]
     cause = only(causes(told, "t", mute=[Mute("m", MODEL, CALLED, "")]), "stopped")
     assert cause.sentence == (
-        f"{MODEL} has taken nothing of 't' for 12 s, and does not answer: it hangs, or was stopped "
-        "(Ctrl-Z, a debugger); 40 wait for it"
+        f"{MODEL} has taken nothing of 't' for at least 12 s, and does not answer: it hangs, or "
+        "was stopped (Ctrl-Z, a debugger); 40 messages wait for it"
     )
     assert only(causes(told, "t"), "stopped").subscriber == CALLED  # all that is known of it
     by_address = causes(told, "t", mute=[Mute("", MODEL, CALLED, "")])
@@ -269,8 +270,8 @@ def test_puts_that_wait_are_said_with_for_whom() -> None:
     full = pub(*(held,), overflow="block", waiting=3, waited=12.0, waits_for=(why,), buffer=1024**2)
     cause = only(causes([app(full), model(sub(stream()))]), "full")
     assert cause.sentence == (
-        f"3 puts on 't' wait in {APP} for room in its buffer of 1.0 MiB, for 12 s now, because of "
-        f"{MODEL} (has taken nothing for 12 s; as long as its link lives)"
+        f"3 puts on 't' wait in {APP} for room in its buffer of 1.0 MiB, for at least 12 s, "
+        f"because of {MODEL} (has taken nothing for 12 s; as long as its link lives)"
     )
     assert cause.subscriber == MODEL
 
