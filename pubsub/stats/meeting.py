@@ -8,8 +8,8 @@ from pubsub.core.topics import hears, is_pattern
 from pubsub.stats.cause import YOUNG, Cause, listed, made, one
 from pubsub.stats.ends import Ends
 from pubsub.stats.near import near
-from pubsub.stats.rows import PubStats, Stats
-from pubsub.stats.words import duration
+from pubsub.stats.rows import PubStats, Stats, SubStats
+from pubsub.stats.words import count, duration
 
 __all__ = ["silent", "unmatched", "unpublished", "unsubscribed"]
 
@@ -27,29 +27,39 @@ def unmatched(ends: Ends) -> Iterator[Cause]:
     for subscriber, sub in ends.subs:
         if sub.age < YOUNG or subscriber.left_out:
             continue
-        pattern = sub.pattern
+        pattern, here = sub.pattern, (subscriber.peer_id, sub.sub_id)
         topics = [t for t in pubs if hears(pattern, t)] if is_pattern(pattern) else [pattern]
-        for publisher, pub in (each for topic in topics for each in pubs.get(topic, ())):
-            both = (publisher.peer_id, pub.stream_id), (subscriber.peer_id, sub.sub_id)
-            if both in met:
-                continue
-            there, here = _coordinators(publisher), _coordinators(subscriber)
-            what = f"{subscriber.who} subscribes {sub.pattern!r}, and gets nothing of {pub.topic!r}"
-            if there and here and not there & here:
-                why = (
-                    f"they ask different coordinators ({listed(sorted(here))} and "
-                    f"{listed(sorted(there))}): give both the same PUBSUB_COORDINATOR"
-                )
-            else:
-                why = (
-                    "it has no right to it, or has not heard of it: see `pubsubd cert show` of its "
-                    "certificate, and what it has logged"
-                )
-            yield made(
-                "unmatched",
-                f"{what} from {publisher.who}: {why}",
-                *(pub.topic, publisher.who, subscriber.who),
-            )
+        missed = [
+            (publisher, pub)
+            for topic in topics
+            for publisher, pub in pubs.get(topic, ())
+            if ((publisher.peer_id, pub.stream_id), here) not in met
+        ]
+        if missed:
+            yield _missed(subscriber, sub, missed)
+
+
+def _missed(subscriber: Stats, sub: SubStats, missed: Sequence[tuple[Stats, PubStats]]) -> Cause:
+    """A Sub gets nothing of these; said of the first."""
+    publisher, pub = missed[0]
+    there, here = _coordinators(publisher), _coordinators(subscriber)
+    if there and here and not there & here:
+        why = (
+            f"they ask different coordinators ({listed(sorted(here))} and "
+            f"{listed(sorted(there))}): give both the same PUBSUB_COORDINATOR"
+        )
+    else:
+        why = (
+            "it has no right to it, or has not heard of it: see `pubsubd cert show` of its "
+            "certificate, and what it has logged"
+        )
+    more = f" (and of {count(len(missed) - 1, 'other Pub')})" if missed[1:] else ""
+    return made(
+        "unmatched",
+        f"{subscriber.who} subscribes {sub.pattern!r}, and gets nothing of {pub.topic!r} from "
+        f"{publisher.who}{more}: {why}",
+        *(pub.topic, publisher.who, subscriber.who),
+    )
 
 
 def _coordinators(stats: Stats) -> set[str]:
