@@ -65,6 +65,7 @@ PAGES = (
     PROTOCOL,
     "docs/scaling.md",
     "docs/security.md",
+    "docs/seeing.md",
     "docs/values.md",
 )
 # Each of them may have doctests; those of `EXAMPLES` must.
@@ -88,6 +89,7 @@ DOCUMENTED = (
         "pubsub.wire.frames",
     ),
     *("pubsub.faces.foreign",),
+    *("pubsub.stats.why", "pubsub.stats.near", "pubsub.stats.words", "pubsub.cli.delay"),
 )
 EXAMPLES = (
     *("pubsub.faces.pub", "pubsub.faces.sub", "pubsub.faces.peer"),
