@@ -26,7 +26,6 @@ from pubsub.cli.listing import printable
 from pubsub.cli.surveying import Asked
 from pubsub.config import is_loopback, parse_address
 from pubsub.stats.words import count, duration
-from pubsub.support.host import this_host
 from pubsub.trust.guard import Guard
 
 __all__ = ["Delays", "clock", "delay", "quantile"]
@@ -232,5 +231,4 @@ async def _ask(place: str, fastest: float, guard: Guard) -> str:
     await link.gone()
     if not isinstance(met, Met):
         return clock(place, fastest, None)
-    whose = str(met.info.get("hostname") or at.host)
-    return "" if whose == this_host().name() else clock(whose, fastest, met.seconds)
+    return clock(str(met.info.get("hostname") or at.host), fastest, met.seconds)

@@ -182,3 +182,15 @@ def test_a_firewall_that_lets_out_is_nothing_wrong(run: Run, hosts: Hosts) -> No
     assert said["wrong"] == []
     assert "it is met if it can dial this machine, or at a relay" in one(said["note"], who)
     assert "it has dialled us" in one(said["ok"], f"stream t of {who}")
+
+
+def test_between_machines_delays_are_shown_with_what_is_known_of_the_clocks(run: Run) -> None:
+    publish(run, "w2")
+    process = run("w1", "pubsub", "delay", "t", "-n", "2", "--json")
+    *seconds, account = map(json.loads, process.rest_of_output().splitlines())
+    assert process.wait() == 0
+    assert [row["messages"] > 0 for row in seconds] == [True, True]
+    assert account["all"]["p50"] < 1
+    assert account["clocks"] == []  # they have one clock, and it was asked for
+    line = json.loads(run("w1", "pubsub", "info", "t", "--json").rest_of_output())["publishers"][0]
+    assert line["address"].startswith("10.77.1.12:")
