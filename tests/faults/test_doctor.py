@@ -1,5 +1,5 @@
 """`pubsub doctor` on several machines: for each fault that the network between them can have, that
-it is named."""
+it is named. And what the other commands that look see of machines."""
 
 from __future__ import annotations
 
