@@ -30,6 +30,7 @@ __all__ = [
     "environment",
     "foreign_topics",
     "is_alone",
+    "known",
     "needs_relay",
     "not_reached",
     "peer",
@@ -539,7 +540,7 @@ def foreign_topics(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
 def topic(name: str, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Finding]:
     """Who publishes and subscribes a topic or pattern, by the rows of each coordinator."""
     subject = f"topic {name}"
-    counts = {where: _count(name, rows) for where, rows in told.items()}
+    counts = {where: known(name, rows) for where, rows in told.items()}
     pubs = max((pubs for pubs, _ in counts.values()), default=0)
     subs = max((subs for _, subs in counts.values()), default=0)
     foreign = foreign_wildcard(name)
@@ -572,7 +573,8 @@ def topic(name: str, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Fi
     return found
 
 
-def _count(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+def known(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """How many publish and subscribe a topic or pattern, by the rows of a coordinator."""
     for row in rows:
         if row["topic"] == name:
             return row["publishers"], row["subscribers"]

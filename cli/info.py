@@ -12,6 +12,7 @@ import click
 
 from pubsub.cli.command import FAILED, OK, say
 from pubsub.cli.doctor import MARKS
+from pubsub.cli.findings import known
 from pubsub.cli.listing import printable, table
 from pubsub.cli.surveying import Asked, heard, peer_to_ask_with, unheard
 from pubsub.core.rights import Rights
@@ -23,7 +24,7 @@ from pubsub.stats.why import FAULT, Cause, causes
 from pubsub.stats.words import count, duration, rate, size
 from pubsub.survey import Survey
 
-__all__ = ["info"]
+__all__ = ["info", "without_list"]
 
 SETTLE = 3.0
 """Seconds for rates: each is measured for a second."""
@@ -51,7 +52,7 @@ async def info(topic: str, coordinator: str | None, as_json: bool) -> int:
             seen = await _look(topic, asked, peer)
         except AuthError as error:
             say(f"who publishes and subscribes is not seen: {error}")
-            seen = _without_list(topic, asked.guard.rights, topics)
+            seen = _Seen(Ends([], topic), without_list(topic, asked.guard.rights, topics))
     finally:
         await peer.close(0.0)
     if as_json:
@@ -84,27 +85,27 @@ def _lags(stats: Stats, topic: str) -> bool:
     )
 
 
-def _without_list(topic: str, rights: Rights, topics: Sequence[dict[str, Any]]) -> _Seen:
+def without_list(topic: str, rights: Rights, topics: Sequence[dict[str, Any]]) -> list[Cause]:
     """What one may know that has no right to list: its own rights, and how many there are."""
     why = []
-    covered = rights.part(topic) if is_pattern(topic) else rights.may_subscribe(topic)
-    if not covered:
-        text = f"this certificate may not subscribe {topic!r}: it {rights.may('subscribe')}"
+    covered = bool(rights.part(topic)) if is_pattern(topic) else rights.may_subscribe(topic)
+    publishes = not is_pattern(topic) and rights.may_publish(topic)
+    if not covered and not publishes:
+        may = f"it {rights.may('subscribe')}, and {rights.may('publish')}"
+        text = f"this certificate may neither subscribe nor publish {topic!r}: {may}"
         why.append(Cause("rights", text, FAULT, topic))
-    if not is_pattern(topic) and not rights.may_publish(topic):
-        text = f"this certificate may not publish {topic!r}: it {rights.may('publish')}"
+    elif not covered or not (publishes or is_pattern(topic)):
+        verb = "publish" if covered else "subscribe"
+        text = f"this certificate may not {verb} {topic!r}: it {rights.may(verb)}"
         why.append(Cause("rights", text, FAULT - 1, topic))
-    for row in topics:
-        if row["topic"] == topic:
-            pubs, subs = (count(row[f"{what}s"], what) for what in ("publisher", "subscriber"))
-            text = f"the coordinator knows {pubs} and {subs} of {topic!r}"
-            why.append(Cause("counts", text, 0.0, topic))
-            break
-    else:
-        if covered:
-            text = f"the coordinator knows nobody who publishes or subscribes {topic!r}"
-            why.append(Cause("unpublished", text, FAULT, topic))
-    return _Seen(Ends([], topic), why)
+    pubs, subs = known(topic, topics)
+    if pubs or subs:
+        both = f"{count(pubs, 'publisher')} and {count(subs, 'subscriber')}"
+        why.append(Cause("counts", f"the coordinator knows {both} of {topic!r}", 0.0, topic))
+    elif covered or publishes:
+        text = f"the coordinator knows nobody who publishes or subscribes {topic!r}"
+        why.append(Cause("unpublished", text, FAULT, topic))
+    return why
 
 
 # --- for people -----------------------------------------------------------------------------------
@@ -143,7 +144,9 @@ def _end(seen: _Seen, topic: str, as_json: bool) -> int:
         say(f"not seen: {count(left_out, 'row')} of processes that have too many to tell")
     if not wrong and seen.ends.processes:
         many = len(seen.ends.processes)
-        say(f"nothing is wrong, as far as {many} process{'es tell' if many > 1 else ' tells'}")
+        notes = "; see the notes" if seen.why else ""
+        tell = "processes tell" if many > 1 else "process tells"
+        say(f"nothing is wrong, as far as {many} {tell}{notes}")
     elif any(cause.kind in ("unpublished", "unreachable", "rights") for cause in seen.why):
         say(f"`pubsub doctor {topic!r}` looks further: at credentials, coordinators and ways")
     return FAILED if wrong else OK
@@ -165,7 +168,7 @@ def _sub_in_words(row: dict[str, Any]) -> dict[str, Any]:
     kept, lost = row["keep"] == "latest", row["lost"]
     return {
         **row,
-        "way": ", ".join(row["ways"]) or row["state"],
+        "way": ", ".join(row["ways"]) or row["state"],  # no way: why
         "msg/s": "?" if row["rate"] is None else rate(row["rate"]),
         "lag": f"{row['lag']:,}",
         "lost": f"{lost:,}" + (" (latest)" if kept and lost else ""),
@@ -231,7 +234,7 @@ def _subscriber(of: tuple[str, SubStats | None], pairs: Sequence[Pair]) -> dict[
     return {
         "pattern": sub.pattern if sub else _only({pair.topic for pair in pairs}),
         "subscriber": who,
-        "state": _only({each.state for each in ends_of if each}) or "several states",
+        "state": _only({each.state for each in ends_of if each}),
         "ways": sorted({each.way for each in ends_of if each and each.way}),
         "rate": sub.rate.ten if sub else None,
         "lag": max(sum(row.lag for row in told), sub.waiting if sub else 0),

@@ -14,9 +14,12 @@ import pytest
 
 from pubsub import Peer
 from pubsub.cli.delay import Delays, Second, clock
+from pubsub.cli.info import without_list
 from pubsub.cli.speed import Seconds
 from pubsub.cli.surveying import AWAY, OLDER, heard, unheard
+from pubsub.core.rights import Rights
 from pubsub.stats import PubStats, Rates, Stats
+from pubsub.stats.why import FAULT
 from pubsub.survey import Told
 from tests.cli.processes import LONG, Result, Start, execute
 from tests.integration.support import free_port
@@ -188,6 +191,43 @@ def test_those_that_tell_nothing_are_known_with_why() -> None:
         "stopped.py (pid 8 on h)": "it does not answer",
         "alone:1": "it does not answer",
     }
+
+
+MAY = Rights(publish=("sensors/*",), subscribe=("lamps/**",))
+NEITHER = (
+    "this certificate may neither subscribe nor publish 'x': it may subscribe 'lamps/**', and may "
+    "publish 'sensors/*'"
+)
+ROWS = [{"topic": "sensors/a", "publishers": 1, "subscribers": 0}]
+
+
+@pytest.mark.parametrize(
+    ("topic", "wrong", "said"),
+    [
+        ("x", True, [NEITHER]),
+        (
+            *("sensors/a", False),
+            [
+                "this certificate may not subscribe 'sensors/a': it may subscribe 'lamps/**'",
+                "the coordinator knows 1 publisher and 0 subscribers of 'sensors/a'",
+            ],
+        ),
+        (
+            *("lamps/a", True),
+            [
+                "this certificate may not publish 'lamps/a': it may publish 'sensors/*'",
+                "the coordinator knows nobody who publishes or subscribes 'lamps/a'",
+            ],
+        ),
+        ("**", False, ["the coordinator knows 1 publisher and 0 subscribers of '**'"]),
+    ],
+)
+def test_without_the_right_to_list_its_rights_and_the_counts_are_said(
+    topic: str, wrong: bool, said: list[str]
+) -> None:
+    found = without_list(topic, MAY, ROWS)
+    assert [cause.sentence for cause in found] == said
+    assert any(cause.weight >= FAULT for cause in found) is wrong
 
 
 # --- figures ------------------------------------------------------------------------------------

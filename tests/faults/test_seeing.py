@@ -237,7 +237,8 @@ def test_no_rights(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     stage.why(  # as that program is run
         "rights",
-        r"^this certificate may not subscribe 'sensors/temp': it may subscribe 'lamps/\*\*'$",
+        r"^this certificate may neither subscribe nor publish 'sensors/temp': it may subscribe "
+        r"'lamps/\*\*', and may publish nothing$",
         "sensors/temp",
         PUBSUB_CERT=its,
     )
