@@ -407,6 +407,67 @@ def doctor(topic: str | None, coordinator: str | None, as_json: bool) -> int:
     return run(doctor(topic, coordinator, as_json))
 
 
+@pubsub.command(epilog=EPILOG)
+@click.option(
+    "--size",
+    type=click.IntRange(min=0, max=64 * 1024 * 1024),
+    metavar="BYTES",
+    default=100,
+    show_default=True,
+    help="The size of each message.",
+)
+@click.option(
+    "--seconds",
+    type=POSITIVE,
+    metavar="SECONDS",
+    default=3.0,
+    show_default=True,
+    help="For how long messages are put as fast as it goes.",
+)
+@click.option(
+    "-n", "--count", type=click.IntRange(min=1), metavar="N", help="Put so many, instead."
+)
+@click.option("--json", "as_json", is_flag=True, help="As an object, for programs.")
+@click.option(
+    "--answer",
+    is_flag=False,
+    flag_value="",
+    type=_Topic(lambda name: check_topic(name) if name else ""),
+    metavar="[NAME]",
+    help="Be the other side, for one measurement from elsewhere; says what to start there.",
+)
+@click.option(
+    "--with", "partner", type=_Topic(check_topic), metavar="NAME", help="Measure with that side."
+)
+@click.option("--while-stdin", is_flag=True, hidden=True)
+@coordinator_option(", where the command runs one itself if there is none")
+@credential_options
+def bench(answer: str | None, while_stdin: bool, **options: Any) -> int:
+    """Measure what goes through between a publisher and a subscriber.
+
+    By itself between two processes of this machine, which meet through the coordinator as any two
+    programs do. Between two machines:
+
+    \b
+    there$ pubsub bench --answer
+    pubsub: answers; start the other side by `pubsub bench --with pubsub-bench/…`
+    here$ pubsub bench --with pubsub-bench/… --size 10000
+
+    First messages go there and back, one after the other; then as many are put as go through.
+    Messages are bytes, on topics that are nobody else's. If any was lost, the exit code is 1.
+    """
+    from pubsub.cli.bench import Asked, answering, bench
+
+    _exclusive("answer", "partner")
+    _exclusive("seconds", "count")
+    log_lines(logging.WARNING)
+    if answer is not None:
+        for other in ("size", "seconds", "count", "as_json"):
+            _exclusive("answer", other)
+        return run(answering(answer, options["coordinator"], while_stdin))
+    return run(bench(Asked(**options)))
+
+
 def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:
     from pubsub.cli.asking import find_default
     from pubsub.cli.listing import show
