@@ -27,6 +27,7 @@ from pubsub.cli.measuring import Flood, Measuring, answer, limit_of, own_name, p
 from pubsub.cli.rate import in_bytes
 from pubsub.cli.serving import told_by_stdin
 from pubsub.cli.terminal import printable
+from pubsub.config import Settings
 
 __all__ = ["Asked", "answering", "bench"]
 
@@ -34,8 +35,10 @@ TURNS = 1000
 """Messages that go there and back, one after the other …"""
 TURNING = 2.0
 """… and seconds for them."""
-START = 20.0
-"""Seconds for the other process of this command to be there."""
+WARM_UP = 0.5
+"""Seconds of putting that do not count, and for which a new Pub may keep what it has for others."""
+JOIN = 1.0
+"""Seconds for which it keeps that."""
 END = 3.0
 """Seconds for it to end."""
 
@@ -81,7 +84,7 @@ async def _until_signal(work: Any) -> int:
 
 async def _bench(asked: Asked) -> int:
     name = asked.partner or _own_name()
-    peer = make_peer("pubsub bench", asked.coordinator, None)
+    peer = make_peer("pubsub bench", asked.coordinator, JOIN, Settings().connect_timeout)
     try:
         if asked.partner is None:
             async with _child(peer, name, asked.coordinator) as gone:
@@ -105,6 +108,7 @@ def _own_name() -> str:
 async def _measure(peer: Peer, name: str, asked: Asked) -> tuple[list[float], Flood, Any]:
     async with Measuring.between(peer, name, asked.size) as measuring:
         turns = await measuring.turns(TURNS, TURNING)
+        await measuring.flood(None, WARM_UP)
         flood = await measuring.flood(asked.count, asked.seconds)
         return turns, flood, measuring.way
 
@@ -169,7 +173,7 @@ async def _answering(name: str, coordinator: str | None, while_stdin: bool) -> i
     elif not name:
         name = _own_name()
         say(f"answers; start the other side by `pubsub bench --with {name}`")
-    peer = make_peer("pubsub bench --answer", coordinator, None)
+    peer = make_peer("pubsub bench --answer", coordinator, JOIN, Settings().connect_timeout)
     working = asyncio.ensure_future(answer(peer, name))
     ending = asyncio.ensure_future(told.wait())
     try:
