@@ -39,6 +39,8 @@ WARM_UP = 0.5
 """Seconds of putting that do not count, and for which a new Pub may keep what it has for others."""
 JOIN = 1.0
 """Seconds for which it keeps that."""
+PATIENCE = 2.0
+"""Seconds after which it is said for whom this waits."""
 END = 3.0
 """Seconds for it to end."""
 
@@ -89,7 +91,7 @@ async def _bench(asked: Asked) -> int:
         if asked.partner is None:
             async with _child(peer, name, asked.coordinator) as gone:
                 return _show(asked, *await _first(_measure(peer, name, asked), gone))
-        return _show(asked, *await _with_word(_measure(peer, name, asked), name))
+        return _show(asked, *await _measure(peer, name, asked))
     except TimeoutError as error:
         raise Failure(f"the side that answers is gone, or too slow: {error}") from None
     finally:
@@ -106,11 +108,19 @@ def _own_name() -> str:
 
 
 async def _measure(peer: Peer, name: str, asked: Asked) -> tuple[list[float], Flood, Any]:
-    async with Measuring.between(peer, name, asked.size) as measuring:
-        turns = await measuring.turns(TURNS, TURNING)
-        await measuring.flood(None, WARM_UP)
-        flood = await measuring.flood(asked.count, asked.seconds)
-        return turns, flood, measuring.way
+    """Measure; who waits longer than a moment is told for whom."""
+    word = asyncio.get_running_loop().call_later(
+        PATIENCE, say, f"measures with `pubsub bench --answer {name}`, once that is there …"
+    )
+    try:
+        async with Measuring.between(peer, name, asked.size) as measuring:
+            word.cancel()
+            turns = await measuring.turns(TURNS, TURNING)
+            await measuring.flood(None, WARM_UP)
+            flood = await measuring.flood(asked.count, asked.seconds)
+            return turns, flood, measuring.way
+    finally:
+        word.cancel()
 
 
 async def _first(work: Any, gone: Awaitable[int]) -> Any:
@@ -125,18 +135,6 @@ async def _first(work: Any, gone: Awaitable[int]) -> Any:
         for task in (working, ending):
             task.cancel()
         await asyncio.wait({working, ending})
-
-
-async def _with_word(work: Any, name: str) -> Any:
-    """What the work gives; who waits longer than a moment is told for whom."""
-    working = asyncio.ensure_future(work)
-    word = asyncio.get_running_loop().call_later(
-        TURNING, say, f"measures with `pubsub bench --answer {name}`, once that is there …"
-    )
-    try:
-        return await working
-    finally:
-        word.cancel()
 
 
 @asynccontextmanager

@@ -266,8 +266,8 @@ def tail(**options: Any) -> int:
     pubsub tail 'sensors/**' --topics --timestamps
     pubsub tail orders | jq .price
     pubsub tail log --format raw > log.txt
-    pubsub tail 'sensors/**' --where 'temp > 30 and room == "kitchen"' --fields room,temp
-    pubsub tail orders --since 5m --where 'customer.name in ["ann", "bob"] and len(items) > 2'
+    pubsub tail 's/**' --where 'temp > 30 and room == "attic"' --fields temp,at
+    pubsub tail orders --since 5m --where 'customer.name in ["ann", "bob"]'
 
     In EXPRESSION, written as in Python, names are keys of the value, and a.b and a[0] what is in
     it. Else value is the value itself, topic its topic, time when it was sent. There are also
