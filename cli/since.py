@@ -35,6 +35,8 @@ def moment(text: str, now: float) -> float:
 def _on_the_clock(text: str, now: float) -> float:
     iso = text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text  # Python 3.10 takes no Z
     with suppress(ValueError):
+        if ":" not in text[:3]:  # Python 3.11 and later read 2026 as 20:26
+            raise ValueError
         here = datetime.fromtimestamp(now)
         then = datetime.combine(here.date(), time.fromisoformat(iso))
         if then.timestamp() > now:

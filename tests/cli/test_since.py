@@ -32,7 +32,9 @@ def test_a_period_a_time_of_day_or_a_date(text: str, then: datetime) -> None:
     assert moment(text, NOW.timestamp()) == then.timestamp()
 
 
-@pytest.mark.parametrize("text", ["", "5", "m", "5x", "-5m", "25:00", "yesterday", "2026-13-01"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "12", "2026", "m", "5x", "-5m", "25:00", "yesterday", "2026-13-01"]
+)
 def test_anything_else_is_an_error_that_says_how_it_is_written(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no time: it is written 30s, 5m"):
         moment(text, NOW.timestamp())
