@@ -18,6 +18,7 @@ from click.shell_completion import get_completion_class
 
 from pubsub._version import __version__
 from pubsub.cli.systemd import prefix
+from pubsub.cli.terminal import printable
 from pubsub.config import FOREVER, Settings, coordinators_from
 from pubsub.errors import CoordinatorUnavailable, PubSubError
 from pubsub.links.descriptors import fill_standard
@@ -64,7 +65,7 @@ Failure = click.ClickException
 def say(text: str, *, by: str = "pubsub", level: int = logging.INFO) -> None:
     """A line for people, on standard error."""
     with suppress(OSError):  # nobody can be told
-        click.echo(f"{prefix(level)}{by}: {_one_line(text)}", err=True)
+        click.echo(f"{prefix(level)}{by}: {printable(_one_line(text))}", err=True)
 
 
 def after_ctrl_c() -> None:

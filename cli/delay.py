@@ -22,8 +22,8 @@ from pubsub import DecodeError, Gap, Sub
 from pubsub.cli.command import FAILED, OK, end_signals, make_peer, say
 from pubsub.cli.findings import Met
 from pubsub.cli.knocking import knock
-from pubsub.cli.listing import printable
 from pubsub.cli.surveying import Asked
+from pubsub.cli.terminal import printable
 from pubsub.config import is_loopback, parse_address
 from pubsub.stats.words import count, duration
 from pubsub.trust.guard import Guard

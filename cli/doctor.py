@@ -10,7 +10,7 @@ import click
 from pubsub.cli.command import FAILED, OK, say
 from pubsub.cli.examining import Examination
 from pubsub.cli.findings import Finding
-from pubsub.cli.listing import printable
+from pubsub.cli.terminal import printable
 
 __all__ = ["doctor"]
 

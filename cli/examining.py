@@ -7,12 +7,10 @@ import asyncio
 import logging
 import os
 import platform
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
-from time import perf_counter
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pubsub import Gap, Peer
@@ -22,6 +20,7 @@ from pubsub.cli.asking import What, ask, find_default
 from pubsub.cli.command import given_credentials
 from pubsub.cli.findings import Fault, Finding, Met, Seen
 from pubsub.cli.knocking import DIAL, KNOCK, knock
+from pubsub.cli.measuring import Measuring, answer, own_name
 from pubsub.config import (
     DEFAULT_COORDINATOR,
     Address,
@@ -30,7 +29,6 @@ from pubsub.config import (
     is_loopback,
 )
 from pubsub.coordinator.registry import machine_of
-from pubsub.core.topics import is_pattern
 from pubsub.errors import DecodeError, PubSubError
 from pubsub.links.keeping import explain
 from pubsub.links.resolving import host_of, resolve
@@ -62,7 +60,8 @@ TURNS = 100
 """Messages that go there and back, one after the other."""
 MESSAGES = 20_000
 """Messages that are put as fast as it goes."""
-PAYLOAD = b"x" * 100
+PAYLOAD = 100
+"""Bytes of each."""
 
 
 class _Told(NamedTuple):
@@ -418,8 +417,8 @@ class Examination:
     async def _path(self, guard: Guard) -> None:
         """Two Peers, which meet as any two programs do."""
         subject = "a Pub and a Sub of its own"
-        topics = own_topics(guard)
-        if topics is None:
+        name = own_name(guard, "pubsub-doctor")
+        if name is None:
             self._tell(
                 Finding(
                     subject,
@@ -434,7 +433,7 @@ class Examination:
             with self._listening():
                 one, two = self._peer(), self._peer()
                 text = await self._patiently(
-                    _try_out(one, two, *topics), "messages of its own", 3 * JOIN
+                    _try_out(one, two, name), "messages of its own", 3 * JOIN
                 )
             self._tell(Finding(subject, "ok", text))
         except asyncio.TimeoutError:
@@ -448,58 +447,23 @@ class Examination:
                     await peer.close(0.0)
 
 
-def own_topics(guard: Guard) -> tuple[str, str] | None:
-    """Two topics that are nobody else's and that these credentials may publish and subscribe."""
-    rights = guard.rights
-    for pattern in ("pubsub-doctor/**", *rights.publish, *rights.subscribe):
-        first, second = (_filled(pattern) for _ in range(2))
-        may = (rights.may_publish(t) and rights.may_subscribe(t) for t in (first, second))
-        if is_pattern(pattern) and all(may):
-            return first, second
-    return None
-
-
-def _filled(pattern: str) -> str:
-    name = f"pubsub-doctor-{secrets.token_hex(8)}"
-    return "/".join(name if part in ("*", "**") else part for part in pattern.split("/"))
-
-
 async def _ready(sub: Any) -> None:
     await sub
 
 
-async def _try_out(one: Peer, two: Peer, there: str, back: str) -> str:
+async def _try_out(one: Peer, two: Peer, name: str) -> str:
     """Send something from the one to the other and back; returns what was measured."""
-    out, answers = one.pub(there, overflow="block"), one.sub(back)
-    into, answering = two.sub(there), two.pub(back)
-    await answers
-    await into
-    await out.wait_for_subscribers(1)
-    await answering.wait_for_subscribers(1)
-    turns = []
-    for n in range(TURNS):
-        began = perf_counter()
-        out.put(n)
-        answering.put(await into.get())
-        await answers.get()
-        turns.append(perf_counter() - began)
-    began = perf_counter()
-
-    async def put() -> None:
-        for _ in range(MESSAGES // 100):
-            await out.put_many([PAYLOAD] * 100)
-
-    putting = asyncio.ensure_future(put())
+    answering = asyncio.ensure_future(answer(two, name))
     try:
-        left = MESSAGES
-        while left:
-            left -= len(await into.get_many(left))
+        async with Measuring.between(one, name, PAYLOAD) as measuring:
+            turns = await measuring.turns(TURNS, JOIN)
+            flood = await measuring.flood(MESSAGES, JOIN)
     finally:
-        putting.cancel()
-    rate = MESSAGES / (perf_counter() - began)
+        answering.cancel()
+        await asyncio.wait({answering})
     return (
-        f"a message goes there and back in {median(turns) * 1000:.1f} ms, and {rate:,.0f} of "
-        f"{len(PAYLOAD)} bytes go through in a second"
+        f"a message goes there and back in {median(turns) * 1000:.1f} ms, and "
+        f"{flood.messages / flood.seconds:,.0f} of {PAYLOAD} bytes go through in a second"
     )
 
 

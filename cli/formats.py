@@ -32,8 +32,10 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from pubsub import Message
+from pubsub.cli.fields import Fields
+from pubsub.cli.terminal import Screen
 
-__all__ = ["FORMATS", "Formatter", "as_json", "as_raw", "as_repr"]
+__all__ = ["FORMATS", "Formatter", "as_json", "as_raw", "as_repr", "iso"]
 
 _LARGEST_INT = 10_000
 """Bits above which Python refuses to write an int as decimal digits (about 4,300 of them)."""
@@ -65,6 +67,13 @@ def as_raw(value: Any) -> bytes:
     return as_json(value)
 
 
+_SEPARATORS = re.compile(rb"[\\\t\n\r]")
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return {b"\\": b"\\\\", b"\t": b"\\t", b"\n": b"\\n"}.get(found[0], b"\\r")
+
+
 FORMATS: dict[str, Callable[[Any], bytes]] = {"json": as_json, "repr": as_repr, "raw": as_raw}
 
 
@@ -72,38 +81,73 @@ class Formatter:
     """Messages as lines of a form: ``json``, ``repr`` or ``raw``.
 
     With `times` (at which each was sent) or `topics`, JSON lines are objects of ``time``, ``topic``
-    and ``value``; in the other forms these stand before the value, each behind it a tab.
+    and ``value``; in the other forms these stand before the value, each behind it a tab. Of
+    `fields`, JSON lines are objects too, and the other forms have a tab between them.
+
+    Parameters:
+        fields: the parts of a value that are shown; None: all of it.
+        screen: makes lines fit for a terminal; None: they go elsewhere.
     """
 
-    def __init__(self, form: str, *, times: bool = False, topics: bool = False) -> None:
+    def __init__(
+        self,
+        form: str,
+        *,
+        times: bool = False,
+        topics: bool = False,
+        fields: Fields | None = None,
+        screen: Screen | None = None,
+    ) -> None:
         self._form = FORMATS[form]
         self._json = form == "json"
         self._times = times
         self._topics = topics
+        self._fields = fields
+        self._screen = screen
         self._sent_at = math.nan
         self._time = b""
 
     def line(self, message: Message) -> bytes:
         """One line, with its end."""
-        value = self._form(message.value)
+        if self._json:
+            line = self._json_of(message)
+            return (line if self._screen is None else self._screen.json(line)) + b"\n"
+        shown = self._plain if self._screen is None else self._screen.text
+        time = shown(self._time_of(message), "time") + b"\t" if self._times else b""
+        topic = shown(message.topic.encode(), "topic") + b"\t" if self._topics else b""
+        if self._fields is None:
+            value = self._form(message.value)
+        else:
+            value = b"\t".join(map(self._cell, self._fields.of(message.value).values()))
+        return time + topic + shown(value, "") + b"\n"
+
+    def _json_of(self, message: Message) -> bytes:
+        value = message.value
+        text = as_json(value if self._fields is None else self._fields.of(value))
         if not self._times and not self._topics:
-            return value + b"\n"
-        if not self._json:
-            time = self._time_of(message) + b"\t" if self._times else b""
-            topic = message.topic.encode() + b"\t" if self._topics else b""
-            return time + topic + value + b"\n"
+            return text
         time = b'"time": "' + self._time_of(message) + b'", ' if self._times else b""
         topic = b'"topic": ' + as_json(message.topic) + b", " if self._topics else b""
-        return b"{" + time + topic + b'"value": ' + value + b"}\n"
+        return b"{" + time + topic + b'"value": ' + text + b"}"
+
+    def _cell(self, part: Any) -> bytes:
+        """One of several fields of a line: it ends neither the line nor the column."""
+        if self._form is not as_raw:
+            return self._form(part)
+        return b"" if part is None else _SEPARATORS.sub(_escaped, as_raw(part))
+
+    @staticmethod
+    def _plain(text: bytes, style: str) -> bytes:
+        return text
 
     def _time_of(self, message: Message) -> bytes:
         if message.sent_at != self._sent_at:  # the same for all messages of a batch
             self._sent_at = message.sent_at
-            self._time = _iso(message.sent_at)
+            self._time = iso(message.sent_at)
         return self._time
 
 
-def _iso(seconds: float) -> bytes:
+def iso(seconds: float) -> bytes:
     try:
         local = datetime.fromtimestamp(seconds).astimezone()
     except (OverflowError, ValueError, OSError):

@@ -13,8 +13,9 @@ import click
 from pubsub.cli.command import FAILED, OK, say
 from pubsub.cli.doctor import MARKS
 from pubsub.cli.findings import known
-from pubsub.cli.listing import printable, table
+from pubsub.cli.listing import table
 from pubsub.cli.surveying import Asked, heard, peer_to_ask_with, unheard
+from pubsub.cli.terminal import printable
 from pubsub.core.rights import Rights
 from pubsub.core.topics import is_pattern
 from pubsub.errors import AuthError, PubSubError

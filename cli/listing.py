@@ -12,12 +12,13 @@ import click
 
 from pubsub.cli.asking import ask_all
 from pubsub.cli.command import FAILED, OK, say, way_out
+from pubsub.cli.terminal import printable
 from pubsub.config import Address
 from pubsub.core.rights import EVERYTHING
 from pubsub.errors import AuthError, CoordinatorUnavailable
 from pubsub.trust.guard import Guard
 
-__all__ = ["printable", "show", "table"]
+__all__ = ["show", "table"]
 
 COLUMNS = {
     "topics": ("topic", "publishers", "subscribers"),
@@ -73,7 +74,7 @@ def table(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> list[str]:
     heads = [column.upper() for column in columns]
     padded = []
     for column in zip(heads, *cells, strict=True):
-        numbers = len(column) > 1 and all(re.fullmatch(r"[\d,.]+|-", c) for c in column[1:])
+        numbers = len(column) > 1 and all(map(_NUMBER.fullmatch, column[1:]))
         pad = str.rjust if numbers else str.ljust
         padded.append([pad(cell, max(map(len, column))) for cell in column])
     return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
@@ -83,6 +84,4 @@ def _cell(value: Any) -> str:
     return "-" if value is None or value == "" else printable(str(value))
 
 
-def printable(text: str) -> str:
-    """What another process said of itself, with nothing in it that a terminal would obey."""
-    return re.sub(r"[^\S ]|[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", text)
+_NUMBER = re.compile(r"-|\d[\d,.]*|\d[\d.]* [kMG]?B")

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,9 @@ from pubsub.faces.foreign import foreign_wildcard
 __all__ = ["main"]
 
 if TYPE_CHECKING:
+    from pubsub.cli.fields import Fields
+    from pubsub.cli.where import Where
+
     ParamType = click.ParamType[Any]
 else:
     ParamType = click.ParamType  # before click 8.4 no generic
@@ -103,6 +107,42 @@ class _History(ParamType):
         )
 
 
+class _Read(ParamType):
+    """What a function reads out of the text; its ValueError says what is wrong."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            raise click.UsageError(str(error), ctx) from None
+        except ImportError as error:
+            raise click.ClickException(str(error)) from None
+
+
+def _moment(text: str) -> float:
+    from pubsub.cli.since import moment
+
+    return moment(text, time.time())
+
+
+def _fields(text: str) -> Fields:
+    from pubsub.cli.fields import Fields
+
+    return Fields(text)
+
+
+def _where(text: str) -> Where:
+    from pubsub.cli.where import Where
+
+    return Where(text)
+
+
 class _Put(click.Command):
     """`put`, where a negative number may be the value."""
 
@@ -148,8 +188,8 @@ POSITIVE = _Positive(min=0, min_open=True)
     "--timeout",
     type=POSITIVE,
     metavar="SECONDS",
-    help="End after so many seconds without a message; with --count: exit code 3. Bounds the wait "
-    "for a coordinator too.",
+    help="End after so many seconds in which none was shown; with --count: exit code 3. Bounds the "
+    "wait for a coordinator too.",
 )
 @click.option("--timestamps", "times", is_flag=True, help="Show when each message was sent.")
 @click.option("--topics", is_flag=True, help="Show each message's topic.")
@@ -161,12 +201,43 @@ POSITIVE = _Positive(min=0, min_open=True)
     help="Begin with so many messages from before, as far as publishers keep them.",
 )
 @click.option(
+    "--since",
+    type=_Read("time", _moment),
+    metavar="TIME",
+    help="Begin with those that were sent after this, as far as publishers keep them: 30s, 5m, 2h "
+    "or 1d ago, 12:30, 2026-05-31T12:30.",
+)
+@click.option(
+    "--where",
+    type=_Read("expression", _where),
+    metavar="EXPRESSION",
+    help="Show those alone of which this is true: 'temp > 30 and room == \"kitchen\"'.",
+)
+@click.option(
+    "--fields",
+    type=_Read("fields", _fields),
+    metavar="A,B.C",
+    help="Show these parts of each value alone: keys and indices, with dots between them.",
+)
+@click.option(
+    "--rate",
+    is_flag=True,
+    help="Show each second how many messages and bytes come on each topic, and no message.",
+)
+@click.option(
     "--format",
     "form",
     type=click.Choice(["json", "repr", "raw"]),
     default="json",
     show_default=True,
     help="How to show a value: as JSON, as Python writes it, or text and bytes as they are.",
+)
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Colour the lines; by itself on a terminal, unless NO_COLOR is set.",
 )
 @click.option(
     "--allow-pickle",
@@ -195,6 +266,13 @@ def tail(**options: Any) -> int:
     pubsub tail 'sensors/**' --topics --timestamps
     pubsub tail orders | jq .price
     pubsub tail log --format raw > log.txt
+    pubsub tail 's/**' --where 'temp > 30 and room == "attic"' --fields temp,at
+    pubsub tail orders --since 5m --where 'customer.name in ["ann", "bob"]'
+
+    In EXPRESSION, written as in Python, names are keys of the value, and a.b and a[0] what is in
+    it. Else value is the value itself, topic its topic, time when it was sent. There are also
+    len(x), lower(text), search(regex, text) and date("2026-05-31"). What a value does not have, or
+    cannot be compared, is not shown, and counted at the end. It needs pubsubd[cli].
 
     With --timestamps or --topics, lines of JSON are objects of "time", "topic" and "value"; in
     the other formats these stand before the value, each followed by a tab. JSON has no form for
@@ -205,9 +283,23 @@ def tail(**options: Any) -> int:
 
     if sys.stdout is None:
         raise OSError("standard output is closed")
+    _exclusive("since", "history")
+    for other in ("count", "times", "topics", "history", "since", "where", "fields", "form"):
+        _exclusive("rate", other)
     wanted = Wanted(**options)
     log_lines(logging.WARNING if wanted.quiet else logging.INFO)
     return run(tail(wanted))
+
+
+def _exclusive(one: str, other: str) -> None:
+    """Two options of this command are not to be given both."""
+    context = click.get_current_context()
+    default = (click.core.ParameterSource.DEFAULT, None)
+    if all(context.get_parameter_source(name) not in default for name in (one, other)):
+        names = {param.name: max(param.opts, key=len) for param in context.command.params}
+        raise click.UsageError(
+            f"{names[one]} and {names[other]} exclude each other: leave one of them out", context
+        )
 
 
 @pubsub.command(cls=_Put, epilog=EPILOG)
@@ -371,6 +463,67 @@ def delay(topic: str, lines: int | None, coordinator: str | None, as_json: bool)
     from pubsub.cli.delay import delay
 
     return run(delay(topic, coordinator, lines, as_json))
+
+
+@pubsub.command(epilog=EPILOG)
+@click.option(
+    "--size",
+    type=click.IntRange(min=0, max=64 * 1024 * 1024),
+    metavar="BYTES",
+    default=100,
+    show_default=True,
+    help="The size of each message.",
+)
+@click.option(
+    "--seconds",
+    type=POSITIVE,
+    metavar="SECONDS",
+    default=3.0,
+    show_default=True,
+    help="For how long messages are put as fast as it goes.",
+)
+@click.option(
+    "-n", "--count", type=click.IntRange(min=1), metavar="N", help="Put so many, instead."
+)
+@click.option("--json", "as_json", is_flag=True, help="As an object, for programs.")
+@click.option(
+    "--answer",
+    is_flag=False,
+    flag_value="",
+    type=_Topic(lambda name: check_topic(name) if name else ""),
+    metavar="[NAME]",
+    help="Be the other side, for one measurement from elsewhere; says what to start there.",
+)
+@click.option(
+    "--with", "partner", type=_Topic(check_topic), metavar="NAME", help="Measure with that side."
+)
+@click.option("--while-stdin", is_flag=True, hidden=True)
+@coordinator_option(", where the command runs one itself if there is none")
+@credential_options
+def bench(answer: str | None, while_stdin: bool, **options: Any) -> int:
+    """Measure what goes through between a publisher and a subscriber.
+
+    By itself between two processes of this machine, which meet through the coordinator as any two
+    programs do. Between two machines:
+
+    \b
+    there$ pubsub bench --answer
+    pubsub: answers; start the other side by `pubsub bench --with pubsub-bench/…`
+    here$ pubsub bench --with pubsub-bench/… --size 10000
+
+    First messages go there and back, one after the other; then as many are put as go through.
+    Messages are bytes, on topics that are nobody else's. If any was lost, the exit code is 1.
+    """
+    from pubsub.cli.bench import Asked, answering, bench
+
+    _exclusive("answer", "partner")
+    _exclusive("seconds", "count")
+    log_lines(logging.WARNING)
+    if answer is not None:
+        for other in ("size", "seconds", "count", "as_json"):
+            _exclusive("answer", other)
+        return run(answering(answer, options["coordinator"], while_stdin))
+    return run(bench(Asked(**options)))
 
 
 def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:

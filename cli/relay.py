@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import signal
-import sys
 from collections.abc import Sequence
 
 import click
@@ -21,7 +20,14 @@ from pubsub.cli.command import (
     run,
     say,
 )
-from pubsub.cli.serving import encrypt_option, is_exposed, log_level_option, log_to, many_files
+from pubsub.cli.serving import (
+    encrypt_option,
+    is_exposed,
+    log_level_option,
+    log_to,
+    many_files,
+    told_by_stdin,
+)
 from pubsub.cli.systemd import Notifier
 from pubsub.config import Address, Settings, coordinators_from
 from pubsub.trust.guard import Guard
@@ -127,7 +133,7 @@ async def _serve(
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, renew)
     if while_stdin:
-        await loop.connect_read_pipe(lambda: _Parent(told), sys.stdin)
+        await told_by_stdin(told)
     with end_signals(lambda code: told.set()):
         try:
             addresses = await server.start()
@@ -148,13 +154,3 @@ async def _serve(
         notifier.stopping()
         await server.close()
     return OK
-
-
-class _Parent(asyncio.Protocol):
-    """Whoever has started this process: when it is gone, however that came, its pipe ends."""
-
-    def __init__(self, told: asyncio.Event) -> None:
-        self._told = told
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._told.set()

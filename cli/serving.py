@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sys
@@ -12,7 +13,14 @@ from pubsub.cli.command import Failure
 from pubsub.cli.systemd import Formatter
 from pubsub.links import listening
 
-__all__ = ["encrypt_option", "is_exposed", "log_level_option", "log_to", "many_files"]
+__all__ = [
+    "encrypt_option",
+    "is_exposed",
+    "log_level_option",
+    "log_to",
+    "many_files",
+    "told_by_stdin",
+]
 
 log_level_option = click.option(
     "--log-level",
@@ -55,3 +63,18 @@ def is_exposed(host: str) -> bool:
         return listening.is_exposed(host)
     except OSError as error:
         raise Failure(f"--host {host}: {error.strerror or error}") from None
+
+
+async def told_by_stdin(told: asyncio.Event) -> None:
+    """From now on, set it when standard input ends: whoever has started this process is gone,
+    however that came."""
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: _Parent(told), sys.stdin)
+
+
+class _Parent(asyncio.Protocol):
+    def __init__(self, told: asyncio.Event) -> None:
+        self._told = told
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._told.set()

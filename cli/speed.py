@@ -19,8 +19,8 @@ import click
 
 from pubsub import Peer
 from pubsub.cli.command import FAILED, OK, Failure, end_signals, say
-from pubsub.cli.listing import printable
 from pubsub.cli.surveying import Asked, heard, peer_to_ask_with, unheard
+from pubsub.cli.terminal import printable
 from pubsub.errors import AuthError
 from pubsub.stats import Stats
 from pubsub.stats.ends import Ends

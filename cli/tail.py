@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from pubsub import DecodeError, Gap, Peer
+from pubsub import DecodeError, Gap, Message, Peer
 from pubsub.cli.command import (
     FAILED,
     OK,
@@ -21,14 +22,24 @@ from pubsub.cli.command import (
     make_peer,
     say,
 )
+from pubsub.cli.fields import Fields
 from pubsub.cli.formats import Formatter
 from pubsub.cli.output import Output
+from pubsub.cli.rate import Meter, Table, as_lines
+from pubsub.cli.since import Since
+from pubsub.cli.terminal import Color, Screen, wants_color
+from pubsub.cli.where import Where
 from pubsub.core.topics import matches
 from pubsub.faces.account import untaken, what_is_unknown
 from pubsub.faces.asyncsub import AsyncSub
+from pubsub.faces.undecoded import undecoded
 
 __all__ = ["Wanted", "tail"]
 
+HISTORY = 2.0
+"""Seconds after which what is to come from before would have begun to come."""
+TICK = 1.0
+"""Seconds between two lines of `--rate`."""
 LAST_LINES = 2.0
 """Seconds that there are after a signal to show what has come, and for a reader to take it."""
 
@@ -42,7 +53,12 @@ class Wanted:
     count: int | None = None  # end after so many messages
     timeout: float | None = None  # end after so many seconds without a message
     history: int | Literal["all"] = 0
+    since: float | None = None  # seconds since 1970; then all history is asked for
+    where: Where | None = None
+    fields: Fields | None = None
+    rate: bool = False  # show how much comes instead
     form: str = "json"
+    color: Color = "auto"
     times: bool = False
     topics: bool = False
     allow_pickle: bool = False
@@ -61,11 +77,22 @@ class _Tail:
         self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[int] = self._loop.create_future()
         self._output = Output(descriptor, self._output_ended)
-        self._line = Formatter(wanted.form, times=wanted.times, topics=wanted.topics).line
+        self._terminal = os.isatty(descriptor)
+        color = wants_color(wanted.color, terminal=self._terminal)
+        self._line = Formatter(
+            wanted.form,
+            times=wanted.times,
+            topics=wanted.topics,
+            fields=wanted.fields,
+            screen=Screen(color=color) if color or self._terminal else None,
+        ).line
+        self._since = None if wanted.since is None else Since(wanted.since)
+        self._chosen = self._since is not None or wanted.where is not None
+        self._meter = Meter(self._loop.time())
         self._patterns = tuple(dict.fromkeys(wanted.patterns))
         self._subs: list[AsyncSub] = []
         self._events = 0
-        self._received = 0
+        self._received = self._shown = 0
         self._lost = 0
         self._last = 0.0
         self._refused = 0  # streams that may not be read
@@ -116,18 +143,22 @@ class _Tail:
         return code
 
     def _account(self) -> str:
-        text = f"received {self._received}, lost {self._lost}"
+        shown = f" shown {self._shown}," if self._chosen else ""
+        text = f"received {self._received},{shown} lost {self._lost}"
         if self._refused:
             text += f", refused {self._refused} stream{'s' if self._refused > 1 else ''}"
         if not self._received and not self._known:
             text += "; no publisher of it is known (`pubsub doctor TOPIC` says why)"
+        where = self._wanted.where
+        if where is not None and where.unfit:
+            text += f"; --where did not fit {where.unfit} (the first: {where.why})"
         unknown = what_is_unknown(self._vanished, self._unreached)
         return f"{text}; {unknown}" if unknown else text
 
     def _look_who_is_gone(self, peer: Peer) -> None:
         """Count the publishers of which nobody knows what they had for us: those that were given
         up, and, unless all that was wanted has come, those that are away or not reached now."""
-        done = self._received == self._wanted.count
+        done = self._shown == self._wanted.count
         for number, sub in enumerate(peer.runtime.snapshot().subs):
             for stream in sub.streams:
                 if self._shows(number, stream.topic):
@@ -138,13 +169,14 @@ class _Tail:
 
     async def _work(self, peer: Peer) -> None:
         wanted = self._wanted
+        anyone = wanted.allow_pickle_of_anyone or wanted.rate  # which unpickles nothing
         subs = self._subs = [
             AsyncSub(
                 pattern,
                 peer=peer,
-                history=wanted.history,
+                history=wanted.history if self._since is None else "all",
                 observer=True,
-                allow_pickle="anyone" if wanted.allow_pickle_of_anyone else wanted.allow_pickle,
+                allow_pickle="anyone" if anyone else wanted.allow_pickle,
             )
             for pattern in self._patterns
         ]
@@ -154,6 +186,10 @@ class _Tail:
         tasks = [asyncio.ensure_future(self._follow(sub, n)) for n, sub in enumerate(subs)]
         if wanted.timeout is not None:
             tasks.append(asyncio.ensure_future(self._watch(wanted.timeout)))
+        if self._since is not None:
+            tasks.append(asyncio.ensure_future(self._look_who_has_nothing(peer, self._since)))
+        if wanted.rate:
+            tasks.append(asyncio.ensure_future(self._tick()))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -162,32 +198,10 @@ class _Tail:
 
     async def _follow(self, sub: AsyncSub, number: int) -> None:
         """Show what one Sub receives."""
-        count = self._wanted.count
         while not self._end.done():
             try:
-                async for event in sub.messages():
-                    if self._end.done():
-                        return
-                    self._events += 1
-                    if not self._shows(number, event.topic):
-                        continue  # another Sub of ours shows it
-                    if isinstance(event, Gap):
-                        self._show_gap(event, sub)
-                        continue
-                    if 0 < self._stopped_at < event.sent_at:
-                        return
-                    full = self._output.write(self._line(event))
-                    self._received += 1
-                    self._last = self._loop.time()
-                    if self._received == count:
-                        self._finish(OK)
-                        return
-                    if full:
-                        self._held_back += 1
-                        await self._output.room()
-                        self._held_back -= 1
-                        if self._end.done():
-                            return
+                await (self._measure if self._wanted.rate else self._show)(sub, number)
+                return
             except DecodeError as error:
                 if self._shows(number, error.topic):
                     self._refused += 1
@@ -199,6 +213,93 @@ class _Tail:
                             'use Sub(..., allow_pickle="anyone")', "use --allow-pickle-of-anyone"
                         )
                     )
+
+    async def _show(self, sub: AsyncSub, number: int) -> None:
+        """Show messages, until the end or a stream that cannot be read."""
+        count = self._wanted.count
+        async for event in sub.messages():
+            if self._end.done():
+                return
+            self._events += 1
+            if not self._shows(number, event.topic):
+                continue  # another Sub of ours shows it
+            if isinstance(event, Gap):
+                self._show_gap(event, sub)
+                continue
+            if 0 < self._stopped_at < event.sent_at:
+                return
+            self._received += 1
+            if self._chosen and not self._chooses(event):
+                continue
+            full = self._output.write(self._line(event))
+            self._shown += 1
+            self._last = self._loop.time()
+            if self._shown == count:
+                self._finish(OK)
+                return
+            if full:
+                await self._room()
+                if self._end.done():
+                    return
+
+    def _chooses(self, message: Message) -> bool:
+        """Whether a message is one of those that are wanted."""
+        if self._since is not None:
+            if begins := self._since.first(message):
+                say(begins)
+            if not self._since.wants(message):
+                return False
+        where = self._wanted.where
+        return where is None or where(message)
+
+    async def _look_who_has_nothing(self, peer: Peer, since: Since) -> None:
+        """Say of which publishers nothing comes that was sent before now, though there was."""
+        await asyncio.sleep(HISTORY)
+        if self._held_back:
+            return  # it is there, and waits
+        for number, sub in enumerate(peer.runtime.snapshot().subs):
+            for stream in sub.streams:
+                if self._shows(number, stream.topic) and not stream.delivered + stream.lost:
+                    nothing = since.silent(stream.publisher, stream.topic, stream.due)
+                    if nothing:
+                        say(nothing)
+
+    async def _measure(self, sub: AsyncSub, number: int) -> None:
+        """Count messages, until the end or a stream that cannot be read."""
+        async for batch in undecoded(sub):
+            if self._end.done():
+                return
+            self._events += 1
+            if not self._shows(number, batch.topic):
+                continue
+            lost = self._lost
+            for gap in batch.gaps:
+                self._show_gap(gap, sub)
+            if 0 < self._stopped_at < batch.sent_at:
+                return
+            now = self._loop.time()
+            if batch.messages:
+                self._received += batch.messages
+                self._last = now
+            self._meter.add(batch.topic, batch.messages, batch.size, self._lost - lost, now)
+
+    async def _tick(self) -> None:
+        """Show each second what has come in it."""
+        in_place = self._terminal and os.environ.get("TERM") != "dumb"
+        drawn = Table() if in_place else None
+        due = self._loop.time()
+        while not self._end.done():
+            due = max(due + TICK, self._loop.time())
+            await asyncio.sleep(due - self._loop.time())
+            rows = self._meter.read(self._loop.time())
+            text = as_lines(rows, time.time()) if drawn is None else drawn.draw(rows)
+            if text and self._output.write(text):
+                await self._room()
+
+    async def _room(self) -> None:
+        self._held_back += 1
+        await self._output.room()
+        self._held_back -= 1
 
     def _shows(self, number: int, topic: str) -> bool:
         """Whether it is for this Sub to show a topic: the first whose pattern matches does."""
@@ -251,7 +352,7 @@ class _Tail:
                         self._lost += missed
                         self._left_out += messages if sent_at <= self._stopped_at else 0
             if self._wanted.count is not None:
-                self._left_out = min(self._left_out, self._wanted.count - self._received)
+                self._left_out = min(self._left_out, self._wanted.count - self._shown)
         self._output.give_up()
         self._finish(code)
 

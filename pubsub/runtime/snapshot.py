@@ -67,6 +67,8 @@ class StreamRow(NamedTuple):
     up now; empty: it is attached, or owes nothing."""
     delivered: int
     lost: int
+    due: int | None
+    """The sequence number that comes next; None: it never was attached."""
 
 
 class SubRow(NamedTuple):
@@ -91,6 +93,7 @@ class SubRow(NamedTuple):
                 stream.gone if stream.ended or stream.open else stream.fate(in_trouble(stream)),
                 stream.delivered,
                 stream.lost,
+                stream.expected,
             )
             for stream in (*list(inbox.gone.values()), *list(inbox.streams.values()))
         )

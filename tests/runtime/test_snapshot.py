@@ -29,7 +29,7 @@ async def test_a_snapshot_shows_pubs_subs_links_and_coordinators() -> None:
         assert (who.state, who.lost, who.observer) == ("attached", 0, False)
         assert (ours.subs, theirs.pubs) == ((), ())
         (publisher,) = sub.publishers
-        stream = StreamRow(publisher, "t", "attached", "", 1, 0)
+        stream = StreamRow(publisher, "t", "attached", "", 1, 0, 1)
         assert theirs.subs == (SubRow("*", 0, (stream,)),)
         assert ours.links == (LinkRow("subscriber", there.peer_id, True, way),)
         assert theirs.links == (LinkRow("publisher", here.peer_id, True, way),)
