@@ -526,6 +526,21 @@ def bench(answer: str | None, while_stdin: bool, **options: Any) -> int:
     return run(bench(Asked(**options)))
 
 
+@pubsub.command(epilog=EPILOG)
+@coordinator_option()
+@credential_options
+def top(coordinator: str | None) -> int:
+    """Show what flows, and how it stands, live.
+
+    All topics, from there the streams of one, and from there a process: ? says which keys there
+    are, and q ends it. Needs the extra pubsubd[top]. Where the output is no terminal, one table of
+    the topics is printed, for which the extra is not needed.
+    """
+    from pubsub.cli.top import top
+
+    return run(top(coordinator))
+
+
 def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:
     from pubsub.cli.asking import find_default
     from pubsub.cli.listing import show

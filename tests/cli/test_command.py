@@ -304,7 +304,7 @@ def complete(coordinator: str) -> Complete:
 
 
 def test_completion_knows_commands_options_and_topics(complete: Complete, coordinator: str) -> None:
-    assert complete("pubsub t") == ["tail", "topics"]
+    assert complete("pubsub t") == ["tail", "topics", "top"]
     assert complete("pubsub tail --hist") == ["--history"]
     with Peer(coordinator) as peer:
         pub = peer.pub("complete/me")
