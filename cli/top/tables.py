@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pubsub.cli.listing import printable
@@ -74,7 +75,8 @@ class Column(NamedTuple):
         return printable(str(value)) if self.write is None else self.write(value)
 
 
-class Kind(NamedTuple, Generic[R]):
+@dataclass(frozen=True)
+class Kind(Generic[R]):
     """A table.
 
     Attributes:
