@@ -338,9 +338,11 @@ def log_lines(level: int = logging.WARNING) -> None:
     logging.getLogger("asyncio").addHandler(logging.NullHandler())
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run(
+    main: Coroutine[Any, Any, T], make: Callable[[], asyncio.AbstractEventLoop] = new_loop
+) -> T:
     """Run a coroutine in a loop of its own to its end, and end all that it left."""
-    loop = new_loop()
+    loop = make()
     try:
         asyncio.set_event_loop(loop)
         return loop.run_until_complete(main)

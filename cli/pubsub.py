@@ -536,9 +536,9 @@ def top(coordinator: str | None) -> int:
     are, and q ends it. Needs the extra pubsubd[top]. Where the output is no terminal, one table of
     the topics is printed, for which the extra is not needed.
     """
-    from pubsub.cli.top import top
+    from pubsub.cli.top import new_loop, top
 
-    return run(top(coordinator))
+    return run(top(coordinator), new_loop)
 
 
 def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:

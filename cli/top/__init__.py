@@ -27,12 +27,18 @@ from pubsub.survey import Survey
 if TYPE_CHECKING:
     from pubsub.cli.top.app import Top
 
-__all__ = ["top"]
+__all__ = ["new_loop", "top"]
 
 SETTLE = 3.0
 """Seconds for rates, where one table is printed: each is measured for a second."""
 ASK_AGAIN = 10.0
 """Seconds between two questions to the coordinators, for those that tell nothing."""
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """In which it runs. From Python 3.12 on, textual has a loop begin each task at once, which
+    uvloop cannot in all versions; and nothing here needs to be fast."""
+    return asyncio.new_event_loop()
 
 
 async def top(coordinator: str | None) -> int:

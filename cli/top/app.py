@@ -352,6 +352,8 @@ class Top(App[int]):
         self._changes = changes
 
     def on_mount(self) -> None:
+        # A Peer, whose loop this is too, begins its tasks at the end of a turn, as it expects.
+        asyncio.get_running_loop().set_task_factory(None)
         self._draw()
         self.push_screen(Topics())
         self.run_worker(self._follow(), exit_on_error=True)
