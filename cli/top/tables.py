@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pubsub.cli.listing import printable
+from pubsub.cli.terminal import printable
 from pubsub.stats import PubStats, Stats, SubStats, views
 from pubsub.stats.cause import Cause
 from pubsub.stats.ends import Mute
