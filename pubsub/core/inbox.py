@@ -104,6 +104,7 @@ class Inbox:
         window: how much may wait here, and of which stream.
         streams: those that may still bring something.
         gone: those that were given up without END, the last `REMEMBERED` of them.
+        delivered: messages that were taken, of all streams that ever were.
         lost: messages that were due to this Sub and will never be delivered, in all.
         lost_by: why, as far as there is a reason: that of the `Gap`. (None is said of what a Sub
             gives up itself, by closing.)
@@ -131,6 +132,7 @@ class Inbox:
         self.streams: dict[StreamKey, Stream] = {}
         self.gone: dict[StreamKey, Stream] = {}
         self._over: dict[StreamKey, None] = {}
+        self.delivered = 0
         self.lost = 0
         self.lost_by: dict[str, int] = {}
         self.crowded = False

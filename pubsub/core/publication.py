@@ -108,6 +108,7 @@ class Publication:
         watchers: called after a subscriber attached, and at the end.
         leavers: the last `MAX_LEAVERS` that are gone and lacked something.
         reached: how many that are gone had received something.
+        missed: messages that those that are gone had lost here, in all.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Publication:
         self.watchers: list[Callable[[], None]] = []
         self.leavers: deque[Leaver] = deque(maxlen=MAX_LEAVERS)
         self.reached = 0
+        self.missed = 0
         self._cursors: dict[SubKey, Cursor] = {}
         self._attached: dict[SubKey, Cursor] = {}
         self._away: dict[str, dict[SubKey, Cursor]] = {}  # by peer: those with a deadline
@@ -471,6 +473,7 @@ class Publication:
         for cursor in self._cursors.values():
             cursor.outlet = None
             cursor.release()
+        self.missed += sum(cursor.lost for cursor in self._cursors.values())
         self._cursors.clear()
         self._away.clear()
         self._shut.clear()
@@ -500,6 +503,7 @@ class Publication:
     def _drop(self, cursor: Cursor, how: How | None = None) -> None:
         if how is not None:
             self._leave(cursor, how)
+        self.missed += cursor.lost
         del self._cursors[cursor.key]
         self._attached.pop(cursor.key, None)
         self._shut.pop(cursor, None)

@@ -24,6 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from pubsub.errors import Closed, WrongContext
 from pubsub.links import descriptors
+from pubsub.stats.past import Past
+from pubsub.stats.rows import Stats
+from pubsub.support.host import this_host
 from pubsub.support.logs import logger
 from pubsub.support.reentry import running_loop
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from pubsub.runtime.runtime import Runtime
 
 __all__ = [
+    "all_stats",
     "default_by",
     "default_peer",
     "end_last",
@@ -50,6 +54,10 @@ log = logger("pubsub")
 _peers: set[Peer] = set()
 """All that are not done with closing: one that nobody holds any more has still to be closed at the
 end of its loop or process, because its Pubs may have put what is still on its way."""
+_past = Past()
+"""What those had counted that are over."""
+_counting = threading.RLock()
+"""Held while one goes from `_peers` to there."""
 _last: list[Callable[[], None]] = []
 _abandoned: list[Any] = []
 _lock = threading.RLock()  # a signal handler may come while it is held
@@ -152,9 +160,19 @@ def end_with_process(peer: Peer) -> None:
         Finalize(None, _close_all, exitpriority=100)
     for other in list(_peers):
         if other.runtime.finished:
-            _peers.discard(other)
+            with _counting:
+                _past.take(other.stats())
+                _peers.discard(other)
             other.runtime.bury()
     _peers.add(peer)
+
+
+def all_stats() -> list[Stats]:
+    """What each Peer tells, and last, without a peer_id, what those had counted that are over. May
+    be called from any thread."""
+    with _counting:
+        now = this_host().wall_clock()
+        return [*(peer.stats() for peer in list(_peers)), Stats(time=now, past=_past.rows(now))]
 
 
 def end_last(close: Callable[[], None]) -> None:
@@ -336,9 +354,10 @@ def _loop_ended(runtime: Runtime) -> None:
 
 def _after_fork() -> None:
     """In the child: nothing of the parent's Peers may be used, and nothing of them may run."""
-    global _of_process, _lock, _exiting
+    global _of_process, _lock, _counting, _past, _exiting
     _exiting = False
-    _lock = threading.RLock()
+    _lock, _counting = threading.RLock(), threading.RLock()
+    _past = Past()
     _making.clear()
     _of_process = None
     _registered.clear()

@@ -362,14 +362,16 @@ class Sub(Face, blocking=None):
                 credit.consumed_until = entry.end
             credit.consumed += entry.size
             window.consumed += entry.size
-            stream.delivered += entry.end - entry.first - lost
+            taken = entry.end - entry.first - lost
+            stream.delivered += taken
+            inbox.delivered += taken
             stream.lost += lost
             inbox.lost += lost
             if now:
                 if self._taken_at:
                     self._handling += now - self._taken_at
                     self._handled += self._in_hand
-                self._in_hand = entry.end - entry.first - lost
+                self._in_hand = taken
                 self._taken_at = now
             elif self._taken_at:
                 self._taken_at = 0.0

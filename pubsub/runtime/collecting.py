@@ -20,6 +20,7 @@ from pubsub.stats.rows import (
     CoordinatorStats,
     LinkStats,
     LoopStats,
+    PastStats,
     PubStats,
     Stats,
     StreamStats,
@@ -31,7 +32,7 @@ from pubsub.support.about import about
 if TYPE_CHECKING:
     from pubsub.runtime.runtime import Runtime
 
-__all__ = ["counts", "stats"]
+__all__ = ["counts", "pub_is_over", "stats", "sub_is_over"]
 
 MOST = 5_000
 """Rows of subscribers, and of streams, that are told at most, with those of their Pubs and Subs."""
@@ -52,7 +53,7 @@ def counts(
                 marks[_place(publication, cursor)] = cursor.acked
     for sub in list(runtime.subs.values()):
         inbox, effort = sub.inbox, sub.sink.effort()
-        taken = sum(stream.delivered for stream in _streams(sub)) - effort.left
+        taken = max(0, inbox.delivered - effort.left)
         marks["sub", inbox.sub_id] = taken
         counted["sub", inbox.sub_id] = (
             *(taken, inbox.window.consumed, effort.messages, effort.seconds),
@@ -75,18 +76,15 @@ def stats(
 ) -> Stats:
     """All of it."""
     who = about(runtime.settings.name)
-    room = [MOST]
-    subs = [sub for sub in list(runtime.subs.values()) if not is_reserved(sub.inbox.pattern)]
-    pubs = list(runtime.pubs.values())
-    told_pubs = [
-        _pub(runtime, pub, lately, standing, wall, room) for pub in pubs if _spare(room, 1)
-    ]
-    room_for_subs = [MOST]
-    told_subs = [
-        _sub(runtime, sub, lately, standing, wall, room_for_subs)
-        for sub in subs
-        if _spare(room_for_subs, 1)
-    ]
+    with runtime.ending:
+        pubs, subs = list(runtime.pubs.values()), list(runtime.subs.values())
+        past = runtime.past.rows(lately.now)
+    subs = [sub for sub in subs if not is_reserved(sub.inbox.pattern)]
+    room, room_for_subs = [MOST], [MOST]
+    pubs = [pub for pub in pubs if _spare(room, 1)]  # before the subscribers of the first of them
+    subs = [sub for sub in subs if _spare(room_for_subs, 1)]
+    told_pubs = [_pub(runtime, pub, lately, standing, wall, room) for pub in pubs]
+    told_subs = [_sub(runtime, sub, lately, standing, wall, room_for_subs) for sub in subs]
     pool = runtime.sharing.pool
     return Stats(
         peer_id=runtime.peer_id,
@@ -109,7 +107,32 @@ def stats(
         pool=0 if pool is None else pool.total,
         pool_size=0 if pool is None else pool.size,
         left_out=-min(0, room[0]) - min(0, room_for_subs[0]),
+        past=past,
     )
+
+
+def pub_is_over(pub: OpenPub, now: float) -> PastStats:
+    """What is kept of one that ends."""
+    publication = pub.publication
+    put, size, lost = _put(pub), publication.log.total, _lost_at(publication)
+    return PastStats("pub", publication.topic, put, size, lost, now - pub.made)
+
+
+def sub_is_over(sub: OpenSub, now: float) -> PastStats:
+    """What is kept of one that ends."""
+    inbox = sub.inbox
+    lost = 0 if inbox.observer else sum(inbox.lost_by.values())
+    taken = max(0, inbox.delivered - sub.sink.effort().left)
+    return PastStats("sub", inbox.pattern, taken, inbox.window.consumed, lost, now - sub.made)
+
+
+def _put(pub: OpenPub) -> int:
+    """Without those that wait; a Pub that nobody holds any more cannot be asked."""
+    return max(pub.publication.log.next_seq, pub.source.count() - pub.source.waiting()[0])
+
+
+def _lost_at(publication: Publication) -> int:
+    return publication.missed + sum(cursor.lost for _, cursor in publication.cursors())
 
 
 def _spare(room: list[int], rows: int) -> bool:
@@ -143,13 +166,12 @@ def _pub(
             for holder in publication.holding(clock)
         )
     cursors = [each for each in publication.cursors() if _spare(room, 1)]
-    lost = sum(cursor.lost for _, cursor in publication.cursors())
     return PubStats(
         stream_id=stream_id,
         topic=publication.topic,
         codec=publication.codec,
         overflow="block" if publication.block else "drop",
-        put=pub.source.count() - waiting,
+        put=_put(pub),
         bytes=log.total,
         rate=lately.rates(("pub", stream_id), 0, log.next_seq, pub.made),
         byte_rate=lately.rates(("pub", stream_id), 1, log.total, pub.made),
@@ -158,7 +180,7 @@ def _pub(
         kept_bytes=log.size,
         buffer=publication.buffer,
         oldest=None if log.oldest is None else max(0.0, wall - log.oldest),
-        lost=lost + sum(leaver.lost for leaver in list(publication.leavers)),
+        lost=_lost_at(publication),
         waiting=waiting,
         waited=standing.seconds(("put", stream_id), first, lately.now) if waiting else 0.0,
         waits_for=waits_for,
@@ -205,7 +227,7 @@ def _sub(
     inbox, effort = sub.inbox, sub.sink.effort()
     key = ("sub", inbox.sub_id)
     streams = list(_streams(sub))
-    taken = max(0, sum(stream.delivered for stream in streams) - effort.left)
+    taken = max(0, inbox.delivered - effort.left)
     consumed = inbox.window.consumed
     waiting = inbox.waiting()
     waits = sum(entry.end - entry.first for entry in waiting) + effort.left

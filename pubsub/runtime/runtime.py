@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Callable, Iterable
 from itertools import count
-from threading import get_ident
 from typing import Any, ParamSpec
 
 from pubsub.config import Address, Settings
@@ -21,7 +21,7 @@ from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication
 from pubsub.core.stream import Stream, StreamKey
-from pubsub.core.topics import STATS, STATS_STREAM, hears, is_pattern
+from pubsub.core.topics import STATS, STATS_STREAM, hears, is_pattern, is_reserved
 from pubsub.errors import AuthError, Closed, CoordinatorUnavailable, ProtocolError, PubSubError
 from pubsub.links.doors import Doors
 from pubsub.links.keeping import KeptLink
@@ -29,7 +29,7 @@ from pubsub.links.link import Endpoint, Link
 from pubsub.links.listening import REQUEST_SCRATCH
 from pubsub.links.probing import Prober
 from pubsub.links.renewal import Renewal
-from pubsub.runtime import lingering, reports
+from pubsub.runtime import collecting, lingering, reports
 from pubsub.runtime.calling import Callbacks
 from pubsub.runtime.coordinator_link import Session
 from pubsub.runtime.embedding import Embedded
@@ -42,6 +42,7 @@ from pubsub.runtime.snapshot import CoordinatorRow, PubRow, Snapshot, SubRow
 from pubsub.runtime.subscriber_link import Served, Subscribers
 from pubsub.runtime.turn import Turn
 from pubsub.runtime.watching import Watching
+from pubsub.stats.past import Past
 from pubsub.support.apart import apart
 from pubsub.support.host import this_host
 from pubsub.support.logs import logger
@@ -114,6 +115,9 @@ class Runtime:
         self.identity, self.identify = self.doors.identity, self.doors.identify
         self.pubs: dict[int, OpenPub] = {}
         self.subs: dict[int, OpenSub] = {}
+        self.past = Past()
+        self.ending = threading.RLock()
+        """Held while one goes from there to here: who counts sees it in one of them."""
         self._ended: dict[int, Publication] = {}
         self._numbers = count(1)  # of Pubs and Subs
         self.turn = Turn(loop, self.peer_id, settings.ack_delay)
@@ -173,7 +177,7 @@ class Runtime:
     @apart
     def start(self) -> None:
         """Begin to connect to the coordinators; called in the loop's thread."""
-        self.thread = get_ident()
+        self.thread = threading.get_ident()
         reuse_memory(FOR_BATCHES)
         self.renewal.start()
         for session in self.sessions:
@@ -255,10 +259,12 @@ class Runtime:
             self.end_pub(stream_id)
 
     def end_pub(self, stream_id: int) -> None:
-        pub = self.pubs.pop(stream_id, None)
-        if pub is None:
-            return
-        pub.source.seal()
+        with self.ending:
+            pub = self.pubs.pop(stream_id, None)
+            if pub is None:
+                return
+            pub.source.seal()
+            self.past.add(collecting.pub_is_over(pub, self.loop.time()), self.loop.time())
         self._say_apart(pub)
         pub.publication.end("closed", "the Pub was closed")
         self._ended[stream_id] = pub.publication
@@ -297,9 +303,12 @@ class Runtime:
 
     def close_sub(self, sub_id: int) -> None:
         """Close an inbox: whatever waits in it is given up."""
-        sub = self.subs.pop(sub_id, None)
-        if sub is None:
-            return
+        with self.ending:
+            sub = self.subs.pop(sub_id, None)
+            if sub is None:
+                return
+            if not is_reserved(sub.inbox.pattern):
+                self.past.add(collecting.sub_is_over(sub, self.loop.time()), self.loop.time())
         for stream in sub.inbox.close():
             if stream.route is not None:
                 stream.route.unsubscribe(stream)

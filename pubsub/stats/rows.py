@@ -6,7 +6,7 @@ end, each with a default: `Stats.from_rows` takes what it knows, and fills in wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from math import inf
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -17,6 +17,7 @@ __all__ = [
     "CoordinatorStats",
     "LinkStats",
     "LoopStats",
+    "PastStats",
     "PubStats",
     "Rates",
     "Stats",
@@ -88,8 +89,7 @@ class PubStats(NamedTuple):
     oldest: float | None = None
     """Age of the oldest of them in seconds; None: there is none."""
     lost: int = 0
-    """Messages that a subscriber lost here: summed over those that are there, and the last that
-    are gone."""
+    """Messages that a subscriber lost here: summed over all, with those that are gone."""
     waiting: int = 0
     """Puts that wait for room."""
     waited: float = 0.0
@@ -202,6 +202,22 @@ class CoordinatorStats(NamedTuple):
     """Why it is not up, or of no use, in one short line; empty: it is."""
 
 
+class PastStats(NamedTuple):
+    """What the Pubs, or the Subs, of one topic that are over had counted."""
+
+    role: str = ""
+    """``pub`` or ``sub``."""
+    topic: str = ""
+    """Or pattern; empty: of all those that have no row of their own, because there are too many."""
+    messages: int = 0
+    """Put, or taken."""
+    bytes: int = 0
+    lost: int = 0
+    """As `PubStats.lost`, or as in `SubStats.lost_by` without those of observers."""
+    age: float = 0.0
+    """Seconds since the first of them was made."""
+
+
 class Stats(NamedTuple):
     """How the Pubs, Subs, links, loop and coordinators of a process stand."""
 
@@ -232,11 +248,22 @@ class Stats(NamedTuple):
     """Bytes that may."""
     left_out: int = 0
     """Pubs, Subs and streams that are not told, because there are too many."""
+    past: tuple[PastStats, ...] = ()
+    """What those had counted that are over."""
 
     @property
     def who(self) -> str:
         """Which process it is, for people: ``model.py (pid 71 on host)``."""
         return f"{self.name or 'python'} (pid {self.pid} on {self.host or 'an unknown host'})"
+
+    def counted(self) -> Iterator[PastStats]:
+        """What all Pubs and Subs have counted, those that are over and those that are there."""
+        yield from self.past
+        for pub in self.pubs:
+            yield PastStats("pub", pub.topic, pub.put, pub.bytes, pub.lost, pub.age)
+        for sub in self.subs:
+            lost = 0 if sub.observer else sum(count for _, count in sub.lost_by)
+            yield PastStats("sub", sub.pattern, sub.delivered, sub.bytes, lost, sub.age)
 
     @classmethod
     def from_rows(cls, rows: Sequence[Any]) -> Stats:
