@@ -21,7 +21,7 @@ FOLDERS = {"pubsub": "pubsub", "pubsub.coordinator": "coordinator", "pubsub.cli"
 # it; the longest name that fits wins. `pubsub` alone is the package's own `__init__`.
 LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("pubsub.cli",),
-    "optional": ("pubsub.dask",),
+    "optional": ("pubsub.dask", "pubsub.metrics"),
     "faces": ("pubsub", "pubsub.faces", "pubsub.survey"),
     "runtime": ("pubsub.runtime",),
     "coordinator": ("pubsub.coordinator", "pubsub.relay"),
@@ -212,6 +212,7 @@ def test_importing_the_package_imports_nothing_optional() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pubsub.faces.pub" in run.stdout.split()
     optional = {"pubsub.dask", "dask", "distributed", "cloudpickle", "textual"}
+    optional |= {"pubsub.metrics", "prometheus_client"}
     assert not optional & set(run.stdout.split())
 
 

@@ -1,4 +1,4 @@
-"""The past: what Pubs and Subs that are over had counted, so that no sum goes back when one ends."""
+"""The past: what Pubs and Subs that are over had counted, so that no sum goes back at an end."""
 
 from __future__ import annotations
 
@@ -28,8 +28,13 @@ class Past:
         if key not in self._rows and len(self._rows) >= MOST:
             key = (row.role, "")
         before, made = self._rows.get(key, (PastStats(*key), now))
-        sums = (getattr(before, name) + getattr(row, name) for name in ("messages", "bytes", "lost"))
-        self._rows[key] = PastStats(*key, *sums), min(made, now - row.age)
+        summed = PastStats(
+            *key,
+            messages=before.messages + row.messages,
+            bytes=before.bytes + row.bytes,
+            lost=before.lost + row.lost,
+        )
+        self._rows[key] = summed, min(made, now - row.age)
 
     def take(self, stats: Stats) -> None:
         """A whole process, or what a Peer was of one, is over."""
