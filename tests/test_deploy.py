@@ -19,16 +19,19 @@ from typing import Any
 
 import click
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from pubsub import Peer
 from pubsub._version import __version__
 from pubsub.cli.pubsub import pubsub
 from pubsub.cli.pubsubd import pubsubd
 from pubsub.faces.blockingsub import BlockingSub
+from pubsub.metrics import METRICS, PROCESS, exposition, register
+from pubsub.stats import PubStats, Stats, SubscriberStats, SubStats
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import Key
 from tests.cli.processes import LONG, Running, Start, execute, processes
-from tests.integration.support import free_port
+from tests.integration.support import coordinator_in_thread, free_port
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -41,6 +44,9 @@ UNIT = DEPLOY / "systemd" / "pubsubd-coordinator.service"
 DOCKERFILE = DEPLOY / "container" / "Dockerfile"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 SBATCH = DEPLOY / "slurm" / "pubsubd.sbatch"
+PROMETHEUS = DEPLOY / "prometheus"
+RULES = PROMETHEUS / "pubsubd.rules.yml"
+GRAFANA = DEPLOY / "grafana" / "pubsubd.json"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="these places are Linux's")
 
@@ -350,6 +356,121 @@ def test_a_job_whose_coordinator_cannot_start_ends_and_says_why(tmp_path: Path) 
     assert done.returncode == 1
     assert "pubsubd: " in done.stderr
     assert "a task" not in done.stdout
+
+
+# --- Prometheus and Grafana -------------------------------------------------------------------
+
+promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None,
+    reason="promtool is not installed (Debian: the package prometheus)",
+)
+IN_QUERIES = {*PROCESS, "job", "instance"}
+"""Labels that queries may have beside those of a metric."""
+
+
+def checked_by_promtool(*args: str | Path, given: bytes = b"", cwd: Path = PROMETHEUS) -> None:
+    done = subprocess.run(
+        ["promtool", *map(str, args)], input=given, capture_output=True, timeout=LONG, cwd=cwd
+    )
+    assert (done.returncode, done.stderr) == (0, b""), (done.stdout + done.stderr).decode()
+
+
+def queries() -> list[str]:
+    """Those of the dashboard, with what Grafana puts in."""
+    board = json.loads(GRAFANA.read_text())
+    found = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    for variable, value in {"$__rate_interval": "1m", "$__range": "1h"}.items():
+        found = [each.replace(variable, value) for each in found]
+    return [re.sub(r"\$(job|topic)\b", ".*", each) for each in found]
+
+
+def rules() -> list[dict[str, Any]]:
+    yaml = pytest.importorskip("yaml", reason="extra pubsubd[deploy]")
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    return list(group["rules"])
+
+
+@promtool
+@pytest.mark.parametrize("many", [False, True])
+def test_promtool_has_nothing_to_say_of_the_metrics(many: bool) -> None:
+    pubs = (PubStats(topic="t", put=1, subscribers=(SubscriberStats(state="attached"),)),)
+    told = Stats("x", "app", 7, "h", pubs=pubs, subs=(SubStats(pattern="t"),))
+    text = exposition([told])
+    if not many:
+        registry = CollectorRegistry()
+        with coordinator_in_thread() as coordinator, Peer(coordinator.address) as peer:
+            register(registry, peer)
+            peer.pub("t").put(1)
+            text = generate_latest(registry)
+    checked_by_promtool("check", "metrics", given=text)
+
+
+@promtool
+def test_prometheus_takes_the_configuration_and_the_rules() -> None:
+    checked_by_promtool("check", "config", "prometheus.yml")
+    checked_by_promtool("check", "rules", RULES.name)
+
+
+@promtool
+def test_the_alerts_fire_when_they_should_and_not_before() -> None:
+    checked_by_promtool("test", "rules", RULES.with_suffix(".test.yml").name)
+
+
+@promtool
+def test_prometheus_understands_the_queries_of_the_dashboard(tmp_path: Path) -> None:
+    listed = [{"record": f"query:{n}", "expr": query} for n, query in enumerate(queries())]
+    path = tmp_path / "queries.json"  # YAML, too
+    path.write_text(json.dumps({"groups": [{"name": "queries", "rules": listed}]}))
+    checked_by_promtool("check", "rules", path, cwd=tmp_path)
+
+
+def test_each_alert_is_tested_where_it_fires_and_where_it_does_not() -> None:
+    yaml = pytest.importorskip("yaml", reason="extra pubsubd[deploy]")
+    tests = yaml.safe_load(RULES.with_suffix(".test.yml").read_text())["tests"]
+    tried = [each for test in tests for each in test["alert_rule_test"]]
+    named = {rule["alert"] for rule in rules()}
+    assert {each["alertname"] for each in tried if each.get("exp_alerts")} == named
+    assert {each["alertname"] for each in tried if not each.get("exp_alerts")} == named
+
+
+def test_rules_and_queries_ask_for_metrics_and_labels_that_exist() -> None:
+    known = {metric.name: set(metric.labels) for metric in METRICS}
+    board = json.loads(GRAFANA.read_text())
+    asked = [*queries(), *(rule["expr"] for rule in rules())]
+    tested = RULES.with_suffix(".test.yml").read_text()
+    asked += re.findall(r"'(pubsub_\w+\{[^']*\})'", tested)
+    for query in asked:
+        names = set(re.findall(r"\bpubsub_\w+", query))
+        assert names
+        assert names <= set(known), query
+        labels = set(re.findall(r"(\w+)(?:=~|!=|=)\"", query))
+        for inside in re.findall(r"\bby \(([^)]*)\)", query):
+            labels |= set(inside.split(", "))
+        for name in names:
+            assert labels <= known[name] | IN_QUERIES, query
+    for rule in rules():
+        named = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        for name in re.findall(r"\bpubsub_\w+", rule["expr"]):
+            assert named <= known[name] | IN_QUERIES, rule["alert"]
+    variables = {each["name"]: each for each in board["templating"]["list"]}
+    for query in (variables["job"]["query"]["query"], variables["topic"]["query"]["query"]):
+        assert set(re.findall(r"\bpubsub_[a-z_]+", query)) <= set(known)
+
+
+def test_the_panels_of_the_dashboard_fill_it_and_lie_on_none() -> None:
+    panels = json.loads(GRAFANA.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken = [
+        (x, y)
+        for each in (panel["gridPos"] for panel in panels)
+        for x in range(each["x"], each["x"] + each["w"])
+        for y in range(each["y"], each["y"] + each["h"])
+    ]
+    assert len(set(taken)) == len(taken)
+    assert {x for x, _ in taken} == set(range(24))
+    assert len(taken) == 24 * (max(y for _, y in taken) + 1)
+    for panel in panels:
+        assert panel["type"] == "row" or panel["description"], panel["title"]
 
 
 # --- the page ---------------------------------------------------------------------------------

@@ -251,3 +251,47 @@ async def test_what_is_lost_is_told_by_its_reason() -> None:
         assert isinstance(await sub.messages().__anext__(), Gap)
         assert row.keep == "latest"
         assert row.rate == Rates()
+
+
+async def test_what_was_taken_and_lost_stays_counted_when_the_other_end_is_gone() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
+        pub = await here.pub("t", buffer=1_000)
+        slow = await there.sub("t", window=1_000)
+        for _ in range(100):
+            pub.put(bytes(100))
+            await asyncio.sleep(0)  # a batch of its own
+        await eventually(lambda: here.stats().pubs[0].lost)
+        missed = here.stats().pubs[0].lost
+        await slow.get(timeout=LONG)
+        assert there.stats().subs[0].delivered == 1
+        await slow.close()
+        await eventually(lambda: not here.stats().pubs[0].subscribers)
+        assert here.stats().pubs[0].lost >= missed
+
+        sub = await there.sub("other")
+        async with here.pub("other") as other:
+            other.put(1)
+            assert await sub.get(timeout=LONG) == 1
+        await eventually(lambda: not sub.publishers)
+        assert there.stats().subs[0].delivered == 1
+
+
+async def test_what_closed_pubs_and_subs_had_counted_is_told_as_past() -> None:
+    async with coordinator_in_loop() as address:
+        peer = Peer(address)
+        for _ in range(2):
+            async with peer.sub("t") as sub, peer.pub("t") as pub:
+                for i in range(5):
+                    pub.put(i)
+                for _ in range(3):
+                    await sub.get(timeout=LONG)
+            del pub, sub
+        pub_row, sub_row = sorted(peer.stats().past)
+        assert (pub_row.role, pub_row.topic, pub_row.messages, pub_row.lost) == ("pub", "t", 10, 0)
+        assert (sub_row.role, sub_row.topic, sub_row.messages, sub_row.lost) == ("sub", "t", 6, 0)
+        assert 0 < sub_row.age <= peer.stats().age
+        kept = peer.pub("t")
+        kept.put(1)
+        await peer.close()  # what a closed Peer had counted it still tells
+        rows = {row.role: row.messages for row in peer.stats().counted()}
+        assert rows == {"pub": 11, "sub": 6}

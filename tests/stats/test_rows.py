@@ -13,6 +13,7 @@ from pubsub.stats import (
     CoordinatorStats,
     LinkStats,
     LoopStats,
+    PastStats,
     PubStats,
     Rates,
     Stats,
@@ -33,6 +34,7 @@ FULL = Stats(
     loop=LoopStats(0.1, 0.2, 0.3, 4),
     coordinators=(CoordinatorStats("127.0.0.1:7700", True),),
     pool=1,
+    past=(PastStats("pub", "old", 3, age=1.0),),
 )
 
 
