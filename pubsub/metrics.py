@@ -11,6 +11,7 @@ summed, those that are over among them, and of times and lags the worst one is t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from operator import add
 from typing import Any, NamedTuple
 
 try:
@@ -54,13 +55,13 @@ class Metric(NamedTuple):
         name: as a scrape shows it.
         labels: beside those of a process.
         text: what it is.
-        joined: how the values of several become one: `sum`, `max` or `min`.
+        joined: how two values become one.
     """
 
     name: str
     labels: tuple[str, ...]
     text: str
-    joined: Callable[[Iterable[float]], float] = sum
+    joined: Callable[[float, float], float] = add
 
 
 TOPIC = ("topic",)
@@ -147,6 +148,7 @@ METRICS = (
     Metric("pubsub_publishers", ("topic", "state"), "Streams of publishers."),
 )
 """All of them. Those of a Sub have its topic or pattern as their topic."""
+JOINED = {metric.name: metric.joined for metric in METRICS}
 
 
 def register(
@@ -178,7 +180,7 @@ def register(
         ...     collector = register(registry, peer)
         ...     peer.pub("numbers").put(1)
         ...     registry.get_sample_value("pubsub_put_messages_total", {"topic": "numbers"})
-        1.0
+        1
     """
     registry = REGISTRY if registry is None else registry
     collector = _Collector(here if peer is None else lambda: [peer.stats()], (), limit)
@@ -246,8 +248,8 @@ class _Collector(Collector):
         found = _Found(self._read(), bool(self._process), self._limit)
         for metric in METRICS:
             family = _family(metric, self._process)
-            for labels, values in found.values[metric.name].items():
-                family.add_metric(labels, metric.joined(values))
+            for labels, value in found.values[metric.name].items():
+                family.add_metric(labels, value)
             yield family
 
 
@@ -264,10 +266,10 @@ def _family(metric: Metric, process: tuple[str, ...]) -> Any:
 
 
 class _Found:
-    """The values of each metric, by their labels, before they are joined."""
+    """The values of each metric, by their labels."""
 
     def __init__(self, stats: list[Stats], many: bool, limit: int) -> None:
-        self.values: dict[str, dict[tuple[str, ...], list[float]]] = {
+        self.values: dict[str, dict[tuple[str, ...], float]] = {
             metric.name: {} for metric in METRICS
         }
         self._many = many
@@ -283,7 +285,7 @@ class _Found:
             self._of_process(process, each)
             self._of_topics(process, each)
         for process, topics in left_out.items():
-            self._add("pubsub_topics_left_out", process, len(topics))
+            self._tell("pubsub_topics_left_out", process, len(topics))
 
     def _process(self, stats: Stats) -> tuple[str, ...]:
         return (stats.name, stats.host, str(stats.pid)) if self._many else ()
@@ -291,77 +293,79 @@ class _Found:
     def _topic(self, process: tuple[str, ...], topic: str) -> str:
         return topic if (process, topic) in self._own else OTHERS
 
-    def _add(self, name: str, labels: tuple[str, ...], value: float | None) -> None:
+    def _tell(self, name: str, labels: tuple[str, ...], value: float | None) -> None:
         if value is not None:
-            self.values[name].setdefault(labels, []).append(value)
+            values = self.values[name]
+            before = values.get(labels)
+            values[labels] = value if before is None else JOINED[name](before, value)
 
     def _of_process(self, process: tuple[str, ...], stats: Stats) -> None:
         if not stats.peer_id and not self._many:  # what is over, of no Peer
             return
-        add = self._add
-        add("pubsub_info", (*process, stats.library), 1)
-        add("pubsub_peers", process, 1)
+        tell = self._tell
+        tell("pubsub_info", (*process, stats.library), 1)
+        tell("pubsub_peers", process, 1)
         for coordinator in stats.coordinators:
-            add("pubsub_coordinator_up", (*process, coordinator.address), coordinator.up)
+            tell("pubsub_coordinator_up", (*process, coordinator.address), coordinator.up)
         for link in stats.links:
             state = "up" if link.up else "down"
-            add("pubsub_links", (*process, link.role, state, link.way), 1)
-            add("pubsub_link_paused_seconds", process, link.paused)
-            add("pubsub_link_round_trip_seconds", process, link.round_trip)
+            tell("pubsub_links", (*process, link.role, state, link.way), 1)
+            tell("pubsub_link_paused_seconds", process, link.paused)
+            tell("pubsub_link_round_trip_seconds", process, link.round_trip)
         if stats.loop.measured:
-            add("pubsub_loop_late_p99_seconds", process, stats.loop.p99)
-            add("pubsub_loop_late_max_seconds", process, stats.loop.most)
-        add("pubsub_shared_memory_bytes", process, stats.pool)
-        add("pubsub_shared_memory_limit_bytes", process, stats.pool_size)
-        add("pubsub_rows_left_out", process, stats.left_out)
+            tell("pubsub_loop_late_p99_seconds", process, stats.loop.p99)
+            tell("pubsub_loop_late_max_seconds", process, stats.loop.most)
+        tell("pubsub_shared_memory_bytes", process, stats.pool)
+        tell("pubsub_shared_memory_limit_bytes", process, stats.pool_size)
+        tell("pubsub_rows_left_out", process, stats.left_out)
 
     def _of_topics(self, process: tuple[str, ...], stats: Stats) -> None:
         for row in stats.counted():
             labels = (*process, self._topic(process, row.topic))
             if row.role == "pub":
-                self._add("pubsub_put_messages_total", labels, row.messages)
-                self._add("pubsub_put_bytes_total", labels, row.bytes)
-                self._add("pubsub_buffer_lost_messages_total", labels, row.lost)
+                self._tell("pubsub_put_messages_total", labels, row.messages)
+                self._tell("pubsub_put_bytes_total", labels, row.bytes)
+                self._tell("pubsub_buffer_lost_messages_total", labels, row.lost)
             else:
-                self._add("pubsub_delivered_messages_total", labels, row.messages)
-                self._add("pubsub_delivered_bytes_total", labels, row.bytes)
-                self._add("pubsub_lost_messages_total", labels, row.lost)
+                self._tell("pubsub_delivered_messages_total", labels, row.messages)
+                self._tell("pubsub_delivered_bytes_total", labels, row.bytes)
+                self._tell("pubsub_lost_messages_total", labels, row.lost)
         for pub in stats.pubs:
             self._of_pub((*process, self._topic(process, pub.topic)), stats.time, pub)
         for sub in stats.subs:
             self._of_sub((*process, self._topic(process, sub.pattern)), stats.time, sub)
 
     def _of_pub(self, labels: tuple[str, ...], now: float, pub: PubStats) -> None:
-        add = self._add
-        add("pubsub_pubs", labels, 1)
-        add("pubsub_put_last_timestamp_seconds", labels, _when(now, pub.silent))
-        add("pubsub_put_waiting", labels, pub.waiting)
-        add("pubsub_put_waiting_seconds", labels, pub.waited)
-        add("pubsub_buffer_messages", labels, pub.kept)
-        add("pubsub_buffer_bytes", labels, pub.kept_bytes)
-        add("pubsub_buffer_limit_bytes", labels, pub.buffer)
-        add("pubsub_buffer_oldest_seconds", labels, pub.oldest or 0.0)
+        tell = self._tell
+        tell("pubsub_pubs", labels, 1)
+        tell("pubsub_put_last_timestamp_seconds", labels, _when(now, pub.silent))
+        tell("pubsub_put_waiting", labels, pub.waiting)
+        tell("pubsub_put_waiting_seconds", labels, pub.waited)
+        tell("pubsub_buffer_messages", labels, pub.kept)
+        tell("pubsub_buffer_bytes", labels, pub.kept_bytes)
+        tell("pubsub_buffer_limit_bytes", labels, pub.buffer)
+        tell("pubsub_buffer_oldest_seconds", labels, pub.oldest or 0.0)
         due = [each for each in pub.subscribers if not each.observer]
         self._states("pubsub_subscribers", labels, [each.state for each in due])
         lag, idle = max([each.lag for each in due], default=0), [each.idle or 0.0 for each in due]
-        add("pubsub_subscriber_lag_messages", labels, lag)
-        add("pubsub_subscriber_idle_seconds", labels, max(idle, default=0.0))
+        tell("pubsub_subscriber_lag_messages", labels, lag)
+        tell("pubsub_subscriber_idle_seconds", labels, max(idle, default=0.0))
 
     def _of_sub(self, labels: tuple[str, ...], now: float, sub: SubStats) -> None:
-        add = self._add
-        add("pubsub_subs", labels, 1)
-        add("pubsub_received_last_timestamp_seconds", labels, _when(now, sub.silent))
-        add("pubsub_waiting_messages", labels, sub.waiting)
-        add("pubsub_waiting_bytes", labels, sub.waiting_bytes)
-        add("pubsub_window_bytes", labels, sub.window)
-        add("pubsub_waiting_oldest_seconds", labels, sub.oldest or 0.0)
-        add("pubsub_handling_seconds", labels, sub.handling)
-        add("pubsub_stuck_seconds", labels, sub.stuck or 0.0)
+        tell = self._tell
+        tell("pubsub_subs", labels, 1)
+        tell("pubsub_received_last_timestamp_seconds", labels, _when(now, sub.silent))
+        tell("pubsub_waiting_messages", labels, sub.waiting)
+        tell("pubsub_waiting_bytes", labels, sub.waiting_bytes)
+        tell("pubsub_window_bytes", labels, sub.window)
+        tell("pubsub_waiting_oldest_seconds", labels, sub.oldest or 0.0)
+        tell("pubsub_handling_seconds", labels, sub.handling)
+        tell("pubsub_stuck_seconds", labels, sub.stuck or 0.0)
         self._states("pubsub_publishers", labels, [stream.state for stream in sub.streams])
 
     def _states(self, name: str, labels: tuple[str, ...], states: list[str]) -> None:
         for state in STATES[name]:
-            self._add(name, (*labels, state), states.count(state))
+            self._tell(name, (*labels, state), states.count(state))
 
 
 def _named(

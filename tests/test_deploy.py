@@ -457,6 +457,11 @@ def test_rules_and_queries_ask_for_metrics_and_labels_that_exist() -> None:
         assert set(re.findall(r"\bpubsub_[a-z_]+", query)) <= set(known)
 
 
+def test_the_page_says_how_many_alerts_there_are() -> None:
+    assert len(rules()) == 12
+    assert "has twelve that" in (ROOT / "docs/deploy.md").read_text()
+
+
 def test_the_panels_of_the_dashboard_fill_it_and_lie_on_none() -> None:
     panels = json.loads(GRAFANA.read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

@@ -31,6 +31,7 @@ from pubsub.codec.own_codecs import Codec
 from pubsub.codec.own_types import register
 from pubsub.config import Settings
 from pubsub.errors import ProtocolError
+from pubsub.metrics import METRICS
 from pubsub.wire import messages
 from pubsub.wire.frames import (
     BUFFER_PIECE,
@@ -90,10 +91,12 @@ DOCUMENTED = (
     ),
     *("pubsub.faces.foreign",),
     *("pubsub.stats.why", "pubsub.stats.near", "pubsub.stats.words", "pubsub.cli.delay"),
+    *("pubsub.metrics", "pubsub.survey"),
 )
 EXAMPLES = (
     *("pubsub.faces.pub", "pubsub.faces.sub", "pubsub.faces.peer"),
     *("pubsub.codec.own_codecs", "pubsub.codec.own_types"),
+    *("pubsub.metrics", "pubsub.survey"),
 )
 
 
@@ -509,6 +512,14 @@ def test_the_house_of_the_architecture_is_the_one_that_is_enforced() -> None:
     assert {floor: sorted(names) for floor, names in floors.items()} == {
         floor: sorted(names) for floor, names in there.items()
     }
+
+
+def test_the_metrics_of_the_page_are_those_of_the_code() -> None:
+    table = [tuple(row) for row in rows(sections(page("docs/seeing.md"))["The metrics"])]
+    assert table == [
+        (f"`{metric.name}`", ", ".join(f"`{label}`" for label in metric.labels), metric.text)
+        for metric in METRICS
+    ]
 
 
 def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:

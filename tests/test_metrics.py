@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -410,3 +411,43 @@ def test_the_example_exposes_what_it_does() -> None:
             found = read(answer.read())
         assert found["pubsub_pubs", "sensors/kitchen/temp"] == 1
         assert found["pubsub_subs", "sensors/*/temp"] == 1
+
+
+ASK = """
+import asyncio
+
+async def ask(method, path):
+    said = []
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        said.append(message)
+
+    request = {
+        **{"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1"},
+        **{"method": method, "path": path, "raw_path": path.encode(), "root_path": ""},
+        **{"scheme": "http", "query_string": b"", "headers": [], "server": ("h", 80)},
+    }
+    await app(request, receive, send)
+    return said[0]["status"], b"".join(each.get("body", b"") for each in said).decode()
+
+async def main():
+    async with lifespan(app):
+        print((await ask("POST", "/orders/7"))[0])
+        status, body = await ask("GET", "/metrics/")
+        print(status, *(x for x in body.splitlines() if x.startswith("pubsub_put_messages")))
+
+asyncio.run(main())
+"""
+
+
+def test_the_fastapi_program_of_the_page_exposes_what_it_does() -> None:
+    pytest.importorskip("fastapi", reason="it is no extra of pubsubd")
+    page = (ROOT / "docs/seeing.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    (source,) = (block for block in blocks if "fastapi" in block)
+    with coordinator_in_thread() as coordinator:
+        said = run_python(source + ASK, PUBSUB_COORDINATOR=coordinator.address)
+    assert said.splitlines() == ["200", '200 pubsub_put_messages_total{topic="orders"} 1.0']
