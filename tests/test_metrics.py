@@ -11,13 +11,14 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -34,6 +35,7 @@ from pubsub.stats import (
     SubscriberStats,
     SubStats,
 )
+from pubsub.stats.past import Past
 from tests.integration.support import (
     LONG,
     coordinator_in_loop,
@@ -208,10 +210,11 @@ def test_a_scraper_that_wants_openmetrics_gets_it_with_units() -> None:
     async def scrape() -> str:
         async with coordinator_in_loop() as address, Peer(address) as peer:
             await peer.pub("t")
-            return openmetrics(own(peer)).decode()
+            text: bytes = openmetrics.generate_latest(own(peer))  # type: ignore[no-untyped-call]
+            return text.decode()
 
     text = asyncio.run(scrape())
-    families = {family.name: family for family in read_openmetrics(text)}
+    families = {family.name: family for family in read_openmetrics(text)}  # type: ignore[no-untyped-call]
     assert families["pubsub_put_bytes"].unit == "bytes"
     assert families["pubsub_put_waiting_seconds"].unit == "seconds"
     assert families["pubsub_put_messages"].type == "counter"
@@ -273,27 +276,48 @@ def test_no_count_goes_back_whatever_opens_and_closes() -> None:
         }
 
 
-def test_who_scrapes_while_pubs_end_sees_each_once() -> None:
+def test_who_scrapes_while_a_pub_ends_sees_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        coordinator_in_thread() as coordinator,
+        Peer(coordinator.address) as peer,
+        ThreadPoolExecutor() as scraper,
+    ):
+        scrapes: list[Future[int]] = []
+        add = Past.add
+
+        def scraped_meanwhile(past: Past, row: PastStats, now: float) -> None:
+            for before_and_after in (True, False):
+                scrapes.append(
+                    scraper.submit(lambda: sum(row.messages for row in peer.stats().counted()))
+                )
+                wait(scrapes, timeout=0.1)  # as long as it would take, if nothing held it up
+                if before_and_after:
+                    add(past, row, now)
+
+        monkeypatch.setattr(Past, "add", scraped_meanwhile)
+        pub, other = peer.pub("t"), peer.pub("t")
+        pub.put_many(range(10))
+        other.put_many(range(5))
+        pub.close()
+        assert [each.result(LONG) for each in scrapes] == [15, 15]
+
+
+def test_who_scrapes_while_a_pub_is_made_is_told_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with coordinator_in_thread() as coordinator, Peer(coordinator.address) as peer:
-        seen: list[float] = []
-        over = threading.Event()
+        peer.pub("old").put(1)
+        scrapes: list[list[int]] = []
+        add = peer.runtime.readiness.add
 
-        def scrape() -> None:
-            while not over.is_set():
-                seen.append(sum(row.messages for row in peer.stats().counted()))
+        def scraped_meanwhile(*args: Any) -> Any:
+            scrapes.append([pub.put for pub in peer.stats().pubs])
+            return add(*args)
 
-        pubs = [peer.pub("t") for _ in range(200)]
-        for pub in pubs:
-            pub.put_many(range(1000))
-        thread = threading.Thread(target=scrape)
-        thread.start()
-        try:
-            for pub in pubs:
-                pub.close()
-        finally:
-            over.set()
-            thread.join()
-        assert set(seen) == {200_000}
+        monkeypatch.setattr(peer.runtime.readiness, "add", scraped_meanwhile)
+        peer.pub("new")
+        peer.sub("new")
+        assert scrapes == [[1, 0], [1, 0]]
 
 
 # --- of a process -----------------------------------------------------------------------------

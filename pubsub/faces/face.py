@@ -39,7 +39,9 @@ class Weak:
 
     def count(self) -> int:
         pub = self._face()
-        return 0 if pub is None else pub._count_all()
+        if pub is None or not hasattr(pub, "_publication"):  # nobody holds it, or it is being made
+            return 0
+        return int(pub._count_all())
 
     def queued(self) -> asyncio.Future[None] | None:
         pub = self._face()

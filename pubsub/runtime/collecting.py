@@ -112,10 +112,10 @@ def stats(
 
 
 def pub_is_over(pub: OpenPub, now: float) -> PastStats:
-    """What is kept of one that ends."""
-    publication = pub.publication
-    put, size, lost = _put(pub), publication.log.total, _lost_at(publication)
-    return PastStats("pub", publication.topic, put, size, lost, now - pub.made)
+    """What is kept of one that ends: all that was put is in its log."""
+    publication, log = pub.publication, pub.publication.log
+    lost = _lost_at(publication)
+    return PastStats("pub", publication.topic, log.next_seq, log.total, lost, now - pub.made)
 
 
 def sub_is_over(sub: OpenSub, now: float) -> PastStats:
@@ -127,7 +127,7 @@ def sub_is_over(sub: OpenSub, now: float) -> PastStats:
 
 
 def _put(pub: OpenPub) -> int:
-    """Without those that wait; a Pub that nobody holds any more cannot be asked."""
+    """Without those that wait. (A Pub that nobody holds any more cannot be asked.)"""
     return max(pub.publication.log.next_seq, pub.source.count() - pub.source.waiting()[0])
 
 
