@@ -306,7 +306,8 @@ def test_who_scrapes_while_a_pub_is_made_is_told_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with coordinator_in_thread() as coordinator, Peer(coordinator.address) as peer:
-        peer.pub("old").put(1)
+        old = peer.pub("old")
+        old.put(1)
         scrapes: list[list[int]] = []
         add = peer.runtime.readiness.add
 
@@ -315,9 +316,9 @@ def test_who_scrapes_while_a_pub_is_made_is_told_the_others(
             return add(*args)
 
         monkeypatch.setattr(peer.runtime.readiness, "add", scraped_meanwhile)
-        peer.pub("new")
-        peer.sub("new")
+        made = peer.pub("new"), peer.sub("new")  # and held, or they are closed
         assert scrapes == [[1, 0], [1, 0]]
+        assert made
 
 
 # --- of a process -----------------------------------------------------------------------------
