@@ -122,9 +122,12 @@ class Log:
     @property
     def start(self) -> int:
         """The first sequence number that is still here (or `next_seq` when it is empty)."""
+        batches = self._batches
+        if not batches:
+            return self.next_seq
         try:
-            return self._batches[0].first
-        except IndexError:  # another thread may look on
+            return batches[0].first
+        except IndexError:  # another thread looks on, and it has left meanwhile
             return self.next_seq
 
     @property
