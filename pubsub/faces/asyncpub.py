@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable
 from typing import Any
 
+from pubsub.codec.headers import Headers
 from pubsub.config import MIB, seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import begin, elsewhere
@@ -87,7 +88,9 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._done.set_result(None)
         super()._open()
 
-    def put(self, value: Any) -> Awaitable[None]:
+    def put(self, value: Any, headers: Headers | None = None) -> Awaitable[None]:
+        if headers is not None:
+            return self._put_headed(value, headers)
         encoder = self._encoder
         pack, encoder.pack = encoder.pack, encoder.refuse
         try:
@@ -99,6 +102,14 @@ class AsyncPub(InLoop, Pub, blocking=False):
             pack = encoder.pack
         encoder.pack = pack
         room = self._room - len(data)
+        if room <= 0 or buffers:
+            return self._slow(data, value, buffers)
+        self._room = room
+        self._parts.append(data)
+        return self._done
+
+    def _put_headed(self, value: Any, headers: Headers) -> Awaitable[None]:
+        data, buffers, room = self._encode_headed(value, headers)
         if room <= 0 or buffers:
             return self._slow(data, value, buffers)
         self._room = room
@@ -283,11 +294,12 @@ class AsyncPub(InLoop, Pub, blocking=False):
                     publication, now = self._publication, self._wall_clock()
                     put = publication.log.next_seq
                     body = body_of(parts, count)
+                    headers = headers_of(parts, count) if self._headed else b""
                     if self._parts is parts:  # else a signal handler's put has closed the batch
                         self._room = self._more = 0
                         self._parts = parts[count:]
                         try:
-                            publication.append(count, body, (), now)
+                            publication.append(count, body, (), now, headers)
                         except BaseException:
                             if publication.log.next_seq == put:  # the log does not have it
                                 self._parts[:0] = parts[:count]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import Any
 
+from pubsub.codec.headers import Headers
 from pubsub.config import seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.face import Blocking
@@ -43,7 +44,9 @@ class BlockingPub(Blocking, Pub, blocking=True):
         self._roomy = threading.Condition(self._lock)
         self._closing = threading.RLock()
 
-    def put(self, value: Any) -> None:
+    def put(self, value: Any, headers: Headers | None = None) -> None:
+        if headers is not None:
+            return self._put_headed(value, headers)
         try:  # `with` costs twice as much; inside `try`, no interrupt leaves the lock behind
             self._acquire()
             encoder = self._encoder
@@ -67,6 +70,15 @@ class BlockingPub(Blocking, Pub, blocking=True):
                 self._release()
             except RuntimeError:  # it was interrupted while it waited for the lock
                 pass
+
+    def _put_headed(self, value: Any, headers: Headers) -> None:
+        with self._lock:
+            data, buffers, room = self._encode_headed(value, headers)
+            if room <= 0 or buffers:
+                self._slow(data, value, buffers)
+            else:
+                self._room = room
+                self._parts.append(data)
 
     def put_many(self, values: Iterable[Any]) -> None:
         if type(values) in PLAIN:

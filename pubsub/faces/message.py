@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+from pubsub.codec.headers import BatchHeaders
 from pubsub.core.stream import Stream
+from pubsub.errors import DecodeError
 
-__all__ = ["Gap", "Message", "Run"]
+__all__ = ["Gap", "Message", "Run", "message_of"]
 
 
-class Message(NamedTuple):
-    """A message and where it comes from; see `Sub.messages`."""
+class _Five(NamedTuple):
+    """What unpacking a `Message` gives: it stays so, and whatever comes is an attribute."""
 
     value: Any
     topic: str
@@ -22,8 +25,107 @@ class Message(NamedTuple):
     """Its number in the stream of that Pub, from 0."""
     sent_at: float
     """Wall-clock time of the publisher when its batch was closed: seconds since 1970."""
-    name: str = ""
-    """Of the publisher's certificate, which has shown it; empty: none is used."""
+
+
+class Message(_Five):
+    """A message and where it comes from; see `Sub.messages`.
+
+    It is a tuple of five, ``value, topic, publisher, seq, sent_at``; the rest is there by name. Two
+    messages are equal where all of it is.
+
+    Parameters:
+        name: of the publisher's certificate.
+        headers: those that were put with it.
+
+    Example:
+        >>> from pubsub import Message
+        >>> message = Message(21.5, "temp", "10.0.0.7:4711#0", 0, 1.5, headers={"unit": "C"})
+        >>> value, topic, publisher, seq, sent_at = message
+        >>> message.headers["unit"]
+        'C'
+    """
+
+    _name = ""
+    _headers: BatchHeaders | dict[str, str | bytes] | None = None
+
+    def __new__(
+        cls,
+        value: Any,
+        topic: str,
+        publisher: str,
+        seq: int,
+        sent_at: float,
+        *,
+        name: str = "",
+        headers: Mapping[str, str | bytes] | None = None,
+    ) -> Message:
+        made = super().__new__(cls, value, topic, publisher, seq, sent_at)
+        if name:
+            made._name = name
+        if headers:
+            made._headers = dict(headers)
+        return made
+
+    @property
+    def name(self) -> str:
+        """Of the publisher's certificate, which has shown it; empty: none is used."""
+        return self._name
+
+    @property
+    def headers(self) -> dict[str, str | bytes]:
+        """What was put beside the value: ``put(value, headers=…)``; empty: nothing was.
+
+        Raises:
+            DecodeError: its publisher has sent something else in their place (an honest one never
+                does). They are decoded when they are asked for first.
+        """
+        headers = self._headers
+        if headers is None:
+            return {}
+        if isinstance(headers, BatchHeaders):
+            headers = self._headers = headers.of(self.seq)
+        return headers
+
+    def _replace(self, **changes: Any) -> Message:
+        """The same message with other fields."""
+        fields = {**self._asdict(), "name": self.name, "headers": self.headers, **changes}
+        return type(self)(**fields)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Message) and (self.name, self.headers) != (other.name, other.headers):
+            return False
+        return tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), name=self.name, headers=self.headers), tuple(self)
+
+    def __repr__(self) -> str:
+        said = super().__repr__()
+        if self.name:
+            said = f"{said[:-1]}, name={self.name!r})"
+        try:
+            return f"{said[:-1]}, headers={self.headers!r})" if self.headers else said
+        except DecodeError as error:
+            return f"{said[:-1]}, headers=<{error}>)"
+
+
+_five: Callable[[tuple[Any, str, str, int, float]], Message] = partial(tuple.__new__, Message)
+
+
+def message_of(run: Run, value: Any, seq: int) -> Message:
+    """A message that was taken. (To call the class would take longer by half.)"""
+    stream = run.stream
+    message = _five((value, stream.topic, stream.publisher, seq, run.sent_at))
+    if stream.name:
+        message._name = stream.name
+    if run.headers is not None:
+        message._headers = run.headers
+    return message
 
 
 class Gap(NamedTuple):
@@ -57,6 +159,8 @@ class Run:
     end: int
     values: Iterator[Any]  # those that were not taken yet
     sent_at: float
+    headers: BatchHeaders | None = None
+    """Of all messages of the batch; None: none has any."""
     pairs: Iterator[tuple[Any, int]] | None = None
     """The same ones, each with how many are left behind it; an iterator of C, so that the two
     belong together though other threads take from `values`."""

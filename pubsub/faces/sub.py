@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pubsub.codec.codecs import by_name, decoder_of
 from pubsub.codec.decoder import Decoder
+from pubsub.codec.headers import BatchHeaders
 from pubsub.codec.own_codecs import Codec
 from pubsub.config import MIB, whole
 from pubsub.core.inbox import Inbox
@@ -27,7 +28,7 @@ from pubsub.faces.account import what_is_unknown
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.face import Face, Weak
 from pubsub.faces.foreign import warn_of_foreign_wildcards
-from pubsub.faces.message import Gap, Message, Run
+from pubsub.faces.message import Gap, Message, Run, message_of
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
 from pubsub.runtime.members import Effort
@@ -285,7 +286,10 @@ class Sub(Face, blocking=None):
             del values[: entry.skip]
         if len(values) != wanted:
             return self._salvaged(entry, None, DecodeError("not as many values as announced"))
-        return Run(stream, entry.gaps, entry.end, iter(values), entry.sent_at), 0, raised
+        run = Run(
+            *(stream, entry.gaps, entry.end, iter(values), entry.sent_at, _headers_of(entry))
+        )
+        return run, 0, raised
 
     def _salvaged(
         self, entry: Entry, decoder: Decoder | None, error: Exception
@@ -302,6 +306,7 @@ class Sub(Face, blocking=None):
         seq = entry.first
         runs: list[Run] = []
         lost = 0
+        headers = _headers_of(entry)
         for bad, group in groupby(values, lambda value: isinstance(value, DecodeError)):
             some = list(group)
             seq += len(some)
@@ -309,7 +314,7 @@ class Sub(Face, blocking=None):
                 gaps += ((len(some), "undecodable"),)
                 lost += len(some)
             else:
-                runs.append(Run(stream, gaps, seq, iter(some), entry.sent_at))
+                runs.append(Run(stream, gaps, seq, iter(some), entry.sent_at, headers))
                 gaps = ()
         if gaps:
             runs.append(Run(stream, gaps, seq, iter(()), entry.sent_at))
@@ -432,11 +437,7 @@ class Sub(Face, blocking=None):
             values = run.values
             pairs = run.pairs = zip(values, map(operator.length_hint, repeat(values)), strict=False)
         for value, left in pairs:
-            stream = run.stream
-            return Message(
-                *(value, stream.topic, stream.publisher, run.end - 1 - left, run.sent_at),
-                stream.name,
-            )
+            return message_of(run, value, run.end - 1 - left)
         return None
 
     # --- for people ---------------------------------------------------------------------
@@ -532,6 +533,14 @@ class Sub(Face, blocking=None):
         more = f"; {unknown}" if unknown else ""
         streams = len(self._inbox.streams)
         return f"<Sub {self.topic!r}: {streams} publishers, {self.lost} lost{more}>"
+
+
+def _headers_of(entry: Entry) -> BatchHeaders | None:
+    """Those of an entry's messages, not looked at."""
+    if not entry.headers:
+        return None
+    stream = entry.stream
+    return BatchHeaders(entry.headers, entry.first - entry.skip, stream.topic, stream.publisher)
 
 
 def take_more(sub: Sub, found: list[Any], most: int) -> None:
