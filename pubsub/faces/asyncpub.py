@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable
 from typing import Any
 
-from pubsub.codec.headers import Headers
+from pubsub.codec.headers import Headers, headers_of
 from pubsub.config import MIB, seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import begin, elsewhere

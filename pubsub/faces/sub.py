@@ -286,9 +286,7 @@ class Sub(Face, blocking=None):
             del values[: entry.skip]
         if len(values) != wanted:
             return self._salvaged(entry, None, DecodeError("not as many values as announced"))
-        run = Run(
-            *(stream, entry.gaps, entry.end, iter(values), entry.sent_at, _headers_of(entry))
-        )
+        run = Run(*(stream, entry.gaps, entry.end, iter(values), entry.sent_at, _headers_of(entry)))
         return run, 0, raised
 
     def _salvaged(
