@@ -12,7 +12,7 @@ from pubsub.config import MIB, seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import begin, elsewhere
 from pubsub.faces.face import InLoop
-from pubsub.faces.pub import HANDOVER_BYTES, OVERHEAD, PLAIN, Pub, body_of, flush, wait_attached
+from pubsub.faces.pub import HANDOVER_BYTES, OVERHEAD, Pub, body_of, flush, wait_attached
 from pubsub.support.logs import logger
 from pubsub.support.reentry import interrupts_the_core, running_loop
 from pubsub.wire.buffers import Buffer
@@ -264,7 +264,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
     def put_many(self, values: Iterable[Any]) -> Awaitable[None]:
         if self._block:
             return self._put_each(values)
-        if type(values) in PLAIN:
+        if type(values) in self._plain:
             rest = iter(values)
             while self._put_run(rest) is not None:
                 pass
@@ -274,7 +274,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         return self._done
 
     async def _put_each(self, values: Iterable[Any]) -> None:
-        if type(values) in PLAIN:
+        if type(values) in self._plain:
             rest = iter(values)
             while (later := self._put_run(rest)) is not None:
                 await later

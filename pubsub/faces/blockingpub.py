@@ -11,7 +11,7 @@ from pubsub.codec.headers import Headers
 from pubsub.config import seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.face import Blocking
-from pubsub.faces.pub import HANDOVER_BYTES, NEVER, OVERHEAD, PLAIN, Pub, flush, wait_attached
+from pubsub.faces.pub import HANDOVER_BYTES, NEVER, OVERHEAD, Pub, flush, wait_attached
 from pubsub.support.reentry import interrupts_the_core, running_loop
 from pubsub.wire.buffers import Buffer
 
@@ -81,7 +81,7 @@ class BlockingPub(Blocking, Pub, blocking=True):
                 self._parts.append(data)
 
     def put_many(self, values: Iterable[Any]) -> None:
-        if type(values) in PLAIN:
+        if type(values) in self._plain:
             rest = iter(values)
             for first in rest:
                 with self._lock:  # not for all of them: others want to put too

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import operator
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from pubsub.codec.headers import BatchHeaders
 from pubsub.core.stream import Stream
 from pubsub.errors import DecodeError
+from pubsub.support.logs import logger
 
-__all__ = ["Gap", "Message", "Run", "message_of"]
+__all__ = ["Gap", "Message", "Observed", "Run", "message_of", "pairs_of"]
+
+log = logger("pubsub.sub")
 
 
 class _Five(NamedTuple):
@@ -165,3 +171,44 @@ class Run:
     """The same ones, each with how many are left behind it; an iterator of C, so that the two
     belong together though other threads take from `values`."""
     following: Run | None = None  # what else the same batch gave
+
+
+def pairs_of(values: Iterator[Any]) -> Iterator[tuple[Any, int]]:
+    """See `Run.pairs`."""
+    return zip(values, map(operator.length_hint, repeat(values)), strict=False)
+
+
+class Observed:
+    """A run's values, each shown to somebody as a message when it is taken.
+
+    Parameters:
+        observe: is shown them; what it raises is logged.
+        dropped: gets an item for a message that nobody gets, because a signal handler raised
+            while it was shown.
+    """
+
+    __slots__ = ("_pairs", "_values")
+
+    def __init__(self, run: Run, observe: Callable[[Message], None], dropped: deque[bool]) -> None:
+        def show(pair: tuple[Any, int]) -> tuple[Any, int]:
+            value, left = pair
+            try:
+                observe(message_of(run, value, run.end - 1 - left))
+            except Exception:
+                log.exception("who observes what Subs take failed")
+            except BaseException:
+                dropped.append(True)
+                raise
+            return pair
+
+        self._values = run.values
+        self._pairs = run.pairs = map(show, pairs_of(run.values))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._pairs)[0]
+
+    def __length_hint__(self) -> int:
+        return operator.length_hint(self._values)

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from functools import partial
 from math import prod
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pubsub.codec.codecs import codec_of
 from pubsub.codec.encoder import LARGE
@@ -109,6 +109,8 @@ class Pub(Face, blocking=None):
     """
 
     _kind = "Pub"
+    _plain: ClassVar[tuple[type, ...]] = PLAIN
+    """What `put_many` may put without calling `put` for each."""
     _publication: Publication
     _share: Share | None  # of the memory that others on this host see
     _queue: dict[Any, Any]  # puts that wait for room, the oldest first

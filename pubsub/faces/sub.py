@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby, islice, pairwise, repeat
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pubsub.codec.codecs import by_name, decoder_of
 from pubsub.codec.decoder import Decoder
@@ -28,7 +28,7 @@ from pubsub.faces.account import what_is_unknown
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.face import Face, Weak
 from pubsub.faces.foreign import warn_of_foreign_wildcards
-from pubsub.faces.message import Gap, Message, Run, message_of
+from pubsub.faces.message import Gap, Message, Observed, Run, message_of, pairs_of
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
 from pubsub.runtime.members import Effort
@@ -93,6 +93,7 @@ class Sub(Face, blocking=None):
     """
 
     _kind = "Sub"
+    _tracer: ClassVar[Any] = None  # see `tracing`
     _inbox: Inbox
     _waiting: Any  # true where somebody waits for a message
 
@@ -343,6 +344,9 @@ class Sub(Face, blocking=None):
                 raise entry.error
             run, lost, error = self._decoded(entry)
         stream = run.stream
+        values = run.values
+        if self._tracer is not None:
+            values = Observed(run, self._tracer.took, self._dropped)
         gaps = self._gaps
         if run.gaps:
             gaps = deque(
@@ -358,7 +362,7 @@ class Sub(Face, blocking=None):
         # Nothing is called from here to where the entry is installed.
         self._gaps = gaps
         self._run = run
-        self._values = run.values
+        self._values = values
         self._runs = run.following
         if entry is not None:
             if entry.size and entry.end > credit.consumed_until:
@@ -432,8 +436,7 @@ class Sub(Face, blocking=None):
             return None
         pairs = run.pairs
         if pairs is None:
-            values = run.values
-            pairs = run.pairs = zip(values, map(operator.length_hint, repeat(values)), strict=False)
+            pairs = run.pairs = pairs_of(run.values)
         for value, left in pairs:
             return message_of(run, value, run.end - 1 - left)
         return None

@@ -82,7 +82,7 @@ def batch(channel: int, first: int, *values: bytes, count: int | None = None) ->
 
 def headed(channel: int, first: int, value: bytes, headers: Any) -> bytes:
     """A DATA frame of one value, and of what is in the place of headers."""
-    body, behind = array_header(1) + value, msgpack.packb(headers)
+    body, behind = array_header(1) + value, bytes(msgpack.packb(headers))
     return data_header(channel, first, 0.0, len(body), len(behind)) + body + behind
 
 

@@ -74,7 +74,7 @@ async def take(sub: Sub, count: int) -> list[Message]:
 
 async def exchange(pub: Pub, sub: Sub) -> None:
     """Messages with and without headers, small and large, in one batch and alone."""
-    sent: list[tuple[bytes, dict[str, str | bytes]]] = [
+    sent: list[tuple[bytes, Any]] = [
         *((b"plain", {}), (b"headed", HEADERS), (b"again", {}), (b"empty", {"": ""})),
         *((b"x" * LARGE, HEADERS), (b"y" * LARGE, {}), (b"last", {"é": "ö" * 30_000})),
     ]
@@ -142,7 +142,7 @@ def test_blocking_pubs_and_subs_have_headers_too(by_tcp: None) -> None:
         Peer(coordinator.address) as there,
     ):
         sub, pub = there.sub("t"), here.pub("t", overflow="block", buffer=200_000)
-        sent = [(n, HEADERS if n % 3 else {}) for n in range(5_000)]
+        sent: list[Any] = [(n, HEADERS if n % 3 else {}) for n in range(5_000)]
         sent += [("x" * 100_000, HEADERS)] * 5
 
         def put() -> None:
@@ -324,14 +324,14 @@ async def test_an_entry_has_the_headers_undecoded_beside_the_body() -> None:
         async with pair(way) as (pub, sub):
             pub.put(1)
             pub.put(2, {"a": "b"})
-            await eventually(lambda sub=sub: not sub._inbox.empty)
+            await eventually(lambda: not sub._inbox.empty)
             entry = sub._inbox.peek()
             assert entry is not None
             assert entry.body == array_header(2) + b"\1\2"
             assert msgpack.unpackb(entry.headers, strict_map_key=False) == {1: {"a": "b"}}
             assert await sub.get_many() == [1, 2]
             pub.put(3)
-            await eventually(lambda sub=sub: not sub._inbox.empty)
+            await eventually(lambda: not sub._inbox.empty)
             entry = sub._inbox.peek()
             assert entry is not None
             assert entry.headers == b""

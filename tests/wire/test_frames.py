@@ -124,17 +124,17 @@ def frames(draw: st.DrawFn) -> Expected:
         first = draw(st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1)))
         sent_at = draw(st.floats(0, 2e9))
         batch = draw(values)
-        fields = (channel, first, sent_at, batch)
+        of_data: tuple[int, int, float, Any] = (channel, first, sent_at, batch)
         if kind == "data":
-            return own_data(*fields), fields
+            return own_data(*of_data), of_data
         if kind == "foreign data":
-            return foreign(7, *fields), fields
+            return foreign(7, *of_data), of_data
         headers = {i: {"name": "text", "": b"\0"} for i in range(len(batch)) if draw(st.booleans())}
         packed = msgpack.packb(headers)
         if kind == "headed data":
-            return own_data(*fields, packed), (*fields, packed)
+            return own_data(*of_data, packed), (*of_data, packed)
         more = (draw(st.text(max_size=50)),) if kind == "later data" else ()
-        return foreign(7, *fields, headers, *more), (*fields, packed)
+        return foreign(7, *of_data, headers, *more), (*of_data, packed)
     if kind.endswith("buffer"):
         payload = draw(st.binary(min_size=1, max_size=200))
         offset = draw(st.just(0) | st.integers(0, 2**40))
