@@ -63,11 +63,13 @@ PAGES = (
     "docs/engines.md",
     "docs/from-dask.md",
     "docs/guarantees.md",
+    "docs/logging.md",
     NETWORKS,
     PROTOCOL,
     "docs/scaling.md",
     "docs/security.md",
     "docs/seeing.md",
+    "docs/tracing.md",
     "docs/values.md",
 )
 # Each of them may have doctests; those of `EXAMPLES` must.
@@ -90,7 +92,7 @@ DOCUMENTED = (
         "pubsub.wire.messages",
         "pubsub.wire.frames",
     ),
-    *("pubsub.faces.foreign",),
+    *("pubsub.faces.foreign", "pubsub.faces.message", "pubsub.otel"),
     *("pubsub.stats.why", "pubsub.stats.near", "pubsub.stats.words", "pubsub.cli.delay"),
     *("pubsub.metrics", "pubsub.survey"),
 )

@@ -343,6 +343,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
                 "and nobody waited for them (`await pub.put(...)`)",
                 forgotten,
                 self.topic,
+                topic=self.topic,
             )
 
     async def flush(self, timeout: float | None = None) -> None:

@@ -545,6 +545,7 @@ class Notice:
                 h.why(waited if self._acked.get(h.cursor) == h.acked else None, clock)
                 for h in holding
             ),
+            topic=pub.topic,
         )
 
 
@@ -566,6 +567,7 @@ def check_unchanged(topic: str, block: Block) -> None:
             "Pub(%r): an array of %s bytes was written to after it was put, and Subs have seen "
             "that: by a view of it, or by another library that has its memory",
             *(topic, f"{len(block):,}"),
+            topic=topic,
         )
 
 

@@ -394,6 +394,9 @@ class Sub(Face, blocking=None):
                     stream.publisher,
                     stream.topic,
                     error,
+                    topic=stream.topic,
+                    address=stream.publisher,
+                    peer=stream.key.peer_id,
                 )
             elif error is not None:
                 raise error
