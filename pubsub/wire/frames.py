@@ -82,11 +82,9 @@ def data_header(
 ) -> bytes:
     """What goes before the body of a batch, and the headers behind that, if there are any: length,
     kind, channel, first number, time."""
-    return _DATA.pack(
-        _DATA_REST + body_size + headers_size,
-        _HEADED_MARK if headers_size else _DATA_MARK,
-        *(_U32, channel, _U64, first, _F64, sent_at),
-    )
+    mark = _HEADED_MARK if headers_size else _DATA_MARK
+    size = _DATA_REST + body_size + headers_size
+    return _DATA.pack(size, mark, _U32, channel, _U64, first, _F64, sent_at)
 
 
 def buffer_header(channel: int, total: int, offset: int, size: int) -> bytes:
