@@ -109,7 +109,8 @@ class AsyncPub(InLoop, Pub, blocking=False):
         return self._done
 
     def _put_headed(self, value: Any, headers: Headers) -> Awaitable[None]:
-        data, buffers, room = self._encode_headed(value, headers)
+        data, buffers, size = self._encode_headed(value, headers)
+        room = self._room - size
         if room <= 0 or buffers:
             return self._slow(data, value, buffers)
         self._room = room
@@ -236,7 +237,8 @@ class AsyncPub(InLoop, Pub, blocking=False):
         """Add to the batch, which is granted more of its room as it grows: twice as much each
         time, so that a turn knows by half what all Pubs together put in it. True: it is time to
         let the loop run."""
-        room = self._room - len(data)
+        needed = len(data)
+        room = self._room - needed
         time_to_run = False
         if room <= 0 and self._more:
             size = min(self._more, max(2 * self._grant, 1 - int(room)))

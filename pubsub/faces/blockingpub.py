@@ -73,7 +73,8 @@ class BlockingPub(Blocking, Pub, blocking=True):
 
     def _put_headed(self, value: Any, headers: Headers) -> None:
         with self._lock:
-            data, buffers, room = self._encode_headed(value, headers)
+            data, buffers, size = self._encode_headed(value, headers)
+            room = self._room - size
             if room <= 0 or buffers:
                 self._slow(data, value, buffers)
             else:
@@ -113,7 +114,8 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._wake()  # before `_room` lets the next put do without: it may be interrupted
             if not self._parts:  # a signal handler's put may have begun the batch
                 self._room = room
-        room = self._room - len(data)
+        needed = len(data)
+        room = self._room - needed
         self._room = room
         self._parts.append(data)
         if self._room <= 0:

@@ -306,10 +306,9 @@ class Pub(Face, blocking=None):
                     return later
         return None
 
-    def _encode_headed(
-        self, value: Any, headers: Headers
-    ) -> tuple[bytes, tuple[Buffer, ...], float]:
-        """A message with headers: what to put, and the room that is left with it."""
+    def _encode_headed(self, value: Any, headers: Headers) -> tuple[bytes, tuple[Buffer, ...], int]:
+        """A message with headers: what to put, and what it counts for. (That is a call, which a
+        signal handler's put may follow: so it comes before a look at `_room`.)"""
         encoder = self._encoder
         packed = pack_headers(headers, self.topic) if headers else b""
         pack, encoder.pack = encoder.pack, encoder.refuse
@@ -324,7 +323,7 @@ class Pub(Face, blocking=None):
         if packed:
             self._headed = True
             data = Headed(data, packed)
-        return data, buffers, self._room - len(data)
+        return data, buffers, len(data)
 
     def _encode_again(self, error: BaseException, value: Any) -> tuple[bytes, tuple[Buffer, ...]]:
         """What to put for a value for which this was raised. Mostly it is an error to raise."""

@@ -6,7 +6,7 @@ import asyncio
 import struct
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from typing import Any
 import msgpack
 import pytest
 
-from pubsub import EncodeError, Message, MessageTooLarge, Peer, Pub, Sub
+import pubsub
+from pubsub import EncodeError, Message, MessageTooLarge, Peer, Pub, Sub, WrongContext
 from pubsub.config import MIB, parse_address
 from pubsub.core.serving import Serving
 from pubsub.links import memory, unix
 from pubsub.trust.files import write_file
 from pubsub.trust.keys import Key
 from pubsub.wire.frames import array_header
+from tests.integration import test_taking
 from tests.integration.support import (
     LONG,
     break_links,
@@ -335,3 +337,47 @@ async def test_an_entry_has_the_headers_undecoded_beside_the_body() -> None:
             entry = sub._inbox.peek()
             assert entry is not None
             assert entry.headers == b""
+
+
+PUTTING = {
+    str(Path(pubsub.__file__).parent / name)
+    for name in ("faces/pub.py", "faces/asyncpub.py", "faces/blockingpub.py", "codec/headers.py")
+}
+
+
+@pytest.mark.parametrize("puts", [False, True])
+def test_a_put_with_headers_may_be_interrupted_at_any_moment(
+    puts: bool, monkeypatch: pytest.MonkeyPatch, uncollected: None
+) -> None:
+    """By a signal handler that puts, too, or by one that raises: each message has its headers."""
+    monkeypatch.setattr(test_taking, "TAKING", PUTTING)
+    with coordinator_in_thread() as coordinator, Peer(coordinator.address, linger=0) as peer:
+        sub, number = peer.sub("t"), 0
+        while True:
+            blocking, put = peer.pub("t"), []
+
+            def one_more(n: int) -> None:
+                blocking.put(n, {"n": str(n)})  # noqa: B023
+                put.append(n)  # noqa: B023
+
+            def handler() -> None:
+                if not puts:
+                    raise test_taking.Interrupt
+                with suppress(WrongContext):  # it is in the middle of encoding
+                    one_more(100)
+
+            one_more(0)
+            with test_taking.at(number, handler) as moment, suppress(test_taking.Interrupt):
+                one_more(1)
+            one_more(2)
+            blocking.close(LONG)
+            messages = islice(sub.messages(), blocking._publication.log.next_seq)
+            got = [(m.value, m.headers) for m in messages if isinstance(m, Message)]
+            assert got == [(n, {"n": str(n)}) for n, _ in got], moment.where
+            values = [n for n, _ in got]
+            assert len(set(values)) == len(values), moment.where
+            assert set(put) <= set(values), moment.where
+            if moment.where is None:
+                break
+            number += 1
+        assert number > 10
