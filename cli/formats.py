@@ -31,7 +31,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
-from pubsub import Message
+from pubsub import DecodeError, Message
 from pubsub.cli.fields import Fields
 from pubsub.cli.terminal import Screen
 
@@ -80,8 +80,9 @@ FORMATS: dict[str, Callable[[Any], bytes]] = {"json": as_json, "repr": as_repr, 
 class Formatter:
     """Messages as lines of a form: ``json``, ``repr`` or ``raw``.
 
-    With `times` (at which each was sent) or `topics`, JSON lines are objects of ``time``, ``topic``
-    and ``value``; in the other forms these stand before the value, each behind it a tab. Of
+    With `times` (at which each was sent), `topics` or `headers`, JSON lines are objects of
+    ``time``, ``topic``, ``headers`` and ``value``; in the other forms these stand before the value,
+    each behind it a tab. Headers are JSON in all of them; null: they cannot be decoded. Of
     `fields`, JSON lines are objects too, and the other forms have a tab between them.
 
     Parameters:
@@ -95,6 +96,7 @@ class Formatter:
         *,
         times: bool = False,
         topics: bool = False,
+        headers: bool = False,
         fields: Fields | None = None,
         screen: Screen | None = None,
     ) -> None:
@@ -102,6 +104,7 @@ class Formatter:
         self._json = form == "json"
         self._times = times
         self._topics = topics
+        self._headers = headers
         self._fields = fields
         self._screen = screen
         self._sent_at = math.nan
@@ -119,16 +122,18 @@ class Formatter:
             value = self._form(message.value)
         else:
             value = b"\t".join(map(self._cell, self._fields.of(message.value).values()))
-        return time + topic + shown(value, "") + b"\n"
+        headers = shown(_headers(message), "") + b"\t" if self._headers else b""
+        return time + topic + headers + shown(value, "") + b"\n"
 
     def _json_of(self, message: Message) -> bytes:
         value = message.value
         text = as_json(value if self._fields is None else self._fields.of(value))
-        if not self._times and not self._topics:
+        if not (self._times or self._topics or self._headers):
             return text
         time = b'"time": "' + self._time_of(message) + b'", ' if self._times else b""
         topic = b'"topic": ' + as_json(message.topic) + b", " if self._topics else b""
-        return b"{" + time + topic + b'"value": ' + text + b"}"
+        headers = b'"headers": ' + _headers(message) + b", " if self._headers else b""
+        return b"{" + time + topic + headers + b'"value": ' + text + b"}"
 
     def _cell(self, part: Any) -> bytes:
         """One of several fields of a line: it ends neither the line nor the column."""
@@ -145,6 +150,13 @@ class Formatter:
             self._sent_at = message.sent_at
             self._time = iso(message.sent_at)
         return self._time
+
+
+def _headers(message: Message) -> bytes:
+    try:
+        return as_json(message.headers)
+    except DecodeError:
+        return b"null"
 
 
 def iso(seconds: float) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import sys
 import time
@@ -177,6 +178,24 @@ class _Positive(click.FloatRange):
 POSITIVE = _Positive(min=0, min_open=True)
 
 
+class _Header(ParamType):
+    """A name and a text."""
+
+    name = "NAME=TEXT"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str | bytes]:
+        name, sign, text = value.partition("=")
+        if not sign or not name:
+            raise click.UsageError(f"--header {value!r} is not NAME=TEXT, such as unit=C", ctx)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # what the shell has given is no UTF-8
+            return name, os.fsencode(text)
+        return name, text
+
+
 @pubsub.command(epilog=EPILOG)
 @click.argument(
     "patterns", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=_Topic(check_pattern)
@@ -193,6 +212,7 @@ POSITIVE = _Positive(min=0, min_open=True)
 )
 @click.option("--timestamps", "times", is_flag=True, help="Show when each message was sent.")
 @click.option("--topics", is_flag=True, help="Show each message's topic.")
+@click.option("--headers", is_flag=True, help="Show what was put beside each message.")
 @click.option(
     "--history",
     type=_History(),
@@ -274,8 +294,9 @@ def tail(**options: Any) -> int:
     len(x), lower(text), search(regex, text) and date("2026-05-31"). What a value does not have, or
     cannot be compared, is not shown, and counted at the end. It needs pubsubd[cli].
 
-    With --timestamps or --topics, lines of JSON are objects of "time", "topic" and "value"; in
-    the other formats these stand before the value, each followed by a tab. JSON has no form for
+    With --timestamps, --topics or --headers, lines of JSON are objects of "time", "topic",
+    "headers" and "value"; in the other formats these stand before the value, each followed by a
+    tab. JSON has no form for
     some values: dates become ISO 8601, bytes {"base64": "…"}, tuples and sets arrays, NaN "NaN",
     numpy arrays nested arrays.
     """
@@ -306,6 +327,13 @@ def _exclusive(one: str, other: str) -> None:
 @click.argument("topic", type=_Topic(check_topic))
 @click.argument("value")
 @click.option("--json-lines", is_flag=True, help="With -: each line is JSON.")
+@click.option(
+    "--header",
+    "headers",
+    type=_Header(),
+    multiple=True,
+    help="Put it beside each message, for who looks at headers; may be given again.",
+)
 @click.option("--rate", type=POSITIVE, metavar="N", help="Put at most so many messages a second.")
 @click.option(
     "--wait",
@@ -323,7 +351,13 @@ def _exclusive(one: str, other: str) -> None:
 )
 @coordinator_option(", where with --wait the command runs one itself if there is none")
 @credential_options
-def put(value: str, json_lines: bool, wait: int | None, **options: Any) -> int:
+def put(
+    value: str,
+    json_lines: bool,
+    headers: tuple[tuple[str, str | bytes], ...],
+    wait: int | None,
+    **options: Any,
+) -> int:
     """Put a message on a topic.
 
     VALUE is JSON, or else a plain string; - puts every line of standard input as a message (a
@@ -343,7 +377,7 @@ def put(value: str, json_lines: bool, wait: int | None, **options: Any) -> int:
 
     if value != "-" and json_lines:
         raise click.UsageError("--json-lines goes with -: it is about standard input")
-    sending = Sending(wait=wait or 0, **options)
+    sending = Sending(wait=wait or 0, headers=dict(headers) or None, **options)
     if sending.coordinator is None:  # it fails at once, with an error that says it all, or waits
         log_lines(logging.INFO if wait else logging.ERROR)
     else:

@@ -55,6 +55,7 @@ class Sending:
     coordinator: str | None = None
     rate: float | None = None  # messages per second, at most
     wait: int = 0  # subscribers to wait for before the first message
+    headers: dict[str, str | bytes] | None = None  # of every message
     timeout: float | None = None
     """Seconds to wait for these (None: for ever), and for one that takes nothing (None:
     `PATIENCE`)."""
@@ -128,7 +129,7 @@ def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
             if sending.wait and not _wait(pub, sending):
                 return TIMED_OUT
             audience.meet()
-            _put_all(pub, values, sending.rate, audience)
+            _put_all(pub, values, sending, audience)
         except KeyboardInterrupt:
             after_ctrl_c()
             code = INTERRUPTED
@@ -190,8 +191,9 @@ def _wait(pub: BlockingPub, sending: Sending) -> bool:
 
 
 def _put_all(
-    pub: BlockingPub, values: Iterable[tuple[Any, int]], rate: float | None, audience: _Audience
+    pub: BlockingPub, values: Iterable[tuple[Any, int]], sending: Sending, audience: _Audience
 ) -> None:
+    rate, headers = sending.rate, sending.headers
     due = time.monotonic()
     for value, size in values:
         if rate is not None:
@@ -201,7 +203,7 @@ def _put_all(
             due = max(due, now - 1.0) + 1.0 / rate  # what was late is not all caught up at once
         audience.about_to_put()
         try:
-            pub.put(value)
+            pub.put(value, headers)
         except (EncodeError, MessageTooLarge) as error:
             if not audience.count:
                 raise

@@ -61,6 +61,7 @@ class Wanted:
     color: Color = "auto"
     times: bool = False
     topics: bool = False
+    headers: bool = False
     allow_pickle: bool = False
     allow_pickle_of_anyone: bool = False
     quiet: bool = False
@@ -83,6 +84,7 @@ class _Tail:
             wanted.form,
             times=wanted.times,
             topics=wanted.topics,
+            headers=wanted.headers,
             fields=wanted.fields,
             screen=Screen(color=color) if color or self._terminal else None,
         ).line

@@ -240,7 +240,7 @@ class Coordinator:
             return
         if other.role == "client":
             return
-        log.debug("%s has joined (%s %s)", link, other.role, other.peer_id)
+        log.debug("%s has joined (%s %s)", link, other.role, other.peer_id, of=link)
         connections = self._of(connection)
         before = connections.get(other.peer_id)
         connections[other.peer_id] = connection
@@ -251,7 +251,7 @@ class Coordinator:
         if self.guard.revoked:
             link.send(Revoked(self.guard.revoked))
         for objection in objections:
-            log.info("%s: %s", link, objection)
+            log.info("%s: %s", link, objection, of=link)
             link.send(Refused(0, "auth", objection))
         if before is not None and before.link is not None:
             before.link.goodbye("busy", f"the {other.role} has connected anew")
@@ -291,7 +291,7 @@ class Coordinator:
             return
         del connections[peer_id]
         how = "has left" if orderly else "is away"
-        log.debug("%s %s (%s %s)", link, how, connection.role, peer_id)
+        log.debug("%s %s (%s %s)", link, how, connection.role, peer_id, of=link)
         if connection.role == "relay":
             self.registry.relays.lose(peer_id)
             return
@@ -305,7 +305,7 @@ class Coordinator:
 
     def _is_gone(self, peer_id: str) -> None:
         """A peer has ended without a goodbye: nobody expects it any more."""
-        log.debug("peer %s is gone without a goodbye", peer_id)
+        log.debug("peer %s is gone without a goodbye", peer_id, peer=peer_id)
         self.push(self.registry.leave(peer_id))
         self._arm()
 
@@ -460,7 +460,7 @@ class _Connection:
             link.fail(error)
         except Exception as error:
             self.asking = False
-            log.exception("internal error over a request of %s", link)
+            log.exception("internal error over a request of %s", link, of=link)
             link.fail(ProtocolError(f"internal error: {error!r}", code="internal"))
         else:
             link.listen(not requests)

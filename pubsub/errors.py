@@ -6,7 +6,7 @@
     ├── TopicError(ValueError)              a topic or pattern that cannot be used
     ├── EncodeError(TypeError)              a value that the codec cannot carry
     ├── DecodeError(ValueError)             a stream or message that this Sub cannot read
-    ├── MessageTooLarge(ValueError)         a message above ``max_message``
+    ├── MessageTooLarge(ValueError)         a message above ``max_message``, or its headers
     ├── Closed                              use of a Pub, Sub or Peer after ``close()``
     ├── WrongContext(RuntimeError)          the blocking form inside an event loop, the
     │                                       async form outside one, or use after a fork
@@ -95,20 +95,27 @@ class DecodeError(PubSubError, ValueError):
 
 
 class MessageTooLarge(PubSubError, ValueError):
-    """A message above the ``max_message`` of the Peer. Nothing was put.
+    """A message above the ``max_message`` of the Peer, or more headers than a message may have.
+    Nothing was put.
 
     Attributes:
         topic: the topic of the Pub.
-        size: bytes of the encoded message.
-        limit: bytes that ``max_message`` allows.
+        size: bytes of the encoded message, with its headers; or of the headers that are too much.
+        limit: bytes that ``max_message`` allows, or that headers may have.
+        headers: how many headers are too much; 0: it is the message.
     """
 
-    def __init__(self, *, topic: str, size: int, limit: int) -> None:
+    def __init__(self, *, topic: str, size: int, limit: int, headers: int = 0) -> None:
         self.topic = topic
         self.size = size
         self.limit = limit
+        self.headers = headers
         super().__init__(
-            f"a message of {size:,} bytes on topic {topic!r} is over max_message "
+            f"{headers:,} header{'s' if headers > 1 else ''} of {size:,} bytes on topic {topic!r}, "
+            f"where a message may have {limit:,} bytes of headers: what is large belongs into the "
+            "value"
+            if headers
+            else f"a message of {size:,} bytes on topic {topic!r} is over max_message "
             f"({limit:,} bytes): send it in parts, or raise Peer(max_message=…) at both ends"
         )
 

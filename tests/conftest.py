@@ -109,7 +109,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True)
 def _what_was_logged_before_limits_no_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("pubsub", "pubsub.absent", "pubsub.link", "pubsub.pub"):
+    for name in ("pubsub", "pubsub.absent", "pubsub.link", "pubsub.pub", "pubsub.sub"):
         monkeypatch.setattr(logging.getLogger(name), "filters", [RateLimit()])
     log = logging.getLogger("pubsub")  # commands that a test runs in its own process change it
     monkeypatch.setattr(log, "handlers", [])

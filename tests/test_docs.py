@@ -27,6 +27,7 @@ from pubsub.cli.pubsubd import pubsubd
 from pubsub.codec.decoder import BesideDecoder, MsgpackDecoder
 from pubsub.codec.encoder import MsgpackEncoder
 from pubsub.codec.extension_types import NAMES
+from pubsub.codec.headers import Headed, headers_of, pack_headers
 from pubsub.codec.own_codecs import Codec
 from pubsub.codec.own_types import register
 from pubsub.config import Settings
@@ -62,11 +63,13 @@ PAGES = (
     "docs/engines.md",
     "docs/from-dask.md",
     "docs/guarantees.md",
+    "docs/logging.md",
     NETWORKS,
     PROTOCOL,
     "docs/scaling.md",
     "docs/security.md",
     "docs/seeing.md",
+    "docs/tracing.md",
     "docs/values.md",
 )
 # Each of them may have doctests; those of `EXAMPLES` must.
@@ -89,7 +92,7 @@ DOCUMENTED = (
         "pubsub.wire.messages",
         "pubsub.wire.frames",
     ),
-    *("pubsub.faces.foreign",),
+    *("pubsub.faces.foreign", "pubsub.faces.message", "pubsub.otel"),
     *("pubsub.stats.why", "pubsub.stats.near", "pubsub.stats.words", "pubsub.cli.delay"),
     *("pubsub.metrics", "pubsub.survey"),
 )
@@ -200,15 +203,27 @@ def test_the_bytes_of_an_example_are_its_message(kind: str) -> None:
 
 
 def test_the_bytes_of_the_data_example_are_its_batch() -> None:
-    for frame, (kind, channel, first, sent_at, values) in examples()["DATA"]:
+    plain, headed = examples()["DATA"]
+    for frame, (kind, channel, first, sent_at, values, *more) in (plain, headed):
         assert kind == Kind.DATA
         event = decode(frame)
         assert isinstance(event, Data)
         assert event[:4] == (channel, first, sent_at, len(values))
         assert MsgpackDecoder().decode(event.body, ()) == values
         body = array_header(len(values)) + b"".join(map(msgpack.packb, values))
-        assert data_header(channel, first, sent_at, len(body)) + body == frame
-        assert frame[29:] == body
+        of_each = {int(number): headers for number, headers in dict(*more).items()}
+        parts = [
+            Headed(b"", pack_headers(of_each[i], "t")) if i in of_each else b""
+            for i in range(len(values))
+        ]
+        headers = headers_of(parts, len(parts))
+        assert event.headers == headers
+        assert (
+            data_header(channel, first, sent_at, len(body), len(headers)) + body + headers == frame
+        )
+        assert frame[29:] == body + headers
+    assert len(plain.array) == 5
+    assert len(headed.array) == 6
 
 
 def test_the_bytes_of_the_buffer_example_are_its_piece() -> None:

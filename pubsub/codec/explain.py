@@ -21,7 +21,7 @@ from uuid import UUID
 from pubsub.codec import own_types
 from pubsub.codec.extension_types import CONTAINERS, Failed, Unencodable
 
-__all__ = ["Fault", "brief", "find_fault", "find_unpicklable", "refusal", "with_article"]
+__all__ = ["Fault", "brief", "find_fault", "find_unpicklable", "refusal", "short", "with_article"]
 
 PICKLE_INSTEAD: Final = 'or use Pub(..., codec="pickle") with Sub(..., allow_pickle=True)'
 
@@ -232,7 +232,7 @@ def _parts(holder: object) -> Iterator[tuple[str, object]]:
     if isinstance(holder, dict) and kind is dict:
         for key, item in holder.items():
             yield _KEY_OF, key
-            yield f"[{_short(key)}]", item
+            yield f"[{short(key)}]", item
     elif isinstance(holder, (list, tuple)) and kind in (list, tuple):
         for index, item in enumerate(holder):
             yield f"[{index}]", item
@@ -243,7 +243,8 @@ def _parts(holder: object) -> Iterator[tuple[str, object]]:
         yield _WIRE_OF, own_types.BY_TYPE[kind].to_wire(holder)
 
 
-def _short(key: Any) -> str:
+def short(key: Any) -> str:
+    """A key or name in an error message, whatever it is."""
     if type(key) in (str, bytes):
         return repr(key) if len(key) <= 40 else f"{key[:40]!r}…"
     if type(key) is int and key.bit_length() > 128:

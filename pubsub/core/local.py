@@ -72,7 +72,10 @@ class Local:
                 if isinstance(batch, Skip):
                     stream.gap(*batch)
                     continue
-                stream.batch(batch.first, batch.count, batch.sent_at, batch.body, batch.buffers)
+                stream.batch(
+                    *(batch.first, batch.count, batch.sent_at),
+                    *(batch.body, batch.buffers, batch.headers),
+                )
             cursor.arrived(cursor.next)
             cursor.confirm = None
             publication.progress(cursor)  # still queued: a flush that waits on does not ask again

@@ -23,11 +23,13 @@ class Batch:
         first, end: sequence numbers ``first <= seq < end``.
         body: one msgpack array of the values.
         buffers: large buffers of the last value, which travel before the body.
+        headers: one msgpack map of the messages' headers, which travels behind the body; empty:
+            none has any.
         size: bytes it counts for.
         sent_at: wall-clock time, in seconds since 1970.
     """
 
-    __slots__ = ("body", "buffers", "end", "first", "number", "sent_at", "size")
+    __slots__ = ("body", "buffers", "end", "first", "headers", "number", "sent_at", "size")
 
     def __init__(
         self,
@@ -37,13 +39,15 @@ class Batch:
         body: bytes,
         buffers: tuple[Buffer, ...],
         sent_at: float,
+        headers: bytes = b"",
     ) -> None:
         self.number = number
         self.first = first
         self.end = first + count
         self.body = body
         self.buffers = buffers
-        self.size = BATCH_COST + len(body)
+        self.headers = headers
+        self.size = BATCH_COST + len(body) + len(headers)
         if buffers:
             self.size += buffers_cost(buffers)
         self.sent_at = sent_at
@@ -138,9 +142,16 @@ class Log:
         except IndexError:
             return None
 
-    def append(self, count: int, body: bytes, buffers: tuple[Buffer, ...], sent_at: float) -> Batch:
+    def append(
+        self,
+        count: int,
+        body: bytes,
+        buffers: tuple[Buffer, ...],
+        sent_at: float,
+        headers: bytes = b"",
+    ) -> Batch:
         """Put a batch of `count` messages at the end."""
-        batch = Batch(self.next_number, self.next_seq, count, body, buffers, sent_at)
+        batch = Batch(self.next_number, self.next_seq, count, body, buffers, sent_at, headers)
         self.next_number += 1  # nothing is called between this and the last step
         self.next_seq = batch.end
         self.size += batch.size

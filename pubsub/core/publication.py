@@ -156,14 +156,21 @@ class Publication:
 
     # --- putting ------------------------------------------------------------------------
 
-    def append(self, count: int, body: bytes, buffers: tuple[Buffer, ...], sent_at: float) -> Batch:
+    def append(
+        self,
+        count: int,
+        body: bytes,
+        buffers: tuple[Buffer, ...],
+        sent_at: float,
+        headers: bytes = b"",
+    ) -> Batch:
         """Put a batch; every attached cursor is queued at its outlet.
 
         What is over `buffer` leaves at the old end; a blocking publication lets only go what no
         firm cursor needs (its caller asked `room` before).
         """
         log = self.log
-        batch = log.append(count, body, buffers, sent_at)
+        batch = log.append(count, body, buffers, sent_at, headers)
         while log.size > self.buffer and len(log) > 1:
             if self.block and log.firm.at(log.first_number):
                 break

@@ -163,15 +163,21 @@ class Receiving:
         self._on_refused(stream, why)
 
     def data(
-        self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
+        self,
+        channel: int,
+        first: int,
+        messages: int,
+        sent_at: float,
+        body: bytes | memoryview,
+        headers: bytes = b"",
     ) -> None:
         """A batch came (see `frames.Sink`)."""
         stream = self._channels.get(channel)
         if stream is not None:
-            stream.data(first, messages, sent_at, body)
+            stream.data(first, messages, sent_at, body, headers)
         else:
             self._channel(channel)  # was it ever opened?
-            self._cross(BATCH_COST + len(body))
+            self._cross(BATCH_COST + len(body) + len(headers))
 
     def buffer(self, channel: int, payload: bytes) -> None:
         """A large buffer came in one piece (see `frames.Sink`)."""

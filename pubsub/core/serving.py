@@ -265,9 +265,9 @@ class Serving:
             and not self._ready
             and cursor.channel in self._channels
         ):
-            body = batch.body
-            header = data_header(cursor.channel, batch.first, batch.sent_at, len(body))
-            if self._write_now(header + body):
+            body, behind = batch.body, batch.headers
+            header = data_header(cursor.channel, batch.first, batch.sent_at, len(body), len(behind))
+            if self._write_now(header + body + behind if behind else header + body):
                 cursor.sent += size  # nothing is called from the write to here
                 cursor.send = batch.number + 1
                 cursor.next = cursor.sent_until = batch.end
@@ -327,7 +327,7 @@ class Serving:
                 budget -= self._piece(channel, cursor, batch, out)
             else:
                 self._write(channel, cursor, batch, out)
-                budget -= len(batch.body)
+                budget -= len(batch.body) + len(batch.headers)
                 if cursor.at_end:
                     cursor.queued = False
                     continue
@@ -337,9 +337,11 @@ class Serving:
         return out
 
     def _write(self, channel: _Channel, cursor: Cursor, batch: Batch, out: list[Chunk]) -> None:
-        body = batch.body
-        out.append(data_header(channel.number, batch.first, batch.sent_at, len(body)))
+        body, behind = batch.body, batch.headers
+        out.append(data_header(channel.number, batch.first, batch.sent_at, len(body), len(behind)))
         out.append(body)
+        if behind:
+            out.append(behind)
         self._confirm(cursor)
 
     def _piece(self, channel: _Channel, cursor: Cursor, batch: Batch, out: list[Chunk]) -> int:
@@ -368,7 +370,7 @@ class Serving:
             if channel.index == len(batch.buffers):
                 channel.partial, channel.index = None, 0
                 self._write(channel, cursor, batch, out)
-                size += len(batch.body)
+                size += len(batch.body) + len(batch.headers)
         return size
 
     def _confirm(self, cursor: Cursor, stalled: bool = False) -> None:

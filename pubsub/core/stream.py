@@ -68,6 +68,8 @@ class Entry:
     """Where it waits, if others may take its place in the inbox."""
     claims: dict[str, Side] | None = None
     """Whose it is then."""
+    headers: bytes = b""
+    """One msgpack map of the headers of `body`'s messages; empty: none has any."""
 
 
 @dataclass(slots=True, eq=False)
@@ -270,7 +272,14 @@ class Stream:
         self.credit.check(pending + BATCH_COST, self.expected)
         return pending
 
-    def data(self, first: int, count: int, sent_at: float, body: bytes | memoryview) -> None:
+    def data(
+        self,
+        first: int,
+        count: int,
+        sent_at: float,
+        body: bytes | memoryview,
+        headers: bytes = b"",
+    ) -> None:
         """A batch came over the wire, behind its buffers.
 
         Raises:
@@ -282,7 +291,7 @@ class Stream:
                 raise ProtocolError("a DATA in the middle of a large buffer")
             buffers = tuple(self._buffers)
             self._clear()
-        self.batch(first, count, sent_at, body, buffers)
+        self.batch(first, count, sent_at, body, buffers, headers)
 
     def batch(
         self,
@@ -291,6 +300,7 @@ class Stream:
         sent_at: float,
         body: bytes | memoryview,
         buffers: tuple[Buffer, ...],
+        headers: bytes = b"",
     ) -> None:
         """A whole batch is here.
 
@@ -300,7 +310,7 @@ class Stream:
         expected = self.expected
         if expected is None or not self.open:
             raise ProtocolError("a DATA before SUBSCRIBED")
-        size = BATCH_COST + len(body)
+        size = BATCH_COST + len(body) + len(headers)
         if buffers:
             size += buffers_cost(buffers)
         credit = self.credit
@@ -317,7 +327,10 @@ class Stream:
         credit.receive(size)
         self.expected = end
         self.last = sent_at
-        self.inbox.put(Entry(self, first + skip, end, skip, sent_at, body, buffers, (), size))
+        entry = Entry(self, first + skip, end, skip, sent_at, body, buffers, (), size)
+        if headers:
+            entry.headers = headers
+        self.inbox.put(entry)
 
     def gap(self, first: int, end: int, reason: str) -> None:
         """GAP came, in the place of what is skipped.

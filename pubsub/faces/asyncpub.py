@@ -7,11 +7,12 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Generator, Iterable
 from typing import Any
 
+from pubsub.codec.headers import Headers, headers_of
 from pubsub.config import MIB, seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.elsewhere import begin, elsewhere
 from pubsub.faces.face import InLoop
-from pubsub.faces.pub import HANDOVER_BYTES, OVERHEAD, PLAIN, Pub, body_of, flush, wait_attached
+from pubsub.faces.pub import HANDOVER_BYTES, OVERHEAD, Pub, body_of, flush, wait_attached
 from pubsub.support.logs import logger
 from pubsub.support.reentry import interrupts_the_core, running_loop
 from pubsub.wire.buffers import Buffer
@@ -87,7 +88,9 @@ class AsyncPub(InLoop, Pub, blocking=False):
         self._done.set_result(None)
         super()._open()
 
-    def put(self, value: Any) -> Awaitable[None]:
+    def put(self, value: Any, headers: Headers | None = None) -> Awaitable[None]:
+        if headers is not None:
+            return self._put_headed(value, headers)
         encoder = self._encoder
         pack, encoder.pack = encoder.pack, encoder.refuse
         try:
@@ -99,6 +102,15 @@ class AsyncPub(InLoop, Pub, blocking=False):
             pack = encoder.pack
         encoder.pack = pack
         room = self._room - len(data)
+        if room <= 0 or buffers:
+            return self._slow(data, value, buffers)
+        self._room = room
+        self._parts.append(data)
+        return self._done
+
+    def _put_headed(self, value: Any, headers: Headers) -> Awaitable[None]:
+        data, buffers, size = self._encode_headed(value, headers)
+        room = self._room - size
         if room <= 0 or buffers:
             return self._slow(data, value, buffers)
         self._room = room
@@ -225,7 +237,8 @@ class AsyncPub(InLoop, Pub, blocking=False):
         """Add to the batch, which is granted more of its room as it grows: twice as much each
         time, so that a turn knows by half what all Pubs together put in it. True: it is time to
         let the loop run."""
-        room = self._room - len(data)
+        needed = len(data)
+        room = self._room - needed
         time_to_run = False
         if room <= 0 and self._more:
             size = min(self._more, max(2 * self._grant, 1 - int(room)))
@@ -253,7 +266,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
     def put_many(self, values: Iterable[Any]) -> Awaitable[None]:
         if self._block:
             return self._put_each(values)
-        if type(values) in PLAIN:
+        if type(values) in self._plain:
             rest = iter(values)
             while self._put_run(rest) is not None:
                 pass
@@ -263,7 +276,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
         return self._done
 
     async def _put_each(self, values: Iterable[Any]) -> None:
-        if type(values) in PLAIN:
+        if type(values) in self._plain:
             rest = iter(values)
             while (later := self._put_run(rest)) is not None:
                 await later
@@ -283,11 +296,12 @@ class AsyncPub(InLoop, Pub, blocking=False):
                     publication, now = self._publication, self._wall_clock()
                     put = publication.log.next_seq
                     body = body_of(parts, count)
+                    headers = headers_of(parts, count) if self._headed else b""
                     if self._parts is parts:  # else a signal handler's put has closed the batch
                         self._room = self._more = 0
                         self._parts = parts[count:]
                         try:
-                            publication.append(count, body, (), now)
+                            publication.append(count, body, (), now, headers)
                         except BaseException:
                             if publication.log.next_seq == put:  # the log does not have it
                                 self._parts[:0] = parts[:count]
@@ -331,6 +345,7 @@ class AsyncPub(InLoop, Pub, blocking=False):
                 "and nobody waited for them (`await pub.put(...)`)",
                 forgotten,
                 self.topic,
+                topic=self.topic,
             )
 
     async def flush(self, timeout: float | None = None) -> None:

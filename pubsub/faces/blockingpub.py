@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import Any
 
+from pubsub.codec.headers import Headers
 from pubsub.config import seconds
 from pubsub.errors import Closed, WrongContext
 from pubsub.faces.face import Blocking
-from pubsub.faces.pub import HANDOVER_BYTES, NEVER, OVERHEAD, PLAIN, Pub, flush, wait_attached
+from pubsub.faces.pub import HANDOVER_BYTES, NEVER, OVERHEAD, Pub, flush, wait_attached
 from pubsub.support.reentry import interrupts_the_core, running_loop
 from pubsub.wire.buffers import Buffer
 
@@ -43,7 +44,9 @@ class BlockingPub(Blocking, Pub, blocking=True):
         self._roomy = threading.Condition(self._lock)
         self._closing = threading.RLock()
 
-    def put(self, value: Any) -> None:
+    def put(self, value: Any, headers: Headers | None = None) -> None:
+        if headers is not None:
+            return self._put_headed(value, headers)
         try:  # `with` costs twice as much; inside `try`, no interrupt leaves the lock behind
             self._acquire()
             encoder = self._encoder
@@ -68,8 +71,18 @@ class BlockingPub(Blocking, Pub, blocking=True):
             except RuntimeError:  # it was interrupted while it waited for the lock
                 pass
 
+    def _put_headed(self, value: Any, headers: Headers) -> None:
+        with self._lock:
+            data, buffers, size = self._encode_headed(value, headers)
+            room = self._room - size
+            if room <= 0 or buffers:
+                self._slow(data, value, buffers)
+            else:
+                self._room = room
+                self._parts.append(data)
+
     def put_many(self, values: Iterable[Any]) -> None:
-        if type(values) in PLAIN:
+        if type(values) in self._plain:
             rest = iter(values)
             for first in rest:
                 with self._lock:  # not for all of them: others want to put too
@@ -101,7 +114,8 @@ class BlockingPub(Blocking, Pub, blocking=True):
             self._wake()  # before `_room` lets the next put do without: it may be interrupted
             if not self._parts:  # a signal handler's put may have begun the batch
                 self._room = room
-        room = self._room - len(data)
+        needed = len(data)
+        room = self._room - needed
         self._room = room
         self._parts.append(data)
         if self._room <= 0:

@@ -17,10 +17,11 @@ from collections.abc import Iterable
 from functools import partial
 from math import prod
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pubsub.codec.codecs import codec_of
 from pubsub.codec.encoder import LARGE
+from pubsub.codec.headers import Headed, Headers, headers_of, pack_headers
 from pubsub.codec.numpy_types import array_on
 from pubsub.codec.own_codecs import Codec
 from pubsub.config import BATCH_BYTES, MIB, whole
@@ -57,7 +58,7 @@ PLAIN = (list, tuple)
 NOTICE = 1.0
 """Seconds after which a put that waits for room says for whom."""
 
-Batch = tuple[int, bytes, tuple[Buffer, ...], float]
+Batch = tuple[int, bytes, tuple[Buffer, ...], float, bytes]
 _ONE = array_header(1)
 NEVER = float("-inf")
 
@@ -108,6 +109,8 @@ class Pub(Face, blocking=None):
     """
 
     _kind = "Pub"
+    _plain: ClassVar[tuple[type, ...]] = PLAIN
+    """What `put_many` may put without calling `put` for each."""
     _publication: Publication
     _share: Share | None  # of the memory that others on this host see
     _queue: dict[Any, Any]  # puts that wait for room, the oldest first
@@ -143,6 +146,7 @@ class Pub(Face, blocking=None):
         self._batch_bytes = max(1, min(BATCH_BYTES, self.buffer // 4, self._max_message))
         self._encoder = encoder(self.topic, self._max_message)
         self._parts: list[bytes] = []
+        self._headed = False  # whether any message that was put ever had headers
         self._more = 0  # bytes that the batch may have beyond `_room`, once they are granted
         self._done: Any = None  # what `put` returns when there is nothing to wait for
         self._handover: deque[tuple[int, Batch]] = deque()  # closed batches, with the size of each
@@ -172,11 +176,17 @@ class Pub(Face, blocking=None):
 
     # --- putting ------------------------------------------------------------------------
 
-    def put(self, value: Any) -> Any:
+    def put(self, value: Any, headers: Headers | None = None) -> Any:
         """Publish a message.
 
         The value is encoded now: what happens to it later changes nothing. A Pub that was made in
         an event loop is used in that loop's thread only, any other in every thread.
+
+        Parameters:
+            value: whatever the codec carries.
+            headers: a dict of names to texts or bytes, at most 64 KiB, for who gets the message and
+                its `Message.headers`: where it comes from, what it is part of. They count as the
+                value does. Nobody pays for them who looks at values only.
 
         Returns:
             in an event loop an awaitable, which is worth awaiting only with
@@ -184,8 +194,10 @@ class Pub(Face, blocking=None):
             puts nothing; one that was put already stays put.
 
         Raises:
-            EncodeError: the codec cannot carry the value. Nothing was put.
-            MessageTooLarge: it is above the Peer's `max_message`. Nothing was put.
+            EncodeError: the codec cannot carry the value, or the headers are no dict of str to str
+                or bytes. Nothing was put.
+            MessageTooLarge: it is above the Peer's `max_message`, or its headers are above 64 KiB.
+                Nothing was put.
             Closed: the Pub is closed.
             WrongContext: another put on this Pub is encoding its value, and this one interrupts
                 it (from a signal handler, a destructor, or the value's own code); or with
@@ -294,6 +306,25 @@ class Pub(Face, blocking=None):
                     return later
         return None
 
+    def _encode_headed(self, value: Any, headers: Headers) -> tuple[bytes, tuple[Buffer, ...], int]:
+        """A message with headers: what to put, and what it counts for. (That is a call, which a
+        signal handler's put may follow: so it comes before a look at `_room`.)"""
+        encoder = self._encoder
+        packed = pack_headers(headers, self.topic) if headers else b""
+        pack, encoder.pack = encoder.pack, encoder.refuse
+        try:
+            data = pack(value)
+            buffers = encoder.take() if encoder.buffers else ()
+        except BaseException as error:
+            encoder.pack = pack
+            data, buffers = self._encode_again(error, value)
+            pack = encoder.pack
+        encoder.pack = pack
+        if packed:
+            self._headed = True
+            data = Headed(data, packed)
+        return data, buffers, len(data)
+
     def _encode_again(self, error: BaseException, value: Any) -> tuple[bytes, tuple[Buffer, ...]]:
         """What to put for a value for which this was raised. Mostly it is an error to raise."""
         encoder = self._encoder
@@ -308,6 +339,7 @@ class Pub(Face, blocking=None):
         """A message whose encoding is large, or already left buffers aside: take its large bytes
         out of band, and check its size, which is returned, too."""
         encoder = self._encoder
+        headed = data if type(data) is Headed else None
         packed = len(data)
         if not buffers and packed >= LARGE:
             pack, encoder.pack = encoder.pack, encoder.refuse
@@ -319,6 +351,8 @@ class Pub(Face, blocking=None):
                 data, buffers = self._encode_again(error, value)
                 pack = encoder.pack
             encoder.pack = pack
+            if headed is not None and data is not headed:
+                data = Headed(data, headed.headers)
         encoder.let_go(max(packed, len(data)))
         encoder.expect_large(bool(buffers))  # who puts something large puts more of it
         size = len(data) + sum(map(len, buffers))
@@ -339,8 +373,9 @@ class Pub(Face, blocking=None):
             parts = self._parts
             count = len(parts)
             body = body_of(parts, count)
-            batch = count, body, (), self._wall_clock()
-            append, item = self._handover.append, (len(body) + BATCH_COST, batch)
+            headers = headers_of(parts, count) if self._headed else b""
+            batch = count, body, (), self._wall_clock(), headers
+            append, item = self._handover.append, (len(body) + len(headers) + BATCH_COST, batch)
             if self._parts is parts:  # else a signal handler's put has handed them over meanwhile
                 # Nothing is called from here to the end: Python looks for signals after calls.
                 self._handed += item[0]
@@ -364,7 +399,8 @@ class Pub(Face, blocking=None):
         """Close a batch for a large message alone: who refuses it gets those before it."""
         if self._parts:
             self._hand_over()
-        batch = 1, _ONE + data, buffers, self._wall_clock()
+        headers = headers_of((data,), 1)
+        batch = 1, _ONE + data, buffers, self._wall_clock(), headers
         append, item = self._handover.append, (size + OVERHEAD, batch)
         self._handed += item[0]
         append(item)
@@ -508,6 +544,7 @@ class Notice:
                 h.why(waited if self._acked.get(h.cursor) == h.acked else None, clock)
                 for h in holding
             ),
+            topic=pub.topic,
         )
 
 
@@ -529,6 +566,7 @@ def check_unchanged(topic: str, block: Block) -> None:
             "Pub(%r): an array of %s bytes was written to after it was put, and Subs have seen "
             "that: by a view of it, or by another library that has its memory",
             *(topic, f"{len(block):,}"),
+            topic=topic,
         )
 
 

@@ -12,10 +12,11 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import groupby, islice, pairwise, repeat
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pubsub.codec.codecs import by_name, decoder_of
 from pubsub.codec.decoder import Decoder
+from pubsub.codec.headers import BatchHeaders
 from pubsub.codec.own_codecs import Codec
 from pubsub.config import MIB, whole
 from pubsub.core.inbox import Inbox
@@ -27,7 +28,7 @@ from pubsub.faces.account import what_is_unknown
 from pubsub.faces.elsewhere import refuse_inside
 from pubsub.faces.face import Face, Weak
 from pubsub.faces.foreign import warn_of_foreign_wildcards
-from pubsub.faces.message import Gap, Message, Run
+from pubsub.faces.message import Gap, Message, Observed, Run, message_of, pairs_of
 from pubsub.faces.peer import Peer
 from pubsub.faces.process import default_peer
 from pubsub.runtime.members import Effort
@@ -92,6 +93,7 @@ class Sub(Face, blocking=None):
     """
 
     _kind = "Sub"
+    _tracer: ClassVar[Any] = None  # see `tracing`
     _inbox: Inbox
     _waiting: Any  # true where somebody waits for a message
 
@@ -285,7 +287,8 @@ class Sub(Face, blocking=None):
             del values[: entry.skip]
         if len(values) != wanted:
             return self._salvaged(entry, None, DecodeError("not as many values as announced"))
-        return Run(stream, entry.gaps, entry.end, iter(values), entry.sent_at), 0, raised
+        run = Run(*(stream, entry.gaps, entry.end, iter(values), entry.sent_at, _headers_of(entry)))
+        return run, 0, raised
 
     def _salvaged(
         self, entry: Entry, decoder: Decoder | None, error: Exception
@@ -302,6 +305,7 @@ class Sub(Face, blocking=None):
         seq = entry.first
         runs: list[Run] = []
         lost = 0
+        headers = _headers_of(entry)
         for bad, group in groupby(values, lambda value: isinstance(value, DecodeError)):
             some = list(group)
             seq += len(some)
@@ -309,7 +313,7 @@ class Sub(Face, blocking=None):
                 gaps += ((len(some), "undecodable"),)
                 lost += len(some)
             else:
-                runs.append(Run(stream, gaps, seq, iter(some), entry.sent_at))
+                runs.append(Run(stream, gaps, seq, iter(some), entry.sent_at, headers))
                 gaps = ()
         if gaps:
             runs.append(Run(stream, gaps, seq, iter(()), entry.sent_at))
@@ -340,6 +344,9 @@ class Sub(Face, blocking=None):
                 raise entry.error
             run, lost, error = self._decoded(entry)
         stream = run.stream
+        values = run.values
+        if self._tracer is not None:
+            values = Observed(run, self._tracer.took, self._dropped)
         gaps = self._gaps
         if run.gaps:
             gaps = deque(
@@ -355,7 +362,7 @@ class Sub(Face, blocking=None):
         # Nothing is called from here to where the entry is installed.
         self._gaps = gaps
         self._run = run
-        self._values = run.values
+        self._values = values
         self._runs = run.following
         if entry is not None:
             if entry.size and entry.end > credit.consumed_until:
@@ -387,6 +394,9 @@ class Sub(Face, blocking=None):
                     stream.publisher,
                     stream.topic,
                     error,
+                    topic=stream.topic,
+                    address=stream.publisher,
+                    peer=stream.key.peer_id,
                 )
             elif error is not None:
                 raise error
@@ -429,14 +439,9 @@ class Sub(Face, blocking=None):
             return None
         pairs = run.pairs
         if pairs is None:
-            values = run.values
-            pairs = run.pairs = zip(values, map(operator.length_hint, repeat(values)), strict=False)
+            pairs = run.pairs = pairs_of(run.values)
         for value, left in pairs:
-            stream = run.stream
-            return Message(
-                *(value, stream.topic, stream.publisher, run.end - 1 - left, run.sent_at),
-                stream.name,
-            )
+            return message_of(run, value, run.end - 1 - left)
         return None
 
     # --- for people ---------------------------------------------------------------------
@@ -532,6 +537,14 @@ class Sub(Face, blocking=None):
         more = f"; {unknown}" if unknown else ""
         streams = len(self._inbox.streams)
         return f"<Sub {self.topic!r}: {streams} publishers, {self.lost} lost{more}>"
+
+
+def _headers_of(entry: Entry) -> BatchHeaders | None:
+    """Those of an entry's messages, not looked at."""
+    if not entry.headers:
+        return None
+    stream = entry.stream
+    return BatchHeaders(entry.headers, entry.first - entry.skip, stream.topic, stream.publisher)
 
 
 def take_more(sub: Sub, found: list[Any], most: int) -> None:

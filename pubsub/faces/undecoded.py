@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     topic: str
     messages: int
     size: int
-    """Bytes of the encoded values."""
+    """Bytes of the encoded values and headers."""
     gaps: tuple[Gap, ...]
     sent_at: float
 
@@ -48,5 +48,5 @@ async def undecoded(sub: AsyncSub) -> AsyncGenerator[Batch, None]:
         messages = entry.end - entry.first
         stream.delivered += messages
         gaps = (Gap(stream.publisher, stream.topic, *gap) for gap in entry.gaps)
-        size = len(entry.body) + sum(map(len, entry.buffers))
+        size = len(entry.body) + len(entry.headers) + sum(map(len, entry.buffers))
         yield Batch(stream.topic, messages, size, tuple(gaps), entry.sent_at)

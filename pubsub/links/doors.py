@@ -276,7 +276,7 @@ class Doorman:
         self._anteroom.leave(link)
         if isinstance(error, AuthError):  # where nothing is configured, other users try our port
             level = INFO if self.guard.local else WARNING
-            log.log(level, "%s: %s; it is not let in", link, error)
+            log.log(level, "%s: %s; it is not let in", link, error, of=link)
 
     def abort_all_but(self, links: Collection[Link]) -> list[Link]:
         """At the end: close those that nobody has in his books, because they were cut off a moment

@@ -245,7 +245,7 @@ class Link(asyncio.BufferedProtocol):
             self.fail(error)
             return
         except Exception as error:
-            log.exception("internal error on the link with %s", self)
+            log.exception("internal error on the link with %s", self, of=self)
             self.fail(ProtocolError(f"internal error: {error!r}", code="internal"))
             return
         if self._pong is not None:
@@ -354,7 +354,12 @@ class Link(asyncio.BufferedProtocol):
             if goodbye.code == "rekey":  # it is to be dialled again at once
                 error = Lost(goodbye.reason)
             level = INFO if goodbye.code in ("busy", "rekey") else WARNING
-            log.log(level, "%s closed the connection (%s): %s", self, goodbye.code, goodbye.reason)
+            log.log(
+                level,
+                "%s closed the connection (%s): %s",
+                *(self, goodbye.code, goodbye.reason),
+                of=self,
+            )
         self._end(error)
 
     # --- time ---------------------------------------------------------------------------
@@ -369,7 +374,11 @@ class Link(asyncio.BufferedProtocol):
         pulse = self._heartbeat.tick()
         if pulse is Pulse.DEAD:
             seconds = self._settings.ping_timeout
-            log.warning("%s: no sign of life for %g s, the link is given up", self, seconds)
+            log.warning(
+                "%s: no sign of life for %g s, the link is given up",
+                *(self, seconds),
+                of=self,
+            )
             self.abort()
             self._end(Lost(f"no sign of life for {seconds:g} s"))
             return
@@ -483,7 +492,12 @@ class Link(asyncio.BufferedProtocol):
         if self.closing:
             return
         said = self._gate is None and error.code in ("timeout", "auth", "identity")  # by who dials
-        log.log(DEBUG if said else WARNING, "%s: %s; the connection is cut", self, error)
+        log.log(
+            DEBUG if said else WARNING,
+            "%s: %s; the connection is cut",
+            *(self, error),
+            of=self,
+        )
         self.cut = error.code != "internal"
         self._end(error, Goodbye.because(error.code, str(error)))
 
@@ -555,7 +569,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _change(self, state: State) -> None:
         assert state in TRANSITIONS[self.state], f"{state} after {self.state}"
-        log.debug("%s: %s", self, state.value)
+        log.debug("%s: %s", self, state.value, of=self)
         self.state = state
 
     async def gone(self) -> None:
@@ -578,6 +592,15 @@ class Link(asyncio.BufferedProtocol):
         if self.transport is None or self.state is CLOSED or self.loop.is_closed():
             return None  # uvloop goes on to tell the number, which may be another's by now
         return self.transport.get_extra_info("socket")
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """Of a log record that is about it."""
+        other, name = self.other, self.peername
+        if other is not None and other.port:
+            return {"address": str(Address(other.host, other.port)), "peer": other.peer_id}
+        address = str(Address(name[0], name[1])) if name and self.kind != UNIX else ""
+        return {"address": address, "peer": "" if other is None else other.peer_id}
 
     def __str__(self) -> str:
         if self.other is not None and self.other.port:

@@ -115,10 +115,10 @@ class Renewal:
                 continue
             standing = link.other.standing
             if now > standing.until:
-                log.warning("%s: the certificate of %r has expired", link, standing.name)
+                log.warning("%s: the certificate of %r has expired", link, standing.name, of=link)
                 link.renew()
             elif not self._guards()[0].counts(standing):
-                log.info("%s: what it stands on counts no more", link)
+                log.info("%s: what it stands on counts no more", link, of=link)
                 link.renew()
 
     def _warn_of_end(self) -> None:

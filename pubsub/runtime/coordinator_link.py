@@ -207,7 +207,11 @@ class Session(KeptLink):
         """The name means these: have a session with each. One that is not connected, and whose
         address the name does not mean any more, takes another, or goes."""
         if len(places) > MOST:
-            log.info("%s means %s addresses; %s are used", self.address, len(places), MOST)
+            log.info(
+                "%s means %s addresses; %s are used",
+                *(self.address, len(places), MOST),
+                address=self.address,
+            )
             places = most_of(places)
         family = self._family()
         missing = [p for p in places if p not in [session.place for session in family]]
@@ -310,7 +314,7 @@ class Session(KeptLink):
 
     def rest(self, twin: Session) -> None:
         """This one has reached the same coordinator before: only one of two can stay."""
-        log.info("the coordinator at %s is the same as the one at %s", self, twin)
+        log.info("the coordinator at %s is the same as the one at %s", self, twin, address=self)
         self.twin = twin
         self.tried = True
         self.failure = ConnectionError(f"it is the same coordinator as the one at {twin}")
@@ -332,7 +336,7 @@ class Session(KeptLink):
     def _complain(self, troubles: Sequence[Trouble]) -> None:
         if self.own:
             self._warned = True
-            log.warning("%s; trying on", explain(troubles[-1][1]))
+            log.warning("%s; trying on", explain(troubles[-1][1]), address=self)
             return
         if self.mute:
             self.complain_of_silence()
@@ -384,7 +388,7 @@ class Session(KeptLink):
             return
         if self.twin is None:
             self.failure = error or ConnectionError("it said goodbye")
-            log.info("the coordinator at %s is gone (%s)", self, error or "goodbye")
+            log.info("the coordinator at %s is gone (%s)", self, error or "goodbye", address=self)
         self._directed.disconnected(self)
         for session in list(self._directed.sessions):
             if session.twin is self:
@@ -463,6 +467,7 @@ class Session(KeptLink):
                 self,
                 self._settings.connect_timeout,
                 self._busy(),
+                address=self,
             )
 
     def _busy(self) -> str:

@@ -56,7 +56,9 @@ class Embedded:
             return error.errno == errno.EADDRINUSE
         self.coordinator = coordinator
         self._renewal.on_review = coordinator.tell_revoked
-        log.info("nothing listened on %s: this process is the coordinator now", address)
+        log.info(
+            "nothing listened on %s: this process is the coordinator now", address, address=address
+        )
         return True
 
     @property

@@ -140,7 +140,13 @@ class Remote(KeptLink):
                 "not subscribed",
                 self.address,
                 self._owner.settings.max_channels,
+                of=self,
             )
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """Of a log record that is about it."""
+        return {"address": self.address, "peer": self.peer_id}
 
     def add(self, stream: Stream) -> None:
         """A Sub wants a stream."""
@@ -188,7 +194,7 @@ class Remote(KeptLink):
             if not self._opened_at:
                 why = "it was never reached, and no coordinator knows of it any more"
             if not self.nowhere:
-                log.warning("the publisher at %s is given up: %s", self.address, why)
+                log.warning("the publisher at %s is given up: %s", self.address, why, of=self)
 
     def _leave_if_unused(self) -> None:
         self._unused = None
@@ -284,6 +290,7 @@ class Remote(KeptLink):
                 log.warning(
                     "the Unix socket of the publisher at %s is not used, but TCP: %s",
                     *(way.told_by, explain(error)),
+                    of=self,
                 )
 
     def _complain(self, troubles: Sequence[Trouble]) -> None:
@@ -361,7 +368,7 @@ class Remote(KeptLink):
             if self.in_vain:
                 if self._shut and self.nowhere and not self._warned:
                     self._warned = True
-                    log.error("%s", self._shut)
+                    log.error("%s", self._shut, of=self)
                 for stream in self._streams:
                     stream.out_of_reach()
             await asyncio.sleep(backoff.delay())
@@ -443,7 +450,11 @@ class Remote(KeptLink):
         if way.rank >= self.address.rank or before is None or receiving is None:
             return super()._another(link, way, other)
         self._cut_before()
-        log.info("the publisher at %s is reached by a better way now: %s", self.address, way)
+        log.info(
+            "the publisher at %s is reached by a better way now: %s",
+            *(self.address, way),
+            of=self,
+        )
         self._before, self._moving = (before, receiving), set(self._streams)
         link.endpoint = self
         self.link, self._way = link, way
@@ -566,7 +577,7 @@ class Remote(KeptLink):
         receiving.broken()
         if self._closed:
             return
-        log.info("the link with the publisher at %s broke: %s", self.address, error)
+        log.info("the link with the publisher at %s broke: %s", self.address, error, of=self)
         for stream in self._streams:
             if stream.since is None:
                 stream.since = self._broken_at

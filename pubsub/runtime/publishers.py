@@ -127,6 +127,7 @@ class Publishers:
                     "Sub(%r) has %d streams, and more publishers match: the others are not "
                     "subscribed",
                     *(inbox.pattern, MAX_STREAMS),
+                    topic=inbox.pattern,
                 )
             self._leave_out(inbox, key, row, publisher)
             return

@@ -217,6 +217,7 @@ class Readiness:
                 log.warning(
                     "the coordinator at %s has not answered for %g s; going on without it",
                     *(session, self._settings.connect_timeout),
+                    address=session,
                 )
         self._check(ready)
         return True
@@ -276,6 +277,8 @@ class Readiness:
                 "on %s): set PUBSUB_COORDINATOR to where the others' runs",
                 pattern,
                 self._sessions[0].address,
+                topic=pattern,
+                address=self._sessions[0].address,
             )
         elif lonely:
             self._lonely_timer = self._loop.call_later(LONELY, self._look_for_lonely, min(lonely))

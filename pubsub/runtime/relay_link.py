@@ -133,7 +133,11 @@ class Relays:
         try:
             self.guard.context_for_relay()
         except AuthError as error:
-            log.warning("a subscriber wants to meet this peer at the relay %s: %s", relay, error)
+            log.warning(
+                "a subscriber wants to meet this peer at the relay %s: %s",
+                *(relay, error),
+                address=relay,
+            )
             return
         if len(self._joining) >= MAX_JOINING:
             log.debug("a circuit at %s is not joined: %d are under way", relay, MAX_JOINING)

@@ -25,6 +25,8 @@ def say_shut(topic: str, who: Leaver, settings: Settings) -> None:
         "Pub(%r, overflow='block'): the subscriber %s is cut off, because it has let nothing "
         "be sent to it for %g s (resume_timeout): it lacks %s",
         *(topic, who.name, settings.resume_timeout, messages(who.lacks)),
+        topic=topic,
+        address=who.name,
     )
 
 
@@ -35,6 +37,7 @@ def say_what_is_covered(pattern: str, rights: Rights) -> None:
         log.warning(
             "Sub(%r) gets only what this process may subscribe as well: %s",
             *(pattern, in_words(part, SHOWN)),
+            topic=pattern,
         )
 
 
@@ -63,4 +66,5 @@ def say_out_of_reach(
         "a subscriber on another machine wants %r, and this Peer can be reached on its own "
         "machine only, because it listens on %s: %s",
         *(pub.publication.topic, " and ".join(hosts), way_out),
+        topic=pub.publication.topic,
     )

@@ -425,7 +425,7 @@ class Runtime:
         """See `Directed`. Another coordinator may know of other rights, and one that refuses is
         enough: whoever is to receive it might be registered there."""
         if not refused.id:  # of no Pub or Sub: an address of ours
-            log.warning("the coordinator at %s: %s", session, refused.reason)
+            log.warning("the coordinator at %s: %s", session, refused.reason, address=session)
             return
         number, why = refused.id, f"refused by the coordinator at {session}: {refused.reason}"
 

@@ -145,7 +145,11 @@ class Subscribers:
 
     def _is_gone(self, peer_id: str) -> None:
         """A process that subscribed has ended without a goodbye: nobody waits for it."""
-        log.info("peer %s is gone without a goodbye: no place is held for it any more", peer_id)
+        log.info(
+            "peer %s is gone without a goodbye: no place is held for it any more",
+            peer_id,
+            peer=peer_id,
+        )
         for publication in list(self.holding):
             publication.leave(peer_id)
 
@@ -162,6 +166,8 @@ class Subscribers:
                     "(join_timeout): %s lacks %s; others are told to dial %s",
                     *(topic, self.settings.join_timeout, who.name, messages(who.lacks)),
                     self._told(),
+                    topic=topic,
+                    address=who.name,
                 )
         return min((at for at in dues if at is not None), default=None)
 

@@ -9,7 +9,8 @@ how many came (`FrameReader.received`), which is the shape of `asyncio.BufferedP
 - A frame larger than the scratch buffer gets memory of its own, which grows with the bytes that
   came and not by what was announced. A short BUFFER is cut out of the scratch buffer like DATA:
   the copy costs less than a read of its own.
-- A frame in other widths than the layout's is read too, by msgpack and more slowly.
+- A frame in other widths than the layout's is read too, by msgpack and more slowly; so is a DATA
+  with headers, whose values msgpack skips to find them.
 - Bad bytes never raise: the last event is the `ProtocolError`, and the reader is done.
 """
 
@@ -65,6 +66,7 @@ _LENT = struct.Struct(">IHBIBQBIBQBQ")
 _ARRAY = struct.Struct(">BI")
 _DATA_KIND, _BUFFER_KIND = int(Kind.DATA), int(Kind.BUFFER)
 _DATA_MARK, _BUFFER_MARK = 0x9500 | _DATA_KIND, 0x9500 | _BUFFER_KIND
+_HEADED_MARK = 0x9600 | _DATA_KIND
 _LENT_MARK = 0x9600 | int(Kind.LENT)
 _U32, _U64, _F64, _BIN32, _ARRAY32 = 0xCE, 0xCF, 0xCB, 0xC6, 0xDD
 _LENT_MARKS = (_U32, _U64, _U32, _U64, _U64)
@@ -75,9 +77,14 @@ _DATA_REST, _BUFFER_REST = _DATA.size - _LENGTH.size, _BUFFER.size - _LENGTH.siz
 _MAX_SEQ = 2**63  # so that what follows a batch still is a number of the wire
 
 
-def data_header(channel: int, first: int, sent_at: float, body_size: int) -> bytes:
-    """What goes before the body of a batch: length, kind, channel, first number, time."""
-    return _DATA.pack(_DATA_REST + body_size, _DATA_MARK, _U32, channel, _U64, first, _F64, sent_at)
+def data_header(
+    channel: int, first: int, sent_at: float, body_size: int, headers_size: int = 0
+) -> bytes:
+    """What goes before the body of a batch, and the headers behind that, if there are any: length,
+    kind, channel, first number, time."""
+    mark = _HEADED_MARK if headers_size else _DATA_MARK
+    size = _DATA_REST + body_size + headers_size
+    return _DATA.pack(size, mark, _U32, channel, _U64, first, _F64, sent_at)
 
 
 def buffer_header(channel: int, total: int, offset: int, size: int) -> bytes:
@@ -118,6 +125,8 @@ class Data(NamedTuple):
     """How many values the body announces."""
     body: bytes | memoryview
     """One msgpack array."""
+    headers: bytes = b""
+    """One msgpack value, which nobody has looked at; empty: the frame has none."""
 
 
 Event: TypeAlias = Data | Control | ProtocolError
@@ -127,7 +136,13 @@ class Sink(Protocol):
     """Where DATA and BUFFER go, each when its turn comes. All of it may raise ProtocolError."""
 
     def data(
-        self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
+        self,
+        channel: int,
+        first: int,
+        messages: int,
+        sent_at: float,
+        body: bytes | memoryview,
+        headers: bytes = b"",
     ) -> None:
         """A batch came: the fields of `Data`."""
 
@@ -362,7 +377,8 @@ class FrameReader:
             found = _data_of(frame)
             if sink is None:
                 return found
-            sink.data(found.channel, found.first, found.messages, found.sent_at, found.body)
+            channel, first, sent_at, messages, body, headers = found
+            sink.data(channel, first, messages, sent_at, body, headers)
             return None
         if kind == _BUFFER_KIND:
             if sink is None:
@@ -408,11 +424,12 @@ def _piece_of(frame: memoryview) -> tuple[int, int, int, bytes]:
 
 
 def _data_of(frame: memoryview) -> Data:
-    """A DATA in any widths."""
+    """A DATA in any widths, or with more than its values."""
     unpacker = msgpack.Unpacker(max_buffer_size=len(frame))
     unpacker.feed(frame)
     try:
-        if unpacker.read_array_header() != 5:
+        fields = unpacker.read_array_header()
+        if fields < 5:
             raise ProtocolError("a malformed DATA: not five fields")
         _, channel, first, sent_at = (unpacker.unpack() for _ in range(4))
     except ProtocolError:
@@ -427,7 +444,7 @@ def _data_of(frame: memoryview) -> Data:
         or type(sent_at) not in (int, float)
     ):
         raise ProtocolError("a malformed DATA: channel, number or time")
-    body = bytes(frame[unpacker.tell() :])
+    start = unpacker.tell()
     try:
         count = unpacker.read_array_header()
     except Exception:
@@ -435,7 +452,21 @@ def _data_of(frame: memoryview) -> Data:
     room = len(frame) - unpacker.tell()
     if not 0 < count <= room:
         raise ProtocolError(f"a DATA frame that announces {count} values in {room} bytes")
-    return Data(channel, first, float(sent_at), count, body)
+    if fields == 5:
+        return Data(channel, first, float(sent_at), count, bytes(frame[start:]))
+    unpacker = msgpack.Unpacker(max_buffer_size=len(frame))
+    unpacker.feed(frame[start:])
+    try:
+        unpacker.skip()
+        middle = start + unpacker.tell()
+        unpacker.skip()
+        end = start + unpacker.tell()
+    except Exception as error:
+        raise ProtocolError(f"a malformed DATA behind its time ({type(error).__name__})") from None
+    if fields == 6 and end != len(frame):  # what a later version adds is not looked at
+        raise ProtocolError("a DATA frame with bytes left over")
+    body, headers = bytes(frame[start:middle]), bytes(frame[middle:end])
+    return Data(channel, first, float(sent_at), count, body, headers)
 
 
 def _too_long(view: memoryview, position: int, length: int, limit: int) -> str:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pubsub import Message
 from pubsub.cli.formats import Formatter, as_json, as_raw, as_repr
+from pubsub.codec.headers import BatchHeaders
 
 np = pytest.importorskip("numpy")
 
@@ -199,6 +200,22 @@ def test_json_lines_with_only_one_of_them() -> None:
     assert list(strict(Formatter("json", times=True).line(MESSAGE))) == ["time", "value"]
     assert list(strict(Formatter("json", topics=True).line(MESSAGE))) == ["topic", "value"]
     assert Formatter("json").line(MESSAGE) == b'{"v": 1}\n'
+
+
+def test_headers_are_json_before_the_value() -> None:
+    headed = MESSAGE._replace(headers={"unit": "C", "raw": b"ab"})
+    row = strict(Formatter("json", headers=True).line(headed))
+    assert row == {"headers": {"unit": "C", "raw": {"base64": "YWI="}}, "value": {"v": 1}}
+    assert list(row) == ["headers", "value"]
+    assert Formatter("raw", headers=True).line(MESSAGE) == b'{}\t{"v": 1}\n'
+    escape = MESSAGE._replace(headers={"\x1b[31m": "\n"})
+    assert Formatter("raw", headers=True).line(escape).startswith(b'{"\\u001b[31m": "\\n"}\t')
+
+
+def test_headers_that_cannot_be_decoded_are_null() -> None:
+    message = MESSAGE._replace()
+    message._headers = BatchHeaders(b"\xc1", 0, "t", "p")
+    assert strict(Formatter("json", headers=True).line(message))["headers"] is None
 
 
 @pytest.mark.parametrize(("form", "value"), [("repr", "{'v': 1}"), ("raw", '{"v": 1}')])

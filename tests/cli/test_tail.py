@@ -95,6 +95,23 @@ def test_topics_and_timestamps_make_objects(
     assert tail.wait() == 0
 
 
+def test_headers_of_put_are_shown_by_tail(start: Start, coordinator: str, topic: str) -> None:
+    tail = start("pubsub", "tail", topic, "--headers", "-n", "1", coordinator=coordinator)
+    given = ("--wait", "1", "--header", "unit=C", "--header", "sum=1=1", "--header", "empty=")
+    put = execute("pubsub", "put", topic, "21.5", *given, coordinator=coordinator)
+    assert put.code == 0
+    row = {"headers": {"unit": "C", "sum": "1=1", "empty": ""}, "value": 21.5}
+    assert json.loads(tail.out()) == row
+    assert tail.wait() == 0
+
+
+@pytest.mark.parametrize("given", ["unit", "=C"])
+def test_a_header_without_a_name_is_a_usage_error(coordinator: str, topic: str, given: str) -> None:
+    put = execute("pubsub", "put", topic, "1", "--header", given, coordinator=coordinator)
+    assert put.code == 2
+    assert f"--header {given!r} is not NAME=TEXT, such as unit=C" in put.err
+
+
 @pytest.mark.parametrize(
     ("form", "lines"),
     [

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 )
 
 import pubsub.core.serving as serving_module
+from pubsub.codec.headers import BatchHeaders, Headed, headers_of, pack_headers
 from pubsub.core.cursor import SubKey
 from pubsub.core.inbox import Inbox
 from pubsub.core.publication import Publication, Waiter
@@ -108,17 +109,29 @@ class Source:
         large = tuple(
             bytes([(self.put + i + size) % 256]) * size for i, size in enumerate(buffers, 1)
         )
-        size = BATCH_COST + len(body) + buffers_cost(whole(*large))
+        headers = headers_of(
+            [
+                Headed(b"", pack_headers(of_one, "t")) if of_one else b""
+                for of_one in (headers_of_one(self.put + i) for i in range(len(values)))
+            ],
+            len(values),
+        )
+        size = BATCH_COST + len(body) + len(headers) + buffers_cost(whole(*large))
         if not self.publication.room(size):
             assert self.block
             return False
-        self.publication.append(len(values), body, whole(*large), 12.5)
+        self.publication.append(len(values), body, whole(*large), 12.5, headers)
         self.values += values
         self.put += len(values)
         self.buffers[self.put] = large
         self.bytes += size
         self.largest = max(self.largest, size)
         return True
+
+
+def headers_of_one(seq: int) -> dict[str, str | bytes]:
+    """Those of each third message."""
+    return {"n": str(seq), "long": bytes(seq % 40)} if seq % 3 == 1 else {}
 
 
 class Account:
@@ -228,6 +241,13 @@ class Sink:
         assert values == account.source.values[entry.first : entry.end]
         assert tuple(map(contents, entry.buffers)) == account.source.buffers[entry.end]
         assert entry.sent_at == 12.5
+        seqs = range(entry.first, entry.end)
+        expected = [headers_of_one(seq) for seq in seqs]
+        if entry.headers:
+            found = BatchHeaders(entry.headers, entry.first - entry.skip, "t", "p")
+            assert [found.of(seq) for seq in seqs] == expected
+        else:
+            assert not any(expected)
 
     # --- what must hold at any time -----------------------------------------------------
 

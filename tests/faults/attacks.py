@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -47,6 +47,7 @@ __all__ = [
     "HostilePublisher",
     "Stranger",
     "batch",
+    "headed",
 ]
 
 LONG = 30.0
@@ -77,6 +78,12 @@ def batch(channel: int, first: int, *values: bytes, count: int | None = None) ->
     """A DATA frame of values that are msgpack already, or pretend to be."""
     body = array_header(len(values) if count is None else count) + b"".join(values)
     return data_header(channel, first, 0.0, len(body)) + body
+
+
+def headed(channel: int, first: int, value: bytes, headers: Any) -> bytes:
+    """A DATA frame of one value, and of what is in the place of headers."""
+    body, behind = array_header(1) + value, bytes(msgpack.packb(headers))
+    return data_header(channel, first, 0.0, len(body), len(behind)) + body + behind
 
 
 def piece(channel: int, total: int, offset: int, payload: bytes) -> bytes:

@@ -39,6 +39,7 @@ from tests.faults.attacks import (
     Stranger,
     Target,
     batch,
+    headed,
     piece,
     register,
 )
@@ -429,6 +430,46 @@ async def test_a_value_that_cannot_be_decoded_is_a_gap_and_the_stream_goes_on(
             assert len(hostile.connections) == 1  # the link stays
             assert not hostile.goodbyes
             assert said(caplog, "cannot be decoded")
+
+
+async def test_headers_that_are_none_raise_where_they_are_looked_at_and_the_values_come() -> None:
+    def publish(stranger: Stranger, channel: int) -> None:
+        stranger.send(
+            headed(channel, 0, b"\x00", {0: 5}),
+            headed(channel, 1, b"\x01", {0: {"a": 1}}),
+            headed(channel, 2, b"\x02", ["no map"]),
+            headed(channel, 3, b"\x03", {0: {"a": "b"}}),
+        )
+
+    async with beside() as pair:
+        sub = await pair.subscriber.sub("bad")
+        async with hostile_publisher(pair.address, "bad", publish) as hostile:
+            async for event in sub.messages():
+                assert isinstance(event, Message)
+                assert event.value == event.seq
+                if event.value == 3:
+                    assert event.headers == {"a": "b"}
+                    break
+                with pytest.raises(DecodeError) as caught:
+                    event.headers  # noqa: B018
+                assert event.publisher in str(caught.value)
+                assert caught.value.publisher == event.publisher
+            assert len(hostile.connections) == 1
+            assert sub.lost == 0
+
+
+async def test_values_and_headers_that_cannot_be_parted_end_the_link(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def publish(stranger: Stranger, channel: int) -> None:
+        stranger.send(headed(channel, 0, b"\x00", {}), headed(channel, 1, b"\xc1", {}))
+
+    async with beside() as pair:
+        sub = await pair.subscriber.sub("bad")
+        async with hostile_publisher(pair.address, "bad", publish) as hostile:
+            assert await sub.get(timeout=20) == 0
+            await eventually(lambda: hostile.goodbyes)
+            assert said(caplog, "a malformed DATA behind its time")
 
 
 async def test_a_stream_in_an_unknown_codec_is_an_error_that_names_it() -> None:

@@ -17,6 +17,7 @@ import msgpack
 from pubsub.codec.codecs import decoder_of
 from pubsub.codec.decoder import Decoder, MsgpackDecoder
 from pubsub.codec.extension_types import CODED, OWN
+from pubsub.codec.headers import BatchHeaders
 from pubsub.codec.own_codecs import Codec
 from pubsub.codec.own_types import register
 from pubsub.config import Settings
@@ -214,7 +215,24 @@ def data(choices: Choices, channel: int | None = None, first: int | None = None)
     if choices.number(10) == 0:
         payload = msgpack.packb([7, channel, first, 1.5, [1] * len(values)])
         return len(payload).to_bytes(4, "big") + cast(bytes, payload)
-    return data_header(channel, first, 1.5, len(body)) + body
+    behind = headers_field(choices, count) if choices.number(4) == 1 else b""
+    return data_header(channel, first, 1.5, len(body), len(behind)) + body + behind
+
+
+def headers_field(choices: Choices, count: int) -> bytes:
+    """The headers of a batch, right or not."""
+    luck = choices.number(8)
+    if luck == 0:
+        return choices.take(1 + choices.number(30))
+    if luck == 1:
+        return cast(bytes, msgpack.packb(anything(choices)))
+    of_each: dict[Any, Any] = {}
+    for _ in range(choices.number(4)):
+        number = choices.number(max(count, 1) + (luck == 2))
+        of_each[number] = {choices.one_of(*WORDS): choices.one_of(*WORDS, b"", b"\xff")}
+        if luck == 3:
+            of_each[number] = anything(choices)
+    return cast(bytes, msgpack.packb(of_each))
 
 
 def read(reader: FrameReader, choices: Choices, stream: bytes, act: Callable[[Event], None]) -> int:
@@ -862,6 +880,22 @@ def values(raw: bytes) -> None:
             assert not isinstance(value, Exception) or isinstance(value, DecodeError)
 
 
+def headers(raw: bytes) -> None:
+    """BatchHeaders: of any bytes come names and texts, or a DecodeError that names the sender."""
+    choices = Choices(raw)
+    count = choices.one_of(1, 2, 5)
+    found = BatchHeaders(headers_field(choices, count) + choices.rest(), 7, "t", "them#0")
+    for seq in range(7, 7 + count):
+        try:
+            of_one = found.of(seq)
+        except DecodeError as error:
+            if error.publisher != "them#0" or "them#0" not in str(error):
+                raise AssertionError("it does not say whose fault it is") from error
+            continue
+        assert {*map(type, of_one)} <= {str}
+        assert {*map(type, of_one.values())} <= {str, bytes}
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
@@ -873,5 +907,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         coordinator,
         directory,
         values,
+        headers,
     )
 }

@@ -43,7 +43,7 @@ TAKING = {
     *(str(HERE / f"codec/{name}.py") for name in ("codecs", "decoder", "encoder")),
 }
 assert all(map(os.path.exists, TAKING))
-ON_ITS_WAY = ("get", "get_many", "_event", "messages", "_each_event")
+ON_ITS_WAY = ("get", "get_many", "_event", "message_of", "messages", "_each_event")
 """Where one message may be in the hands of functions that an interrupt ends."""
 pytestmark = pytest.mark.usefixtures("uncollected")
 KEEP = pytest.mark.parametrize("keep", ["all", "latest"])

@@ -20,7 +20,13 @@ class Nowhere:
     """A sink for what nobody looks at."""
 
     def data(
-        self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
+        self,
+        channel: int,
+        first: int,
+        messages: int,
+        sent_at: float,
+        body: bytes | memoryview,
+        headers: bytes = b"",
     ) -> None: ...
 
     def buffer(self, channel: int, payload: bytes) -> None: ...
@@ -49,9 +55,15 @@ class Gathering:
         self.events: list[Event | Piece] = []
 
     def data(
-        self, channel: int, first: int, messages: int, sent_at: float, body: bytes | memoryview
+        self,
+        channel: int,
+        first: int,
+        messages: int,
+        sent_at: float,
+        body: bytes | memoryview,
+        headers: bytes = b"",
     ) -> None:
-        self.events.append(Data(channel, first, sent_at, messages, body))
+        self.events.append(Data(channel, first, sent_at, messages, body, headers))
 
     def buffer(self, channel: int, payload: bytes) -> None:
         assert type(payload) is bytes

@@ -50,9 +50,11 @@ def foreign(*fields: object) -> bytes:
     return framed(msgpack.packb(fields))
 
 
-def own_data(channel: int, first: int, sent_at: float, values: Sequence[Any]) -> bytes:
+def own_data(
+    channel: int, first: int, sent_at: float, values: Sequence[Any], headers: bytes = b""
+) -> bytes:
     body = array_header(len(values)) + b"".join(map(msgpack.packb, values))
-    return data_header(channel, first, sent_at, len(body)) + body
+    return data_header(channel, first, sent_at, len(body), len(headers)) + body + headers
 
 
 def own_buffer(channel: int, total: int, offset: int, payload: bytes) -> bytes:
@@ -93,7 +95,8 @@ class Reading:
                 values = msgpack.unpackb(event.body)
             except ValueError:  # not the reader's business
                 return event._replace(body=bytes(event.body))
-            return event.channel, event.first, event.sent_at, values
+            headers = (event.headers,) if event.headers else ()
+            return (event.channel, event.first, event.sent_at, values, *headers)
         return event
 
 
@@ -108,7 +111,8 @@ values = st.lists(st.one_of(st.integers(), st.binary(max_size=40)), min_size=1, 
 @st.composite
 def frames(draw: st.DrawFn) -> Expected:
     """A frame, and the event that it is."""
-    kinds = ["data", "foreign data", "buffer", "foreign buffer", "lent", "foreign lent", "control"]
+    kinds = ["data", "foreign data", "headed data", "foreign headed data", "later data"]
+    kinds += ["buffer", "foreign buffer", "lent", "foreign lent", "control"]
     kind = draw(st.sampled_from(kinds))
     channel = draw(numbers)
     if kind.endswith("lent"):
@@ -120,11 +124,17 @@ def frames(draw: st.DrawFn) -> Expected:
         first = draw(st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1)))
         sent_at = draw(st.floats(0, 2e9))
         batch = draw(values)
+        of_data: tuple[int, int, float, Any] = (channel, first, sent_at, batch)
         if kind == "data":
-            data = own_data(channel, first, sent_at, batch)
-        else:
-            data = foreign(7, channel, first, sent_at, batch)
-        return data, (channel, first, sent_at, batch)
+            return own_data(*of_data), of_data
+        if kind == "foreign data":
+            return foreign(7, *of_data), of_data
+        headers = {i: {"name": "text", "": b"\0"} for i in range(len(batch)) if draw(st.booleans())}
+        packed = msgpack.packb(headers)
+        if kind == "headed data":
+            return own_data(*of_data, packed), (*of_data, packed)
+        more = (draw(st.text(max_size=50)),) if kind == "later data" else ()
+        return foreign(7, *of_data, headers, *more), (*of_data, packed)
     if kind.endswith("buffer"):
         payload = draw(st.binary(min_size=1, max_size=200))
         offset = draw(st.just(0) | st.integers(0, 2**40))
@@ -539,7 +549,15 @@ def data_with(body: bytes) -> bytes:
         pytest.param(foreign(7, 1, "0", 0.0, [1]), "channel, number or time", id="first text"),
         pytest.param(foreign(7, 1, 0, None, [1]), "channel, number or time", id="time nil"),
         pytest.param(foreign(7, 1, 0, 0.0), "not five fields", id="four fields"),
-        pytest.param(foreign(7, 1, 0, 0.0, [1], 2), "not five fields", id="six fields"),
+        pytest.param(own_data(1, 0, 0.0, [1], b"\x81"), "behind its time", id="half a map"),
+        pytest.param(own_data(1, 0, 0.0, [1], b"\x80\x80"), "bytes left over", id="two maps"),
+        pytest.param(own_data(1, 0, 0.0, [1], b"\xc1"), "behind its time", id="no headers"),
+        pytest.param(
+            data_header(1, 0, 0.0, 3, 1) + b"\x91\xc1\x01\x80", "behind its time", id="no value"
+        ),
+        pytest.param(
+            data_header(1, 0, 0.0, 1199, 1) + b"\x91" * 1200, "behind its time", id="too deep"
+        ),
         pytest.param(foreign(7, 1, 0, 0.0, 1), "without an array", id="foreign, no array"),
         pytest.param(framed(b"\x95\x07"), "malformed DATA (OutOfData)", id="ends after the kind"),
         pytest.param(framed(b"\x95\x07\xc1\x01"), "malformed DATA", id="not msgpack"),
