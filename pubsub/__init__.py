@@ -21,6 +21,7 @@ from pubsub.errors import (
     MessageTooLarge,
     ProtocolError,
     PubSubError,
+    RecordingError,
     TopicError,
     WrongContext,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "ProtocolError",
     "Pub",
     "PubSubError",
+    "RecordingError",
     "Sub",
     "TopicError",
     "WrongContext",

@@ -12,7 +12,8 @@
     │                                       async form outside one, or use after a fork
     ├── CoordinatorUnavailable(ConnectionError)
     ├── AuthError(PermissionError)
-    └── ProtocolError                       the other end of a connection broke the protocol
+    ├── ProtocolError                       the other end of a connection broke the protocol
+    └── RecordingError(ValueError)          a file that is no recording, or cannot become one
 
 Each class also derives from the built-in that fits, so ``except ValueError`` works, and
 carries what it talks about as attributes. ``get(timeout=…)`` and the other calls with a
@@ -33,6 +34,7 @@ __all__ = [
     "MessageTooLarge",
     "ProtocolError",
     "PubSubError",
+    "RecordingError",
     "TopicError",
     "WrongContext",
 ]
@@ -160,3 +162,17 @@ class ProtocolError(PubSubError):
     def __init__(self, message: str, *, code: str = "protocol") -> None:
         self.code = code
         super().__init__(message)
+
+
+class RecordingError(PubSubError, ValueError):
+    """A file that is no recording, or is broken, or cannot become one. See `pubsub.record`.
+
+    Attributes:
+        path: of the file.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{path}: {problem}")

@@ -19,6 +19,7 @@ from pubsub.errors import (
     MessageTooLarge,
     ProtocolError,
     PubSubError,
+    RecordingError,
     TopicError,
     WrongContext,
 )
@@ -49,6 +50,7 @@ def test_every_exception_is_listed_and_derives_from_the_root() -> None:
         (WrongContext, RuntimeError),
         (CoordinatorUnavailable, ConnectionError),
         (AuthError, PermissionError),
+        (RecordingError, ValueError),
     ],
 )
 def test_the_builtin_that_fits_catches_it(
@@ -130,6 +132,7 @@ class _Own(MessageTooLarge):
         CoordinatorUnavailable("why", addresses=("a:1",)),
         AuthError("why"),
         ProtocolError("why", code="limit"),
+        RecordingError("run.mcap", "it is broken"),
         Refused(Goodbye("busy", "why")),
     ],
     ids=lambda error: type(error).__name__,

@@ -74,10 +74,11 @@ class Face:
     _dead: Exception | None
 
     def __init_subclass__(cls, *, blocking: bool | None) -> None:
-        """A form says whether it blocks; None: it is a part of forms."""
+        """A form says whether it blocks; None: it is a part of forms. (What is made of a form is
+        another one, which nobody gets who does not ask for it.)"""
         cls._form = blocking
         if blocking is not None:
-            cls._forms[cls._kind, blocking] = cls
+            cls._forms.setdefault((cls._kind, blocking), cls)
 
     def __new__(cls, *args: Any, peer: Peer | None = None, **kwargs: Any) -> Self:
         """The form that fits: blocking or async."""

@@ -164,6 +164,21 @@ class Sub(Face, blocking=None):
             history=None if self.history == "all" else self.history,
             observer=self.observer,
         )
+        this = weakref.ref(self)
+
+        def on_entry() -> None:
+            sub = this()
+            if sub is not None and sub._waiting:
+                sub._wake()
+
+        # the callbacks are there before the first entry can be
+        inbox.accepts = self._acceptance()
+        inbox.on_entry = on_entry
+        inbox.window.on_consumed = self._on_consumed()
+        return inbox
+
+    def _acceptance(self) -> Callable[[Stream], Exception | None]:
+        """What says why this Sub cannot read a stream, if it cannot; it keeps no Sub alive."""
         allow_pickle, codecs = self.allow_pickle, self._codecs
 
         def accepts(stream: Stream) -> Exception | None:
@@ -186,18 +201,7 @@ class Sub(Face, blocking=None):
                 )
             return None
 
-        this = weakref.ref(self)
-
-        def on_entry() -> None:
-            sub = this()
-            if sub is not None and sub._waiting:
-                sub._wake()
-
-        # the callbacks are there before the first entry can be
-        inbox.accepts = accepts
-        inbox.on_entry = on_entry
-        inbox.window.on_consumed = self._on_consumed()
-        return inbox
+        return accepts
 
     if TYPE_CHECKING:  # of either form
 
