@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -25,6 +26,7 @@ from pubsub.cli.command import (
     say,
     show_help,
 )
+from pubsub.cli.quantities import bytes_of, seconds_of
 from pubsub.config import FOREVER, coordinators_from
 from pubsub.core.topics import check_pattern, check_topic
 from pubsub.errors import PubSubError, TopicError
@@ -42,8 +44,8 @@ else:
 
 EPILOG = """
 Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, or not all was delivered,
-2 used wrongly, 3 --timeout ended it before what was asked for was there, 4 (tail) a publisher was
-never reached, 130 Ctrl-C, 143 SIGTERM.
+2 used wrongly, 3 --timeout ended it before what was asked for was there, 4 (tail, record) a
+publisher was never reached, 130 Ctrl-C, 143 SIGTERM.
 """
 
 
@@ -88,6 +90,17 @@ class _Topic(ParamType):
         except (PubSubError, ValueError):
             return []
         return [CompletionItem(row["topic"]) for row in rows if row["topic"].startswith(incomplete)]
+
+
+class _TopicOrFile(_Topic):
+    """The same, or a recording."""
+
+    def convert(  # type: ignore[override]
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | Path:
+        if value.endswith(".mcap") or os.path.isfile(value):
+            return Path(value)
+        return super().convert(value, param, ctx)
 
 
 class _History(ParamType):
@@ -144,6 +157,27 @@ def _where(text: str) -> Where:
     return Where(text)
 
 
+def _fsync(text: str) -> str | float:
+    return text if text in ("never", "chunk") else seconds_of(text)
+
+
+def _rate(text: str) -> float:
+    if text == "max":
+        return math.inf
+    with suppress(ValueError):
+        rate = float(text.removesuffix("x"))
+        if 0 < rate < math.inf:
+            return rate
+    raise ValueError(f"{text!r} is no rate: it is written 2x, 0.5x or max")
+
+
+def _remap(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} names no other topic: it is written old/topic=new/topic")
+    return check_topic(old), check_topic(new)
+
+
 class _Put(click.Command):
     """`put`, where a negative number may be the value."""
 
@@ -176,6 +210,13 @@ class _Positive(click.FloatRange):
 
 
 POSITIVE = _Positive(min=0, min_open=True)
+HISTORY = click.option(
+    "--history",
+    type=_History(),
+    metavar="N|all",
+    default=0,
+    help="Begin with so many messages from before, as far as publishers keep them.",
+)
 
 
 class _Header(ParamType):
@@ -213,13 +254,7 @@ class _Header(ParamType):
 @click.option("--timestamps", "times", is_flag=True, help="Show when each message was sent.")
 @click.option("--topics", is_flag=True, help="Show each message's topic.")
 @click.option("--headers", is_flag=True, help="Show what was put beside each message.")
-@click.option(
-    "--history",
-    type=_History(),
-    metavar="N|all",
-    default=0,
-    help="Begin with so many messages from before, as far as publishers keep them.",
-)
+@HISTORY
 @click.option(
     "--since",
     type=_Read("time", _moment),
@@ -442,20 +477,28 @@ def doctor(topic: str | None, coordinator: str | None, as_json: bool) -> int:
 
 
 @pubsub.command(epilog=EPILOG)
-@click.argument("topic", metavar="TOPIC|PATTERN", type=_Topic(check_pattern))
+@click.argument("what", metavar="TOPIC|PATTERN|FILE", type=_TopicOrFile(check_pattern))
 @click.option("--json", "as_json", is_flag=True, help="As one object, for programs.")
 @coordinator_option()
 @credential_options
-def info(topic: str, coordinator: str | None, as_json: bool) -> int:
-    """Show who publishes and subscribes a topic, and why it is slow.
+def info(what: str | Path, coordinator: str | None, as_json: bool) -> int:
+    """Show who publishes and subscribes a topic, and why it is slow; or what is in a FILE.
 
     Asks every process for what it knows of itself, and looks for a second or a few. A line that
     begins with WRONG names what keeps messages from coming, or makes them late; then the exit code
     is 1. Looking changes nothing: no message is subscribed.
+
+    What is a file, or ends in .mcap, is a recording: when it was made, and of each topic how many
+    messages, by how many publishers and in which codec, and what was lost. One whose recorder was
+    killed is finished by it: what is behind its last whole chunk is cut off, and its index written.
     """
+    if isinstance(what, Path):
+        from pubsub.cli import recordings
+
+        return recordings.info(str(what), as_json=as_json)
     from pubsub.cli.info import info
 
-    return run(info(topic, coordinator, as_json))
+    return run(info(what, coordinator, as_json))
 
 
 LINES = click.option(
@@ -573,6 +616,160 @@ def top(coordinator: str | None) -> int:
     from pubsub.cli.top import new_loop, top
 
     return run(top(coordinator), new_loop)
+
+
+SIZE = _Read("size", bytes_of)
+PERIOD = _Read("time", seconds_of)
+TOPICS = click.option(
+    "--topics",
+    type=_Topic(check_pattern),
+    multiple=True,
+    metavar="TOPIC|PATTERN",
+    help="Only these; may be given several times.",
+)
+FORCE = click.option(
+    "-f", "--force", "overwrite", is_flag=True, help="Overwrite a file that is there."
+)
+
+
+@pubsub.command(epilog=EPILOG)
+@click.argument(
+    "patterns", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=_Topic(check_pattern)
+)
+@click.option("-o", "--output", "path", required=True, metavar="FILE", help="The file to write.")
+@HISTORY
+@click.option("--limit-size", type=SIZE, metavar="SIZE", help="End at so many bytes: 500MB, 10GB.")
+@click.option("--limit-time", type=PERIOD, metavar="TIME", help="End after so long: 90s, 10m, 1h.")
+@click.option(
+    "--rotate-size",
+    type=SIZE,
+    metavar="SIZE",
+    help="Begin a new file at so many bytes; files are numbered, run-0001.mcap the first.",
+)
+@click.option(
+    "--rotate-time", type=PERIOD, metavar="TIME", help="The same after so long; may go with it."
+)
+@click.option(
+    "--fsync",
+    type=_Read("policy", _fsync),
+    metavar="never|chunk|TIME",
+    default="never",
+    show_default=True,
+    help="When the disk is made to hold what was written: only for where machines fail.",
+)
+@click.option(
+    "--compression",
+    type=click.Choice(["zstd", "lz4", "none"]),
+    default="zstd",
+    show_default=True,
+    help="How it is compressed.",
+)
+@FORCE
+@click.option(
+    "-q", "--quiet", is_flag=True, help="Do not say at the end what was recorded and lost."
+)
+@coordinator_option(", where the command runs one itself if there is none")
+@credential_options
+def record(**options: Any) -> int:
+    """Record topics into a file.
+
+    It writes what comes as it comes, and makes no publisher wait. Ctrl-C and SIGTERM finish the
+    file, and so does a limit. What was lost is said, and stands in the file; that, and a publisher
+    that vanished, make the exit code 1. A recorder that is killed leaves a file that can be read up
+    to about its last second.
+
+    \b
+    pubsub record 'sensors/**' -o run.mcap
+    pubsub record orders --rotate-time 1h --limit-size 10GB -o orders.mcap
+    pubsub info run.mcap
+    pubsub replay run.mcap --rate 2x
+
+    The file is MCAP, which other tools open; the package of that name comes with
+    pip install "pubsubd[record]".
+    """
+    from pubsub.cli.recordings import Wanted, record
+
+    wanted = Wanted(**options)
+    log_lines(logging.WARNING if wanted.quiet else logging.INFO)
+    return record(wanted)
+
+
+@pubsub.command(epilog=EPILOG)
+@click.argument("paths", metavar="FILE…", nargs=-1, required=True)
+@TOPICS
+@click.option(
+    "--rate",
+    type=_Read("rate", _rate),
+    metavar="RATE",
+    default="1x",
+    show_default=True,
+    help="How fast: 2x, 0.5x, or max: as fast as subscribers take it.",
+)
+@click.option("--loop", is_flag=True, help="Begin again at its end, until Ctrl-C.")
+@click.option(
+    "--remap",
+    type=_Read("remap", _remap),
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Publish a topic under another name; may be given several times.",
+)
+@click.option(
+    "--wait",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Wait for so many subscribers first, of all its topics together; exit code 1 if then "
+    "nobody receives anything.",
+)
+@click.option(
+    "--timeout",
+    type=POSITIVE,
+    metavar="SECONDS",
+    help="How long to wait for these, and for a tail that takes nothing any more, as of put.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Do not say at the end what was replayed.")
+@coordinator_option(", where the command runs one itself if there is none")
+@credential_options
+def replay(wait: int | None, remap: tuple[tuple[str, str], ...], **options: Any) -> int:
+    """Publish again what was recorded.
+
+    Each batch is put when it was, counted from the first one, on the topic that it had and in its
+    codec. Nothing of it is decoded, so that it runs no code of a pickle. Who has not received all
+    of it is said, and makes the exit code 1. Several files are one recording.
+
+    \b
+    pubsub replay run.mcap --wait 1
+    pubsub replay run.mcap --rate max --topics 'sensors/*'
+    pubsub replay run.mcap --loop --remap sensors/a=test/a
+    """
+    from pubsub.cli.replay import Wanted, replay
+
+    wanted = Wanted(wait=wait or 0, remap=dict(remap), **options)
+    log_lines(logging.WARNING if wanted.quiet else logging.INFO)
+    return replay(wanted)
+
+
+@pubsub.command(epilog=EPILOG)
+@click.argument("path", metavar="FILE")
+@click.option("-o", "--output", "to", required=True, metavar="OUT", help="The file to write.")
+@TOPICS
+@click.option(
+    "--allow-pickle",
+    is_flag=True,
+    help="Decode pickled messages, which may run code of the choice of who wrote the file.",
+)
+@FORCE
+def export(**options: Any) -> int:
+    """Write a recording for other tools, such as Foxglove.
+
+    OUT is MCAP too, with one message of JSON for each of FILE (as `tail` shows it; what is no
+    object is the "value" of one) and a schema for each topic.
+
+    \b
+    pubsub export run.mcap -o run-json.mcap
+    """
+    from pubsub.cli.exporting import Wanted, export
+
+    return export(Wanted(**options))
 
 
 def _list(what: Literal["topics", "peers"], as_json: bool, coordinator: str | None) -> int:

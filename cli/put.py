@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any, NoReturn
@@ -29,11 +29,23 @@ from pubsub.cli.command import (
     say,
 )
 from pubsub.config import FOREVER
+from pubsub.core.publication import Leaver
 from pubsub.faces.blockingpub import BlockingPub
 from pubsub.faces.pub import flush
 from pubsub.runtime.snapshot import PubRow, SubscriberRow
 
-__all__ = ["Sending", "from_json_lines", "from_lines", "from_text", "put"]
+__all__ = [
+    "PATIENCE",
+    "Audience",
+    "Sending",
+    "Terminated",
+    "deliver",
+    "from_json_lines",
+    "from_lines",
+    "from_text",
+    "put",
+    "sigterm",
+]
 
 PATIENCE = 10.0
 """Seconds for which a subscriber may take nothing before it is no longer waited for."""
@@ -114,16 +126,16 @@ def _no_json(name: str) -> NoReturn:
     raise ValueError(f"JSON has no {name}")
 
 
-class _Terminated(BaseException):
+class Terminated(BaseException):
     """SIGTERM."""
 
 
 def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
     """Put every value, see it delivered, and return the exit code."""
-    with _sigterm(), _peer(sending) as peer:
+    with sigterm(), _peer(sending) as peer:
         pub = BlockingPub(sending.topic, peer=peer, overflow="block")
         patience = PATIENCE if sending.timeout is None else sending.timeout
-        audience = _Audience(pub, patience, waited=sending.wait > 0)
+        audience = Audience(pub, patience, waited=sending.wait > 0)
         code = OK
         try:
             if sending.wait and not _wait(pub, sending):
@@ -133,12 +145,12 @@ def put(sending: Sending, values: Iterable[tuple[Any, int]]) -> int:
         except KeyboardInterrupt:
             after_ctrl_c()
             code = INTERRUPTED
-        except _Terminated:
+        except Terminated:
             code = TERMINATED
         except (PubSubError, OSError, ValueError):
-            _deliver(peer, pub, audience)  # what came before the trouble
+            deliver(peer, [audience])  # what came before the trouble
             raise
-        everything = _deliver(peer, pub, audience)
+        everything = deliver(peer, [audience])
     return code if everything else code or FAILED
 
 
@@ -153,16 +165,16 @@ def _peer(sending: Sending) -> Peer:
 
 
 @contextmanager
-def _sigterm() -> Iterator[None]:
+def sigterm() -> Iterator[None]:
     """Within: SIGTERM raises, as Ctrl-C does."""
 
     def terminate(number: int, frame: object) -> NoReturn:
-        raise _Terminated
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
-    except _Terminated:
+    except Terminated:
         sys.exit(TERMINATED)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -191,7 +203,7 @@ def _wait(pub: BlockingPub, sending: Sending) -> bool:
 
 
 def _put_all(
-    pub: BlockingPub, values: Iterable[tuple[Any, int]], sending: Sending, audience: _Audience
+    pub: BlockingPub, values: Iterable[tuple[Any, int]], sending: Sending, audience: Audience
 ) -> None:
     rate, headers = sending.rate, sending.headers
     due = time.monotonic()
@@ -213,22 +225,25 @@ def _put_all(
         audience.put(size)
 
 
-def _deliver(peer: Peer, pub: BlockingPub, audience: _Audience) -> bool:
+def deliver(peer: Peer, audiences: Sequence[Audience]) -> bool:
     """Wait until all has been received, for as long as it goes on; returns whether it was."""
 
     def close() -> None:
-        with suppress(PubSubError):
-            peer._wait(flush(pub, timeout=None, observers=True))
-            pub.close()
+        for audience in audiences:
+            with suppress(PubSubError):
+                peer._wait(flush(audience.pub, timeout=None, observers=True))
+                audience.pub.close()
 
-    audience.look()
+    for audience in audiences:
+        audience.look()
     closing = threading.Thread(target=close, name="closing", daemon=True)
     closing.start()
     say_at = time.monotonic() + SAY_AFTER
     try:
         closing.join(0.02)
         while closing.is_alive():
-            if audience.gave_up():
+            behind = [stands for audience in audiences for stands in audience.behind()]
+            if behind and all(behind):
                 peer.close(linger=0)
             elif time.monotonic() >= say_at:
                 say_at = math.inf
@@ -241,10 +256,15 @@ def _deliver(peer: Peer, pub: BlockingPub, audience: _Audience) -> bool:
         if left:
             say(f"gave up: {left}")
         raise
-    return audience.report()
+    unheard = [repr(audience.pub.topic) for audience in audiences if audience.unheard()]
+    if unheard:
+        more = f" and {len(unheard) - 3} more" if len(unheard) > 3 else ""
+        say(f"nobody was listening on {', '.join(unheard[:3])}{more}")
+    complete = [audience.report() for audience in audiences]  # each says what it has to say
+    return all(complete)
 
 
-class _Audience:
+class Audience:
     """Who listens to a Pub, and how far behind they are.
 
     An observer such as ``pubsub tail`` never makes a Pub wait, and loses what leaves the buffer
@@ -254,7 +274,7 @@ class _Audience:
     """
 
     def __init__(self, pub: BlockingPub, patience: float, waited: bool) -> None:
-        self._pub = pub
+        self.pub = pub
         self._waited = waited  # for subscribers, before anything was put
         self._patience = patience
         self.count = 0  # messages put
@@ -269,10 +289,10 @@ class _Audience:
 
     def meet(self) -> None:
         """Wait for the first of those that the coordinator says are there."""
-        if self._pub.subscribers:
+        if self.pub.subscribers:
             self._named = True
             with suppress(TimeoutError):
-                self._pub.wait_for_subscribers(1, timeout=self._pub.peer.settings.join_timeout)
+                self.pub.wait_for_subscribers(1, timeout=self.pub.peer.settings.join_timeout)
                 self._came = True
 
     def about_to_put(self) -> None:
@@ -282,9 +302,9 @@ class _Audience:
             self._standing.clear()
             self.look()
 
-    def put(self, size: int) -> None:
-        """A message was put; waits where an observer is too far behind."""
-        self.count += 1
+    def put(self, size: int, messages: int = 1) -> None:
+        """Something was put; waits where an observer is too far behind."""
+        self.count += messages
         self._bytes += size
         self._unseen += size
         if self._unseen < LOOK_EVERY and time.monotonic() - self._looked < LOOK_SECONDS:
@@ -325,8 +345,8 @@ class _Audience:
         return slowest
 
     def _row(self) -> PubRow:
-        """How the one Pub of this process stands."""
-        return self._pub.peer.runtime.snapshot().pubs[0]
+        """How the Pub stands."""
+        return PubRow.of(self.pub._publication)
 
     def _say_stuck(self, who: SubscriberRow) -> None:
         is_so = "has taken nothing" if who.state == "attached" else "has not been connected"
@@ -334,12 +354,21 @@ class _Audience:
         behind = self.count - who.taken
         say(f"{who.name} {is_so} for {self._patience:g} s, {behind} messages behind: {then}")
 
-    def gave_up(self) -> bool:
-        """Whether nobody is waited for any more, and who still lacks something is an observer
-        that takes nothing."""
+    def behind(self) -> list[bool]:
+        """Of each that still lacks something, whether it is no longer waited for: an observer that
+        takes nothing."""
         self.look()
-        behind = [who for who in self._row().subscribers if who.taken < self.count]
-        return bool(behind) and all(who.observer and who.name in self._left for who in behind)
+        lacking = [who for who in self._row().subscribers if who.taken < self.count]
+        return [who.observer and who.name in self._left for who in lacking]
+
+    @staticmethod
+    def _lacking(row: PubRow) -> list[Leaver]:
+        return [x for x in row.leavers if x.lost or not (x.observer and x.how == "closed")]
+
+    def unheard(self) -> bool:
+        """Whether something was put, and no subscriber ever was known."""
+        row = self._row()
+        return self.count > 0 and not (self._named or self._lacking(row) or row.reached)
 
     def report(self) -> bool:
         """Say what did not arrive, once the Pub is closed. Returns whether it went as it should:
@@ -347,13 +376,13 @@ class _Audience:
 
         An observer that leaves had enough: that is no more to be said than of ``| head``.
         """
-        topic, row, put = self._pub.topic, self._row(), self.count
-        leavers = [x for x in row.leavers if x.lost or not (x.observer and x.how == "closed")]
+        topic, row, put = self.pub.topic, self._row(), self.count
+        leavers = self._lacking(row)
         reached = row.reached > 0
         if not put:
             return True
-        if not (self._named or leavers or reached):
-            say(f"nobody was listening on {topic!r}")
+        if self.unheard():
+            pass
         elif not (self._came or reached or any(x.how != "absent" for x in leavers)):
             say(f"the subscribers of {topic!r} did not come: nobody has received it")
             return False

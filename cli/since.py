@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from contextlib import suppress
 from datetime import datetime, time, timedelta
 
 from pubsub import Message
+from pubsub.cli.quantities import period
 
 __all__ = ["Since", "moment"]
-
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_PERIOD = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
-_PART = re.compile(r"([\d.]+)([smhd])")
 
 
 def moment(text: str, now: float) -> float:
@@ -23,10 +19,8 @@ def moment(text: str, now: float) -> float:
     Raises:
         ValueError: it is none of these, or has not come yet.
     """
-    if _PERIOD.fullmatch(text):
-        then = now - sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text))
-    else:
-        then = _on_the_clock(text, now)
+    ago = period(text)
+    then = _on_the_clock(text, now) if ago is None else now - ago
     if not math.isfinite(then) or then > now:
         raise ValueError(f"--since {text!r} has not come yet")
     return then
