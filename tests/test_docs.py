@@ -52,6 +52,7 @@ from tests.wire.sinks import Gathering, Piece
 ROOT = Path(__file__).resolve().parent.parent
 PROTOCOL = "docs/protocol.md"
 NETWORKS = "docs/networks.md"
+RECORDING = "docs/recording.md"
 PAGES = (
     "README.md",
     "CHANGELOG.md",
@@ -66,6 +67,7 @@ PAGES = (
     "docs/logging.md",
     NETWORKS,
     PROTOCOL,
+    RECORDING,
     "docs/scaling.md",
     "docs/security.md",
     "docs/seeing.md",
@@ -92,14 +94,14 @@ DOCUMENTED = (
         "pubsub.wire.messages",
         "pubsub.wire.frames",
     ),
-    *("pubsub.faces.foreign", "pubsub.faces.message", "pubsub.otel"),
+    *("pubsub.faces.foreign", "pubsub.faces.message", "pubsub.otel", "pubsub.record.recording"),
     *("pubsub.stats.why", "pubsub.stats.near", "pubsub.stats.words", "pubsub.cli.delay"),
     *("pubsub.metrics", "pubsub.survey"),
 )
 EXAMPLES = (
     *("pubsub.faces.pub", "pubsub.faces.sub", "pubsub.faces.peer"),
     *("pubsub.codec.own_codecs", "pubsub.codec.own_types"),
-    *("pubsub.metrics", "pubsub.survey"),
+    *("pubsub.metrics", "pubsub.survey", "pubsub.record.recording"),
 )
 
 
@@ -435,6 +437,13 @@ def test_the_examples_of_the_readme_print_what_they_say(which: str, coordinator:
 @pytest.mark.loop
 def test_the_relay_of_the_scaling_page_prints_what_it_says(coordinator: str) -> None:
     (source,) = python_examples("docs/scaling.md")
+    prints_what_it_says(source, coordinator)
+
+
+@pytest.mark.loop
+def test_the_program_of_the_recording_page_prints_what_it_says(coordinator: str) -> None:
+    pytest.importorskip("mcap")
+    (source,) = python_examples(RECORDING)
     prints_what_it_says(source, coordinator)
 
 
