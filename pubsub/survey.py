@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any
 
 from pubsub import Gap, Message, Peer, Sub
+from pubsub.errors import DecodeError
 from pubsub.faces.process import all_stats
 from pubsub.stats import Stats
 
@@ -30,6 +31,11 @@ TROUBLE = {
 }
 """By the state of its stream, and the reason of a `Gap`: why it says nothing."""
 AWAY = frozenset(TROUBLE.values())
+UNREADABLE = "it tells what cannot be read"
+LOOK = 1.0
+"""Seconds, at most, for which `Survey.peers` has who is gone."""
+PART = 0.1
+"""Of the time, that reading what one peer tells may take: it may tell too much, and too often."""
 WINDOW = 64 * 1024 * 1024
 """Bytes that may wait of all peers together."""
 
@@ -59,6 +65,7 @@ class Told:
         before: what it said before that; None: nothing.
         at: when it said so, by the clock of `time.monotonic`.
         trouble: why it says nothing now; empty: it does, or is about to.
+        rest: until when, by that clock, nothing more is read of it.
     """
 
     publisher: str
@@ -66,6 +73,7 @@ class Told:
     before: Stats | None = None
     at: float = 0.0
     trouble: str = ""
+    rest: float = 0.0
 
     @property
     def peer_id(self) -> str:
@@ -104,6 +112,8 @@ class Survey:
         self._sub: Any = None
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
+        self._ids: dict[str, str] = {}  # by `Message.publisher`, which process it is
+        self._looked = 0.0
 
     async def __aenter__(self) -> Survey:
         self._sub = Sub(STATS, peer=self._peer, observer=True, window=WINDOW)
@@ -118,37 +128,69 @@ class Survey:
     async def __aexit__(self, *exc: object) -> None:
         assert self._task is not None
         self._task.cancel()
-        await asyncio.wait([self._task])
-        await self._sub.close()
+        try:
+            await asyncio.wait([self._task])
+        finally:
+            if self._task.done() and not self._task.cancelled():
+                self._task.exception()  # whoever looked at `peers` was told
+            await self._sub.close()
 
     async def _listen(self) -> None:
-        async for event in self._sub.messages():
-            key = event.publisher.rpartition("#")[0] or event.publisher
-            if isinstance(event, Gap):
-                self._miss(key, event)
-            else:
-                self._hear(key, event)
+        try:
+            while not self._sub.closed:
+                with suppress(DecodeError):  # a stream in a codec that is not ours: it is left
+                    async for event in self._sub.messages():
+                        self._take(event)
+        finally:
             self._news.set()
 
-    def _hear(self, key: str, message: Message) -> None:
-        told = self.peers.setdefault(key, Told(key))
+    def _take(self, event: Message | Gap) -> None:
+        if event.publisher not in self._ids or monotonic() - self._looked > LOOK:
+            self._look_around()
+        key = _process(event.publisher)
+        told = self.peers.get(key)
+        if told is None:
+            return  # it has ended meanwhile
+        if isinstance(event, Gap):
+            if event.reason in TROUBLE:
+                told.trouble = TROUBLE[event.reason]
+            elif event.reason in ("undecodable", "too large"):
+                told.trouble = f"{UNREADABLE}: {event.reason}"
+        else:
+            self._hear(told, event)
+        self._news.set()
+
+    def _hear(self, told: Told, message: Message) -> None:
+        began = monotonic()
+        if began < told.rest:
+            return
         try:
             stats = Stats.from_rows(message.value)
+            if stats.peer_id != self._ids.get(message.publisher):
+                raise ValueError("it says that it is another peer")
         except ValueError as error:
-            told.trouble = f"it tells what cannot be read: {error}"
-            return
-        told.before, told.stats = told.stats, stats
-        told.at, told.trouble = monotonic(), ""
+            told.trouble = f"{UNREADABLE}: {error}"
+        else:
+            told.before, told.stats = told.stats, stats
+            told.at, told.trouble = began, ""
+        told.rest = began + (monotonic() - began) / PART
 
-    def _miss(self, key: str, gap: Gap) -> None:
-        if gap.reason in TROUBLE:
-            self.peers.setdefault(key, Told(key)).trouble = TROUBLE[gap.reason]
+    def _check(self) -> bool:
+        """Whether anybody can still be heard; raises why it ended, unless by its Peer's end."""
+        assert self._task is not None
+        if not self._task.done():
+            return True
+        self._task.result()
+        return False
 
     def _look_around(self) -> None:
         """Who has ended is told no more, and who is known and tells nothing is said to."""
+        self._looked = monotonic()
         known = {}
+        self._ids = {}
         for publisher, row in self._sub.publishers.items():
-            known[publisher.rpartition("#")[0] or publisher] = row
+            known[_process(publisher)] = row
+            self._ids[publisher] = row["peer_id"]
         for key in [key for key in self.peers if key not in known]:
             del self.peers[key]
         for key, row in known.items():
@@ -164,10 +206,13 @@ class Survey:
         Parameters:
             timeout: seconds.
             rates: wait until each has been watched for a second, so that the rates are of now.
+
+        Raises:
+            PubSubError: nobody can be asked any more: the right to it was taken, say.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        while True:
+        while self._check():
             self._news.clear()
             self._look_around()
             told = self.peers.values()
@@ -183,11 +228,16 @@ class Survey:
 
     async def changes(self) -> AsyncIterator[None]:
         """Goes on whenever something was told or a second has passed, ten times a second at most;
-        meanwhile `peers` is brought up to date."""
-        while True:
+        meanwhile `peers` is brought up to date. It ends with the Peer, and raises as `settled`."""
+        while self._check():
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), 1.0)
             self._news.clear()
             self._look_around()
             yield
             await asyncio.sleep(0.1)
+
+
+def _process(publisher: str) -> str:
+    """Of a `Message.publisher`, without the number of the stream."""
+    return publisher.rpartition("#")[0] or publisher

@@ -57,7 +57,8 @@ end of its loop or process, because its Pubs may have put what is still on its w
 _past = Past()
 """What those had counted that are over."""
 _counting = threading.RLock()
-"""Held while one goes from `_peers` to there."""
+"""Held while one goes from `_peers` to there, and while nothing is asked that has a lock, too: what
+a program is asked by (a log handler, a destructor) may run where that one is held."""
 _last: list[Callable[[], None]] = []
 _abandoned: list[Any] = []
 _lock = threading.RLock()  # a signal handler may come while it is held
@@ -160,9 +161,11 @@ def end_with_process(peer: Peer) -> None:
         Finalize(None, _close_all, exitpriority=100)
     for other in list(_peers):
         if other.runtime.finished:
+            stats = other.stats()
             with _counting:
-                _past.take(other.stats())
-                _peers.discard(other)
+                if other in _peers:
+                    _past.take(stats)
+                    _peers.discard(other)
             other.runtime.bury()
     _peers.add(peer)
 
@@ -172,7 +175,8 @@ def all_stats() -> list[Stats]:
     be called from any thread."""
     with _counting:
         now = this_host().wall_clock()
-        return [*(peer.stats() for peer in list(_peers)), Stats(time=now, past=_past.rows(now))]
+        peers, past = list(_peers), _past.rows(now)
+    return [*(peer.stats() for peer in peers), Stats(time=now, past=past)]
 
 
 def end_last(close: Callable[[], None]) -> None:

@@ -466,7 +466,8 @@ class Sub(Face, blocking=None):
         in its process; where no address can be dialled from here, ``name (pid 7 on host)#n``, by
         what it says of itself (with its id behind, where another one says the same). A `Message`
         names its ``publisher`` alike. Of each: ``topic``,
-        ``name`` (of the publisher's certificate; empty: none is used), ``state`` (``attached``;
+        ``name`` (of the publisher's certificate; empty: none is used), ``peer_id`` (of its
+        process, as `Peer.peer_id`), ``state`` (``attached``;
         ``connecting``: not reached yet; ``reconnecting``: its link broke; ``vanished`` or
         ``unreachable``: as the reason of a `Gap` says), ``since`` (when it was attached last, or
         first to be reached, in seconds since 1970; None: it is attached),
@@ -486,6 +487,7 @@ class Sub(Face, blocking=None):
             stream.publisher: {
                 "topic": stream.topic,
                 "name": stream.name,
+                "peer_id": stream.key.peer_id,
                 "state": self._runtime.publishers.state_of(stream),
                 "since": None if stream.since is None else now - self._away(stream),
                 "delivered": stream.delivered - (left if stream is decoded else 0),

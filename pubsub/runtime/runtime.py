@@ -599,6 +599,7 @@ class Runtime:
     def abandon_after_fork(self, error: Exception) -> None:
         """In a child after a fork: the loop and its threads are the parent's. Refuse every call."""
         self.closing = True
+        self.ending = threading.RLock()  # another thread may have held it
         self.sharing.abandon_after_fork()
         for pub in self.pubs.values():
             _alone(pub.source.abandon, error)

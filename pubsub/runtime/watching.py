@@ -61,6 +61,7 @@ class Watching:
         self._lateness = Lateness(round(60.0 / LOOK))
         self.on = False
         self._until = 0.0
+        self._asked = False
         self._sampling: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._telling: Publication | None = None
@@ -76,7 +77,8 @@ class Watching:
         """All of it, as it is now; it is measured from now on. May be called from any thread."""
         stats = self._stats()
         self._until = self._loop.time() + ASKED
-        if self._sampling is None and not self._closed:
+        if self._sampling is None and not self._asked and not self._closed:
+            self._asked = True  # once, however often, where the loop does not run
             try:
                 self._loop.call_soon_threadsafe(self._begin)
             except RuntimeError:
@@ -97,6 +99,7 @@ class Watching:
 
     @apart
     def _begin(self) -> None:
+        self._asked = False
         if self._sampling is None and not self._closed:
             self.on = True
             self._until = max(self._until, self._loop.time() + ASKED)
@@ -111,10 +114,10 @@ class Watching:
         if now > self._until:
             self._stop()
             return
+        self._sampling = self._loop.call_later(EVERY, self._sample)  # whatever happens now
         counts, marks = collecting.counts(self._runtime)
         self._ring.note(now, counts)
         self._standing.look(now, marks)
-        self._sampling = self._loop.call_later(EVERY, self._sample)
         self._tell()
 
     def _look(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from math import inf
 from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from pubsub.support.about import plain
@@ -27,6 +26,12 @@ __all__ = [
 ]
 
 R = TypeVar("R")
+
+MOST = 500_000
+"""Values that one process may tell: more than one with as many Pubs and Subs as are told does. To
+read them takes about a second."""
+LARGEST = 2**64
+"""No number is larger, so that a sum over processes, and what is shown of it, stays a number."""
 
 
 class Rates(NamedTuple):
@@ -270,12 +275,25 @@ class Stats(NamedTuple):
         """What `rows` of another process say: arrays in arrays, of this version or another.
 
         Raises:
-            ValueError: they are none.
+            ValueError: they are none, or far more than any process has to tell.
         """
+        _check_size(rows)
         return _build(cls, rows)
 
 
 # --- reading what another process says ----------------------------------------------------------
+
+
+def _check_size(rows: object) -> None:
+    """Look at no more than `MOST` values, however they are nested."""
+    left, within = MOST, [rows]
+    while within:
+        inner = within.pop()
+        if isinstance(inner, (list, tuple)):
+            left -= len(inner)
+            if left < 0:
+                raise ValueError(f"a Stats has at most {MOST:,} values")
+            within += inner
 
 
 def _build(cls: type[R], rows: object) -> R:
@@ -323,8 +341,20 @@ def _plain_value(name: str, kind: type, value: Any) -> Any:
     if kind is str and isinstance(value, str):
         return plain(value, 4096)  # it is shown to people, in terminals and pages
     if kind is float:
-        if type(value) in (int, float) and abs(value) < inf:
+        if type(value) in (int, float) and abs(value) <= LARGEST:
             return float(value)
-    elif type(value) is kind and (type(value) is not int or 0 <= value < 2**64):
+    elif type(value) is kind and (type(value) is not int or 0 <= value < LARGEST):
         return value
-    raise ValueError(f"{name} is {kind.__name__}, not {value!r:.60}")
+    raise ValueError(f"{name} is {kind.__name__}, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """A value that is in no field's place. What is nested, or long, has no `repr` that ends soon,
+    or at all."""
+    if isinstance(value, str):
+        return repr(value[:60])
+    if value is None or isinstance(value, (bool, float)):
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value) if abs(value) < LARGEST else "one of more than 64 bits"
+    return f"a {type(value).__name__}"

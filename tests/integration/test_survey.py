@@ -7,10 +7,12 @@ import asyncio
 import pytest
 
 from pubsub import Peer
+from pubsub import survey as survey_module
 from pubsub.core.rights import Rights
 from pubsub.errors import AuthError
+from pubsub.runtime import watching
 from pubsub.survey import Survey
-from tests.integration.support import LONG, coordinator_in_loop
+from tests.integration.support import LONG, coordinator_in_loop, eventually
 from tests.integration.test_rights import COORDINATOR, Given
 from tests.integration.test_rights import given as given
 
@@ -94,3 +96,51 @@ async def test_a_peer_that_vanishes_stays_with_its_trouble() -> None:
             await asyncio.wait_for(changes.__anext__(), LONG)
         await gone.close()
         assert pub.closed
+
+
+async def test_who_has_ended_is_forgotten_also_where_nobody_waits_for_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "EVERY", 0.05)
+    monkeypatch.setattr(survey_module, "LOOK", 0.05)
+    async with (
+        coordinator_in_loop() as address,
+        Peer(address, name="looks") as looks,
+        Survey(looks) as survey,
+    ):
+        async with Peer(address, name="goes") as goes:
+            await eventually(lambda: goes.peer_id in {t.peer_id for t in survey.peers.values()})
+        await eventually(lambda: {t.peer_id for t in survey.peers.values()} == {looks.peer_id})
+
+
+async def test_a_survey_ends_with_its_peer() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as looks, Survey(looks) as survey:
+        await survey.settled(LONG)
+        await looks.close()
+
+        async def watch() -> None:
+            async for _ in survey.changes():
+                pass
+
+        await asyncio.wait_for(watch(), LONG)
+        await survey.settled(LONG)
+
+
+async def test_a_survey_that_may_see_nobody_any_more_says_so(
+    given: Given,
+) -> None:
+    given.give("looks", LISTER, COORDINATOR)
+    async with (
+        coordinator_in_loop() as address,
+        Peer(address, name="looks") as looks,
+        Survey(looks) as survey,
+    ):
+        await survey.settled(LONG)
+        survey._sub._abandon(AuthError("may not list all peers any more"))
+
+        async def watch() -> None:
+            async for _ in survey.changes():
+                pass
+
+        with pytest.raises(AuthError, match="any more"):
+            await asyncio.wait_for(watch(), LONG)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from pubsub import Gap, Peer, Pub, Sub, TopicError
-from pubsub.runtime import watching
+from pubsub.runtime import collecting, watching
+from pubsub.runtime.members import OpenPub
+from pubsub.runtime.runtime import Runtime
 from pubsub.runtime.watching import Watching
-from pubsub.stats import Rates, Stats
-from pubsub.survey import Survey
+from pubsub.stats import PastStats, Rates, Stats
+from pubsub.survey import Survey, here
 from tests.integration.support import LONG, coordinator_in_loop, coordinator_in_thread, eventually
 
 pytestmark = pytest.mark.loop
@@ -295,3 +297,72 @@ async def test_what_closed_pubs_and_subs_had_counted_is_told_as_past() -> None:
         await peer.close()  # what a closed Peer had counted it still tells
         rows = {row.role: row.messages for row in peer.stats().counted()}
         assert rows == {"pub": 11, "sub": 6}
+
+
+async def test_however_often_is_asked_before_the_loop_runs_it_is_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[Watching] = []
+    begin = Watching._begin
+
+    def count(self: Watching) -> None:
+        begun.append(self)
+        begin(self)
+
+    monkeypatch.setattr(Watching, "_begin", count)
+    async with coordinator_in_loop() as address, Peer(address) as peer:
+        for _ in range(100):
+            peer.stats()
+        await eventually(lambda: peer.runtime.watching.on)
+        assert len(begun) == 1
+
+
+async def test_one_look_that_fails_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "EVERY", 0.01)
+    failed: list[object] = []
+    counts = collecting.counts
+
+    def fail_once(runtime: Runtime) -> Any:
+        if not failed:
+            failed.append(runtime)
+            raise RuntimeError("a fault of ours")
+        return counts(runtime)
+
+    monkeypatch.setattr(collecting, "counts", fail_once)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    async with coordinator_in_loop() as address, Peer(address) as peer:
+        peer.stats()
+        await eventually(lambda: failed)
+        await eventually(lambda: peer.stats().watched)
+
+
+def test_a_log_handler_may_ask_while_a_pub_ends_and_another_thread_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends, asks = threading.Event(), threading.Event()
+    over, counted = collecting.pub_is_over, Watching.ask
+
+    def ask_within(pub: OpenPub, now: float) -> PastStats:
+        ends.set()
+        assert asks.wait(LONG)
+        here()  # as a log handler, or the destructor of some object, may
+        return over(pub, now)
+
+    def ask(self: Watching) -> Stats:
+        if threading.current_thread() is other:
+            asks.set()
+        return counted(self)
+
+    with coordinator_in_thread() as coordinator, Peer(coordinator.address) as peer:
+        pub = peer.pub("t")
+        other = threading.Thread(target=here, daemon=True)
+        closes = threading.Thread(target=pub.close, daemon=True)
+        monkeypatch.setattr(collecting, "pub_is_over", ask_within)
+        monkeypatch.setattr(Watching, "ask", ask)
+        closes.start()
+        assert ends.wait(LONG)
+        other.start()
+        for thread in (other, closes):
+            thread.join(LONG)
+            assert not thread.is_alive()
+        monkeypatch.undo()

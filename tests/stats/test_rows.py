@@ -60,6 +60,13 @@ def test_what_a_newer_version_says_besides_is_passed_over() -> None:
     assert Stats.from_rows(rows) == FULL
 
 
+def nested(depth: int) -> list[Any]:
+    rows: list[Any] = []
+    for _ in range(depth):
+        rows = [rows]
+    return rows
+
+
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
@@ -71,6 +78,12 @@ def test_what_a_newer_version_says_besides_is_passed_over() -> None:
         (["", "", 0, "", "", "", float("nan")], "time is float"),
         ([*[""] * 2, 0, *[""] * 3, 0, 0, 0, 5], "pubs is an array"),
         ([*[""] * 2, 0, *[""] * 3, 0, 0, 0, [5]], "a PubStats is an array"),
+        (["", "", 10**5000], "pid is int, not one of more than 64 bits"),
+        (["", "", 0, "", "", "", -(10**400)], "time is float, not one of more than 64 bits"),
+        (["", "", 0, "", "", "", 1e300], "time is float, not 1e.300"),
+        ([nested(5000)], "peer_id is str, not a list"),
+        ([*[""] * 2, 0, *[""] * 3, 0, 0, 0, [[]] * 1_000_000], "at most 500,000 values"),
+        ([[[0] * 1000] * 1000], "at most 500,000 values"),
     ],
 )
 def test_what_is_no_row_is_refused_and_named(rows: Any, problem: str) -> None:
