@@ -97,6 +97,7 @@ def _stopped_subscriber(pair: Pair, publisher: str, subscriber: str) -> Iterator
             f"{_waits(waiting)} for it",
             *(pair.topic, publisher, subscriber),
             seconds=idle,
+            observer=row.observer,
         )
     elif row.lag and pair.pub is not None and (behind := _time_for(row.lag, pair.pub)) >= LATE:
         yield made(
@@ -106,6 +107,7 @@ def _stopped_subscriber(pair: Pair, publisher: str, subscriber: str) -> Iterator
             f"{_waits(waiting)} for it",
             *(pair.topic, publisher, subscriber),
             seconds=behind,
+            observer=row.observer,
         )
 
 
@@ -146,6 +148,7 @@ def _network(pair: Pair, publisher: str, subscriber: str) -> Iterator[Cause]:
             f"{duration(idle)}: {row.lag:,} of {pair.topic!r} wait for it",
             *(pair.topic, publisher, subscriber),
             seconds=idle,
+            observer=sub.observer,
         )
     elif (
         row.unsent
@@ -158,6 +161,7 @@ def _network(pair: Pair, publisher: str, subscriber: str) -> Iterator[Cause]:
             f"second, and {row.unsent:,} of {pair.topic!r} wait for it",
             *(pair.topic, publisher, subscriber),
             seconds=waits,
+            observer=sub.observer,
         )
 
 
@@ -230,7 +234,7 @@ def _taking(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) ->
     waiting = max(sub.waiting, sum(pair.row.lag - pair.untold for pair in pairs if pair.row))
     wait = f"{_waits(waiting)}, the oldest for {duration(oldest)}"
     who, topic = process.who, one((pair.topic for pair in pairs), sub.pattern)
-    publisher = one((ends.publisher(pair) for pair in pairs), "")
+    at = topic, one((ends.publisher(pair) for pair in pairs), ""), who
     if not sub.rate.ten and not sub.rate.second:
         idle = max([row.idle or 0.0 for row in rows], default=0.0) or min(process.watched, oldest)
         if not sub.delivered:
@@ -239,7 +243,7 @@ def _taking(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) ->
             return
         else:
             text = f"{who} has taken nothing of {topic!r} for at least {duration(idle)}: {wait}"
-        yield made("stuck", text, topic, publisher, who, seconds=oldest)
+        yield made("stuck", text, *at, seconds=oldest, observer=sub.observer)
     elif sub.keep != "latest":
         takes = sub.rate.ten
         put = [pair.pub.rate.ten for pair in pairs if pair.pub is not None]
@@ -250,7 +254,8 @@ def _taking(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) ->
         else:
             text = f"{who} takes {rate(takes)} messages of {topic!r} a second"
             of += f", though it spends but {spent} on each: it does other things" if spent else ""
-        yield made("slow", f"{text}{of}: {wait}", topic, publisher, who, seconds=oldest)
+        text = f"{text}{of}: {wait}"
+        yield made("slow", text, *at, seconds=oldest, observer=sub.observer)
 
 
 LOST = {
@@ -277,6 +282,7 @@ def _lost(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) -> C
         "lost",
         f"{process.who} has lost {count(lost, 'message')} of {sub.pattern!r}{of}: {', '.join(why)}",
         *(sub.pattern, one(by, ""), process.who),
+        observer=sub.observer,
     )
 
 
@@ -315,6 +321,7 @@ def _of_pubs(ends: Ends) -> Iterator[Cause]:
                 f"{whom} lost {many} of {pub.topic!r} "
                 f"at {process.who}: they left {room} before they could be sent, or were too large",
                 *(pub.topic, process.who, whom if len(lost) == 1 else ""),
+                observer=all(pair.row.observer for pair in lost if pair.row),
             )
 
 
@@ -339,6 +346,7 @@ def _of_processes(ends: Ends) -> Iterator[Cause]:
                 "in the last minute: it computed, slept or waited without await, or was stopped",
                 *("", stats.who if publishes else "", "" if publishes else stats.who),
                 seconds=stats.loop.most,
+                observer=not publishes and all(sub.observer for sub in stats.subs),
             )
         for coordinator in stats.coordinators:
             if not coordinator.up:

@@ -183,6 +183,28 @@ def test_what_was_lost_is_said_by_whom_of_whom_and_why() -> None:
     )
 
 
+def test_what_ails_an_observer_is_no_fault() -> None:
+    behind = {"lag": 620, "unsent": 600, "lost": 9, "observer": True}
+    pausing = sub(
+        stream(lost=9),
+        takes=False,
+        waiting=20,
+        oldest=6.4,
+        observer=True,
+        lost_by=(("overflow", 9),),
+    )
+    late = LoopStats(0.1, 0.9, 0.9, 100)
+    for told in (
+        [app(pub(row(**behind))), model(pausing._replace(rate=rates(24.0)), loop=late)],
+        [app(pub(row(**behind, idle=9.0))), model(pausing._replace(rate=Rates()))],
+        [app(pub(row(**behind, idle=9.0)))],
+        [app(pub(row(**behind)))],
+    ):
+        found = causes(told, "t")
+        assert found
+        assert all(cause.weight < FAULT for cause in found), found
+
+
 def test_what_one_lost_that_tells_nothing_is_said_by_the_pub() -> None:
     cause = only(causes([app(pub(row(lost=7)))]), "lost")
     assert cause.sentence.startswith(f"{CALLED} lost 7 messages of 't' at {APP}: they left its")
