@@ -37,6 +37,7 @@ __all__ = [
     "UNREACHED",
     "Failure",
     "Program",
+    "Subcommand",
     "after_ctrl_c",
     "check_coordinator",
     "coordinator_option",
@@ -79,8 +80,22 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s*[\n\t]\s*", " ", text).strip()
 
 
+class Subcommand(click.Command):
+    """A command whose errors name it, also where an option lacks its argument."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As any command does."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+
 class Program(click.Group):
     """A group of commands whose errors are one line on standard error and an exit code."""
+
+    command_class = Subcommand
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run it; unless embedded elsewhere, end the process with the exit code."""
@@ -98,6 +113,7 @@ class Program(click.Group):
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx is not None else str(self.name)
             message = _one_line(error.format_message()).rstrip(".")
+            message = re.sub(r"valid (integer|float) range$", r"valid \1", message)
             if message[1:2].islower():
                 message = message[0].lower() + message[1:]
             say(f"{message} (see {path} --help)", by=path, level=logging.ERROR)

@@ -31,6 +31,8 @@ SETTLE = 3.0
 """Seconds for rates: each is measured for a second."""
 LONGER = 2.5
 """Seconds more where something waits: so long is looked whether it goes on."""
+ON_THE_WAY = 0.5
+"""Seconds whose messages may be on the way, or in a batch, where all is well."""
 
 
 class _Seen(NamedTuple):
@@ -81,7 +83,7 @@ async def _look(topic: str, asked: Asked, peer: Any) -> _Seen:
 
 def _lags(stats: Stats, topic: str) -> bool:
     return any(
-        pub.waiting or any(row.lag for row in pub.subscribers)
+        pub.waiting or any(row.lag > pub.rate.ten * ON_THE_WAY for row in pub.subscribers)
         for _, pub in Ends([stats], topic).pubs
     )
 
@@ -240,7 +242,7 @@ def _subscriber(of: tuple[str, SubStats | None], pairs: Sequence[Pair]) -> dict[
         "rate": sub.rate.ten if sub else None,
         "lag": max(sum(row.lag for row in told), sub.waiting if sub else 0),
         "unsent": sum(row.unsent for row in told),
-        "lost": sub.lost if sub else sum(row.lost for row in told),
+        "lost": max(sub.lost if sub else 0, sum(pair.lost for pair in pairs)),
         "silent": sub.silent if sub else None,
         "handling": sub.handling if sub else None,
         "keep": sub.keep if sub else None,

@@ -17,6 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from pubsub.cli.command import (
+    Subcommand,
     coordinator_option,
     credential_options,
     guard_of_command,
@@ -178,7 +179,7 @@ def _remap(text: str) -> tuple[str, str]:
     return check_topic(old), check_topic(new)
 
 
-class _Put(click.Command):
+class _Put(Subcommand):
     """`put`, where a negative number may be the value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ import click
 from pubsub.cli.command import (
     OK,
     Failure,
+    Subcommand,
     coordinator_option,
     credential_options,
     end_signals,
@@ -39,8 +40,9 @@ PORT = 7701
 
 
 @click.command(
+    cls=Subcommand,
     epilog="Exit codes: 0 stopped by Ctrl-C or SIGTERM, 1 failed (such as: the port is in use), 2 "
-    "used wrongly."
+    "used wrongly.",
 )
 @click.option(
     "--host",

@@ -38,6 +38,8 @@ __all__ = ["Wanted", "tail"]
 
 HISTORY = 2.0
 """Seconds after which what is to come from before would have begun to come."""
+NOBODY = 2.0
+"""Seconds after which it is said that nobody publishes what is waited for."""
 TICK = 1.0
 """Seconds between two lines of `--rate`."""
 LAST_LINES = 2.0
@@ -190,6 +192,8 @@ class _Tail:
             tasks.append(asyncio.ensure_future(self._watch(wanted.timeout)))
         if self._since is not None:
             tasks.append(asyncio.ensure_future(self._look_who_has_nothing(peer, self._since)))
+        if not wanted.rate and sys.stderr is not None and sys.stderr.isatty():
+            tasks.append(asyncio.ensure_future(self._look_whether_anybody_is_there(peer)))
         if wanted.rate:
             tasks.append(asyncio.ensure_future(self._tick()))
         try:
@@ -252,7 +256,20 @@ class _Tail:
             if not self._since.wants(message):
                 return False
         where = self._wanted.where
-        return where is None or where(message)
+        if where is None:
+            return True
+        fitted = not where.unfit
+        wanted = where(message)
+        if fitted and where.unfit and not self._shown:  # perhaps it never fits
+            say(f"--where does not fit the first message that comes: {where.why}")
+        return wanted
+
+    async def _look_whether_anybody_is_there(self, peer: Peer) -> None:
+        """Say to who sits there and waits that it is in vain so far."""
+        await asyncio.sleep(NOBODY)
+        if not self._events and not any(sub.streams for sub in peer.runtime.snapshot().subs):
+            topics = " or ".join(map(repr, self._patterns))
+            say(f"nobody publishes {topics} yet: waiting (`pubsub doctor TOPIC` looks why)")
 
     async def _look_who_has_nothing(self, peer: Peer, since: Since) -> None:
         """Say of which publishers nothing comes that was sent before now, though there was."""

@@ -61,11 +61,13 @@ def made(
     subscriber: str = "",
     *,
     seconds: float = 0.0,
+    observer: bool = False,
 ) -> Cause:
-    """A `Cause`. `seconds`: how bad it is, among those of its kind."""
+    """A `Cause`. `seconds`: how bad it is, among those of its kind. `observer`: it ails one that
+    only looks on, and nobody else: a pager in which a tail was left may be as it should be."""
     seconds = min(max(seconds, 0.0), 1e9)  # as others say it
     weight = WEIGHTS[kind] + 4.0 * seconds / (seconds + 10.0)
-    return Cause(kind, sentence, weight, topic, publisher, subscriber)
+    return Cause(kind, sentence, weight / 4 if observer else weight, topic, publisher, subscriber)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -48,6 +48,17 @@ class Pair(NamedTuple):
         return self.pub.topic if self.pub else self.stream.topic if self.stream else ""
 
     @property
+    def lost(self) -> int:
+        """Messages of this Pub that the Sub will never get. Of two ends, one hears of it later."""
+        return max(self.row.lost if self.row else 0, self.stream.lost if self.stream else 0)
+
+    @property
+    def untold(self) -> int:
+        """Those of them that the Pub knows of, and the Sub does not: it takes nothing, or tells
+        nothing. They are part of its lag, and wait for nobody."""
+        return self.lost - (self.stream.lost if self.stream else 0)
+
+    @property
     def pub_id(self) -> tuple[str, int]:
         """Which Pub it is: its process, and its number there."""
         if self.publisher is not None and self.pub is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pubsub.stats.ends import Pair
 from pubsub.stats.rows import (
     LinkStats,
     LoopStats,
@@ -98,8 +99,7 @@ class StreamRow(NamedTuple):
     @property
     def lost(self) -> int:
         """Messages of this Pub that the Sub will never get. Of two ends, one hears of it later."""
-        at_pub = 0 if self.cursor is None else self.cursor.lost
-        return max(at_pub, 0 if self.stream is None else self.stream.lost)
+        return Pair(row=self.cursor, stream=self.stream).lost
 
     @property
     def silent(self) -> float | None:

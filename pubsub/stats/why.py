@@ -86,16 +86,33 @@ def _is_old(pair: Pair) -> bool:
 def _stopped_subscriber(pair: Pair, publisher: str, subscriber: str) -> Iterator[Cause]:
     """It tells nothing; does it take?"""
     row = pair.row
-    if row is not None and row.lag and (row.idle or 0.0) >= IDLE:
-        idle = row.idle or 0.0
+    if row is None:
+        return
+    idle, waiting = row.idle or 0.0, max(0, row.lag - pair.untold)
+    if row.lag and idle >= IDLE:
         yield made(
             "stopped",
             f"{subscriber} has taken nothing of {pair.topic!r} for at least {duration(idle)}, and "
             "does not answer: it hangs, or was stopped (Ctrl-Z, a debugger); "
-            f"{count(row.lag, 'message')} wait for it",
+            f"{_waits(waiting)} for it",
             *(pair.topic, publisher, subscriber),
             seconds=idle,
+            observer=row.observer,
         )
+    elif row.lag and pair.pub is not None and (behind := _time_for(row.lag, pair.pub)) >= LATE:
+        yield made(
+            "slow",
+            f"{subscriber} is {duration(behind)} behind with {pair.topic!r}, and does not answer: "
+            "its event loop hardly runs, because it computes, sleeps or waits without await; "
+            f"{_waits(waiting)} for it",
+            *(pair.topic, publisher, subscriber),
+            seconds=behind,
+            observer=row.observer,
+        )
+
+
+def _waits(messages: int) -> str:
+    return f"{count(messages, 'message')} wait{'s' if messages == 1 else ''}"
 
 
 def _stopped_publisher(ends: Ends, pair: Pair, publisher: str, subscriber: str) -> Iterator[Cause]:
@@ -131,6 +148,7 @@ def _network(pair: Pair, publisher: str, subscriber: str) -> Iterator[Cause]:
             f"{duration(idle)}: {row.lag:,} of {pair.topic!r} wait for it",
             *(pair.topic, publisher, subscriber),
             seconds=idle,
+            observer=sub.observer,
         )
     elif (
         row.unsent
@@ -143,6 +161,7 @@ def _network(pair: Pair, publisher: str, subscriber: str) -> Iterator[Cause]:
             f"second, and {row.unsent:,} of {pair.topic!r} wait for it",
             *(pair.topic, publisher, subscriber),
             seconds=waits,
+            observer=sub.observer,
         )
 
 
@@ -212,11 +231,10 @@ def _taking(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) ->
     oldest = sub.oldest or 0.0
     if not sub.waiting or sub.takes or oldest < LATE:
         return
-    waiting = max(sub.waiting, sum(row.lag for row in rows))
-    wait = f"{count(waiting, 'message')} wait{'s' if waiting == 1 else ''}"
-    wait = f"{wait}, the oldest for {duration(oldest)}"
+    waiting = max(sub.waiting, sum(pair.row.lag - pair.untold for pair in pairs if pair.row))
+    wait = f"{_waits(waiting)}, the oldest for {duration(oldest)}"
     who, topic = process.who, one((pair.topic for pair in pairs), sub.pattern)
-    publisher = one((ends.publisher(pair) for pair in pairs), "")
+    at = topic, one((ends.publisher(pair) for pair in pairs), ""), who
     if not sub.rate.ten and not sub.rate.second:
         idle = max([row.idle or 0.0 for row in rows], default=0.0) or min(process.watched, oldest)
         if not sub.delivered:
@@ -225,7 +243,7 @@ def _taking(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) ->
             return
         else:
             text = f"{who} has taken nothing of {topic!r} for at least {duration(idle)}: {wait}"
-        yield made("stuck", text, topic, publisher, who, seconds=oldest)
+        yield made("stuck", text, *at, seconds=oldest, observer=sub.observer)
     elif sub.keep != "latest":
         takes = sub.rate.ten
         put = [pair.pub.rate.ten for pair in pairs if pair.pub is not None]
@@ -236,7 +254,8 @@ def _taking(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) ->
         else:
             text = f"{who} takes {rate(takes)} messages of {topic!r} a second"
             of += f", though it spends but {spent} on each: it does other things" if spent else ""
-        yield made("slow", f"{text}{of}: {wait}", topic, publisher, who, seconds=oldest)
+        text = f"{text}{of}: {wait}"
+        yield made("slow", text, *at, seconds=oldest, observer=sub.observer)
 
 
 LOST = {
@@ -263,6 +282,7 @@ def _lost(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) -> C
         "lost",
         f"{process.who} has lost {count(lost, 'message')} of {sub.pattern!r}{of}: {', '.join(why)}",
         *(sub.pattern, one(by, ""), process.who),
+        observer=sub.observer,
     )
 
 
@@ -270,6 +290,9 @@ def _lost(ends: Ends, process: Stats, sub: SubStats, pairs: Sequence[Pair]) -> C
 
 
 def _of_pubs(ends: Ends) -> Iterator[Cause]:
+    pairs_of: dict[tuple[str, int], list[Pair]] = {}
+    for pair in ends.pairs:
+        pairs_of.setdefault(pair.pub_id, []).append(pair)
     for process, pub in ends.pubs:
         held = [row for row in pub.subscribers if row.holds and row.lag]
         room = f"its buffer of {size(pub.buffer)}"
@@ -285,15 +308,20 @@ def _of_pubs(ends: Ends) -> Iterator[Cause]:
                 *(pub.topic, process.who, one((names[row.name] for row in held), "")),
                 seconds=pub.waited,
             )
-        silent = {row.name for row in pub.subscribers if row.peer_id not in ends.processes}
-        lost = [row for row in pub.subscribers if row.lost and row.name in silent]
+        lost = [
+            pair
+            for pair in pairs_of.get((process.peer_id, pub.stream_id), ())
+            if pair.untold and not (pair.stream and pair.stream.lost)  # else `_lost` says so
+        ]
         if lost:
-            whom = listed(ends.name(row.peer_id, row.name) for row in lost)
+            whom = listed(ends.subscriber(pair) for pair in lost)
+            many = count(sum(pair.untold for pair in lost), "message")
             yield made(
                 "lost",
-                f"{whom} lost {count(sum(row.lost for row in lost), 'message')} of {pub.topic!r} "
+                f"{whom} lost {many} of {pub.topic!r} "
                 f"at {process.who}: they left {room} before they could be sent, or were too large",
                 *(pub.topic, process.who, whom if len(lost) == 1 else ""),
+                observer=all(pair.row.observer for pair in lost if pair.row),
             )
 
 
@@ -318,6 +346,7 @@ def _of_processes(ends: Ends) -> Iterator[Cause]:
                 "in the last minute: it computed, slept or waited without await, or was stopped",
                 *("", stats.who if publishes else "", "" if publishes else stats.who),
                 seconds=stats.loop.most,
+                observer=not publishes and all(sub.observer for sub in stats.subs),
             )
         for coordinator in stats.coordinators:
             if not coordinator.up:

@@ -78,6 +78,15 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
             "brackets, as in [::1]:7711 (see pubsub topics --help)",
         ),
         (["nope"], "pubsub: no such command 'nope' (see pubsub --help)"),
+        (
+            ["tail", "a", "--fields"],
+            "pubsub tail: option '--fields' requires an argument (see pubsub tail --help)",
+        ),
+        (
+            ["rate", "a", "-n", "x"],
+            "pubsub rate: invalid value for '-n' / '--count': 'x' is not a valid integer "
+            "(see pubsub rate --help)",
+        ),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(invoke: Invoke, args: list[str], error: str) -> None:

@@ -46,6 +46,16 @@ def test_where_shows_what_fits_and_counts_the_rest(
     )
 
 
+def test_where_that_does_not_fit_is_said_at_once_where_nothing_was_shown(
+    start: Start, coordinator: str, peer: Peer, topic: str
+) -> None:
+    with kept(peer, topic, [{"temp": 31}, {"temp": 32}]):
+        where = ("--history", "all", "--where", "tmp > 30")
+        tail = start("pubsub", "tail", topic, *where, coordinator=coordinator)
+        missing = "--where does not fit the first message that comes: 'tmp' is missing"
+        assert tail.err() == f"pubsub: {missing}"
+
+
 def test_the_timeout_is_of_what_is_shown(coordinator: str, peer: Peer, topic: str) -> None:
     with kept(peer, topic, [1, 2, 3]):
         result = execute(

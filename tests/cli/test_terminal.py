@@ -78,14 +78,15 @@ def pub(coordinator: str, topic: str) -> Iterator[BlockingPub]:
         yield made
 
 
-def on_a_terminal(coordinator: str, *args: str, **env: str) -> bytes:
-    """What a command writes to one, with its end of lines as a program writes it."""
+def on_a_terminal(coordinator: str, *args: str, errors: bool = False, **env: str) -> bytes:
+    """What a command writes to one, with its end of lines as a program writes it; `errors`: and
+    what it says on standard error."""
     ours, theirs = pty.openpty()
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "pubsub.cli.pubsub", *args],
             stdout=theirs,
-            stderr=subprocess.DEVNULL,
+            stderr=theirs if errors else subprocess.DEVNULL,
             env={**os.environ, "PUBSUB_COORDINATOR": coordinator, "TERM": "xterm", **env},
         )
     finally:
@@ -121,6 +122,14 @@ def test_the_command_colors_on_a_terminal_and_lets_it_obey_nothing(
     assert on_a_terminal(coordinator, *given, NO_COLOR="1") == plain
     raw = on_a_terminal(coordinator, *given, "--format", "raw", "--color", "never")
     assert b"\x1b" not in raw
+
+
+def test_who_waits_for_what_nobody_publishes_is_told_so(coordinator: str, topic: str) -> None:
+    shown = on_a_terminal(coordinator, "tail", topic, "--timeout", "4", errors=True).decode()
+    assert shown.splitlines() == [
+        f"pubsub: nobody publishes {topic!r} yet: waiting (`pubsub doctor TOPIC` looks why)",
+        "pubsub: received 0, lost 0; no publisher of it is known (`pubsub doctor TOPIC` says why)",
+    ]
 
 
 def test_rates_stand_in_their_place(coordinator: str, topic: str) -> None:

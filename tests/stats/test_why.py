@@ -183,9 +183,42 @@ def test_what_was_lost_is_said_by_whom_of_whom_and_why() -> None:
     )
 
 
+def test_what_ails_an_observer_is_no_fault() -> None:
+    behind = {"lag": 620, "unsent": 600, "lost": 9, "observer": True}
+    pausing = sub(
+        stream(lost=9),
+        takes=False,
+        waiting=20,
+        oldest=6.4,
+        observer=True,
+        lost_by=(("overflow", 9),),
+    )
+    late = LoopStats(0.1, 0.9, 0.9, 100)
+    for told in (
+        [app(pub(row(**behind))), model(pausing._replace(rate=rates(24.0)), loop=late)],
+        [app(pub(row(**behind, idle=9.0))), model(pausing._replace(rate=Rates()))],
+        [app(pub(row(**behind, idle=9.0)))],
+        [app(pub(row(**behind)))],
+    ):
+        found = causes(told, "t")
+        assert found
+        assert all(cause.weight < FAULT for cause in found), found
+
+
 def test_what_one_lost_that_tells_nothing_is_said_by_the_pub() -> None:
     cause = only(causes([app(pub(row(lost=7)))]), "lost")
     assert cause.sentence.startswith(f"{CALLED} lost 7 messages of 't' at {APP}: they left its")
+
+
+def test_what_a_pub_dropped_for_one_that_takes_nothing_is_lost_and_does_not_wait() -> None:
+    gone = pub(row(lag=900, unsent=890, lost=700, idle=9.0), buffer=1024)
+    stuck = sub(stream(), takes=False, waiting=10, oldest=9.0, rate=Rates())
+    found = causes([app(gone), model(stuck)], "t")
+    assert [cause.kind for cause in found] == ["stuck", "lost"]
+    assert found[0].sentence.endswith("for at least 9.0 s: 200 messages wait, the oldest for 9.0 s")
+    assert found[1].sentence.startswith(f"{MODEL} lost 700 messages of 't' at {APP}: they left its")
+    knows = stuck._replace(streams=(stream(lost=700),), lost_by=(("overflow", 700),))
+    assert [cause.kind for cause in causes([app(gone), model(knows)])] == ["stuck", "lost"]
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -218,6 +251,17 @@ def test_a_stopped_subscriber_is_named_by_the_pub_that_waits_for_it() -> None:
     assert only(causes(told, "t"), "stopped").subscriber == CALLED  # all that is known of it
     by_address = causes(told, "t", mute=[Mute("", MODEL, CALLED, "")])
     assert only(by_address, "stopped").subscriber == MODEL
+
+
+def test_a_subscriber_that_hardly_runs_is_named_by_the_pub_that_waits_for_it() -> None:
+    mute = [Mute("m", MODEL, CALLED, "")]
+    cause = only(causes([app(pub(row(lag=441)))], "t", mute=mute), "slow")
+    assert cause.sentence == (
+        f"{MODEL} is 4.4 s behind with 't', and does not answer: its event loop hardly runs, "
+        "because it computes, sleeps or waits without await; 441 messages wait for it"
+    )
+    assert cause.subscriber == MODEL
+    assert not causes([app(pub(row(lag=9)))], "t", mute=mute)  # these are on the way
 
 
 def test_a_stopped_publisher_is_named_by_the_sub_that_waits_for_it() -> None:
