@@ -164,6 +164,9 @@ class Peer:
         since each was made (`Stats.watched` is 0), the next ones the rates of the last seconds.
         `pubsub.survey.Survey` asks others.
 
+        Raises:
+            WrongContext: it was made before a fork, and belongs to the parent.
+
         Example:
             >>> from pubsub import Peer
             >>> with Peer() as peer:
@@ -172,6 +175,8 @@ class Peer:
             ...     peer.stats().pubs[0].put
             1
         """
+        if isinstance(self._dead, WrongContext):
+            raise self._dead.with_traceback(None)  # as `Face._check`
         return self.runtime.watching.ask()
 
     @property

@@ -319,7 +319,8 @@ def test_after_a_fork_the_child_makes_its_own_and_the_parents_is_refused(coordin
         pub.put("before")
         pid = os.fork()
         if not pid:
-            for call in (lambda: pub.put(1), lambda: sub.get(timeout=1), pub.flush):
+            refused = lambda: pub.put(1), lambda: sub.get(timeout=1), pub.flush, pub.peer.stats
+            for call in refused:
                 try:
                     call()
                 except WrongContext as error:
