@@ -85,6 +85,11 @@ class Watching:
                 pass  # the loop is closed, and with it everything else
         return stats
 
+    def last(self) -> Stats:
+        """All of it, of a runtime that is over: nothing is begun in its loop, which may be a closed
+        one. May be called from any thread."""
+        return self._stats()
+
     def _stats(self) -> Stats:
         now = self._loop.time()
         return collecting.stats(
