@@ -9,7 +9,7 @@ import ipaddress
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +31,8 @@ from pubsub.cli.command import (
     say,
     show_help,
 )
+from pubsub.cli.dashboard import HTTP, check_dashboard
+from pubsub.cli.dashboard import dashboard as dashboard_command
 from pubsub.cli.keys import key
 from pubsub.cli.relay import check_relay
 from pubsub.cli.relay import relay as relay_command
@@ -107,6 +109,13 @@ pubsubd = program(
     show_default=True,
     help="Port of that relay; 0: any free one.",
 )
+@click.option(
+    "--http",
+    metavar="HOST:PORT",
+    default=None,
+    help=f"Run a dashboard there, such as {HTTP}, as a process of its own: see `pubsubd dashboard "
+    "--help`.",
+)
 def coordinator(
     host: str,
     port: int,
@@ -115,6 +124,7 @@ def coordinator(
     encrypt: bool | None,
     relay: bool,
     relay_port: int,
+    http: str | None,
 ) -> int:
     """Run a coordinator: tells subscribers where publishers are, and carries no message.
 
@@ -150,13 +160,23 @@ def coordinator(
             "and subscribe)"
         )
     guard.check_coordinator(exposed=exposed)
-    more: list[str] | None = None
+    beside: dict[str, list[str]] = {}
+    if http is not None:
+        beside["dashboard"] = ["--http", http, "--log-level", log_level]
+        check_dashboard(beside["dashboard"])
     if relay:
         check_relay(guard)
-        more = ["--host", host, "--port", str(relay_port), "--log-level", log_level]
+        more = beside["relay"] = [
+            "--host",
+            host,
+            "--port",
+            str(relay_port),
+            "--log-level",
+            log_level,
+        ]
         if encrypt is not None:
             more.append("--encrypt" if encrypt else "--no-encrypt")
-    return run(_serve(address, exposed, guard, trust_advertise, more))
+    return run(_serve(address, exposed, guard, trust_advertise, beside))
 
 
 async def _serve(
@@ -164,7 +184,7 @@ async def _serve(
     exposed: bool,
     guard: Guard,
     trust_advertise: bool,
-    relay: Sequence[str] | None,
+    commands: Mapping[str, Sequence[str]],
 ) -> int:
     from pubsub.coordinator.server import Coordinator  # `pubsubd --help` needs none of it
 
@@ -173,12 +193,12 @@ async def _serve(
     loop = asyncio.get_running_loop()
     server = Coordinator(loop, guard=guard, trust_advertise=trust_advertise)
     server.renewal.start()
-    child: Child | None = None
+    children: list[Child] = []
 
     def renew() -> None:
         with notifier.reloading():
             server.renewal.look()
-            if child is not None:
+            for child in children:
                 child.renew()
 
     if hasattr(signal, "SIGHUP"):
@@ -200,14 +220,14 @@ async def _serve(
         beside = await asyncio.to_thread(_beside, server.addresses, guard)
         if beside:
             say(beside, by="pubsubd")
-        if relay is not None:
+        for command, args in commands.items():
             first, also = _for_relay(server.addresses, guard)
-            child = Child(first, [*_credentials(), *also, *relay], say=partial(say, by="pubsubd"))
-            child.start()
+            args = [*_credentials(), *(also if command == "relay" else ()), *args]
+            children.append(Child(command, first, args, say=partial(say, by="pubsubd")))
+            children[-1].start()
         await told.wait()
         notifier.stopping()
-        if child is not None:
-            await child.close()
+        await asyncio.gather(*(child.close() for child in children))
         await server.close()
     return OK
 
@@ -339,6 +359,7 @@ def health(address: str | None, timeout: float) -> None:
 
 
 pubsubd.add_command(relay_command)
+pubsubd.add_command(dashboard_command)
 pubsubd.add_command(key)
 pubsubd.add_command(cert)
 

@@ -57,12 +57,12 @@ def many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def is_exposed(host: str) -> bool:
+def is_exposed(host: str, option: str = "--host") -> bool:
     """Whether other machines may reach a daemon that listens there."""
     try:
         return listening.is_exposed(host)
     except OSError as error:
-        raise Failure(f"--host {host}: {error.strerror or error}") from None
+        raise Failure(f"{option} {host}: {error.strerror or error}") from None
 
 
 async def told_by_stdin(told: asyncio.Event) -> None:

@@ -21,7 +21,9 @@ FOLDERS = {"pubsub": "pubsub", "pubsub.coordinator": "coordinator", "pubsub.cli"
 # it; the longest name that fits wins. `pubsub` alone is the package's own `__init__`.
 LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("pubsub.cli",),
-    "optional": ("pubsub.dask", "pubsub.metrics", "pubsub.otel", "pubsub.record"),
+    "optional": (
+        *("pubsub.dashboard", "pubsub.dask", "pubsub.metrics", "pubsub.otel", "pubsub.record"),
+    ),
     "faces": ("pubsub", "pubsub.faces", "pubsub.survey"),
     "runtime": ("pubsub.runtime",),
     "coordinator": ("pubsub.coordinator", "pubsub.relay"),
@@ -56,10 +58,13 @@ PURE: dict[str, frozenset[str]] = {
 
 # What an optional part may import beside the public API, and who above may import it.
 SEAMS: dict[str, frozenset[str]] = {
+    "pubsub.dashboard": frozenset(
+        {"pubsub.metrics", *(f"pubsub.stats.{n}" for n in "cause ends rows views why".split())}
+    ),
     "pubsub.otel": frozenset({"pubsub.faces.tracing"}),
     "pubsub.record": frozenset({"pubsub.faces.undecoded", "pubsub.core.topics"}),
 }
-OFFERED: dict[str, str] = {"pubsub.record": "pubsub.cli"}
+OFFERED: dict[str, str] = {"pubsub.dashboard": "pubsub.cli", "pubsub.record": "pubsub.cli"}
 
 
 class Import(NamedTuple):
@@ -227,6 +232,7 @@ def test_importing_the_package_imports_nothing_optional() -> None:
     optional |= {"pubsub.metrics", "prometheus_client"}
     optional |= {"pubsub.otel", "opentelemetry"}
     optional |= {"pubsub.record", "mcap"}
+    optional |= {"pubsub.dashboard", "aiohttp"}
     assert not optional & set(run.stdout.split())
 
 

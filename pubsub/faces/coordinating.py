@@ -129,7 +129,7 @@ class Coordinator:
                 options, environ = credentials.for_command(os.environ)
                 options += ["--host", host, "--port", str(relay), "--advertise", advertise or host]
                 child = self._relay = Child(
-                    *(Address(where, found.port), options), environ=environ, say=log.info
+                    *("relay", Address(where, found.port), options), environ=environ, say=log.info
                 )
                 undone.callback(lambda: self._thread.run(child.close()))
                 self._thread.call(child.start)

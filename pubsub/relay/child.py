@@ -1,4 +1,4 @@
-"""The relay that a coordinator has beside itself, as a process of its own."""
+"""What a coordinator has beside itself, each as a process of its own: a relay, a dashboard."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from pubsub.wire.liveness import Backoff
 __all__ = ["Child"]
 
 PATIENCE = 3.0
-"""Seconds that a relay has to end when its coordinator does."""
+"""Seconds that it has to end when its coordinator does."""
 
 
 class Child:
-    """The relay of a coordinator, as a process of its own: what it has to do is no work for the
+    """A command beside a coordinator, as a process of its own: what it has to do is no work for the
     coordinator's.
 
     Parameters:
+        command: ``"relay"`` or ``"dashboard"``, of ``pubsubd``.
         coordinator: where it finds it.
-        args: what else ``pubsubd relay`` is told.
+        args: what else the command is told.
         environ: its environment; None: that of this process.
         say: is called with a line about what becomes of it.
     """
 
     def __init__(
         self,
+        command: str,
         coordinator: Address,
         args: Sequence[str],
         *,
@@ -41,9 +43,10 @@ class Child:
         say: Callable[[str], None],
     ) -> None:
         self._command = [
-            *(sys.executable, "-m", "pubsub.cli.pubsubd", "relay", "--while-stdin"),
+            *(sys.executable, "-m", "pubsub.cli.pubsubd", command, "--while-stdin"),
             *("--coordinator", str(coordinator), *args),
         ]
+        self._name = command
         self._environ = environ
         self._say = say
         self._backoff = Backoff(random.random)
@@ -64,13 +67,13 @@ class Child:
             began = loop.time()
             try:
                 process = await self._spawn()
-                self._say(f"its relay is process {process.pid}")
+                self._say(f"its {self._name} is process {process.pid}")
                 how = f"ended with {await process.wait()}"
             except OSError as error:
                 how = f"cannot be started: {error.strerror or error}"
             self._backoff.lived(loop.time() - began)
             delay = self._backoff.delay()
-            self._say(f"its relay {how}, and is started anew")
+            self._say(f"its {self._name} {how}, and is started anew")
             await asyncio.sleep(delay)
 
     async def _spawn(self) -> asyncio.subprocess.Process:
