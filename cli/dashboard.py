@@ -24,7 +24,6 @@ from pubsub.cli.command import (
     credential_options,
     end_signals,
     guard_of_command,
-    log_lines,
     make_peer,
     run,
     say,
@@ -134,7 +133,7 @@ def dashboard(coordinator: str | None, log_level: str, while_stdin: bool, **opti
     """
     plan = _planned(**options)
     many_files()
-    log_lines(log_level.upper())  # type: ignore[arg-type]  # which a name is as good for
+    log_to(log_level)
     guard_of_command()
     return run(_serve(plan, coordinator, while_stdin))
 

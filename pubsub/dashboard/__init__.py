@@ -1,4 +1,4 @@
-"""The dashboard: a page in the browser that shows what flows, and what is wrong; see `Dashboard`."""
+"""The dashboard: a page in the browser that shows what flows, and what is wrong."""
 
 try:
     import aiohttp as aiohttp

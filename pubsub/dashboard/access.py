@@ -77,7 +77,7 @@ class Access:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
         shown = token.strip().encode() if kind.lower() == "bearer" else b""
         either = [self._token, *filter(None, [self._metrics])]
-        return self._open_metrics or any([hmac.compare_digest(shown, each) for each in either])
+        return self._open_metrics or any(hmac.compare_digest(shown, each) for each in either)
 
     def refuse(self, request: web.Request) -> None:
         """Let pass what comes from ourselves, or from a person.

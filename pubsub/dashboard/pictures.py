@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from pubsub.stats import Stats
 from pubsub.stats.joined import MUTE, Processes, StreamRow, joined
-from pubsub.stats.rows import Rates
+from pubsub.stats.rows import Rates, SubStats
 from pubsub.stats.views import PeerRow, links, peers, streams, topics
 from pubsub.stats.why import FAULT, Cause, Mute, causes
 from pubsub.survey import Told
@@ -78,6 +79,7 @@ class Picture:
         at: the same moment in seconds since 1970.
         past: is brought up to date.
         before: the picture before it, which is to have none before it any more.
+        own: identity of the process that looks.
         trouble: why nothing is known; empty: something is.
     """
 
@@ -90,14 +92,19 @@ class Picture:
         at: float,
         past: Past,
         before: Picture | None = None,
+        own: str = "",
         trouble: str = "",
     ) -> None:
         self.number = number
         self._told = [*told]
+        self._counted = [replace(each, stats=_counted(each.stats)) for each in self._told]
         self._now = now
         self._at = at
         self._past = past
         self._before = before
+        self._own = next(
+            (each.stats.who for each in self._told if each.stats and each.peer_id == own), ""
+        )
         self._trouble = trouble
         self._rows: dict[Page, tuple[Rows, Row]] = {}
         self._written: dict[tuple[Page, bool], bytes] = {}
@@ -171,11 +178,11 @@ class Picture:
 
     @cached_property
     def _topics(self) -> Sequence[Any]:
-        return topics(self._told, self._causes, self._now)
+        return topics(self._counted, self._causes, self._now)
 
     @cached_property
     def _peers(self) -> list[PeerRow]:
-        return peers(self._told, self._causes, self._now)
+        return peers(self._counted, self._causes, self._now)
 
     @cached_property
     def _head(self) -> Row:
@@ -191,7 +198,7 @@ class Picture:
                     trouble[each.address] = each.trouble
         return {
             "trouble": self._trouble,
-            "wrong": [_cause(cause) for cause in wrong[:MOST_CAUSES]],
+            "wrong": [self._cause(cause) for cause in wrong[:MOST_CAUSES]],
             "wrong_count": len(wrong),
             "topic_count": len(self._topics),
             "peer_count": len(self._told),
@@ -203,6 +210,19 @@ class Picture:
                 {"address": each, "up": up[each], "of": asked[each], "why": trouble.get(each, "")}
                 for each in sorted(asked)
             ],
+        }
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        """`Told.publisher` by `Stats.who`."""
+        return {each.stats.who: each.publisher for each in self._told if each.stats is not None}
+
+    def _cause(self, cause: Cause) -> Row:
+        return {
+            "text": cause.sentence,
+            "fault": cause.weight >= FAULT,
+            "topic": cause.topic,
+            "peer": self._keys.get(cause.subscriber) or self._keys.get(cause.publisher, ""),
         }
 
     def _health(self, why: str, trouble: str, busy: bool) -> str:
@@ -237,9 +257,11 @@ class Picture:
     def topic_page(self, name: str) -> tuple[Rows, Row]:
         """The streams of a topic."""
         rows: Rows = {}
-        own = causes(self.stats, name, mute=self._mute) if name else []
+        found = causes(self.stats, name, mute=self._mute) if name else []
+        # What is overtaken in a peek is no news to who peeks.
+        own = [each for each in found if each.kind != "conflated" or each.subscriber != self._own]
         bad = {cause.sentence for cause in own if cause.weight >= FAULT}
-        for row in streams(self._told, name, own, self._now):
+        for row in streams(self._counted, name, own, self._now):
             there = row.sub is not None or row.cursor is not None
             health = "bad" if row.trouble or row.why in bad else "warn" if row.why else "ok"
             rows["/".join(map(str, row.key))] = {
@@ -261,19 +283,19 @@ class Picture:
                 "trip": _short(self._trips.get((row.publisher.key, row.subscriber.peer_id))),
                 "why": row.why or row.trouble,
             }
-        found = next((row for row in self._topics if row.topic == name), None)
-        more: Row = {"causes": [_cause(cause) for cause in own]}
-        if found is not None:
+        more: Row = {"causes": [self._cause(cause) for cause in own]}
+        all_of_it = next((row for row in self._topics if row.topic == name), None)
+        if all_of_it is not None:
             more.update(
-                now=_short(found.rate.second),
-                rates=_rates(found.rate),
-                byte_rates=_rates(found.byte_rate),
-                lag=found.lag,
-                lost=found.lost,
-                lost_by=[*found.lost_by],
-                put_at=self._put_at(name, found.silent),
-                pubs=found.publishers,
-                subs=found.subscribers,
+                now=_short(all_of_it.rate.second),
+                rates=_rates(all_of_it.rate),
+                byte_rates=_rates(all_of_it.byte_rate),
+                lag=all_of_it.lag,
+                lost=all_of_it.lost,
+                lost_by=[*all_of_it.lost_by],
+                put_at=self._put_at(name, all_of_it.silent),
+                pubs=all_of_it.publishers,
+                subs=all_of_it.subscribers,
             )
         return rows, more
 
@@ -374,7 +396,7 @@ class Picture:
             "pool": [stats.pool, stats.pool_size],
             "coordinators": [list(each) for each in stats.coordinators],
             "left_out": stats.left_out,
-            "causes": [_cause(cause) for cause in mine],
+            "causes": [self._cause(cause) for cause in mine],
         }
 
     def graph_page(self, _: str) -> tuple[Rows, Row]:
@@ -386,7 +408,7 @@ class Picture:
             rows[f"n{process.process.key}"] = {"who": process.process.who, "health": health}
         passed = self._passed
         edges: dict[tuple[str, str], Row] = {}
-        for row in joined(Processes(self._told, self._now)):
+        for row in joined(Processes(self._counted, self._now)):
             ends = row.publisher.key, row.subscriber.key
             if not all(ends):
                 continue
@@ -420,7 +442,7 @@ class Picture:
 
     @cached_property
     def _passed(self) -> dict[tuple[str, int, str, int], float]:
-        """Messages a second that each stream has brought, from what its Sub told last and before."""
+        """Messages a second that each stream has brought, from what its Sub told, and before."""
         found = {}
         for told in self._told:
             now, before = told.stats, told.before
@@ -449,14 +471,20 @@ PAGES: dict[str, Callable[[Picture, str], tuple[Rows, Row]]] = {
 """What there is to look at."""
 
 
-def _cause(cause: Cause) -> Row:
-    return {
-        "kind": cause.kind,
-        "text": cause.sentence,
-        "fault": cause.weight >= FAULT,
-        "topic": cause.topic,
-        "who": cause.subscriber or cause.publisher,
-    }
+def _counted(stats: Stats | None) -> Stats | None:
+    """Without what was overtaken where only the latest is wanted: nobody has lost that."""
+    if stats is None or not any(sub.keep == "latest" and sub.lost for sub in stats.subs):
+        return stats
+    return stats._replace(subs=tuple(map(_of_latest, stats.subs)))
+
+
+def _of_latest(sub: SubStats) -> SubStats:
+    if sub.keep != "latest":
+        return sub
+    lost_by = tuple((reason, count) for reason, count in sub.lost_by if reason != "conflated")
+    lost = sum(count for _, count in lost_by)
+    streams = tuple(each._replace(lost=min(each.lost, lost)) for each in sub.streams)
+    return sub._replace(lost=lost, lost_by=lost_by, streams=streams)
 
 
 def _oldest(row: StreamRow) -> Any:

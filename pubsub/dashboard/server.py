@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -13,6 +14,7 @@ from importlib import import_module, resources
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from pubsub import Peer
 from pubsub.dashboard.access import Access
@@ -23,6 +25,8 @@ from pubsub.errors import PubSubError
 from pubsub.stats import Stats
 
 __all__ = ["Dashboard"]
+
+log = logging.getLogger("pubsub.dashboard")
 
 MOST_VIEWERS = 64
 """Streams of events at a time."""
@@ -112,6 +116,7 @@ class Dashboard:
         app.router.add_get(f"{place}{{file:[^/]*}}", self._file)
         self._runner = web.AppRunner(
             app,
+            logger=log,
             access_log=None,  # it would have the token in it
             handle_signals=False,
             handler_cancellation=True,
@@ -270,7 +275,15 @@ class _Full(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        asyncio.get_running_loop().call_soon(transport.abort)  # uvloop is not done with it here
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether an error is of ours: what strangers send that is no HTTP fills no log."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+log.addFilter(_is_ours)
 
 
 class _Stream:

@@ -112,6 +112,7 @@ class Watching:
             at=time(),
             past=past,
             before=before,
+            own=self._peer.peer_id,
             trouble=trouble,
         )
         if before is not None:

@@ -2,7 +2,7 @@
 
 import { Chart, Graph, spark } from "./draw.js";
 import { Table } from "./table.js";
-import { ago, count, duration, link, make, rate, say, size } from "./words.js";
+import { age, ago, count, duration, link, make, rate, say, size } from "./words.js";
 
 const find = (id) => document.getElementById(id);
 const main = find("main");
@@ -15,11 +15,12 @@ const lost = (row) => (row.lost ? "lost" : "zero");
 // Each has `page` (what the server is asked for), `update(model)`, and maybe a `table` and `end()`.
 
 const dash = (text) => text || "–";
+const trip = (seconds) => (seconds === 0 ? "< 1 ms" : duration(seconds)); // by a clock of milliseconds
 const why = { title: "Why", width: "minmax(180px, 3fr)", class: "why", wide: true, value: (row) => row.why, text: (row) => row.why };
 
 function topicsView() {
   const table = new Table("Topics", [
-    { title: "Topic", width: "minmax(150px, 2fr)", value: (_, key) => key, text: (_, key) => key },
+    { title: "Topic", width: "minmax(112px, 2fr)", value: (_, key) => key, text: (_, key) => key },
     { title: "Last minute", width: "110px", wide: true, value: (row) => row.rate, draw: (cell, _, key) => spark(cell, state.past.get(key) ?? []) },
     { title: "msgs/s", width: "66px", num: true, value: (row) => row.rate, text: (row) => rate(row.rate), mark: (row) => zero(row.rate) },
     { title: "bytes/s", width: "78px", num: true, wide: true, value: (row) => row.bytes, text: (row) => size(row.bytes), mark: (row) => zero(row.bytes) },
@@ -37,7 +38,7 @@ function topicsView() {
 function peersView() {
   const coordinators = make("div");
   const table = new Table("Processes", [
-    { title: "Process", width: "minmax(150px, 2fr)", value: (row) => row.who, text: (row) => row.who },
+    { title: "Process", width: "minmax(112px, 2fr)", value: (row) => row.who, text: (row) => row.who },
     { title: "Pubs", width: "44px", num: true, wide: true, value: (row) => row.pubs, text: (row) => count(row.pubs), mark: (row) => zero(row.pubs) },
     { title: "Subs", width: "44px", num: true, wide: true, value: (row) => row.subs, text: (row) => count(row.subs), mark: (row) => zero(row.subs) },
     { title: "Puts/s", width: "66px", num: true, value: (row) => row.put, text: (row) => rate(row.put), mark: (row) => zero(row.put) },
@@ -68,8 +69,8 @@ function topicView(name) {
   const reasons = make("div");
   const chart = new Chart();
   const streams = new Table("Streams", [
-    { title: "From", width: "minmax(130px, 1.4fr)", value: (row) => row.from, text: (row) => dash(row.from) },
-    { title: "To", width: "minmax(130px, 1.4fr)", value: (row) => row.to, text: (row) => dash(row.to) + (row.observer ? " (looks on)" : "") },
+    { title: "From", width: "minmax(92px, 1.4fr)", value: (row) => row.from, text: (row) => dash(row.from) },
+    { title: "To", width: "minmax(92px, 1.4fr)", value: (row) => row.to, text: (row) => dash(row.to) + (row.observer ? " (looks on)" : "") },
     { title: "State", width: "92px", wide: true, value: (row) => row.state, text: (row) => dash(row.state) },
     { title: "Way", width: "56px", wide: true, value: (row) => row.way, text: (row) => dash(row.way) },
     { title: "Put/s", width: "58px", num: true, wide: true, value: (row) => row.put, text: (row) => rate(row.put) },
@@ -79,7 +80,7 @@ function topicView(name) {
     { title: "Lost", width: "54px", num: true, value: (row) => row.lost, text: (row) => count(row.lost), mark: lost },
     { title: "Waits", width: "62px", num: true, wide: true, value: (row) => row.oldest, text: (row) => duration(row.oldest) },
     { title: "Handling", width: "66px", num: true, wide: true, value: (row) => row.handling, text: (row) => duration(row.handling) },
-    { title: "Round trip", width: "74px", num: true, wide: true, value: (row) => row.trip, text: (row) => duration(row.trip) },
+    { title: "Round trip", width: "74px", num: true, wide: true, value: (row) => row.trip, text: (row) => trip(row.trip) },
   ], { href: (_, row) => link("process", row.to_key || row.from_key), empty: "Nobody publishes or subscribes it now." });
   const peek = peekPanel(name);
   main.append(title, reasons, facts, chart.element, make("h3", { text: "Streams" }), streams.element, peek.element);
@@ -122,7 +123,7 @@ function peerView(name) {
       fill(facts, [
         ["Address", more.address || "others cannot dial it"],
         ["Version", more.library],
-        ["Runs", more.told ? ago(more.since, at) : "–"],
+        ["Runs", more.told ? age(more.since, at) : "–"],
         ["Loop late (half, 99 %, most)", more.loop ? more.loop.map(duration).join(" · ") : "not measured yet"],
         ["Shared memory", `${size(more.pool[0])} of ${size(more.pool[1])}`],
         ["Coordinators", more.coordinators.map(([address, up, trouble]) => `${address} ${up ? "connected" : trouble || "not connected"}`).join(", ") || "–"],
@@ -139,7 +140,7 @@ function peerView(name) {
       }));
       const links = of("l").map((row) => ({
         health: row.up ? (row.pausing > 0.2 ? "warn" : "ok") : "bad", href: link("process", row.key),
-        cells: [row.who, row.role, row.up ? "up" : "down", dash(row.way), `${size(row.out)}/s`, `${size(row.in)}/s`, duration(row.trip), row.pausing ? `${Math.round(row.pausing * 100)} %` : "0"],
+        cells: [row.who, row.role, row.up ? "up" : "down", dash(row.way), `${size(row.out)}/s`, `${size(row.in)}/s`, trip(row.trip), row.pausing ? `${Math.round(row.pausing * 100)} %` : "0"],
       }));
       tables.replaceChildren(
         make("h3", { text: "Publishes" }), plain(["Topic", "msgs/s", "bytes/s", "Put", "Subs", "Lag", "Lost", "Buffer", "When full"], pubs, "Nothing."),
@@ -191,7 +192,13 @@ function plain(titles, rows, empty) {
 function causes(list) {
   if (!list.length) return [];
   const notes = list.every((cause) => !cause.fault);
-  return [make("ul", { class: notes ? "wrong notes" : "wrong" }, ...list.map((cause) => make("li", { class: cause.fault ? null : "note", text: cause.text })))];
+  return [make("ul", { class: notes ? "wrong notes" : "wrong" }, ...list.map((cause) => make("li", { class: cause.fault ? null : "note" }, reason(cause))))];
+}
+
+function reason(cause) {
+  const here = location.hash;
+  const to = cause.topic ? link("topic", cause.topic) : cause.peer ? link("process", cause.peer) : "";
+  return to && to !== here ? make("a", { href: to, text: cause.text }) : make("span", { text: cause.text });
 }
 
 function fill(element, facts) {
@@ -352,29 +359,34 @@ function draw() {
 
 function drawState(head) {
   const element = find("state");
-  const texts = head.trouble ? [head.trouble] : head.wrong.map((cause) => cause.text);
-  const key = JSON.stringify([texts, head.peer_count > 0, element.dataset.all]);
+  const local = new Set((head.more.causes ?? []).map((cause) => cause.text));
+  const inside = ["topic", "peer"].includes(state.view.page);
+  const wrong = head.trouble ? [{ text: head.trouble }] : head.wrong.filter((cause) => !local.has(cause.text));
+  const key = JSON.stringify([wrong.map((cause) => cause.text), head.wrong_count, head.peer_count > 0, inside, element.dataset.all]);
   if (element.dataset.key === key) return;
   element.dataset.key = key;
-  if (!texts.length) {
+  if (!head.trouble && !head.wrong_count) {
     element.replaceChildren(make("p", { class: "well", text: head.peer_count ? "Nothing is wrong." : "Nothing is wrong; no process is there yet." }));
     return;
   }
+  if (inside && !head.trouble) {
+    const others = head.wrong_count - (head.wrong.length - wrong.length);
+    const text = others === 1 ? "One thing is wrong elsewhere" : `${count(others)} things are wrong elsewhere`;
+    element.replaceChildren(...(others ? [make("p", {}, make("a", { href: "#/", class: "elsewhere", text }))] : []));
+    return;
+  }
   const all = element.dataset.all === "yes";
-  const list = make("ul", { class: "wrong" });
-  (head.trouble ? [{ text: head.trouble }] : head.wrong).slice(0, all ? undefined : SHOWN).forEach((cause) => {
-    list.append(make("li", {}, cause.topic ? make("a", { href: link("topic", cause.topic), text: cause.text }) : make("span", { text: cause.text })));
-  });
-  const rest = head.wrong_count - list.children.length;
-  element.replaceChildren(list);
-  if (rest > 0 && !head.trouble) {
-    const more = make("button", { type: "button", text: all ? `and ${count(rest)} more` : `Show ${count(rest)} more` });
+  const list = causes(wrong.slice(0, all ? undefined : SHOWN).map((cause) => ({ ...cause, fault: true })))[0];
+  const rest = head.trouble ? 0 : head.wrong_count - list.children.length;
+  if (rest > 0) {
+    const more = make("button", { type: "button", text: `Show ${count(rest)} more`, disabled: all });
     more.addEventListener("click", () => {
       element.dataset.all = "yes";
       drawState(state.head);
     });
-    list.append(make("li", { class: "note" }, more));
+    list.append(make("li", { class: "note" }, all ? `and ${count(rest)} more` : more));
   }
+  element.replaceChildren(list);
 }
 
 function live(kind, text) {

@@ -39,7 +39,8 @@ export class Chart {
 // Three columns: who only publishes, who does both, who only subscribes. In each, a process stands
 // near those that it has streams with. The places change only when the connections do.
 
-const GAP = 26;
+const GAP = 26; // at least, between two in a column
+const ROOM = 420; // for few of them
 const LABEL = 250;
 
 export class Graph {
@@ -94,8 +95,10 @@ export class Graph {
       near.get(edge.to)?.push(edge.from);
     }
     const columns = [[], [], []];
+    const alone = [];
     for (const key of [...nodes.keys()].sort((a, b) => (nodes.get(a).who < nodes.get(b).who ? -1 : 1))) {
-      columns[sends.has(key) ? (takes.has(key) ? 1 : 0) : takes.has(key) ? 2 : 1].push(key);
+      if (!sends.has(key) && !takes.has(key)) alone.push(key);
+      else columns[takes.has(key) ? (sends.has(key) ? 1 : 2) : 0].push(key);
     }
     const used = columns.filter((column) => column.length);
     const place = new Map();
@@ -111,16 +114,21 @@ export class Graph {
         number();
       }
     }
-    const tall = Math.max(1, ...used.map((column) => column.length)) * GAP + GAP;
+    const most = Math.max(0, ...used.map((column) => column.length));
+    const gap = Math.max(GAP, Math.min(2.4 * GAP, ROOM / (most || 1)));
+    const tall = most * gap;
     const width = Math.max(760, used.length * 420);
     const at = new Map();
     used.forEach((column, index) => {
       const x = used.length === 1 ? width / 2 : LABEL + (index * (width - 2 * LABEL)) / (used.length - 1);
-      column.forEach((key, order) => at.set(key, [x, (tall * (order + 0.5)) / column.length, index]));
+      column.forEach((key, order) => at.set(key, [x, (tall * (order + 0.5)) / column.length, index === 0 && used.length > 1]));
     });
-    this.svg.setAttribute("viewBox", `0 0 ${width} ${tall}`);
+    const side = Math.floor(width / LABEL); // those that have no streams stand below
+    alone.forEach((key, index) => at.set(key, [20 + (index % side) * LABEL, tall + GAP * (1 + Math.floor(index / side)), false]));
+    const whole = tall + GAP * (alone.length ? 1 + Math.ceil(alone.length / side) : 0);
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${whole}`);
     this.svg.setAttribute("width", width);
-    this.svg.setAttribute("height", tall);
+    this.svg.setAttribute("height", whole);
     this.nodes.replaceChildren();
     this.edges.replaceChildren();
     this.drawn = { edges: new Map(), nodes: new Map() };
@@ -133,8 +141,7 @@ export class Graph {
       this.drawn.edges.set(key, path);
     }
     for (const [key, row] of nodes) {
-      const [x, y, column] = at.get(key);
-      const left = column === 0 && used.length > 1;
+      const [x, y, left] = at.get(key);
       const label = row.who.length > 34 ? `${row.who.slice(0, 33)}…` : row.who;
       const anchor = make("svg:a", { href: link("process", key), class: "name" },
         make("title"),

@@ -110,6 +110,8 @@ export class Table {
     const seen = this.columns.filter((column) => column.cell.offsetParent !== null || !this.element.isConnected);
     const grid = seen.map((column) => column.width).join(" ");
     this.head.style.gridTemplateColumns = grid;
+    const least = seen.reduce((sum, column) => sum + parseInt(column.width.match(/\d+/)[0], 10) + 14, 14);
+    this.head.style.minWidth = this.body.style.minWidth = `${least}px`;
     this.body.style.height = `${this.keys.length * height}px`;
     this.element.setAttribute("aria-rowcount", this.keys.length + 1);
     this.empty.hidden = this.keys.length > 0;

@@ -46,14 +46,21 @@ export function size(bytes) {
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds === 0) return "0";
+  if (seconds < 0.0000995) return `${whole.format(seconds * 1e6)} µs`;
   if (seconds < 0.9995) return `${seconds < 0.00995 ? (seconds * 1000).toFixed(1) : whole.format(seconds * 1000)} ms`;
   if (seconds < 119.5) return `${seconds < 9.95 ? seconds.toFixed(1) : whole.format(seconds)} s`;
   if (seconds < 7170) return `${whole.format(seconds / 60)} min`;
   return seconds < 172800 ? `${whole.format(seconds / 3600)} h` : `${whole.format(seconds / 86400)} days`;
 }
 
+export function age(at, now) {
+  return duration(Math.max(1, Math.round(now - at)));
+}
+
+// Of what is told once a second, seconds are no news.
 export function ago(at, now) {
-  return at === null || at === undefined ? "never" : duration(Math.max(0, Math.round(now - at))) || "0";
+  if (at === null || at === undefined) return "never";
+  return now - at < 4 ? "now" : age(at, now);
 }
 
 export function link(view, name) {
