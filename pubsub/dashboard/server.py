@@ -274,8 +274,7 @@ class _Full(asyncio.Protocol):
     """Too many are connected."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        asyncio.get_running_loop().call_soon(transport.abort)  # uvloop is not done with it here
+        transport.close()
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
