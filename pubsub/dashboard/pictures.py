@@ -15,10 +15,11 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from pubsub.stats import Stats
-from pubsub.stats.joined import MUTE, Processes, StreamRow, joined
+from pubsub.stats.cause import FAULT, Cause
+from pubsub.stats.ends import Mute
 from pubsub.stats.rows import Rates, SubStats
-from pubsub.stats.views import PeerRow, links, peers, streams, topics
-from pubsub.stats.why import FAULT, Cause, Mute, causes
+from pubsub.stats.views import MUTE, PeerRow, StreamRow, links, peers, streams, topics
+from pubsub.stats.why import causes
 from pubsub.survey import Told
 
 __all__ = ["PAGES", "Page", "Past", "Picture"]
@@ -32,6 +33,9 @@ MOST_EDGES = 2000
 messages."""
 STEADY = 2.5
 """Seconds by which the time of a last put may seem to change, for it is told as an age."""
+
+HEALTH = ("idle", "ok", "warn", "bad")
+"""How something is: nothing flows, all is well, something is to be said, something is wrong."""
 
 Row = dict[str, Any]
 Rows = dict[str, Row]
@@ -226,7 +230,7 @@ class Picture:
         }
 
     def _health(self, why: str, trouble: str, busy: bool) -> str:
-        """``bad``: something is wrong; ``warn``: something is to be said; ``ok``; ``idle``."""
+        """One of `HEALTH`."""
         if trouble or why in self._faults:
             return "bad"
         return "warn" if why else "ok" if busy else "idle"
@@ -408,7 +412,7 @@ class Picture:
             rows[f"n{process.process.key}"] = {"who": process.process.who, "health": health}
         passed = self._passed
         edges: dict[tuple[str, str], Row] = {}
-        for row in joined(Processes(self._counted, self._now)):
+        for row in streams(self._counted, "**", self._causes, self._now):
             ends = row.publisher.key, row.subscriber.key
             if not all(ends):
                 continue
@@ -421,18 +425,11 @@ class Picture:
             edge["lag"] += row.lag or 0
             edge["lost"] += row.lost
             edge["streams"] += 1
-            if row.trouble:
-                edge["health"], edge["why"] = "bad", row.trouble
-        blamed = {(cause.publisher, cause.subscriber): cause for cause in reversed(self._causes)}
-        names = {told.publisher: told.stats.who for told in self._told if told.stats is not None}
-        for (publisher, subscriber), edge in edges.items():
+            health = self._health(row.why, row.trouble, edge["rate"] > 0)
+            if HEALTH.index(health) > HEALTH.index(edge["health"]):
+                edge["health"], edge["why"] = health, row.why or row.trouble
+        for edge in edges.values():
             edge["rate"] = _short(edge["rate"])
-            cause = blamed.get((names.get(publisher, ""), names.get(subscriber, "")))
-            if cause is not None and edge["health"] != "bad":
-                edge["health"] = "bad" if cause.weight >= FAULT else "warn"
-                edge["why"] = cause.sentence
-            elif edge["rate"] and edge["health"] == "idle":
-                edge["health"] = "ok"
         ranked = sorted(edges.values(), key=lambda edge: (edge["health"] != "bad", -edge["rate"]))
         for edge in ranked[:MOST_EDGES]:
             rows[f"e{edge['from']} {edge['to']}"] = edge

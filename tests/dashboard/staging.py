@@ -125,7 +125,9 @@ def crowd(topics: int, processes: int, turn: int = 0, slow: bool = False) -> lis
         )
         pub = PubStats(n, topic, put=count, rate=rates, byte_rate=rates, silent=0.1, age=100.0)
         pubs[at].append(pub._replace(subscribers=(cursor,)))
-        stream = StreamStats(f"a:{4000 + at}#{n}", f"pub{at}", n, topic, "attached", "direct", count)
+        stream = StreamStats(
+            f"a:{4000 + at}#{n}", f"pub{at}", n, topic, "attached", "direct", count
+        )
         sub = SubStats(n, topic, delivered=count, rate=rates, age=100.0, streams=(stream,))
         if lags:
             taken = Rates(2.0, 2.0, 2.0)
