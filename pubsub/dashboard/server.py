@@ -10,7 +10,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from importlib import import_module, resources
+from importlib import resources
 from typing import Any
 
 from aiohttp import web
@@ -22,7 +22,6 @@ from pubsub.dashboard.peeking import peek
 from pubsub.dashboard.pictures import PAGES, Page
 from pubsub.dashboard.watching import Watching
 from pubsub.errors import PubSubError
-from pubsub.stats import Stats
 
 __all__ = ["Dashboard"]
 
@@ -217,13 +216,11 @@ class Dashboard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         try:
-            exposition = _exposition()
+            from pubsub import metrics
         except ImportError as error:
-            raise web.HTTPNotImplemented(
-                text=f"the metrics need {error.name}: python -m pip install 'pubsubd[metrics]'\n"
-            ) from None
-        text = exposition(await self._watching.stats())
-        return web.Response(body=text, content_type="text/plain", charset="utf-8")
+            raise web.HTTPNotImplemented(text=f"{error}\n") from None
+        text = metrics.exposition(await self._watching.stats())
+        return web.Response(body=text, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     # --- what the cookie opens --------------------------------------------------------------
 
@@ -331,13 +328,3 @@ def _files() -> dict[str, bytes]:
     """What a browser is given, by name."""
     folder = resources.files("pubsub.dashboard") / "static"
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-
-
-def _exposition() -> Callable[[list[Stats]], bytes]:
-    """What writes the metrics.
-
-    Raises:
-        ImportError: something is missing for it.
-    """
-    found: Callable[[list[Stats]], bytes] = import_module("pubsub.metrics").exposition
-    return found

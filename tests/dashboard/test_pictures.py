@@ -95,7 +95,8 @@ def test_a_picture_is_written_once_for_all_and_keeps_only_the_one_before() -> No
     second = show.show(crowd(10, 4, 1))
     assert second._before is first
     third = show.show(crowd(10, 4, 2))
-    assert (first._before, second._before, third._before) == (None, None, second)
+    befores = [picture._before for picture in (first, second, third)]
+    assert befores == [None, None, second]
 
 
 def test_of_what_stands_still_nothing_is_told() -> None:

@@ -16,6 +16,7 @@ from pubsub import Peer
 from pubsub.core.rights import Rights
 from pubsub.dashboard import peeking, server, watching
 from pubsub.dashboard.peeking import LONGEST, shown
+from pubsub.dashboard.pictures import Past
 from tests.dashboard.staging import LONG, Staged, crowd, staged
 from tests.integration.support import eventually
 from tests.integration.test_rights import Given
@@ -58,13 +59,14 @@ async def test_a_viewer_sees_topics_come_flow_and_go() -> None:
 async def test_a_fault_appears_and_goes() -> None:
     async with staged() as dash, Peer(dash.coordinator, name="app.py") as peer:
         await dash.enter()
-        await peer.pub("sensors/temp")
+        other = await peer.pub("sensors/temp")
         async with dash.events("page=topics") as events:
             async with await peer.sub("sensor/temp"):
                 event = await until(events, lambda event: event["wrong"])
                 assert "sensor/temp" in event["wrong"][0]["text"]
                 assert event["rows"]["sensor/temp"]["health"] == "bad"
             await until(events, lambda event: not event["wrong"])
+        await other.close()
 
 
 async def test_two_viewers_see_the_same_and_one_who_leaves_is_no_loss_for_the_other() -> None:
@@ -120,7 +122,7 @@ async def test_a_slow_viewer_is_told_the_newest_holds_nothing_up_and_is_cut_at_l
                 dash.dashboard._watching._show(past, told)
                 await asyncio.sleep(0.01)
 
-        past = watching.Past()
+        past = Past()
         cookie = next(iter(dash.client.cookie_jar))
         _, writer = await asyncio.open_connection("127.0.0.1", dash.port, limit=1)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
