@@ -38,18 +38,37 @@ export class Table {
       const line = event.target.closest(".line");
       if (line && this.href && !event.target.closest("a")) this.open(line.dataset.key);
     });
-    this.onscroll = () => this.draw();
+    this.onscroll = () => {
+      this.frame ??= requestAnimationFrame(() => {
+        this.frame = undefined;
+        this.draw(false);
+      });
+    };
+    this.onresize = () => {
+      this.measure();
+      this.draw();
+    };
     addEventListener("scroll", this.onscroll, { passive: true });
-    addEventListener("resize", this.onscroll, { passive: true });
+    addEventListener("resize", this.onresize, { passive: true });
   }
 
   end() {
     removeEventListener("scroll", this.onscroll);
-    removeEventListener("resize", this.onscroll);
+    removeEventListener("resize", this.onresize);
+    cancelAnimationFrame(this.frame);
   }
 
-  get height() {
-    return parseInt(getComputedStyle(document.documentElement).getPropertyValue("--row"), 10);
+  // What depends on the size of the page alone.
+  measure() {
+    this.height = parseInt(getComputedStyle(document.documentElement).getPropertyValue("--row"), 10);
+    const seen = this.columns.filter(({ cell }) => cell.offsetParent !== null);
+    this.grid = seen.map((column) => column.width).join(" ");
+    const least = seen.reduce((sum, column) => sum + parseInt(column.width.match(/\d+/)[0], 10) + 14, 14);
+    this.head.style.gridTemplateColumns = this.grid;
+    this.head.style.minWidth = this.body.style.minWidth = `${least}px`;
+    const lines = Math.ceil(innerHeight / this.height) + 2 * SPARE + 1;
+    this.body.replaceChildren();
+    this.lines = Array.from({ length: lines }, () => this.line());
   }
 
   sortBy(column) {
@@ -105,29 +124,24 @@ export class Table {
     if (this.chosen !== null && !this.rows.has(this.chosen)) this.chosen = null;
   }
 
-  draw() {
-    const height = this.height;
-    const seen = this.columns.filter((column) => column.cell.offsetParent !== null || !this.element.isConnected);
-    const grid = seen.map((column) => column.width).join(" ");
-    this.head.style.gridTemplateColumns = grid;
-    const least = seen.reduce((sum, column) => sum + parseInt(column.width.match(/\d+/)[0], 10) + 14, 14);
-    this.head.style.minWidth = this.body.style.minWidth = `${least}px`;
-    this.body.style.height = `${this.keys.length * height}px`;
-    this.element.setAttribute("aria-rowcount", this.keys.length + 1);
-    this.empty.hidden = this.keys.length > 0;
-    say(this.empty, this.rows.size ? "Nothing has that in its name." : this.nothing);
+  // Each row has its line for as long as it is seen: what scrolls by changes a few lines only.
+  draw(fresh = true) {
+    if (!this.element.isConnected) return;
+    if (!this.lines.length) this.measure();
+    const { height, lines } = this;
+    if (fresh) {
+      this.body.style.height = `${this.keys.length * height}px`;
+      this.element.setAttribute("aria-rowcount", this.keys.length + 1);
+      this.empty.hidden = this.keys.length > 0;
+      say(this.empty, this.rows.size ? "Nothing has that in its name." : this.nothing);
+    }
     const top = this.body.getBoundingClientRect().top;
-    const from = Math.max(0, Math.floor(-top / height) - SPARE);
-    const to = Math.min(this.keys.length, Math.ceil((innerHeight - top) / height) + SPARE);
-    const needed = Math.max(0, to - from);
-    while (this.lines.length < needed) this.lines.push(this.line());
-    this.lines.forEach((line, index) => {
-      const key = this.keys[from + index];
-      const there = index < needed;
-      line.element.hidden = !there;
-      line.element.style.display = there ? "" : "none";
-      if (there) this.fill(line, key, from + index, grid, height);
-    });
+    const from = Math.max(0, Math.min(this.keys.length, Math.floor(-top / height) - SPARE));
+    for (let index = from; index < from + lines.length; index += 1) {
+      const line = lines[index % lines.length];
+      const key = this.keys[index];
+      if (fresh || line.key !== key || line.index !== index) this.fill(line, key, index);
+    }
   }
 
   line() {
@@ -140,15 +154,21 @@ export class Table {
     if (this.href) {
       cells[0].append(make("a", { class: "name" }));
     }
+    element.style.gridTemplateColumns = this.grid;
+    element.style.display = "none";
     this.body.append(element);
-    return { element, cells };
+    return { element, cells, key: undefined, index: -1 };
   }
 
-  fill(line, key, index, grid, height) {
-    const row = this.rows.get(key);
+  fill(line, key, index) {
     const { element, cells } = line;
-    element.style.gridTemplateColumns = grid;
-    element.style.top = `${index * height}px`;
+    if (line.key !== key || line.index !== index) {
+      [line.key, line.index] = [key, index];
+      element.style.display = key === undefined ? "none" : "";
+      element.style.top = `${index * this.height}px`;
+    }
+    if (key === undefined) return;
+    const row = this.rows.get(key);
     element.dataset.key = key;
     element.dataset.health = row.health ?? "";
     element.classList.toggle("chosen", key === this.chosen);
@@ -166,7 +186,8 @@ export class Table {
         say(cell, text);
         cell.classList.toggle("name", number === 0);
       }
-      cell.title = text.length > 12 ? text : "";
+      const title = text.length > 12 ? text : "";
+      if (cell.title !== title) cell.title = title;
       if (column.mark) {
         cell.classList.toggle("lost", column.mark(row) === "lost");
         cell.classList.toggle("zero", column.mark(row) === "zero");
@@ -181,7 +202,7 @@ export class Table {
     const now = this.keys.indexOf(this.chosen);
     const next = now < 0 ? (step > 0 ? 0 : this.keys.length - 1) : Math.min(this.keys.length - 1, Math.max(0, now + step));
     this.chosen = this.keys[next];
-    const height = this.height;
+    const { height } = this;
     const top = this.body.getBoundingClientRect().top + next * height;
     const under = document.querySelector("header").getBoundingClientRect().bottom;
     if (top < under) scrollBy(0, top - under - 8);
