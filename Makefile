@@ -54,8 +54,8 @@ demo: $(RUN) ## a coordinator, a publisher of this machine's counters, and a tai
 .PHONY: test
 test: $(DEV) ## the test suite, on plain asyncio where the loop matters, then all of it on uvloop
 ifeq ($(strip $(ARGS)),)
-	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow" --ignore tests/engines --ignore tests/dask
-	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 --ignore tests/engines --ignore tests/dask
+	PUBSUB_TEST_LOOP=asyncio $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 -q -m "loop and not slow" --ignore tests/engines --ignore tests/dask --ignore tests/browser
+	PUBSUB_TEST_LOOP=uvloop $(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0 --ignore tests/engines --ignore tests/dask --ignore tests/browser
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
@@ -85,6 +85,13 @@ test-unix: $(DEV) ## the faults of processes on one host once more, over Unix so
 .PHONY: test-dask
 test-dask: $(DASK) ## the tests and examples of pubsub.dask, with Dask's newest release
 	$(BIN)/python -m pytest -n 2 --max-worker-restart 0 -q $(or $(ARGS),tests/dask)
+
+# Without playwright, or a chromium on the PATH, these are skipped.
+.PHONY: test-dashboard
+test-dashboard: $(DEV) ## the dashboard in a headless Chromium, the one of the system (ARGS="-k keyboard")
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[browser]' \
+		|| echo "playwright cannot be installed: the tests in a browser are skipped"
+	$(BIN)/python -m pytest -q tests/browser $(ARGS)
 
 .PHONY: test-deploy
 test-deploy: $(DEV) ## the files in deploy/, with the schemas of Kubernetes and a linter for containers

@@ -170,11 +170,14 @@ class Picture:
 
     @cached_property
     def _mute(self) -> list[Mute]:
-        return [
-            Mute(told.peer_id, told.stats.who if told.stats else "", told.publisher, told.trouble)
-            for told in self._told
-            if (told.stats is not None or told.trouble) and not self._tells(told)
-        ]
+        """Those that are known, and tell nothing."""
+        found = []
+        for told in self._told:
+            if (told.stats is not None or told.trouble) and not self._tells(told):
+                who = told.publisher if told.stats is None else told.stats.who
+                trouble = told.trouble or "it does not answer"
+                found.append(Mute(told.peer_id, who, told.publisher, trouble))
+        return found
 
     @cached_property
     def _faults(self) -> set[str]:
