@@ -127,7 +127,7 @@ def dashboard(coordinator: str | None, log_level: str, while_stdin: bool, **opti
 
     \b
     pubsubd dashboard
-    ssh -L 7780:127.0.0.1:7780 HOST      # from another machine: then open the link here
+    ssh -L 7780:127.0.0.1:7780 HOST   # on another machine: the link works there
 
     /metrics is for Prometheus and wants the token as a bearer; /health says that it runs.
     """

@@ -19,7 +19,7 @@ async def main(topics: int, processes: int) -> None:
         dashboard = Dashboard(peer, Access(TOKEN, ["localhost"]))
         ((_, port),) = await dashboard.start("127.0.0.1", 0)
         watching = dashboard._watching
-        watching._task = asyncio.ensure_future(asyncio.Event().wait())  # type: ignore[assignment]
+        watching._task = asyncio.ensure_future(asyncio.sleep(1e6))
         print(f"http://127.0.0.1:{port}/?token={TOKEN}", flush=True)
         past, turn, before = Past(), 0, None
         while True:

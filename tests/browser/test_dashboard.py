@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: each view with real streams, by mouse and keyboard, on a phone."""
+"""The dashboard in a real browser: each view with real streams, by mouse, by keyboard, small."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ const lost = (row) => (row.lost ? "lost" : "zero");
 
 const dash = (text) => text || "–";
 const trip = (seconds) => (seconds === 0 ? "< 1 ms" : duration(seconds)); // by a clock of milliseconds
-const why = { title: "Why", width: "minmax(180px, 3fr)", class: "why", wide: true, value: (row) => row.why, text: (row) => row.why };
+const why = { title: "Why", width: "minmax(180px, 2.6fr)", class: "why", wide: true, value: (row) => row.why, text: (row) => row.why };
 
 function topicsView() {
   const table = new Table("Topics", [
-    { title: "Topic", width: "minmax(112px, 2fr)", value: (_, key) => key, text: (_, key) => key },
+    { title: "Topic", width: "minmax(112px, 2.6fr)", value: (_, key) => key, text: (_, key) => key },
     { title: "Last minute", width: "110px", wide: true, value: (row) => row.rate, draw: (cell, _, key) => spark(cell, state.past.get(key) ?? []) },
     { title: "msgs/s", width: "66px", num: true, value: (row) => row.rate, text: (row) => rate(row.rate), mark: (row) => zero(row.rate) },
     { title: "bytes/s", width: "78px", num: true, wide: true, value: (row) => row.bytes, text: (row) => size(row.bytes), mark: (row) => zero(row.bytes) },

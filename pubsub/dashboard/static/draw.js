@@ -42,6 +42,7 @@ export class Chart {
 const GAP = 26; // at least, between two in a column
 const ROOM = 420; // for few of them
 const LABEL = 250;
+const [LEFT, ABOVE, RIGHT] = [[-11, 4, "end"], [0, -10, "middle"], [11, 4, "start"]]; // where names stand
 
 export class Graph {
   constructor() {
@@ -121,10 +122,10 @@ export class Graph {
     const at = new Map();
     used.forEach((column, index) => {
       const x = used.length === 1 ? width / 2 : LABEL + (index * (width - 2 * LABEL)) / (used.length - 1);
-      column.forEach((key, order) => at.set(key, [x, (tall * (order + 0.5)) / column.length, index === 0 && used.length > 1]));
+      column.forEach((key, order) => at.set(key, [x, (tall * (order + 0.5)) / column.length, index === used.length - 1 ? RIGHT : index ? ABOVE : LEFT]));
     });
     const side = Math.floor(width / LABEL); // those that have no streams stand below
-    alone.forEach((key, index) => at.set(key, [20 + (index % side) * LABEL, tall + GAP * (1 + Math.floor(index / side)), false]));
+    alone.forEach((key, index) => at.set(key, [20 + (index % side) * LABEL, tall + GAP * (1 + Math.floor(index / side)), RIGHT]));
     const whole = tall + GAP * (alone.length ? 1 + Math.ceil(alone.length / side) : 0);
     this.svg.setAttribute("viewBox", `0 0 ${width} ${whole}`);
     this.svg.setAttribute("width", width);
@@ -141,12 +142,12 @@ export class Graph {
       this.drawn.edges.set(key, path);
     }
     for (const [key, row] of nodes) {
-      const [x, y, left] = at.get(key);
+      const [x, y, [dx, dy, anchored]] = at.get(key);
       const label = row.who.length > 34 ? `${row.who.slice(0, 33)}…` : row.who;
       const anchor = make("svg:a", { href: link("process", key), class: "name" },
         make("title"),
         make("circle", { cx: x, cy: y, r: 5 }),
-        make("text", { x: left ? x - 11 : x + 11, y: y + 4, "text-anchor": left ? "end" : "start", text: label }));
+        make("text", { x: x + dx, y: y + dy, "text-anchor": anchored, text: label }));
       const focus = (on) => () => this.focus(on ? key : null, edges);
       for (const [event, on] of [["pointerenter", 1], ["focus", 1], ["pointerleave", 0], ["blur", 0]]) anchor.addEventListener(event, focus(on));
       this.nodes.append(anchor);
