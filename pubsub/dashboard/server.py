@@ -18,8 +18,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from pubsub import Peer
 from pubsub.dashboard.access import Access
+from pubsub.dashboard.moments import PAGES
 from pubsub.dashboard.peeking import peek
-from pubsub.dashboard.pictures import PAGES, Page
+from pubsub.dashboard.pictures import Page
 from pubsub.dashboard.watching import Watching
 from pubsub.errors import PubSubError
 

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from time import monotonic, time
 
 from pubsub import Peer
-from pubsub.dashboard.pictures import Past, Picture
+from pubsub.dashboard.moments import Moment, Past
+from pubsub.dashboard.pictures import Picture
 from pubsub.errors import PubSubError
 from pubsub.stats import Stats
 from pubsub.survey import Survey, Told
@@ -106,15 +107,9 @@ class Watching:
 
     def _show(self, past: Past, told: Iterable[Told] = (), trouble: str = "") -> None:
         before, self._number = self._picture, self._number + 1
-        self._picture = Picture(
-            *(self._number, told),
-            now=monotonic(),
-            at=time(),
-            past=past,
-            before=before,
-            own=self._peer.peer_id,
-            trouble=trouble,
-        )
+        own = self._peer.peer_id
+        moment = Moment(told, now=monotonic(), at=time(), past=past, own=own, trouble=trouble)
+        self._picture = Picture(self._number, moment, before)
         if before is not None:
             before.age()
         self._new.set()

@@ -9,7 +9,8 @@ from time import monotonic, perf_counter
 
 from pubsub import Peer
 from pubsub.dashboard import Access, Dashboard
-from pubsub.dashboard.pictures import PAGES, Page, Past
+from pubsub.dashboard.moments import PAGES, Past
+from pubsub.dashboard.pictures import Page
 from tests.dashboard.staging import TOKEN, crowd
 from tests.integration.support import coordinator_in_loop
 

@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("aiohttp", reason="the dashboard is served by aiohttp")
 
-from pubsub.dashboard.pictures import MOST_EDGES, PAGES, SECONDS, Page, Past, Picture
+from pubsub.dashboard.moments import MOST_EDGES, PAGES, SECONDS, Moment, Past
+from pubsub.dashboard.pictures import Page, Picture
 from pubsub.stats import PubStats, Rates, Stats, SubStats
 from pubsub.survey import Told
 from tests.dashboard.staging import crowd
@@ -52,9 +53,8 @@ class Show:
     def show(self, told: list[Told], now: float | None = None, **more: Any) -> Picture:
         number = 1 if self.last is None else self.last.number + 1
         now = max((each.at for each in told), default=0.0) if now is None else now
-        found = Picture(
-            *(number, told), now=now, at=1e9 + now, past=self.past, before=self.last, **more
-        )
+        moment = Moment(told, now=now, at=1e9 + now, past=self.past, **more)
+        found = Picture(number, moment, self.last)
         if self.last is not None:
             self.last.age()
         self.last = found

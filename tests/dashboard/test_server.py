@@ -15,8 +15,8 @@ pytest.importorskip("aiohttp", reason="the dashboard is served by aiohttp")
 from pubsub import Peer
 from pubsub.core.rights import Rights
 from pubsub.dashboard import peeking, server, watching
+from pubsub.dashboard.moments import Past
 from pubsub.dashboard.peeking import LONGEST, shown
-from pubsub.dashboard.pictures import Past
 from tests.dashboard.staging import LONG, Staged, crowd, staged
 from tests.integration.support import eventually
 from tests.integration.test_rights import Given
