@@ -16,7 +16,6 @@ from unittest.mock import patch
 
 import pytest
 
-from pubsub.config import Way
 from pubsub.coordinator import records, registry
 from pubsub.coordinator.registry import Registry
 from pubsub.coordinator.server import Coordinator
@@ -538,26 +537,10 @@ def calls(stack: ExitStack) -> None:
     replace(stack, Remote, "_go_around", lambda go: lambda self: None)
 
 
-def answers_before_moving(stack: ExitStack) -> None:
-    """Streams move to a better way before they were answered on the one that they have."""
-
-    def make(another: Any) -> Any:
-        def eager(self: Remote, link: Link, way: Way, other: Any) -> Any:
-            if self._receiving is not None and way.rank < self.address.rank:
-                for stream in self._streams:
-                    self._receiving.release(stream)
-            return another(self, link, way, other)
-
-        return eager
-
-    replace(stack, Remote, "_another", make)
-
-
 ABLATIONS: dict[Ablation, tuple[str, str]] = {
     # without it: the profile, and the promise that the simulation finds broken
     dedupe: ("links", "G2"),
     calls: ("walls", "G7"),
-    answers_before_moving: ("links", "G5"),
     resume_position: ("links", "G2"),
     gap_count: ("calm", "G3"),
     gap_event: ("calm", "G3"),
