@@ -15,8 +15,9 @@ import pytest
 from pubsub import Gap
 from pubsub.core.cursor import Cursor
 from pubsub.faces.account import timeout_text
-from pubsub.links.link import GOODBYE_GRACE
-from pubsub.runtime import lingering
+from pubsub.links.link import GOODBYE_GRACE, Link
+from pubsub.runtime import lingering, publisher_link
+from pubsub.runtime.publisher_link import Remote
 from pubsub.wire.messages import Match
 from tests.simulation.model import Violation
 from tests.simulation.processes import CoordinatorProcess, PeerProcess
@@ -561,6 +562,71 @@ def test_g5_a_half_open_link_is_found_dead_within_its_heartbeats_bound(
             assert timeout - interval - tick - 0.1 <= took <= timeout + tick + 0.1, side
         await stage.at(here, lambda: pub.put("again"))
         assert await stage.all_of(there, sub) == ["again"]
+
+    stage.play(story())
+
+
+@pytest.mark.parametrize("ablation", [None, "at once"])
+def test_g5_streams_move_to_a_better_way_when_they_were_answered_on_the_one_before(
+    ablation: str | None,
+) -> None:
+    """What is asked on the link before, and comes late, would else take the stream back to where it
+    was when that was asked: from now on, as a Sub that has nothing yet. (Seeds of `links` found
+    it, one in a hundred.)"""
+    stage = Stage(ping_interval=20.0, ping_timeout=60.0)
+
+    async def story() -> None:
+        here, there = await stage.peer(), await stage.peer()
+        pub = await stage.pub(there, "t")
+        await asyncio.sleep(10)  # no Sub older than it can turn up any more
+        hosts = here.process.host, there.process.host
+        stage.network.walls = lambda *way: "refuse" if way == hosts else ""
+        held: list[Link] = []
+        begin, another = Remote._begin, Remote._another
+
+        def slowly(self: Remote, link: Link, other: Any) -> Any:
+            """The first link comes by a detour, and then nothing gets through for a while."""
+            if not held:
+                assert self.address.kind == "reverse"
+                held.append(link)
+                link.transport.connection.stalled = True
+                stage.network.walls = lambda *way: ""
+            return begin(self, link, other)
+
+        def at_once(self: Remote, link: Link, way: Any, other: Any) -> Any:
+            if self._receiving is not None and way.rank < self.address.rank:
+                for stream in self._streams:
+                    self._receiving.release(stream)
+            return another(self, link, way, other)
+
+        with (
+            patch.object(publisher_link, "BETTER", 0.2),
+            patch.object(Remote, "_begin", slowly),
+            patch.object(Remote, "_another", at_once if ablation else another),
+        ):
+
+            async def make() -> Any:
+                return [here.peer.sub("t", window=1_000)]  # itself it is awaitable
+
+            [sub] = await stage.at(here, make)
+            while not held or here.peer.runtime.publishers.remotes[there.peer.peer_id].link in held:
+                await asyncio.sleep(0.1)
+            connection = held[0].transport.connection
+            await asyncio.sleep(1.0)
+            for number in range(100):
+                await stage.at(there, partial(pub.put, [number, b"x" * 100]))
+            connection.stalled = False
+            stage.network._reopen()
+            await asyncio.sleep(5.0)
+            for number in range(100, 200):
+                await stage.at(there, partial(pub.put, [number, b"x" * 100]))
+            found = [number for number, _ in await stage.all_of(here, sub)]
+            (remote,) = here.peer.runtime.publishers.remotes.values()
+            assert remote.address.kind == "direct"
+        if ablation:
+            assert sub.lost == 200 - len(found) > 0
+        else:
+            assert (found, sub.lost) == (list(range(200)), 0)
 
     stage.play(story())
 
