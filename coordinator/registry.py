@@ -300,12 +300,12 @@ class Registry:
         if refusal is not None:
             lost = [] if known is None else self._remove_one(known)
             return [*lost, (peer_id, refusal)]
-        replaced = 0 if known is None else _segments(known.topic)
-        segments = _segments(topic)
+        counts = _counts(message.id)
+        replaced = 0 if known is None else _segments(known.id, known.topic)
+        segments = _segments(message.id, topic)
         beyond = ""
-        own = message.id == STATS_STREAM  # one of each peer, beside what its program makes
         registered = len(peer.registrations) - (STATS_STREAM in peer.registrations)
-        if known is None and not own and registered >= (most := self._max_registrations):
+        if known is None and counts and registered >= (most := self._max_registrations):
             beyond = (
                 f" would be one more than the {most:,} Pubs and Subs that one peer may register"
             )
@@ -314,7 +314,7 @@ class Registry:
         if beyond:
             what = f"{message.role} {message.id} on {topic[:60]!r}"
             raise ProtocolError(what + beyond, code="limit")
-        if known is None and not own and self._registered >= self._max_all:
+        if known is None and counts and self._registered >= self._max_all:
             why = f"this coordinator has {self._max_all:,} Pubs and Subs, and takes no more"
             if message.renewed:
                 raise ProtocolError(why, code="limit")
@@ -323,7 +323,7 @@ class Registry:
         self._revision += 1
         new = Registration(peer, message, topic, self._revision)
         peer.registrations[new.id] = new
-        self._registered += not own
+        self._registered += counts
         peer.pubs += new.is_pub
         peer.segments += segments
         self._index(new).add(new.topic, new)
@@ -379,9 +379,9 @@ class Registry:
         """Take a registration away and note it for those that it matched; returns how many."""
         peer = registration.peer
         del peer.registrations[registration.id]
-        self._registered -= registration.id != STATS_STREAM
+        self._registered -= _counts(registration.id)
         peer.pubs -= registration.is_pub
-        peer.segments -= _segments(registration.topic)
+        peer.segments -= _segments(registration.id, registration.topic)
         if registration.session != peer.session:
             peer.stale -= 1
             if peer.connected and not peer.stale:
@@ -561,8 +561,15 @@ def _check_may_list(rights: Rights) -> None:
         )
 
 
-def _segments(topic: str) -> int:
-    return topic.count("/") + 1
+def _counts(id: int) -> bool:
+    """Whether it counts against the limits: what each peer tells of itself does not, which is one
+    Pub beside those that its program makes."""
+    return id != STATS_STREAM
+
+
+def _segments(id: int, topic: str) -> int:
+    """Of its topic, as far as it counts."""
+    return (topic.count("/") + 1) * _counts(id)
 
 
 def _parts(rows: list[Any]) -> list[tuple[Any, ...]]:

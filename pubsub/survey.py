@@ -15,14 +15,13 @@ from time import monotonic
 from typing import Any
 
 from pubsub import Gap, Message, Peer, Sub
+from pubsub.core.topics import STATS
 from pubsub.errors import DecodeError
 from pubsub.faces.process import all_stats
 from pubsub.stats import Stats
 
 __all__ = ["Survey", "Told", "here"]
 
-STATS = "$stats"
-"""The topic on which each tells of itself."""
 TROUBLE = {
     "connecting": "it is not reached yet",
     "reconnecting": "its link broke, and it is dialled again",

@@ -161,7 +161,7 @@ def end_with_process(peer: Peer) -> None:
         Finalize(None, _close_all, exitpriority=100)
     for other in list(_peers):
         if other.runtime.finished:
-            stats = other.runtime.watching.last()
+            stats = other.runtime.watching.stats()
             with _counting:
                 if other in _peers:
                     _past.take(stats)

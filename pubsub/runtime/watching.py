@@ -75,7 +75,7 @@ class Watching:
 
     def ask(self) -> Stats:
         """All of it, as it is now; it is measured from now on. May be called from any thread."""
-        stats = self._stats()
+        stats = self.stats()
         self._until = self._loop.time() + ASKED
         if self._sampling is None and not self._asked and not self._closed:
             self._asked = True  # once, however often, where the loop does not run
@@ -85,12 +85,9 @@ class Watching:
                 pass  # the loop is closed, and with it everything else
         return stats
 
-    def last(self) -> Stats:
-        """All of it, of a runtime that is over: nothing is begun in its loop, which may be a closed
-        one. May be called from any thread."""
-        return self._stats()
-
-    def _stats(self) -> Stats:
+    def stats(self) -> Stats:
+        """All of it, as it is now, and nothing is begun in the loop, which may be a closed one. May
+        be called from any thread."""
         now = self._loop.time()
         return collecting.stats(
             self._runtime,
@@ -182,7 +179,7 @@ class Watching:
             return
         self._told_at = self._loop.time()
         try:
-            body = array_header(1) + msgpack.packb(self._stats())
+            body = array_header(1) + msgpack.packb(self.stats())
         except Exception:  # one of a program's own texts cannot be encoded, say
             log.exception("internal error while this process was to tell of itself")
             return

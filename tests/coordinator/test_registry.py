@@ -703,7 +703,9 @@ def test_g7_what_comes_again_to_a_coordinator_that_is_full_is_not_refused_for_go
 
 
 def test_what_each_peer_tells_of_itself_counts_against_no_limit_and_is_not_shown() -> None:
-    registry = connected("A", "B", registry=Registry(max_all=1, max_registrations=1))
+    registry = connected(
+        "A", "B", registry=Registry(max_all=1, max_registrations=1, max_segments=1)
+    )
     for peer in "AB":
         [(_, answer)] = registry.register(peer, pub(STATS_STREAM, STATS, renewed=True), 0.0)
         assert isinstance(answer, Expect)

@@ -27,7 +27,7 @@ def lies(peer: Peer, make: Callable[[Stats], bytes], codec: str = "msgpack") -> 
 
     def tell() -> None:
         if stream.attached:
-            stream.append(1, array_header(1) + make(watching._stats()), (), 1e9)
+            stream.append(1, array_header(1) + make(watching.stats()), (), 1e9)
 
     watching._tell = tell  # type: ignore[method-assign]
 

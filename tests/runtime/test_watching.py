@@ -107,13 +107,13 @@ async def test_however_often_somebody_subscribes_it_is_told_ten_times_a_second(
     async with coordinator_in_loop() as address, Peer(address) as here, Peer(address) as there:
         of = here.runtime.watching
         told: list[Watching] = []
-        stats = Watching._stats
+        stats = Watching.stats
 
         def count(self: Watching) -> Stats:
             told.append(self)
             return stats(self)
 
-        monkeypatch.setattr(Watching, "_stats", count)
+        monkeypatch.setattr(Watching, "stats", count)
         began = asyncio.get_running_loop().time()
         for _ in range(30):
             async with there.sub("$stats", observer=True) as sub:
