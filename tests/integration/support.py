@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import random
@@ -174,7 +175,8 @@ def break_links(peer: Peer) -> int:
 
 
 def with_little_stack(room: int, call: Callable[[], None]) -> None:
-    """Call, where the stack has room for about so many calls within each other."""
+    """Call, where the stack has room for about so many calls within each other. (What tests before
+    have left is not collected there: its destructors would fail, and this one be blamed for it.)"""
     frame, depth = sys._getframe(), 0
     while frame is not None:
         frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]  # None at the end
@@ -186,11 +188,13 @@ def with_little_stack(room: int, call: Callable[[], None]) -> None:
         else:
             call()
 
+    gc.disable()
     sys.setrecursionlimit(depth + 200)
     try:
         go(dive)
     finally:
         sys.setrecursionlimit(limit)
+        gc.enable()
 
 
 def python(code: str, *args: str, **env: str) -> subprocess.Popen[str]:
