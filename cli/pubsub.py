@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 import re
 import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
-from click.shell_completion import CompletionItem
 
+from pubsub.cli.arguments import (
+    PERIOD,
+    POSITIVE,
+    SIZE,
+    Header,
+    History,
+    Read,
+    Topic,
+    TopicOrFile,
+    fields_of,
+    fsync,
+    moment,
+    rate_of,
+    remap,
+    where_of,
+)
 from pubsub.cli.command import (
     Subcommand,
     coordinator_option,
@@ -24,24 +34,12 @@ from pubsub.cli.command import (
     log_lines,
     program,
     run,
-    say,
     show_help,
 )
-from pubsub.cli.quantities import bytes_of, seconds_of
-from pubsub.config import FOREVER, coordinators_from
+from pubsub.config import coordinators_from
 from pubsub.core.topics import check_pattern, check_topic
-from pubsub.errors import PubSubError, TopicError
-from pubsub.faces.foreign import foreign_wildcard
 
 __all__ = ["main"]
-
-if TYPE_CHECKING:
-    from pubsub.cli.fields import Fields
-    from pubsub.cli.where import Where
-
-    ParamType = click.ParamType[Any]
-else:
-    ParamType = click.ParamType  # before click 8.4 no generic
 
 EPILOG = """
 Exit codes: 0 done (also when the reader of a pipe had enough), 1 failed, or not all was delivered,
@@ -59,124 +57,13 @@ pubsub = program(
 )(show_help)
 
 
-class _Topic(ParamType):
-    """A topic, or a pattern where one may be."""
-
-    name = "topic"
-
-    def __init__(self, check: Callable[[Any], str], *, warns: bool = True) -> None:
-        self._check = check
-        self._warns = warns
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            topic = self._check(value)
-        except TopicError as error:
-            raise click.UsageError(str(error), ctx) from None
-        foreign = foreign_wildcard(topic)
-        if foreign and self._warns:
-            say(foreign)
-        return topic
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """The topics that the coordinator knows."""
-        from pubsub.cli.asking import ask
-
-        try:
-            addresses, _ = coordinators_from(ctx.params.get("coordinator"), {})
-            guard = guard_of_command()
-            rows = ask(addresses[0], "topics", guard, timeout=0.5)
-        except (PubSubError, ValueError):
-            return []
-        return [CompletionItem(row["topic"]) for row in rows if row["topic"].startswith(incomplete)]
-
-
-class _TopicOrFile(_Topic):
-    """The same, or a recording."""
-
-    def convert(  # type: ignore[override]
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | Path:
-        if value.endswith(".mcap") or os.path.isfile(value):
-            return Path(value)
-        return super().convert(value, param, ctx)
-
-
-class _History(ParamType):
-    """How many messages, or all."""
-
-    name = "N|all"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | Literal["all"]:
-        if value == "all":
-            return "all"
-        with suppress(ValueError):
-            if int(value) >= 0:
-                return int(value)
-        raise click.UsageError(
-            f"--history {value!r} is neither a number of messages nor 'all'", ctx
-        )
-
-
-class _Read(ParamType):
-    """What a function reads out of the text; its ValueError says what is wrong."""
-
-    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
-        self.name = name
-        self._read = read
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._read(value)
-        except ValueError as error:
-            raise click.UsageError(str(error), ctx) from None
-        except ImportError as error:
-            raise click.ClickException(str(error)) from None
-
-
-def _moment(text: str) -> float:
-    from pubsub.cli.since import moment
-
-    return moment(text, time.time())
-
-
-def _fields(text: str) -> Fields:
-    from pubsub.cli.fields import Fields
-
-    return Fields(text)
-
-
-def _where(text: str) -> Where:
-    from pubsub.cli.where import Where
-
-    return Where(text)
-
-
-def _fsync(text: str) -> str | float:
-    return text if text in ("never", "chunk") else seconds_of(text)
-
-
-def _rate(text: str) -> float:
-    if text == "max":
-        return math.inf
-    with suppress(ValueError):
-        rate = float(text.removesuffix("x"))
-        if 0 < rate < math.inf:
-            return rate
-    raise ValueError(f"{text!r} is no rate: it is written 2x, 0.5x or max")
-
-
-def _remap(text: str) -> tuple[str, str]:
-    old, equals, new = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} names no other topic: it is written old/topic=new/topic")
-    return check_topic(old), check_topic(new)
+HISTORY = click.option(
+    "--history",
+    type=History(),
+    metavar="N|all",
+    default=0,
+    help="Begin with so many messages from before, as far as publishers keep them.",
+)
 
 
 class _Put(Subcommand):
@@ -198,49 +85,9 @@ class _Put(Subcommand):
             ) from None
 
 
-class _Positive(click.FloatRange):
-    """A number above 0; one without end is as much as there can be."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return min(number, FOREVER)
-
-
-POSITIVE = _Positive(min=0, min_open=True)
-HISTORY = click.option(
-    "--history",
-    type=_History(),
-    metavar="N|all",
-    default=0,
-    help="Begin with so many messages from before, as far as publishers keep them.",
-)
-
-
-class _Header(ParamType):
-    """A name and a text."""
-
-    name = "NAME=TEXT"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str | bytes]:
-        name, sign, text = value.partition("=")
-        if not sign or not name:
-            raise click.UsageError(f"--header {value!r} is not NAME=TEXT, such as unit=C", ctx)
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # what the shell has given is no UTF-8
-            return name, os.fsencode(text)
-        return name, text
-
-
 @pubsub.command(epilog=EPILOG)
 @click.argument(
-    "patterns", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=_Topic(check_pattern)
+    "patterns", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=Topic(check_pattern)
 )
 @click.option(
     "-n", "--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages."
@@ -258,20 +105,20 @@ class _Header(ParamType):
 @HISTORY
 @click.option(
     "--since",
-    type=_Read("time", _moment),
+    type=Read("time", moment),
     metavar="TIME",
     help="Begin with those that were sent after this, as far as publishers keep them: 30s, 5m, 2h "
     "or 1d ago, 12:30, 2026-05-31T12:30.",
 )
 @click.option(
     "--where",
-    type=_Read("expression", _where),
+    type=Read("expression", where_of),
     metavar="EXPRESSION",
     help="Show those alone of which this is true: 'temp > 30 and room == \"kitchen\"'.",
 )
 @click.option(
     "--fields",
-    type=_Read("fields", _fields),
+    type=Read("fields", fields_of),
     metavar="A,B.C",
     help="Show these parts of each value alone: keys and indices, with dots between them.",
 )
@@ -360,13 +207,13 @@ def _exclusive(one: str, other: str) -> None:
 
 
 @pubsub.command(cls=_Put, epilog=EPILOG)
-@click.argument("topic", type=_Topic(check_topic))
+@click.argument("topic", type=Topic(check_topic))
 @click.argument("value")
 @click.option("--json-lines", is_flag=True, help="With -: each line is JSON.")
 @click.option(
     "--header",
     "headers",
-    type=_Header(),
+    type=Header(),
     multiple=True,
     help="Put it beside each message, for who looks at headers; may be given again.",
 )
@@ -457,7 +304,7 @@ def peers(as_json: bool, coordinator: str | None) -> int:
     "topic",
     metavar="[TOPIC|PATTERN]",
     required=False,
-    type=_Topic(check_pattern, warns=False),
+    type=Topic(check_pattern, warns=False),
 )
 @click.option("--json", "as_json", is_flag=True, help="As an array of objects, for programs.")
 @coordinator_option()
@@ -478,7 +325,7 @@ def doctor(topic: str | None, coordinator: str | None, as_json: bool) -> int:
 
 
 @pubsub.command(epilog=EPILOG)
-@click.argument("what", metavar="TOPIC|PATTERN|FILE", type=_TopicOrFile(check_pattern))
+@click.argument("what", metavar="TOPIC|PATTERN|FILE", type=TopicOrFile(check_pattern))
 @click.option("--json", "as_json", is_flag=True, help="As one object, for programs.")
 @coordinator_option()
 @credential_options
@@ -509,7 +356,7 @@ LINES = click.option(
 
 @pubsub.command(epilog=EPILOG)
 @click.argument(
-    "topics", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=_Topic(check_pattern)
+    "topics", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=Topic(check_pattern)
 )
 @LINES
 @click.option("--json", "as_json", is_flag=True, help="Each line as an object, for programs.")
@@ -527,7 +374,7 @@ def rate(topics: tuple[str, ...], lines: int | None, coordinator: str | None, as
 
 
 @pubsub.command(epilog=EPILOG)
-@click.argument("topic", metavar="TOPIC|PATTERN", type=_Topic(check_pattern))
+@click.argument("topic", metavar="TOPIC|PATTERN", type=Topic(check_pattern))
 @LINES
 @click.option("--json", "as_json", is_flag=True, help="Each line as an object, for programs.")
 @coordinator_option()
@@ -568,12 +415,12 @@ def delay(topic: str, lines: int | None, coordinator: str | None, as_json: bool)
     "--answer",
     is_flag=False,
     flag_value="",
-    type=_Topic(lambda name: check_topic(name) if name else ""),
+    type=Topic(lambda name: check_topic(name) if name else ""),
     metavar="[NAME]",
     help="Be the other side, for one measurement from elsewhere; says what to start there.",
 )
 @click.option(
-    "--with", "partner", type=_Topic(check_topic), metavar="NAME", help="Measure with that side."
+    "--with", "partner", type=Topic(check_topic), metavar="NAME", help="Measure with that side."
 )
 @click.option("--while-stdin", is_flag=True, hidden=True)
 @coordinator_option(", where the command runs one itself if there is none")
@@ -619,11 +466,9 @@ def top(coordinator: str | None) -> int:
     return run(top(coordinator), new_loop)
 
 
-SIZE = _Read("size", bytes_of)
-PERIOD = _Read("time", seconds_of)
 TOPICS = click.option(
     "--topics",
-    type=_Topic(check_pattern),
+    type=Topic(check_pattern),
     multiple=True,
     metavar="TOPIC|PATTERN",
     help="Only these; may be given several times.",
@@ -635,7 +480,7 @@ FORCE = click.option(
 
 @pubsub.command(epilog=EPILOG)
 @click.argument(
-    "patterns", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=_Topic(check_pattern)
+    "patterns", metavar="TOPIC|PATTERN…", nargs=-1, required=True, type=Topic(check_pattern)
 )
 @click.option("-o", "--output", "path", required=True, metavar="FILE", help="The file to write.")
 @HISTORY
@@ -652,7 +497,7 @@ FORCE = click.option(
 )
 @click.option(
     "--fsync",
-    type=_Read("policy", _fsync),
+    type=Read("policy", fsync),
     metavar="never|chunk|TIME",
     default="never",
     show_default=True,
@@ -700,7 +545,7 @@ def record(**options: Any) -> int:
 @TOPICS
 @click.option(
     "--rate",
-    type=_Read("rate", _rate),
+    type=Read("rate", rate_of),
     metavar="RATE",
     default="1x",
     show_default=True,
@@ -709,7 +554,7 @@ def record(**options: Any) -> int:
 @click.option("--loop", is_flag=True, help="Begin again at its end, until Ctrl-C.")
 @click.option(
     "--remap",
-    type=_Read("remap", _remap),
+    type=Read("remap", remap),
     multiple=True,
     metavar="OLD=NEW",
     help="Publish a topic under another name; may be given several times.",
