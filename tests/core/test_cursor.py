@@ -38,6 +38,23 @@ def taken(cursor: Cursor) -> list[int | Skip]:
     return found
 
 
+class Nowhere:
+    """An outlet that sends nothing."""
+
+    address = way = ""
+    taken = 0
+    lends = False
+
+    def enqueue(self, cursor: Cursor) -> None: ...
+
+    def offer(self, cursor: Cursor, batch: Batch) -> bool:
+        return True
+
+    def end(self, cursor: Cursor, final: int, code: str, reason: str) -> None: ...
+
+    def taken_over(self, cursor: Cursor) -> None: ...
+
+
 # --- sending ------------------------------------------------------------------------------------
 
 
@@ -75,6 +92,28 @@ def test_g6_the_window_closes_at_its_limit() -> None:
     assert taken(cursor) == []
     cursor.ack(2, 1200)
     assert taken(cursor) == [3]
+
+
+def test_it_is_full_where_something_waits_and_its_window_has_no_room() -> None:
+    log = Log()
+    cursor = opened(log, limit=700)
+    put(log, 1, 1, 1, size=300)
+    assert not cursor.full  # it is attached nowhere
+    cursor.outlet = Nowhere()
+    assert not cursor.full  # what waits fits
+    assert taken(cursor) == [0, 1]
+    assert cursor.full
+    cursor.ack(1, 1000)
+    assert not cursor.full
+    assert taken(cursor) == [2]
+    assert not cursor.full  # nothing waits
+    put(log, 1, size=5000)
+    assert cursor.full
+    cursor.ack(3, 1000)
+    assert not cursor.full  # one may pass the limit
+    while len(log):
+        log.drop_first()
+    assert not cursor.full  # what was to be sent has left
 
 
 def test_one_batch_may_pass_the_limit_when_nothing_else_is_in_flight() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pubsub.core.rights as rights_module
 from pubsub.core.rights import ALL, EVERYTHING, NONE, Rights, covers, overlaps
-from pubsub.core.topics import MAX_TOPIC_SEGMENTS, matches
+from pubsub.core.topics import MAX_TOPIC_SEGMENTS, STATS, matches
 from pubsub.errors import TopicError
 
 LONGEST = 4
@@ -45,6 +45,7 @@ def test_rights_allow_the_topics_of_their_patterns_and_no_others() -> None:
     assert rights.may_see("config/*")
     assert rights.may_see("sensors/kitchen/*/x")
     assert not rights.may_see("config/**")
+    assert not EVERYTHING.may_see(STATS)  # no listing shows it, whoever may have it
 
 
 def test_everything_and_none() -> None:

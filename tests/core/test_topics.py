@@ -20,6 +20,7 @@ from pubsub.core.topics import (
     TopicIndex,
     check_pattern,
     check_topic,
+    hears,
     is_pattern,
     matches,
 )
@@ -423,3 +424,23 @@ def test_what_is_discarded_leaves_no_memory_behind() -> None:
     finally:
         tracemalloc.stop()
     assert is_bare(topic_index, pattern_index)
+
+
+@pytest.mark.parametrize("topic", ["$stats", "$dead/letters"])
+def test_no_pattern_matches_what_is_the_runtimes_own(topic: str) -> None:
+    patterns_ = ["*", "**", "*/*", "**/letters", "*/letters", "$dead/*", "**/**"]
+    assert [pattern for pattern in patterns_ if matches(pattern, topic)] == []
+    assert matches(topic, topic)
+    assert hears(topic, topic)
+    index: PatternIndex[str] = PatternIndex()
+    of_topics: TopicIndex[str] = TopicIndex()
+    for pattern in (*patterns_, topic):
+        index.add(pattern, pattern)
+    of_topics.add(topic, topic)
+    of_topics.add("plain/letters", "plain")
+    assert index.match(topic) == {topic}
+    assert {each for pattern in patterns_ for each in of_topics.match(pattern)} == {"plain"}
+    assert of_topics.match(topic) == {topic}
+    of_topics.discard(topic, topic)
+    assert of_topics.match(topic) == set()
+    assert len(of_topics) == 1

@@ -241,3 +241,33 @@ def test_the_picture_of_the_states_is_the_table() -> None:
     last = [one.name for one, after in TRANSITIONS.items() if not after]
     first = next(iter(State)).name
     assert sorted(drawn) == sorted([("[*]", first), *table, *((one, "[*]") for one in last)])
+
+
+async def test_what_is_told_of_a_link_for_how_long_it_could_not_write(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    with monkeypatch.context() as frozen:
+        frozen.setattr(link, "loop", Frozen(now))
+        assert link.pauses() == (0.0, 0.0)
+        link.pause_writing()
+        now[0] += 3
+        assert link.pauses() == (3.0, 3.0)
+        link.resume_writing()
+        now[0] += 5
+        link.pause_writing()
+        now[0] += 1
+        assert link.pauses() == (1.0, 4.0)
+        link.resume_writing()
+
+
+class Frozen:
+    """A loop whose time is given."""
+
+    def __init__(self, now: list[float]) -> None:
+        self._now = now
+
+    def time(self) -> float:
+        return self._now[0]
+
+    def call_soon(self, call: Callable[..., Any], *args: Any) -> None: ...

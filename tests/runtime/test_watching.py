@@ -80,6 +80,7 @@ async def test_nothing_is_measured_before_somebody_asks_nor_when_nobody_does(
         assert of._looking is not None
         await eventually(lambda: of._sampling is None)
         assert of._looking is None
+        assert not of.on  # a Sub reads no clock any more
         assert peer.stats().watched == 0
 
 
@@ -156,6 +157,47 @@ async def test_how_long_a_program_takes_over_a_message_is_told() -> None:
         await sub.get(timeout=LONG)
         now[0] += 8.0  # it is at it
         assert peer.stats().subs[0].handling == 2.0
+
+
+async def test_what_a_program_did_while_nobody_asked_is_not_in_its_time() -> None:
+    async with coordinator_in_loop() as address, Peer(address) as peer:
+        pub, sub = await peer.pub("t"), await peer.sub("t")
+        now, of = [100.0], peer.runtime.watching
+        sub._stopwatch = lambda: now[0]
+        for on, seconds in ((True, 0.5), (False, 1000.0), (True, 0.5)):
+            of.on = on
+            pub.put(0)
+            await asyncio.sleep(0)
+            await sub.get(timeout=0)
+            now[0] += seconds
+        with pytest.raises(TimeoutError):
+            await sub.get(timeout=0.001)
+        assert peer.stats().subs[0].handling == 0.5
+
+
+async def test_of_very_many_some_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "MOST", 3)
+    async with coordinator_in_loop() as address, Peer(address) as peer:
+        pubs = [await peer.pub(f"t/{n}") for n in range(5)]
+        sub = await peer.sub("t/*")
+        stats = peer.stats()
+        assert [len(row.subscribers) for row in stats.pubs] == [0, 0, 0]
+        assert [len(row.streams) for row in stats.subs] == [2]
+        assert stats.left_out == 2 + 3 + 3  # Pubs, the subscribers of the others, streams
+        assert len(pubs) == len(sub.publishers)
+
+
+async def test_the_last_heartbeat_says_how_long_a_round_trip_takes() -> None:
+    async with (
+        coordinator_in_loop() as address,
+        Peer(address, ping_interval=0.05) as here,
+        Peer(address) as there,
+    ):
+        pub, sub = await here.pub("t"), await there.sub("t")
+        await pub.wait_for_subscribers(1, timeout=LONG)
+        await eventually(lambda: here.stats().links[0].round_trip)
+        assert 0 < (here.stats().links[0].round_trip or 0) < LONG
+        assert not sub.closed
 
 
 async def test_a_program_that_takes_no_more_is_told_for_how_long(
